@@ -1,0 +1,20 @@
+//! The core of submerge: reads windows of safetensors files, combines them with SIMD kernels and
+//! writes complete, verified files with constant memory.
+//!
+//! The core knows no model family, no default value and no Python object outside `python.rs`.
+//! Modules stand on floors and import only downwards:
+//! `error -> dtype -> simd -> {io, checkpoint, kernels} -> {plan, stats} -> exec -> python`.
+
+pub mod checkpoint;
+pub mod dtype;
+pub mod error;
+pub mod exec;
+pub mod io;
+pub mod kernels;
+pub mod plan;
+#[cfg(feature = "python")]
+mod python;
+pub mod simd;
+pub mod stats;
+
+pub use error::{Error, Result};
