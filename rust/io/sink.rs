@@ -1,0 +1,206 @@
+//! One output file while it is not yet real: written in order, without a name where the system
+//! allows it, so that a killed process leaves nothing behind.
+
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::sys;
+use crate::error::{Error, Result};
+
+/// What happens to the pages an output leaves in the page cache.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum CachePolicy {
+    /// Written to the device and forgotten behind a window of 64 MiB.
+    Drop,
+    /// Written to the device, but kept cached for the program that loads the file next.
+    Keep,
+}
+
+/// Writing starts on the device every so many bytes; also the longest wait between two looks at the
+/// cancel flag.
+const STEP: u64 = 8 << 20;
+/// Bytes that may be on their way to the device before the writer waits for the oldest.
+const BEHIND: u64 = 64 << 20;
+
+/// A file that is being written in order.
+#[derive(Debug)]
+pub struct Sink {
+    file: Arc<File>,
+    /// Where the bytes are now: `None` while the file has no name.
+    hidden: Option<PathBuf>,
+    /// Where the bytes will be, for messages.
+    shown: PathBuf,
+    cache: CachePolicy,
+    written: u64,
+    started: u64,
+}
+
+impl Sink {
+    /// An empty file in `folder` that will be published later; `shown` is its future path.
+    pub fn create(folder: &Path, hidden: PathBuf, shown: &Path, cache: CachePolicy) -> Result<Self> {
+        let shown = shown.to_owned();
+        if Path::new("/proc/self/fd").exists() {
+            // Filesystems without unnamed files refuse; the hidden name below works everywhere.
+            if let Ok(file) = sys::unnamed_file(folder) {
+                return Ok(Self { file: file.into(), hidden: None, shown, cache, written: 0, started: 0 });
+            }
+        }
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&hidden)
+            .map_err(|e| Error::io(e, &hidden, "cannot create"))?;
+        // Held until the file is closed: tells a later job that this one is still alive.
+        let _ = file.try_lock();
+        Ok(Self { file: file.into(), hidden: Some(hidden), shown, cache, written: 0, started: 0 })
+    }
+
+    /// Append `bytes`; what comes back, if anything, should be waited for outside any lock.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<Option<Settle>> {
+        write_all_at(&self.file, bytes, self.written)
+            .map_err(|e| write_error(e, &self.shown))?;
+        self.written += bytes.len() as u64;
+        if self.written - self.started < STEP {
+            return Ok(None);
+        }
+        let (offset, len) = (self.started, self.written - self.started);
+        self.started = self.written;
+        sys::start_writing(&self.file, offset, len).map_err(|e| write_error(e, &self.shown))?;
+        let settled = self.started.saturating_sub(BEHIND);
+        let from = settled.saturating_sub(len);
+        let (file, shown, cache) = (Arc::clone(&self.file), self.shown.clone(), self.cache);
+        Ok((settled > 0).then(|| Settle { file, shown, cache, from, len: settled - from }))
+    }
+
+    /// Bytes written so far.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Where the output will be, for messages.
+    #[must_use]
+    pub fn shown(&self) -> &Path {
+        &self.shown
+    }
+
+    /// The open file.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Force everything to the device. A failure is final: the pages may be gone.
+    pub fn settle(&self) -> Result<()> {
+        self.file.sync_all().map_err(|e| write_error(e, &self.shown))?;
+        if self.cache == CachePolicy::Drop {
+            sys::forget(&self.file, 0, self.written);
+        }
+        Ok(())
+    }
+
+    /// Give the file the name `path`, which must not exist.
+    pub fn publish(&mut self, path: &Path) -> Result<()> {
+        match self.hidden.take() {
+            None => sys::name_file(&self.file, path),
+            Some(hidden) => move_new(&hidden, path).inspect_err(|_| {
+                let _ = std::fs::remove_file(&hidden);
+            }),
+        }
+        .map_err(|e| taken_or(e, path))
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        // Never finishes a file: what was not published disappears.
+        if let Some(hidden) = &self.hidden {
+            let _ = std::fs::remove_file(hidden);
+        }
+    }
+}
+
+/// A range that is on its way to the device; wait for it outside any lock.
+#[derive(Debug)]
+pub struct Settle {
+    file: Arc<File>,
+    shown: PathBuf,
+    cache: CachePolicy,
+    from: u64,
+    len: u64,
+}
+
+impl Settle {
+    /// Wait until the range is on the device, then forget its pages if the policy says so.
+    pub fn wait(self) -> Result<()> {
+        sys::wait_written(&self.file, self.from, self.len)
+            .map_err(|e| write_error(e, &self.shown))?;
+        if self.cache == CachePolicy::Drop {
+            sys::forget(&self.file, self.from, self.len);
+        }
+        Ok(())
+    }
+}
+
+/// Rename that refuses to replace, with a check first where the system has no such call.
+pub fn move_new(from: &Path, to: &Path) -> std::io::Result<()> {
+    match sys::rename_new(from, to) {
+        Err(e) if is_unsupported(&e) => {
+            if to.symlink_metadata().is_ok() {
+                return Err(std::io::ErrorKind::AlreadyExists.into());
+            }
+            std::fs::rename(from, to)
+        }
+        other => other,
+    }
+}
+
+/// Whether a call is unknown to this system or filesystem.
+#[must_use]
+pub fn is_unsupported(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{InvalidInput, Unsupported};
+    matches!(error.kind(), Unsupported | InvalidInput)
+}
+
+/// The error of an output that appeared while the job ran, or another refusal of the system.
+pub fn taken_or(error: std::io::Error, path: &Path) -> Error {
+    if error.kind() == std::io::ErrorKind::AlreadyExists {
+        let what = format!("{}: exists, expected a path that is free", path.display());
+        return Error::plan(what).hint("pass `--overwrite` (`overwrite=True`) or choose another output");
+    }
+    Error::io(error, path, "cannot be put in place")
+}
+
+fn write_error(error: std::io::Error, shown: &Path) -> Error {
+    let full = error.kind() == std::io::ErrorKind::StorageFull;
+    let error = Error::io(error, shown, "cannot write");
+    if full { error.hint("the disk is full; free some space or choose another folder") } else { error }
+}
+
+fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
+    }
+    #[cfg(windows)]
+    {
+        use std::os::windows::fs::FileExt as _;
+        let (mut bytes, mut offset) = (bytes, offset);
+        while !bytes.is_empty() {
+            let n = match file.seek_write(bytes, offset) {
+                Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
+                Ok(n) => n,
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(e),
+            };
+            offset += n as u64;
+            bytes = &bytes[n..];
+        }
+        Ok(())
+    }
+}

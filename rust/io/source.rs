@@ -1,0 +1,223 @@
+//! Inputs, read in windows.
+//!
+//! A window is either mapped (prefaulted, used, unmapped: no copy, and a vanished page is an error)
+//! or read into a buffer. Both give the same bytes; which one is used never changes an output.
+
+use std::fs::File;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::sys;
+use crate::error::{Error, Result};
+
+/// How inputs are read.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum ReadMode {
+    /// Mapped on local filesystems, positioned reads elsewhere.
+    Auto,
+    /// Mapped windows.
+    Mmap,
+    /// Positioned reads.
+    Pread,
+}
+
+/// What tells one version of a file from another without reading it.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    /// Device number; 0 where the system has none.
+    pub dev: u64,
+    /// Inode number; 0 where the system has none.
+    pub ino: u64,
+    /// Size in bytes.
+    pub size: u64,
+    /// Time of the last change of the contents, in nanoseconds since 1970.
+    pub mtime_ns: i64,
+}
+
+impl Identity {
+    /// The identity of an open file.
+    pub fn of(file: &File, path: &Path) -> Result<Self> {
+        let metadata = file.metadata().map_err(|e| Error::io(e, path, "cannot read its size"))?;
+        Ok(Self::from_metadata(&metadata))
+    }
+
+    /// The identity that `stat` gives.
+    #[must_use]
+    pub fn from_metadata(metadata: &std::fs::Metadata) -> Self {
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::MetadataExt as _;
+            Self {
+                dev: metadata.dev(),
+                ino: metadata.ino(),
+                size: metadata.len(),
+                mtime_ns: metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec(),
+            }
+        }
+        #[cfg(not(unix))]
+        {
+            let mtime = metadata.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
+            let mtime_ns = mtime.and_then(|d| i64::try_from(d.as_nanos()).ok()).unwrap_or(0);
+            Self { dev: 0, ino: 0, size: metadata.len(), mtime_ns }
+        }
+    }
+
+    /// Whether both are the same file on disk, whatever their contents.
+    #[must_use]
+    pub fn same_file(&self, other: &Self) -> bool {
+        self.ino != 0 && self.dev == other.dev && self.ino == other.ino
+    }
+}
+
+/// One open input.
+#[derive(Debug)]
+pub struct Source {
+    file: File,
+    path: PathBuf,
+    identity: Identity,
+    mapped: bool,
+}
+
+impl Source {
+    /// Open `path` for reading in `mode`.
+    pub fn open(path: &Path, mode: ReadMode) -> Result<Self> {
+        let file = File::open(path).map_err(|e| Error::io(e, path, "cannot open"))?;
+        let identity = Identity::of(&file, path)?;
+        let mapped = match mode {
+            ReadMode::Pread => false,
+            // One page tells whether this kernel and filesystem can prefault mapped windows.
+            ReadMode::Auto => sys::is_local(&file) && can_map(&file, identity.size),
+            ReadMode::Mmap if can_map(&file, identity.size) => true,
+            ReadMode::Mmap => {
+                let what = format!("{}: cannot be mapped here, expected a local file", path.display());
+                return Err(Error::plan(what).hint("use `--io auto` or `--io pread`"));
+            }
+        };
+        Ok(Self { file, path: path.to_owned(), identity, mapped })
+    }
+
+    /// The file, for its header.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Where it was opened.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its identity when it was opened.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Whether windows are mapped.
+    #[must_use]
+    pub fn is_mapped(&self) -> bool {
+        self.mapped
+    }
+
+    /// The bytes `offset .. offset + len`; `buffer` is used when the window is not mapped.
+    pub fn window<'a>(&self, offset: u64, len: usize, buffer: &'a mut Vec<u8>) -> Result<Window<'a>> {
+        if self.mapped && len > 0 {
+            match sys::Mapping::new(&self.file, offset, len) {
+                Ok(mapping) => return Ok(Window::Mapped(mapping)),
+                Err(e) if e.raw_os_error() == Some(EFAULT) => return Err(self.vanished(offset, len)),
+                // Out of address space or of mappings: reading still works.
+                Err(_) => {}
+            }
+        }
+        buffer.resize(len, 0);
+        read_exact_at(&self.file, buffer, offset).map_err(|e| match e.kind() {
+            std::io::ErrorKind::UnexpectedEof => self.vanished(offset, len),
+            _ => Error::io(e, &self.path, "cannot read"),
+        })?;
+        Ok(Window::Read(buffer))
+    }
+
+    /// Advice that a range will be wanted soon.
+    pub fn prefetch(&self, offset: u64, len: u64) {
+        sys::prefetch(&self.file, offset, len);
+    }
+
+    /// Fail if the file is no longer the one that was opened.
+    pub fn check_unchanged(&self) -> Result<()> {
+        let now = Identity::of(&self.file, &self.path)?;
+        if now == self.identity {
+            return Ok(());
+        }
+        let what = format!(
+            "{}: changed while it was being read, expected {} bytes last modified at {} ns, got {} bytes at {} ns",
+            self.path.display(), self.identity.size, self.identity.mtime_ns, now.size, now.mtime_ns
+        );
+        Err(Error::checkpoint(what).hint("let the download or the other program finish, then run again"))
+    }
+
+    #[cold]
+    fn vanished(&self, offset: u64, len: usize) -> Error {
+        let end = offset + len as u64;
+        let what = format!(
+            "{}: bytes {offset}..{end} can no longer be read, expected a file of {} bytes",
+            self.path.display(), self.identity.size
+        );
+        Error::checkpoint(what).hint("the file was truncated or its device fails; check it, then run again")
+    }
+}
+
+/// Bytes of an input, mapped or read.
+#[derive(Debug)]
+pub enum Window<'a> {
+    /// A prefaulted mapping of its own.
+    Mapped(sys::Mapping),
+    /// A copy in the caller's buffer.
+    Read(&'a [u8]),
+}
+
+impl Deref for Window<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(mapping) => mapping,
+            Self::Read(bytes) => bytes,
+        }
+    }
+}
+
+/// What a page that cannot be read answers to `MADV_POPULATE_READ`.
+const EFAULT: i32 = 14;
+
+fn can_map(file: &File, size: u64) -> bool {
+    size > 0 && sys::Mapping::new(file, 0, 1).is_ok()
+}
+
+/// Positioned read of exactly `buffer.len()` bytes.
+pub fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::FileExt::read_exact_at(file, buffer, offset)
+    }
+    #[cfg(windows)]
+    {
+        use std::os::windows::fs::FileExt as _;
+        let (mut buffer, mut offset) = (buffer, offset);
+        while !buffer.is_empty() {
+            let n = match file.seek_read(buffer, offset) {
+                Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => n,
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(e),
+            };
+            offset += n as u64;
+            buffer = &mut buffer[n..];
+        }
+        Ok(())
+    }
+}

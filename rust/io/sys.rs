@@ -1,0 +1,365 @@
+//! System calls the standard library does not offer, each behind a safe function.
+//!
+//! This is the only file outside `simd/` that may say `unsafe`. On systems without a call the
+//! function says so (`Unsupported`) or does nothing where it is only advice.
+
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+#[cfg(target_os = "linux")]
+pub use linux::*;
+#[cfg(not(target_os = "linux"))]
+pub use portable::*;
+
+/// Peak resident memory of this process in bytes, file pages included; 0 where unknown.
+#[must_use]
+pub fn peak_rss() -> u64 {
+    #[cfg(unix)]
+    {
+        let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+        // SAFETY: `usage` is a valid, writable rusage; the call writes it and keeps no pointer.
+        let done = unsafe { libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()) };
+        // SAFETY: all bytes were zeroed, and every bit pattern is a valid rusage.
+        let peak = unsafe { usage.assume_init() }.ru_maxrss;
+        let unit = if cfg!(target_os = "macos") { 1 } else { 1024 };
+        if done == 0 { u64::try_from(peak).unwrap_or(0) * unit } else { 0 }
+    }
+    #[cfg(not(unix))]
+    0
+}
+
+/// The largest file this process may write (`RLIMIT_FSIZE`), if it is limited.
+///
+/// Crossing it raises a signal that kills hosts which do not ignore it, so it is checked first.
+#[must_use]
+pub fn file_size_limit() -> Option<u64> {
+    #[cfg(unix)]
+    {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: `limit` is a valid, writable rlimit; the call writes it and keeps no pointer.
+        let done = unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) };
+        // The field's type differs between systems; on this one the conversion may be the identity.
+        #[allow(clippy::useless_conversion, clippy::unnecessary_cast)]
+        let bytes = limit.rlim_cur as u64;
+        (done == 0 && limit.rlim_cur != libc::RLIM_INFINITY).then_some(bytes)
+    }
+    #[cfg(not(unix))]
+    None
+}
+
+/// Bytes an ordinary user can still write to the filesystem that holds `folder`.
+pub fn free_space(folder: &Path) -> io::Result<Option<u64>> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::ffi::OsStrExt as _;
+        let path = std::ffi::CString::new(folder.as_os_str().as_bytes())?;
+        let mut stat = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
+        // SAFETY: `path` is NUL-terminated and `stat` a valid, writable statvfs.
+        if unsafe { libc::statvfs(path.as_ptr(), stat.as_mut_ptr()) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: all bytes were zeroed, and every bit pattern is a valid statvfs.
+        let stat = unsafe { stat.assume_init() };
+        #[allow(clippy::useless_conversion, clippy::unnecessary_cast)]
+        let bytes = (stat.f_bavail as u64).saturating_mul(stat.f_frsize as u64);
+        Ok(Some(bytes))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = folder;
+        Ok(None)
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::ffi::{CString, c_int};
+    use std::ops::Deref;
+    use std::os::fd::{AsRawFd as _, FromRawFd as _};
+    use std::os::unix::ffi::OsStrExt as _;
+    use std::sync::OnceLock;
+
+    use super::{File, Path, io};
+
+    fn page_size() -> u64 {
+        static SIZE: OnceLock<u64> = OnceLock::new();
+        // SAFETY: sysconf has no preconditions.
+        *SIZE.get_or_init(|| u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096))
+    }
+
+    fn checked(result: c_int) -> io::Result<()> {
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    fn c_path(path: &Path) -> io::Result<CString> {
+        Ok(CString::new(path.as_os_str().as_bytes())?)
+    }
+
+    /// A read-only window of a file, prefaulted and unmapped on drop.
+    ///
+    /// Each window is a mapping of its own, so no page outlives its use and no neighbour's page is
+    /// released. Another process that rewrites the file while the window is open changes the bytes
+    /// seen here; the job notices by the file's identity and fails.
+    #[derive(Debug)]
+    pub struct Mapping {
+        start: *mut libc::c_void,
+        mapped: usize,
+        skip: usize,
+    }
+
+    // SAFETY: the mapping is private to this value and only ever read.
+    unsafe impl Send for Mapping {}
+
+    impl Mapping {
+        /// Map `len > 0` bytes of `file` at `offset` and fault every page in.
+        ///
+        /// `MADV_POPULATE_READ` answers `EFAULT` for a page that cannot be read (a truncated file, a
+        /// failing device), where touching it would kill the process.
+        pub fn new(file: &File, offset: u64, len: usize) -> io::Result<Self> {
+            let skip = usize::try_from(offset % page_size()).map_err(|_| io::ErrorKind::InvalidInput)?;
+            let mapped = len.checked_add(skip).ok_or(io::ErrorKind::InvalidInput)?;
+            let at = libc::off64_t::try_from(offset - skip as u64)
+                .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+            // SAFETY: a fresh read-only mapping chosen by the kernel; it aliases no Rust memory.
+            let start = unsafe {
+                libc::mmap64(
+                    std::ptr::null_mut(),
+                    mapped,
+                    libc::PROT_READ,
+                    libc::MAP_SHARED,
+                    file.as_raw_fd(),
+                    at,
+                )
+            };
+            if start == libc::MAP_FAILED {
+                return Err(io::Error::last_os_error());
+            }
+            let mapping = Self { start, mapped, skip };
+            // SAFETY: the range is exactly the mapping just made.
+            checked(unsafe { libc::madvise(start, mapped, libc::MADV_POPULATE_READ) })?;
+            Ok(mapping)
+        }
+    }
+
+    impl Deref for Mapping {
+        type Target = [u8];
+
+        fn deref(&self) -> &[u8] {
+            // SAFETY: `start + skip .. start + mapped` lies inside a live, populated, read-only
+            // mapping that is unmapped only on drop; u8 has no invalid values.
+            unsafe {
+                std::slice::from_raw_parts(
+                    self.start.cast::<u8>().add(self.skip),
+                    self.mapped - self.skip,
+                )
+            }
+        }
+    }
+
+    impl Drop for Mapping {
+        fn drop(&mut self) {
+            // SAFETY: the range is exactly this value's own mapping, and no slice outlives it.
+            unsafe { libc::munmap(self.start, self.mapped) };
+        }
+    }
+
+    /// Whether `file` is on a filesystem where mapped reads are local and cannot hang on a network.
+    #[must_use]
+    pub fn is_local(file: &File) -> bool {
+        // ext, xfs, btrfs, tmpfs, zfs, f2fs, overlayfs, bcachefs, squashfs, erofs
+        const LOCAL: [u32; 10] = [
+            0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0x2FC1_2FC1, 0xF2F5_2010, 0x794C_7630,
+            0xCA45_1A4E, 0x7371_7368, 0xE0F5_E1E2,
+        ];
+        let mut stat = std::mem::MaybeUninit::<libc::statfs>::zeroed();
+        // SAFETY: the descriptor is open and `stat` a valid, writable statfs.
+        if unsafe { libc::fstatfs(file.as_raw_fd(), stat.as_mut_ptr()) } != 0 {
+            return false;
+        }
+        // SAFETY: all bytes were zeroed, and every bit pattern is a valid statfs.
+        let kind = unsafe { stat.assume_init() }.f_type;
+        // The field is signed and of differing width between C libraries; the magic has 32 bits.
+        #[allow(clippy::cast_sign_loss, clippy::unnecessary_cast)]
+        LOCAL.contains(&(kind as u32))
+    }
+
+    /// Ask the kernel to read a range ahead of its use.
+    pub fn prefetch(file: &File, offset: u64, len: u64) {
+        advise(file, offset, len, libc::POSIX_FADV_WILLNEED);
+    }
+
+    /// Forget the cached pages of a range that is already on disk.
+    pub fn forget(file: &File, offset: u64, len: u64) {
+        advise(file, offset, len, libc::POSIX_FADV_DONTNEED);
+    }
+
+    fn advise(file: &File, offset: u64, len: u64, advice: c_int) {
+        if let (Ok(offset), Ok(len)) = (libc::off64_t::try_from(offset), libc::off64_t::try_from(len)) {
+            // SAFETY: advice on an open descriptor; it cannot touch memory. Failure is harmless.
+            let _ = unsafe { libc::posix_fadvise64(file.as_raw_fd(), offset, len, advice) };
+        }
+    }
+
+    /// Start writing a range to the device without waiting for it.
+    pub fn start_writing(file: &File, offset: u64, len: u64) -> io::Result<()> {
+        sync_range(file, offset, len, libc::SYNC_FILE_RANGE_WRITE)
+    }
+
+    /// Wait until a range is on the device.
+    pub fn wait_written(file: &File, offset: u64, len: u64) -> io::Result<()> {
+        let all = libc::SYNC_FILE_RANGE_WAIT_BEFORE
+            | libc::SYNC_FILE_RANGE_WRITE
+            | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+        sync_range(file, offset, len, all)
+    }
+
+    fn sync_range(file: &File, offset: u64, len: u64, flags: libc::c_uint) -> io::Result<()> {
+        let offset = libc::off64_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let len = libc::off64_t::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
+        // SAFETY: an open descriptor and a range; the call touches no memory.
+        match checked(unsafe { libc::sync_file_range(file.as_raw_fd(), offset, len, flags) }) {
+            // Filesystems without it answer ESPIPE, EINVAL or ENOSYS; the final fsync still stands.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ESPIPE | libc::EINVAL | libc::ENOSYS)) => {
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// A file without a name in `folder`: if this process dies, the kernel removes it.
+    pub fn unnamed_file(folder: &Path) -> io::Result<File> {
+        let path = c_path(folder)?;
+        let flags = libc::O_TMPFILE | libc::O_RDWR | libc::O_CLOEXEC;
+        // SAFETY: `path` is NUL-terminated; the descriptor returned is owned by nobody else.
+        let fd = unsafe { libc::open(path.as_ptr(), flags, 0o666 as libc::c_uint) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: `fd` is a fresh, open descriptor that only this File will close.
+        Ok(unsafe { File::from_raw_fd(fd) })
+    }
+
+    /// Give an unnamed file its name; fails with `AlreadyExists` if the name is taken.
+    pub fn name_file(file: &File, path: &Path) -> io::Result<()> {
+        let from = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+        let to = c_path(path)?;
+        // SAFETY: both paths are NUL-terminated.
+        checked(unsafe {
+            libc::linkat(
+                libc::AT_FDCWD,
+                from.as_ptr(),
+                libc::AT_FDCWD,
+                to.as_ptr(),
+                libc::AT_SYMLINK_FOLLOW,
+            )
+        })
+    }
+
+    /// Rename that fails with `AlreadyExists` instead of replacing.
+    pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+        rename_with(from, to, libc::RENAME_NOREPLACE)
+    }
+
+    /// Swap two existing paths in one step.
+    pub fn rename_swap(a: &Path, b: &Path) -> io::Result<()> {
+        rename_with(a, b, libc::RENAME_EXCHANGE)
+    }
+
+    fn rename_with(from: &Path, to: &Path, flags: libc::c_uint) -> io::Result<()> {
+        let (from, to) = (c_path(from)?, c_path(to)?);
+        // SAFETY: both paths are NUL-terminated. The raw call, since musl lacks the wrapper.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_renameat2,
+                libc::AT_FDCWD,
+                from.as_ptr(),
+                libc::AT_FDCWD,
+                to.as_ptr(),
+                flags,
+            )
+        };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Share the extents of `from` with the empty file `to` (a reflink).
+    pub fn reflink(from: &File, to: &File) -> io::Result<()> {
+        // SAFETY: FICLONE takes two open descriptors and touches no memory.
+        checked(unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONE, from.as_raw_fd()) })
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod portable {
+    use std::ops::Deref;
+
+    use super::{File, Path, io};
+
+    /// No mapped windows here: the type exists so that `Source` reads the same everywhere.
+    #[derive(Debug)]
+    pub struct Mapping(std::convert::Infallible);
+
+    impl Mapping {
+        /// Always refused.
+        pub fn new(_file: &File, _offset: u64, _len: usize) -> io::Result<Self> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+
+    impl Deref for Mapping {
+        type Target = [u8];
+
+        fn deref(&self) -> &[u8] {
+            match self.0 {}
+        }
+    }
+
+    /// Mapped reads are not offered here.
+    #[must_use]
+    pub fn is_local(_file: &File) -> bool {
+        false
+    }
+
+    /// Advice only; nothing to do.
+    pub fn prefetch(_file: &File, _offset: u64, _len: u64) {}
+
+    /// Advice only; nothing to do.
+    pub fn forget(_file: &File, _offset: u64, _len: u64) {}
+
+    /// Write-behind is left to the system.
+    pub fn start_writing(_file: &File, _offset: u64, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Write-behind is left to the system.
+    pub fn wait_written(_file: &File, _offset: u64, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Not offered: the caller uses a hidden named file.
+    pub fn unnamed_file(_folder: &Path) -> io::Result<File> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Not offered, as there are no unnamed files.
+    pub fn name_file(_file: &File, _path: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Not offered: the caller checks first and renames.
+    pub fn rename_new(_from: &Path, _to: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Not offered: the caller moves the old output aside.
+    pub fn rename_swap(_a: &Path, _b: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Not offered: the caller copies.
+    pub fn reflink(_from: &File, _to: &File) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
