@@ -1,0 +1,77 @@
+# Two commands do everything on a machine that has only python3 (3.11 or newer) and cargo:
+#   make demo    builds submerge and merges a tiny schnell/krea pair made on the spot
+#   make test    every check, in the order of the line below
+.PHONY: demo test lint test-rust test-python test-wheel test-oracle docs wheel bench develop clean
+.DEFAULT_GOAL := help
+
+VENV ?= .venv
+ORACLE := .venv-oracle
+BIN := $(VENV)/bin
+UV = $(shell command -v uv || echo $(CURDIR)/$(BIN)/uv)
+WORKERS ?= 2
+RUST := Cargo.toml Cargo.lock $(shell find rust -name '*.rs')
+export PYO3_PYTHON := $(abspath $(BIN)/python)
+
+help:
+	@sed -n '2,4s/^# *//p' Makefile
+	@echo "also: make lint | test-rust | test-python | test-wheel | test-oracle | docs | wheel | bench | develop"
+
+demo: develop
+	@$(BIN)/submerge demo
+
+test: lint test-rust test-python test-wheel docs test-oracle
+
+$(VENV)/.groups: pyproject.toml scripts/setup.sh
+	@scripts/setup.sh $(VENV) dev
+	@touch $@
+
+# The release profile: a debug build is thirty times slower and would make the demo look it.
+$(VENV)/.built: $(VENV)/.groups $(RUST)
+	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --locked --quiet --uv
+	@touch $@
+
+develop: $(VENV)/.built
+
+lint: develop
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest submerge._core --mypy-config-file pyproject.toml
+	$(BIN)/lint-imports --no-cache
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --all-targets --features python -- -D warnings
+
+test-rust:
+	cargo test --locked
+
+# Tests that measure time or memory run alone, after the others.
+test-python: develop
+	$(BIN)/pytest -q -n $(WORKERS) -m "not serial"
+	$(BIN)/pytest -q -m serial
+
+wheel: $(VENV)/.groups
+	@rm -rf dist
+	$(BIN)/maturin build --release --locked --quiet --out dist
+
+test-wheel: wheel
+	UV=$(UV) scripts/check_wheel.sh dist
+
+docs: develop
+	$(BIN)/mkdocs build --strict --quiet
+
+$(ORACLE)/.groups: pyproject.toml scripts/setup.sh
+	@scripts/setup.sh $(ORACLE) test oracle
+	@touch $@
+
+# Other people's implementations judge what the wheel writes.
+test-oracle: $(ORACLE)/.groups wheel
+	@$(UV) pip install --quiet --python $(ORACLE)/bin/python --reinstall --no-deps dist/*.whl
+	$(ORACLE)/bin/pytest -q tests/torch
+
+bench: develop
+	cargo bench --locked --bench kernels
+	$(BIN)/python -m benches.peers
+
+clean:
+	rm -rf $(VENV) $(ORACLE) dist site target
