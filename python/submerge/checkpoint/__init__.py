@@ -1,0 +1,223 @@
+"""Open a model: find its files, read their headers, refuse what is damaged or not safetensors.
+
+A `Checkpoint` is headers only; no tensor byte is read here. It comes from one file, from a folder
+with an index and shards, or from a diffusers pipeline folder, whose `transformer/` is then opened.
+What the tensors mean is the business of `submerge.layout`; which files there are, of `files`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
+
+from submerge.checkpoint import files as _files
+from submerge.errors import CheckpointError, listing, quoted
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping, Sequence
+
+__all__ = [
+    "DTYPES",
+    "FLOATS",
+    "MAX_HEADER_BYTES",
+    "Checkpoint",
+    "FileInfo",
+    "TensorInfo",
+    "open_checkpoint",
+]
+
+# The limit of the safetensors format itself.
+MAX_HEADER_BYTES = 100_000_000
+
+# Size in bits of each element type of the format, spelled as in the files.
+DTYPES: Mapping[str, int] = MappingProxyType(
+    {
+        "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "BOOL": 8, "U8": 8, "I8": 8,
+        "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+        "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,
+        "C64": 64, "F64": 64, "I64": 64, "U64": 64,
+    }
+)  # fmt: skip
+
+# The element types arithmetic is defined on; tensors of any other type are copied whole or refused.
+FLOATS = frozenset({"F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One tensor of a file: `start` and `end` are byte offsets inside the file's data section."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: int
+    start: int
+    end: int
+
+    @property
+    def rows(self) -> int:
+        """Rows along the first dimension; a tensor without dimensions is one row."""
+        return self.shape[0] if self.shape else 1
+
+    @property
+    def row_elements(self) -> int:
+        """Elements of one row: 1 for tensors of one dimension or none."""
+        return math.prod(self.shape[1:])
+
+    @property
+    def elements(self) -> int:
+        """Elements of the whole tensor."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file."""
+        return self.end - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """One file as it was when its header was read; `identity` is dev, ino, size and mtime_ns."""
+
+    path: Path
+    size: int
+    identity: dict[str, int]
+    metadata: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The opened headers of one model.
+
+    Attributes:
+        path: what the user named.
+        form: one file, a folder or index of shards, or a diffusers pipeline folder.
+        files: the safetensors files, absolute paths; `TensorInfo.file` counts in them.
+        tensors: every tensor by name, in file order and, within a file, in data order.
+        config: the contents of the config.json beside the weights, or None.
+        pipeline: the folder holding the model_index.json the weights belong to, or None.
+        warnings: things worth telling that do not stop a merge, as sentences.
+    """
+
+    path: Path
+    form: Literal["file", "sharded", "pipeline"]
+    files: tuple[FileInfo, ...]
+    tensors: Mapping[str, TensorInfo]
+    config: dict[str, Any] | None
+    pipeline: Path | None
+    warnings: tuple[str, ...] = ()
+
+
+def open_checkpoint(
+    path: str | os.PathLike[str], *, max_header_bytes: int = MAX_HEADER_BYTES
+) -> Checkpoint:
+    """Open a .safetensors file, an index or folder of shards, or a diffusers pipeline folder.
+
+    Raises:
+        CheckpointError: not safetensors, damaged, incomplete, or several candidates.
+        OSError: a file that cannot be found or read.
+    """
+    found = _files.find(Path(path))
+    headers = [_read_header(file, max_header_bytes) for file in found.files]
+    files = tuple(
+        FileInfo(Path(header["path"]), header["size"], header["identity"], header["metadata"])
+        for header in headers
+    )
+    tensors = _gather(found, headers)
+    warnings: tuple[str, ...] = ()
+    if found.index is not None:
+        _check_index(found.index, files, tensors)
+        warnings = _check_total(found.index, tensors)
+    config = (
+        None if found.config is None else _files.read_object(found.config, _files.MAX_CONFIG_BYTES)
+    )
+    if not tensors:
+        raise CheckpointError(
+            f"{found.path}: holds no tensors, expected a model",
+            hint="the file may be a stand-in; download it again",
+        )
+    form: Literal["file", "sharded", "pipeline"] = "sharded" if found.index is not None else "file"
+    return Checkpoint(
+        path=Path(path),
+        form="pipeline" if found.is_pipeline else form,
+        files=files,
+        tensors=MappingProxyType(tensors),
+        config=config,
+        pipeline=found.pipeline,
+        warnings=warnings,
+    )
+
+
+def _read_header(path: Path, max_header_bytes: int) -> dict[str, Any]:
+    """Return the checked header of one file as the core reports it."""
+    from submerge import _core
+
+    header: dict[str, Any] = json.loads(_core.read_header(str(path), max_header_bytes))
+    return header
+
+
+def _gather(found: _files.Found, headers: Sequence[dict[str, Any]]) -> dict[str, TensorInfo]:
+    """Return the tensors of all files; a name may occur once."""
+    tensors: dict[str, TensorInfo] = {}
+    twice: dict[str, tuple[int, int]] = {}
+    for file, header in enumerate(headers):
+        for entry in header["tensors"]:
+            name = entry["name"]
+            if name in tensors:
+                twice[name] = (tensors[name].file, file)
+                continue
+            tensors[name] = TensorInfo(
+                name, entry["dtype"], tuple(entry["shape"]), file, entry["start"], entry["end"]
+            )
+    if twice:
+        one, other = next(iter(twice.values()))
+        raise CheckpointError(
+            f"{found.path}: {listing(twice)} in two shards, {quoted(found.files[one].name)} "
+            f"and {quoted(found.files[other].name)}, expected each tensor once",
+            hint="the shards come from different saves; download the folder again",
+        )
+    return tensors
+
+
+def _check_index(
+    index: _files.Index, files: Sequence[FileInfo], tensors: Mapping[str, TensorInfo]
+) -> None:
+    """Refuse an index that does not list exactly the tensors of its shards, each in its own."""
+    lost = [
+        name
+        for name, shard in index.weight_map.items()
+        if name not in tensors or files[tensors[name].file].path.name != shard
+    ]
+    if lost:
+        shard = index.weight_map[lost[0]]
+        raise CheckpointError(
+            f"{index.path}: the index lists {listing(lost)}, not found in the shard named "
+            f"(the first in {quoted(shard)})",
+            hint="index and shards come from different saves; download the folder again",
+        )
+    unlisted = [name for name in tensors if name not in index.weight_map]
+    if unlisted:
+        shard = files[tensors[unlisted[0]].file].path.name
+        raise CheckpointError(
+            f"{index.path}: the shards hold {listing(unlisted)}, not listed in the index "
+            f"(the first in {quoted(shard)})",
+            hint="index and shards come from different saves; download the folder again",
+        )
+
+
+def _check_total(index: _files.Index, tensors: Mapping[str, TensorInfo]) -> tuple[str, ...]:
+    """Warn when the size an index claims is wrong: published indexes are, so it is no error."""
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    if index.total_size is None or index.total_size == total:
+        return ()
+    return (
+        (
+            f"{index.path}: `total_size` is {index.total_size}, expected {total}; "
+            "the tensors themselves agree"
+        ),
+    )

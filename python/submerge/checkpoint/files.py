@@ -1,0 +1,325 @@
+"""Which files make up a model: one file, an index and its shards, or a pipeline's transformer.
+
+Only names, folder listings, JSON side files and the first bytes of a file are read here. Names in
+an index come from a stranger: they must be plain file names in the same folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from submerge.errors import CheckpointError, listing, nearest, quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MAX_CONFIG_BYTES = 1 << 20
+MAX_INDEX_BYTES = 16 << 20
+
+# The longest file name the common file systems take, in bytes.
+_NAME_BYTES = 255
+
+_INDEX = re.compile(r"\.safetensors\.index(\.[^.]+)?\.json\Z")
+_SHARD = re.compile(r"-[0-9]{5}-of-[0-9]{5}\b")
+_SAFETENSORS = (".safetensors", ".sft")
+_PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """A `*.safetensors.index.json`: the shard of each tensor, and the payload bytes it claims."""
+
+    path: Path
+    weight_map: dict[str, str]
+    total_size: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where a model lives: its safetensors files and the side files that belong to them."""
+
+    path: Path
+    files: tuple[Path, ...]
+    index: Index | None
+    config: Path | None
+    pipeline: Path | None
+    is_pipeline: bool
+
+
+def find(path: Path) -> Found:
+    """Find the files of the model at `path`.
+
+    Raises:
+        CheckpointError: nothing usable there, or several candidates.
+        OSError: a path that does not exist or cannot be read.
+    """
+    path = Path(os.path.abspath(path))  # noqa: PTH100 - symlinks of a hub cache keep their names
+    if stat.S_ISDIR(_mode(path)):
+        return _in_folder(path)
+    if path.name == "model_index.json":
+        return _in_folder(path.parent)
+    if _INDEX.search(path.name):
+        return _sharded(path, _pipeline_of(path.parent))
+    check_kind(path)
+    # A config beside a file belongs to it only when the file bears the name diffusers gives it.
+    diffusers = path.name.startswith("diffusion_pytorch_model")
+    config = _config_of(path.parent) if diffusers else None
+    pipeline = _pipeline_of(path.parent) if diffusers else None
+    return Found(path, (path,), None, config, pipeline, is_pipeline=False)
+
+
+def read_object(path: Path, limit: int) -> dict[str, Any]:
+    """Read a JSON object of at most `limit` bytes in which no key occurs twice.
+
+    Raises:
+        CheckpointError: too large, not JSON, not an object, or a key twice.
+        OSError: the file cannot be read.
+    """
+    if not stat.S_ISREG(_mode(path)):
+        raise CheckpointError(f"{path}: is not a regular file, expected JSON")
+    with path.open("rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise CheckpointError(f"{path}: is too large, expected at most {limit} bytes")
+    try:
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path}: cannot be read as JSON, expected an object, got: {error}",
+            hint="the file may be damaged or cut off; download it again",
+        ) from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, got {_json_kind(value)}")
+    return value
+
+
+def check_kind(path: Path) -> None:
+    """Refuse by name and first bytes what is not safetensors: pickles, GGUF, web pages, ..."""
+    if not stat.S_ISREG(_mode(path)):
+        raise CheckpointError(f"{path}: is not a regular file, expected a .safetensors file")
+    suffix = path.suffix.lower()
+    with path.open("rb") as file:
+        start = file.read(64)
+    if suffix == ".gguf" or start.startswith(b"GGUF"):
+        raise CheckpointError(
+            f"{path}: is a GGUF file, expected .safetensors",
+            hint="merge the unquantised safetensors it was made from",
+        )
+    # The first bytes of a pickle could also be a header's length, but then its JSON follows.
+    pickle = (
+        start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04"))
+        and start[8:9] != b"{"
+    )
+    if suffix in _PICKLES or pickle:
+        raise CheckpointError(
+            f"{path}: is a pickle, expected .safetensors",
+            hint="pickles can run code when they are opened; save the model as safetensors first",
+        )
+    if start.startswith(b"version https://git-lfs"):
+        raise CheckpointError(
+            f"{path}: is a Git LFS pointer, expected the file it stands for",
+            hint="run `git lfs pull` in that folder",
+        )
+    if start.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
+        raise CheckpointError(
+            f"{path}: is a web page, expected .safetensors",
+            hint="the site answered with a page; a licence may have to be accepted there first",
+        )
+
+
+def _mode(path: Path) -> int:
+    """Return the mode of what `path` leads to; the OSError for a missing file carries a hint."""
+    try:
+        return path.stat().st_mode
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            error.add_note(f"hint: {_missing_hint(path)}")
+        raise
+
+
+def _missing_hint(path: Path) -> str:
+    if path.is_symlink():
+        return "the link leads to a file that does not exist; the download may be incomplete"
+    try:
+        near = nearest(path.name, (entry.name for entry in path.parent.iterdir()))
+    except OSError:
+        near = []
+    if near:
+        return f"the folder holds {', '.join(map(quoted, near))}"
+    return "name a .safetensors file or a folder; models are not downloaded by name"
+
+
+def _in_folder(folder: Path) -> Found:
+    """Open a pipeline folder, a component folder, or a folder that has a `transformer/` only."""
+    transformer = folder / "transformer"
+    if _is_pipeline(folder):
+        if not transformer.is_dir():
+            read = read_object(folder / "model_index.json", MAX_CONFIG_BYTES)
+            pipeline = read.get("_class_name", "a pipeline")
+            raise CheckpointError(
+                f"{folder}: {quoted(str(pipeline))} has no `transformer` folder, "
+                "expected a FLUX.1 pipeline",
+                hint="it may be another family of models, or the folder was only partly downloaded",
+            )
+        return _component(transformer, folder, is_pipeline=True)
+    if transformer.is_dir() and not _weights(folder):
+        return _component(transformer, None, is_pipeline=False)
+    return _component(folder, _pipeline_of(folder), is_pipeline=False)
+
+
+def _component(folder: Path, pipeline: Path | None, *, is_pipeline: bool) -> Found:
+    """Find the one model in a folder: an index with its shards, or a single file."""
+    names = sorted(entry.name for entry in folder.iterdir() if not entry.is_dir())
+    indexes = [_read_index(folder / name) for name in names if _INDEX.search(name)]
+    listed = {shard for index in indexes for shard in index.weight_map.values()}
+    loose = [name for name in names if name.endswith(_SAFETENSORS) and name not in listed]
+    shards = [name for name in loose if _SHARD.search(name)]
+    singles = [name for name in loose if name not in shards]
+    candidates = [index.path.name for index in indexes] + singles
+    if len(candidates) > 1:
+        raise CheckpointError(
+            f"{folder}: holds {listing(candidates, noun='candidate')}, expected one model",
+            hint="name the file or the index to open instead of the folder",
+        )
+    if shards:
+        raise CheckpointError(
+            f"{folder}: {listing(shards, noun='shard')} listed in no index, "
+            "expected one index that lists all shards",
+            hint="they may be left over from an earlier save; delete them, or name the index itself"
+            if candidates
+            else "the `*.safetensors.index.json` is missing; download it too",
+        )
+    if not candidates:
+        raise _nothing(folder, names)
+    if indexes:
+        found = _with_index(indexes[0], pipeline)
+    else:
+        file = folder / singles[0]
+        check_kind(file)
+        found = Found(folder, (file,), None, _config_of(folder), pipeline, is_pipeline=False)
+    return Found(folder, found.files, found.index, found.config, pipeline, is_pipeline)
+
+
+def _nothing(folder: Path, names: Sequence[str]) -> CheckpointError:
+    """Say what a folder without safetensors holds instead."""
+    for kind, suffixes, hint in (
+        (
+            "a pickle",
+            _PICKLES,
+            "pickles can run code when opened; save the model as safetensors first",
+        ),
+        ("GGUF", (".gguf",), "merge the unquantised safetensors it was made from"),
+    ):
+        others = [name for name in names if name.lower().endswith(suffixes)]
+        if others:
+            return CheckpointError(
+                f"{folder}: holds no .safetensors file but {kind} ({listing(others, noun='file')})",
+                hint=hint,
+            )
+    return CheckpointError(
+        f"{folder}: holds no .safetensors file, expected a model folder",
+        hint="name a .safetensors file, a folder of shards or a diffusers pipeline folder",
+    )
+
+
+def _sharded(path: Path, pipeline: Path | None) -> Found:
+    return _with_index(_read_index(path), pipeline)
+
+
+def _with_index(index: Index, pipeline: Path | None) -> Found:
+    """Return the shards of an index in name order; all of them must exist."""
+    folder = index.path.parent
+    names = sorted(set(index.weight_map.values()))
+    missing = [name for name in names if not (folder / name).exists()]
+    if missing:
+        raise CheckpointError(
+            f"{index.path}: {listing(missing, noun='shard')} of {len(names)} missing",
+            hint="the download is incomplete; fetch the missing files",
+        )
+    files = tuple(folder / name for name in names)
+    for file in files:
+        check_kind(file)
+    return Found(index.path, files, index, _config_of(folder), pipeline, is_pipeline=False)
+
+
+def _read_index(path: Path) -> Index:
+    """Read an index and check that every shard it names is a plain file name."""
+    content = read_object(path, MAX_INDEX_BYTES)
+    weight_map = content.get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise CheckpointError(
+            f"{path}: `weight_map` expected an object, got {_json_kind(weight_map)}"
+        )
+    if not weight_map:
+        raise CheckpointError(f"{path}: `weight_map` is empty, expected one entry per tensor")
+    for tensor, shard in weight_map.items():
+        if not isinstance(shard, str) or not _is_plain(shard):
+            shown = quoted(shard) if isinstance(shard, str) else _json_kind(shard)
+            raise CheckpointError(
+                f"{path}: tensor {quoted(tensor)}: expected the name of a .safetensors file in the "
+                f"same folder, without separators, colons or `..`, got {shown}",
+                hint="an index that reaches outside its folder is not to be trusted",
+            )
+    metadata = content.get("metadata")
+    total = metadata.get("total_size") if isinstance(metadata, dict) else None
+    # Some writers store the size as a float or a string; only a whole number can be compared.
+    return Index(path, weight_map, total if type(total) is int else None)
+
+
+def _is_plain(name: str) -> bool:
+    """Tell whether a name can only mean a file in the same folder, on any operating system."""
+    return (
+        name.endswith(_SAFETENSORS)
+        and not name.startswith(".")
+        and ".." not in name
+        and len(name.encode("utf-8", "surrogatepass")) <= _NAME_BYTES
+        and all(c.isprintable() and c not in '/\\:<>"|?*' for c in name)
+    )
+
+
+def _weights(folder: Path) -> bool:
+    return any(
+        entry.name.endswith(_SAFETENSORS) or _INDEX.search(entry.name) for entry in folder.iterdir()
+    )
+
+
+def _config_of(folder: Path) -> Path | None:
+    config = folder / "config.json"
+    return config if config.is_file() else None
+
+
+def _pipeline_of(folder: Path) -> Path | None:
+    """Return the pipeline folder a `transformer` folder belongs to, if it does."""
+    parent = folder.parent
+    return parent if folder.name == "transformer" and _is_pipeline(parent) else None
+
+
+def _is_pipeline(folder: Path) -> bool:
+    return (folder / "model_index.json").is_file()
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise ValueError(f"the key {quoted(key)} occurs twice")
+        result[key] = value
+    return result
+
+
+def _json_kind(value: object) -> str:
+    kinds = {
+        dict: "an object",
+        list: "a list",
+        str: "a string",
+        bool: "a truth value",
+        type(None): "nothing",
+    }
+    return kinds.get(type(value), "a number")
