@@ -1,0 +1,108 @@
+//! Weighted sums.
+
+use serde::{Deserialize, Serialize};
+
+use crate::simd::Isa;
+
+/// `out = w_0 x_0 + w_1 x_1 + ... + w_n x_n`
+///
+/// Each weight is rounded to f32 once. Order: `((w_0 x_0) + w_1 x_1) + ...`, operands in the plan's
+/// order, every product and every sum rounded to f32 to nearest even; no fused multiply-add. The
+/// weights need not sum to one. A non-finite operand makes the element non-finite, and the output
+/// dtype gives NaN its one form.
+///
+/// Source: linear mode connectivity of fine-tuned weights; Wortsman et al. 2022, "Model soups",
+/// arXiv:2203.05482.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Linear {
+    /// One finite weight per operand.
+    pub weights: Vec<f64>,
+}
+
+impl Linear {
+    /// Fills `out` from one block of every operand.
+    ///
+    /// # Panics
+    /// If there is not one operand per weight, or no operand, or the lengths differ.
+    pub fn map(&self, isa: &Isa, operands: &[&[f32]], out: &mut [f32]) {
+        assert_eq!(operands.len(), self.weights.len(), "operands of a linear kernel");
+        isa.scale(operands[0], self.weights[0] as f32, out);
+        for (x, w) in operands[1..].iter().zip(&self.weights[1..]) {
+            isa.add_scaled(x, *w as f32, out);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::naive;
+
+    /// Values of mixed sign and size, different per operand.
+    fn operand(seed: u32, len: usize) -> Vec<f32> {
+        let value = |i: u32| {
+            let hash = (i ^ seed.wrapping_mul(0x9E37_79B9)).wrapping_mul(0x85EB_CA6B);
+            (hash >> 8) as f32 / 65_536.0 - 128.0
+        };
+        (0..len as u32).map(value).collect()
+    }
+
+    #[test]
+    fn every_isa_is_within_rounding_of_the_formula() {
+        for weights in [vec![0.3, 0.7], vec![1.0], vec![0.5, -1.25, 0.1, 2.0], vec![1.0 / 3.0; 8]] {
+            let operands: Vec<_> = (0..weights.len() as u32).map(|i| operand(i, 1_001)).collect();
+            let slices: Vec<_> = operands.iter().map(Vec::as_slice).collect();
+            let linear = Linear { weights };
+            for isa in Isa::available() {
+                let mut out = vec![f32::NAN; 1_001];
+                linear.map(isa, &slices, &mut out);
+                for (i, out) in out.iter().enumerate() {
+                    let x: Vec<_> = slices.iter().map(|x| x[i]).collect();
+                    let exact = naive::linear(&linear.weights, &x);
+                    // Each weight, product and sum is rounded once: 2^-24 of a term's size each.
+                    let size: f64 =
+                        x.iter().zip(&linear.weights).map(|(x, w)| (f64::from(*x) * w).abs()).sum();
+                    let bound = size * (x.len() + 2) as f64 / f64::from(1 << 24);
+                    assert!(
+                        (f64::from(*out) - exact).abs() <= bound,
+                        "{} {i}: {out} {exact}",
+                        isa.name()
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn products_and_sums_are_rounded_one_by_one_in_order() {
+        // x * x is exactly 1 + 2^-11 + 2^-24, a tie that rounds to 1 + 2^-11: a fused
+        // multiply-add would keep the 2^-24, another order would not cancel.
+        let x = 1.0 + 2.0_f32.powi(-12);
+        let linear = Linear { weights: vec![-1.0 - 2.0_f64.powi(-11), x.into()] };
+        for isa in Isa::available() {
+            let mut out = [f32::NAN; 40];
+            linear.map(isa, &[&[1.0; 40], &[x; 40]], &mut out);
+            assert!(out.iter().all(|out| *out == 0.0), "{}: {out:?}", isa.name());
+        }
+        let linear = Linear { weights: vec![1.0; 3] };
+        let mut out = [f32::NAN];
+        linear.map(Isa::best(), &[&[1e30], &[-1e30], &[1.0]], &mut out);
+        assert_eq!(out[0].to_bits(), 1.0_f32.to_bits());
+    }
+
+    #[test]
+    fn the_first_product_is_not_added_to_zero() {
+        let linear = Linear { weights: vec![1.0] };
+        let mut out = [f32::NAN];
+        linear.map(Isa::best(), &[&[-0.0]], &mut out);
+        assert_eq!(out[0].to_bits(), (-0.0_f32).to_bits());
+    }
+
+    #[test]
+    fn the_plan_spells_only_weights() {
+        let linear: Linear = serde_json::from_str(r#"{"weights":[0.3,0.7]}"#).expect("a plan's op");
+        assert_eq!(linear, Linear { weights: vec![0.3, 0.7] });
+        assert!(serde_json::from_str::<Linear>(r#"{"weights":[1],"alpha":1}"#).is_err());
+    }
+}

@@ -1,0 +1,135 @@
+//! The bodies that every instruction set compiles for itself: plain loops that the compiler
+//! vectorises. They are inlined into functions with `#[target_feature]`; nothing else calls them.
+
+#![allow(clippy::inline_always)]
+
+use super::Pair;
+use crate::dtype::{Float, Overflow};
+
+/// f32 accumulators per sum: four registers of AVX2, and enough to hide the adder's latency. Part
+/// of the meaning of the statistics, not of the machine.
+const LANES: usize = 32;
+
+#[inline(always)]
+pub(super) fn decode(from: Float, bytes: &[u8], out: &mut [f32]) {
+    match from {
+        Float::F32 => decode_as::<4>(Float::F32, bytes, out),
+        Float::F16 => decode_as::<2>(Float::F16, bytes, out),
+        Float::BF16 => decode_as::<2>(Float::BF16, bytes, out),
+        Float::F8E4M3 => decode_as::<1>(Float::F8E4M3, bytes, out),
+        Float::F8E5M2 => decode_as::<1>(Float::F8E5M2, bytes, out),
+    }
+}
+
+/// `from` is a constant at every call, `N` its size.
+#[inline(always)]
+fn decode_as<const N: usize>(from: Float, bytes: &[u8], out: &mut [f32]) {
+    let (elements, _) = bytes.as_chunks::<N>();
+    for (element, out) in elements.iter().zip(out) {
+        let mut bits = [0; 4];
+        bits[..N].copy_from_slice(element);
+        *out = from.decode(u32::from_le_bytes(bits));
+    }
+}
+
+#[inline(always)]
+pub(super) fn encode(to: Float, overflow: Overflow, values: &[f32], out: &mut [u8]) {
+    use Overflow::{Nan, Saturate};
+    match (to, overflow) {
+        (Float::F32, _) => encode_as::<4>(Float::F32, Nan, values, out),
+        (Float::F16, _) => encode_as::<2>(Float::F16, Nan, values, out),
+        (Float::BF16, _) => encode_as::<2>(Float::BF16, Nan, values, out),
+        (Float::F8E4M3, Nan) => encode_as::<1>(Float::F8E4M3, Nan, values, out),
+        (Float::F8E4M3, Saturate) => encode_as::<1>(Float::F8E4M3, Saturate, values, out),
+        (Float::F8E5M2, Nan) => encode_as::<1>(Float::F8E5M2, Nan, values, out),
+        (Float::F8E5M2, Saturate) => encode_as::<1>(Float::F8E5M2, Saturate, values, out),
+    }
+}
+
+/// `to` and `overflow` are constants at every call, `N` the size.
+#[inline(always)]
+fn encode_as<const N: usize>(to: Float, overflow: Overflow, values: &[f32], out: &mut [u8]) {
+    let (elements, _) = out.as_chunks_mut::<N>();
+    for (value, element) in values.iter().zip(elements) {
+        let bits = to.encode(overflow, *value).to_le_bytes();
+        element.copy_from_slice(&bits[..N]);
+    }
+}
+
+#[inline(always)]
+pub(super) fn scale(x: &[f32], w: f32, acc: &mut [f32]) {
+    for (acc, x) in acc.iter_mut().zip(x) {
+        *acc = x * w;
+    }
+}
+
+#[inline(always)]
+pub(super) fn add_scaled(x: &[f32], w: f32, acc: &mut [f32]) {
+    for (acc, x) in acc.iter_mut().zip(x) {
+        *acc += x * w;
+    }
+}
+
+#[inline(always)]
+pub(super) fn gram(x: &[f32], reference: &[f32]) -> Pair {
+    let (mut norm2, mut dot, mut delta2) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+    let (x_rows, x_rest) = x.as_chunks::<LANES>();
+    let (r_rows, r_rest) = reference.as_chunks::<LANES>();
+    for (x, r) in x_rows.iter().zip(r_rows) {
+        for lane in 0..LANES {
+            norm2[lane] += x[lane] * x[lane];
+            dot[lane] += x[lane] * r[lane];
+            let delta = x[lane] - r[lane];
+            delta2[lane] += delta * delta;
+        }
+    }
+    for (lane, (x, r)) in x_rest.iter().zip(r_rest).enumerate() {
+        norm2[lane] += x * x;
+        dot[lane] += x * r;
+        delta2[lane] += (x - r) * (x - r);
+    }
+    let pair = Pair { norm2: total(&norm2), dot: total(&dot), delta2: total(&delta2) };
+    if pair.norm2.is_finite() && pair.dot.is_finite() && pair.delta2.is_finite() {
+        pair
+    } else {
+        gram_f64(x, reference)
+    }
+}
+
+#[inline(always)]
+fn total(lanes: &[f32; LANES]) -> f64 {
+    lanes.iter().fold(0.0, |sum, lane| sum + f64::from(*lane))
+}
+
+/// The same sums in f64, which no f32 can overflow, without the elements that are not finite.
+#[cold]
+fn gram_f64(x: &[f32], reference: &[f32]) -> Pair {
+    let mut pair = Pair::default();
+    for (x, r) in x.iter().zip(reference) {
+        if x.is_finite() {
+            let (x, r) = (f64::from(*x), f64::from(*r));
+            pair.norm2 += x * x;
+            if r.is_finite() {
+                pair.dot += x * r;
+                pair.delta2 += (x - r) * (x - r);
+            }
+        }
+    }
+    pair
+}
+
+#[inline(always)]
+pub(super) fn count_nonfinite(x: &[f32]) -> u64 {
+    let count: u32 = x.iter().map(|x| u32::from(!x.is_finite())).sum();
+    count.into()
+}
+
+#[inline(always)]
+pub(super) fn count_changed(a: &[f32], b: &[f32]) -> u64 {
+    let changed = |(a, b): (&f32, &f32)| {
+        let both_nan = a.is_nan() && b.is_nan();
+        u32::from(a.to_bits() != b.to_bits() && !both_nan)
+    };
+    let count: u32 = a.iter().zip(b).map(changed).sum();
+    count.into()
+}
