@@ -3,18 +3,26 @@
 //!
 //! The core knows no model family, no default value and no Python object outside `python.rs`.
 //! Modules stand on floors and import only downwards:
-//! `error -> dtype -> simd -> {io, checkpoint, kernels} -> {plan, stats} -> exec -> python`.
+//! `error -> dtype -> simd -> {io, checkpoint, kernels} -> {plan, stats} -> resolve -> exec -> python`.
 
 pub mod checkpoint;
+pub mod compute;
 pub mod dtype;
 pub mod error;
 pub mod exec;
 pub mod io;
 pub mod kernels;
+pub mod output;
 pub mod plan;
 #[cfg(feature = "python")]
 mod python;
+pub mod report;
+pub mod resolve;
+pub mod schedule;
 pub mod simd;
 pub mod stats;
 
 pub use error::{Error, Result};
+
+/// The version of the arithmetic: the same recipe and inputs give the same bytes as long as it stays.
+pub const NUMERICS: u32 = 1;

@@ -41,12 +41,24 @@ pub struct Sink {
 
 impl Sink {
     /// An empty file in `folder` that will be published later; `shown` is its future path.
-    pub fn create(folder: &Path, hidden: PathBuf, shown: &Path, cache: CachePolicy) -> Result<Self> {
+    pub fn create(
+        folder: &Path,
+        hidden: PathBuf,
+        shown: &Path,
+        cache: CachePolicy,
+    ) -> Result<Self> {
         let shown = shown.to_owned();
         if Path::new("/proc/self/fd").exists() {
             // Filesystems without unnamed files refuse; the hidden name below works everywhere.
             if let Ok(file) = sys::unnamed_file(folder) {
-                return Ok(Self { file: file.into(), hidden: None, shown, cache, written: 0, started: 0 });
+                return Ok(Self {
+                    file: file.into(),
+                    hidden: None,
+                    shown,
+                    cache,
+                    written: 0,
+                    started: 0,
+                });
             }
         }
         let file = OpenOptions::new()
@@ -62,8 +74,7 @@ impl Sink {
 
     /// Append `bytes`; what comes back, if anything, should be waited for outside any lock.
     pub fn append(&mut self, bytes: &[u8]) -> Result<Option<Settle>> {
-        write_all_at(&self.file, bytes, self.written)
-            .map_err(|e| write_error(e, &self.shown))?;
+        write_all_at(&self.file, bytes, self.written).map_err(|e| write_error(e, &self.shown))?;
         self.written += bytes.len() as u64;
         if self.written - self.started < STEP {
             return Ok(None);
@@ -171,7 +182,8 @@ pub fn is_unsupported(error: &std::io::Error) -> bool {
 pub fn taken_or(error: std::io::Error, path: &Path) -> Error {
     if error.kind() == std::io::ErrorKind::AlreadyExists {
         let what = format!("{}: exists, expected a path that is free", path.display());
-        return Error::plan(what).hint("pass `--overwrite` (`overwrite=True`) or choose another output");
+        return Error::plan(what)
+            .hint("pass `--overwrite` (`overwrite=True`) or choose another output");
     }
     Error::io(error, path, "cannot be put in place")
 }
@@ -179,7 +191,11 @@ pub fn taken_or(error: std::io::Error, path: &Path) -> Error {
 fn write_error(error: std::io::Error, shown: &Path) -> Error {
     let full = error.kind() == std::io::ErrorKind::StorageFull;
     let error = Error::io(error, shown, "cannot write");
-    if full { error.hint("the disk is full; free some space or choose another folder") } else { error }
+    if full {
+        error.hint("the disk is full; free some space or choose another folder")
+    } else {
+        error
+    }
 }
 
 fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> std::io::Result<()> {

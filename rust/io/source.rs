@@ -60,7 +60,8 @@ impl Identity {
         }
         #[cfg(not(unix))]
         {
-            let mtime = metadata.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
+            let mtime =
+                metadata.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
             let mtime_ns = mtime.and_then(|d| i64::try_from(d.as_nanos()).ok()).unwrap_or(0);
             Self { dev: 0, ino: 0, size: metadata.len(), mtime_ns }
         }
@@ -93,7 +94,8 @@ impl Source {
             ReadMode::Auto => sys::is_local(&file) && can_map(&file, identity.size),
             ReadMode::Mmap if can_map(&file, identity.size) => true,
             ReadMode::Mmap => {
-                let what = format!("{}: cannot be mapped here, expected a local file", path.display());
+                let what =
+                    format!("{}: cannot be mapped here, expected a local file", path.display());
                 return Err(Error::plan(what).hint("use `--io auto` or `--io pread`"));
             }
         };
@@ -125,11 +127,18 @@ impl Source {
     }
 
     /// The bytes `offset .. offset + len`; `buffer` is used when the window is not mapped.
-    pub fn window<'a>(&self, offset: u64, len: usize, buffer: &'a mut Vec<u8>) -> Result<Window<'a>> {
+    pub fn window<'a>(
+        &self,
+        offset: u64,
+        len: usize,
+        buffer: &'a mut Vec<u8>,
+    ) -> Result<Window<'a>> {
         if self.mapped && len > 0 {
             match sys::Mapping::new(&self.file, offset, len) {
                 Ok(mapping) => return Ok(Window::Mapped(mapping)),
-                Err(e) if e.raw_os_error() == Some(EFAULT) => return Err(self.vanished(offset, len)),
+                Err(e) if e.raw_os_error() == Some(EFAULT) => {
+                    return Err(self.vanished(offset, len));
+                }
                 // Out of address space or of mappings: reading still works.
                 Err(_) => {}
             }
@@ -155,9 +164,14 @@ impl Source {
         }
         let what = format!(
             "{}: changed while it was being read, expected {} bytes last modified at {} ns, got {} bytes at {} ns",
-            self.path.display(), self.identity.size, self.identity.mtime_ns, now.size, now.mtime_ns
+            self.path.display(),
+            self.identity.size,
+            self.identity.mtime_ns,
+            now.size,
+            now.mtime_ns
         );
-        Err(Error::checkpoint(what).hint("let the download or the other program finish, then run again"))
+        Err(Error::checkpoint(what)
+            .hint("let the download or the other program finish, then run again"))
     }
 
     #[cold]
@@ -165,9 +179,11 @@ impl Source {
         let end = offset + len as u64;
         let what = format!(
             "{}: bytes {offset}..{end} can no longer be read, expected a file of {} bytes",
-            self.path.display(), self.identity.size
+            self.path.display(),
+            self.identity.size
         );
-        Error::checkpoint(what).hint("the file was truncated or its device fails; check it, then run again")
+        Error::checkpoint(what)
+            .hint("the file was truncated or its device fails; check it, then run again")
     }
 }
 

@@ -87,7 +87,9 @@ mod linux {
     fn page_size() -> u64 {
         static SIZE: OnceLock<u64> = OnceLock::new();
         // SAFETY: sysconf has no preconditions.
-        *SIZE.get_or_init(|| u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096))
+        *SIZE.get_or_init(|| {
+            u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
+        })
     }
 
     fn checked(result: c_int) -> io::Result<()> {
@@ -119,7 +121,8 @@ mod linux {
         /// `MADV_POPULATE_READ` answers `EFAULT` for a page that cannot be read (a truncated file, a
         /// failing device), where touching it would kill the process.
         pub fn new(file: &File, offset: u64, len: usize) -> io::Result<Self> {
-            let skip = usize::try_from(offset % page_size()).map_err(|_| io::ErrorKind::InvalidInput)?;
+            let skip =
+                usize::try_from(offset % page_size()).map_err(|_| io::ErrorKind::InvalidInput)?;
             let mapped = len.checked_add(skip).ok_or(io::ErrorKind::InvalidInput)?;
             let at = libc::off64_t::try_from(offset - skip as u64)
                 .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
@@ -171,8 +174,16 @@ mod linux {
     pub fn is_local(file: &File) -> bool {
         // ext, xfs, btrfs, tmpfs, zfs, f2fs, overlayfs, bcachefs, squashfs, erofs
         const LOCAL: [u32; 10] = [
-            0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0x2FC1_2FC1, 0xF2F5_2010, 0x794C_7630,
-            0xCA45_1A4E, 0x7371_7368, 0xE0F5_E1E2,
+            0xEF53,
+            0x5846_5342,
+            0x9123_683E,
+            0x0102_1994,
+            0x2FC1_2FC1,
+            0xF2F5_2010,
+            0x794C_7630,
+            0xCA45_1A4E,
+            0x7371_7368,
+            0xE0F5_E1E2,
         ];
         let mut stat = std::mem::MaybeUninit::<libc::statfs>::zeroed();
         // SAFETY: the descriptor is open and `stat` a valid, writable statfs.
@@ -197,7 +208,9 @@ mod linux {
     }
 
     fn advise(file: &File, offset: u64, len: u64, advice: c_int) {
-        if let (Ok(offset), Ok(len)) = (libc::off64_t::try_from(offset), libc::off64_t::try_from(len)) {
+        if let (Ok(offset), Ok(len)) =
+            (libc::off64_t::try_from(offset), libc::off64_t::try_from(len))
+        {
             // SAFETY: advice on an open descriptor; it cannot touch memory. Failure is harmless.
             let _ = unsafe { libc::posix_fadvise64(file.as_raw_fd(), offset, len, advice) };
         }
@@ -222,7 +235,9 @@ mod linux {
         // SAFETY: an open descriptor and a range; the call touches no memory.
         match checked(unsafe { libc::sync_file_range(file.as_raw_fd(), offset, len, flags) }) {
             // Filesystems without it answer ESPIPE, EINVAL or ENOSYS; the final fsync still stands.
-            Err(e) if matches!(e.raw_os_error(), Some(libc::ESPIPE | libc::EINVAL | libc::ENOSYS)) => {
+            Err(e)
+                if matches!(e.raw_os_error(), Some(libc::ESPIPE | libc::EINVAL | libc::ENOSYS)) =>
+            {
                 Ok(())
             }
             other => other,

@@ -132,14 +132,16 @@ impl<'a> Transaction<'a> {
             _ => PathBuf::from("."),
         };
         fs::metadata(&parent).map_err(|e| {
-            Error::io(e, &parent, "cannot use this folder").hint("create the folder of the output first")
+            Error::io(e, &parent, "cannot use this folder")
+                .hint("create the folder of the output first")
         })?;
         check_existing(target, manner.overwrite, files)?;
         for file in files {
             check_not_input(&target.resolve(file)?, inputs)?;
         }
         check_space(&parent, path, needed)?;
-        let transaction = Self { target, manner, parent, name: name.to_owned(), finished: Vec::new() };
+        let transaction =
+            Self { target, manner, parent, name: name.to_owned(), finished: Vec::new() };
         transaction.sweep();
         Ok(transaction)
     }
@@ -164,7 +166,8 @@ impl<'a> Transaction<'a> {
             return Ok(0); // linked when the folder is assembled: a link cannot be made ahead
         }
         let mut sink = self.create(&copied.path)?;
-        let from = File::open(&copied.from).map_err(|e| Error::io(e, &copied.from, "cannot open"))?;
+        let from =
+            File::open(&copied.from).map_err(|e| Error::io(e, &copied.from, "cannot open"))?;
         let len = Identity::of(&from, &copied.from)?.size;
         let shared = copied.how != CopyMode::Copy && sys::reflink(&from, sink.file()).is_ok();
         if copied.how == CopyMode::Reflink && !shared {
@@ -182,12 +185,14 @@ impl<'a> Transaction<'a> {
     pub fn commit(mut self, texts: &[Text], copies: &[Copied]) -> Result<()> {
         match self.target {
             Target::File(at) => {
-                let (_, mut sink) = self.finished.pop().ok_or_else(|| Error::internal("nothing to commit"))?;
+                let (_, mut sink) =
+                    self.finished.pop().ok_or_else(|| Error::internal("nothing to commit"))?;
                 self.place_file(&mut sink, &at.path)?;
             }
             Target::Folder(at) => {
                 let staging = self.hidden("folder");
-                let result = self.assemble(&staging, texts, copies)
+                let result = self
+                    .assemble(&staging, texts, copies)
                     .and_then(|()| self.place_folder(&staging, &at.path));
                 if result.is_err() {
                     let _ = fs::remove_dir_all(&staging);
@@ -230,7 +235,10 @@ impl<'a> Transaction<'a> {
         for copied in copies.iter().filter(|c| c.how == CopyMode::Link) {
             let path = inside(staging, &copied.path)?;
             // The target of a symbolic link is meant, never the link: hub caches are full of them.
-            let from = copied.from.canonicalize().map_err(|e| Error::io(e, &copied.from, "cannot open"))?;
+            let from = copied
+                .from
+                .canonicalize()
+                .map_err(|e| Error::io(e, &copied.from, "cannot open"))?;
             fs::hard_link(&from, &path).map_err(|e| {
                 Error::io(e, &copied.from, "cannot be linked into the output")
                     .hint("links need one filesystem; use `copy` or `auto`")
@@ -247,7 +255,8 @@ impl<'a> Transaction<'a> {
             Ok(()) => staging.to_owned(),
             Err(e) if sink::is_unsupported(&e) => {
                 let aside = self.hidden("old");
-                fs::rename(path, &aside).map_err(|e| Error::io(e, path, "cannot be moved aside"))?;
+                fs::rename(path, &aside)
+                    .map_err(|e| Error::io(e, path, "cannot be moved aside"))?;
                 if let Err(e) = fs::rename(staging, path) {
                     let _ = fs::rename(&aside, path);
                     return Err(Error::io(e, path, "cannot be replaced"));
@@ -256,7 +265,8 @@ impl<'a> Transaction<'a> {
             }
             Err(e) => return Err(Error::io(e, path, "cannot be replaced")),
         };
-        fs::remove_dir_all(&old).map_err(|e| Error::io(e, &old, "the replaced output cannot be removed"))
+        fs::remove_dir_all(&old)
+            .map_err(|e| Error::io(e, &old, "the replaced output cannot be removed"))
     }
 
     /// A hidden name beside the output that no other job uses.
@@ -275,7 +285,8 @@ impl<'a> Transaction<'a> {
             let path = entry.path();
             let abandoned = File::open(&path).is_ok_and(|file| file.try_lock().is_ok());
             if abandoned {
-                let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+                let _ =
+                    if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             }
         }
     }
@@ -311,14 +322,17 @@ fn check_existing(target: &Target, overwrite: bool, files: &[&str]) -> Result<()
     let here = path.display();
     if !overwrite {
         let what = format!("{here}: exists, expected a path that is free");
-        return Err(Error::plan(what).hint("pass `--overwrite` (`overwrite=True`) or choose another output"));
+        return Err(Error::plan(what)
+            .hint("pass `--overwrite` (`overwrite=True`) or choose another output"));
     }
     match target {
         Target::File(_) if metadata.is_file() => Ok(()),
         Target::Folder(_) if metadata.is_dir() => check_folder(path, files),
         _ => {
-            let kind = if matches!(target, Target::File(_)) { "a regular file" } else { "a folder" };
-            let what = format!("{here}: cannot be overwritten, expected {kind}, got something else");
+            let kind =
+                if matches!(target, Target::File(_)) { "a regular file" } else { "a folder" };
+            let what =
+                format!("{here}: cannot be overwritten, expected {kind}, got something else");
             Err(Error::plan(what).hint("remove it yourself or choose another output"))
         }
     }
@@ -333,7 +347,8 @@ fn check_folder(folder: &Path, files: &[&str]) -> Result<()> {
             let entry = entry.map_err(|e| Error::io(e, &at, "cannot list"))?;
             let path = entry.path();
             let relative = path.strip_prefix(folder).ok().and_then(Path::to_str).unwrap_or("");
-            let weights = relative.ends_with(".safetensors") || relative.ends_with(".safetensors.index.json");
+            let weights =
+                relative.ends_with(".safetensors") || relative.ends_with(".safetensors.index.json");
             if entry.file_type().is_ok_and(|t| t.is_dir()) {
                 pending.push(path);
             } else if !weights && !files.contains(&relative) {
@@ -349,7 +364,8 @@ fn check_folder(folder: &Path, files: &[&str]) -> Result<()> {
     foreign.truncate(10);
     let what = format!(
         "{}: will not be replaced, expected only files of a checkpoint, got {count} others: {}",
-        folder.display(), foreign.join(", ")
+        folder.display(),
+        foreign.join(", ")
     );
     Err(Error::plan(what).hint("choose another output folder"))
 }
@@ -362,7 +378,11 @@ fn check_not_input(path: &Path, inputs: &[(PathBuf, Identity)]) -> Result<()> {
     }) {
         None => Ok(()),
         Some((input, _)) => {
-            let what = format!("{}: is the input {}, expected another file", path.display(), input.display());
+            let what = format!(
+                "{}: is the input {}, expected another file",
+                path.display(),
+                input.display()
+            );
             Err(Error::plan(what).hint("inputs are never overwritten; choose another output"))
         }
     }
@@ -373,9 +393,13 @@ fn same_path(a: &Path, b: &Path) -> bool {
 }
 
 fn check_space(parent: &Path, path: &Path, needed: u64) -> Result<()> {
-    let free = sys::free_space(parent).map_err(|e| Error::io(e, parent, "cannot ask for free space"))?;
+    let free =
+        sys::free_space(parent).map_err(|e| Error::io(e, parent, "cannot ask for free space"))?;
     if let Some(free) = free.filter(|&free| free < needed) {
-        let what = format!("{}: not enough space, expected {needed} bytes free, got {free}", path.display());
+        let what = format!(
+            "{}: not enough space, expected {needed} bytes free, got {free}",
+            path.display()
+        );
         let full = Error::io(std::io::ErrorKind::StorageFull.into(), path, &what);
         return Err(full.hint("free some space or choose another folder"));
     }
@@ -404,7 +428,8 @@ fn copy_into(
         }
         let at = sink.written();
         buffer.resize(usize::try_from((len - at).min(PIECE)).unwrap_or(0), 0);
-        super::source::read_exact_at(from, &mut buffer, at).map_err(|e| Error::io(e, path, "cannot read"))?;
+        super::source::read_exact_at(from, &mut buffer, at)
+            .map_err(|e| Error::io(e, path, "cannot read"))?;
         if let Some(settle) = sink.append(&buffer)? {
             settle.wait()?;
         }

@@ -21,6 +21,23 @@ pub struct Linear {
 }
 
 impl Linear {
+    /// Whether there is one finite weight per operand, and at least one.
+    ///
+    /// # Errors
+    /// A sentence without the place, which the caller knows.
+    pub fn check(&self, operands: usize) -> Result<(), String> {
+        if operands == 0 || operands != self.weights.len() {
+            let weights = self.weights.len();
+            return Err(format!(
+                "{weights} weights for {operands} operands, expected one for each"
+            ));
+        }
+        match self.weights.iter().find(|w| !(**w as f32).is_finite()) {
+            None => Ok(()),
+            Some(weight) => Err(format!("weight {weight}, expected a finite f32")),
+        }
+    }
+
     /// Fills `out` from one block of every operand.
     ///
     /// # Panics

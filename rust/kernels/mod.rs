@@ -14,6 +14,7 @@
 use crate::simd::Isa;
 
 mod linear;
+pub mod mlp;
 #[cfg(test)]
 mod naive;
 
@@ -27,6 +28,16 @@ pub enum Kernel {
 }
 
 impl Kernel {
+    /// Whether the arguments are usable with this many operands; else what is wrong with them.
+    ///
+    /// # Errors
+    /// A sentence without the place, which the caller knows.
+    pub fn check(&self, operands: usize) -> Result<(), String> {
+        match self {
+            Self::Linear(linear) => linear.check(operands),
+        }
+    }
+
     /// Fills `out` from one block of every operand, in the plan's order.
     ///
     /// # Panics

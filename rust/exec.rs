@@ -1,0 +1,320 @@
+//! Running a plan: workers read, combine and write; the calling thread watches.
+//!
+//! Workers take items in order. Each computes its item in a buffer of its own, waits for its turn,
+//! appends the bytes and folds the statistics: so the output is written in order, sums are added in
+//! grid order whatever the number of threads, and memory is what `schedule::fit` says. The threads
+//! are a pool of this job's own, joined before `execute` returns: nothing is left for a fork or an
+//! interpreter's exit to trip over.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::compute::{Done, Scratch, compute};
+use crate::error::{Error, Result};
+use crate::io::sys;
+use crate::output::Output;
+use crate::plan::{self, Mode, Options, Plan};
+use crate::report::{Phases, Report};
+use crate::resolve::{Work, resolve};
+use crate::schedule::{Item, Part, Shape, cut, fit};
+use crate::simd::Isa;
+use crate::stats::UnitStats;
+
+/// Called on the calling thread, at most every [`WAKE`], with bytes done and bytes in all; an error
+/// stops the job.
+pub type Observer<'a> = &'a mut dyn FnMut(u64, u64) -> Result<()>;
+
+/// How often the calling thread looks up.
+const WAKE: Duration = Duration::from_millis(100);
+
+/// Run the plan in `plan` as `options` say; `cancel` may be set from any thread.
+///
+/// # Errors
+/// Of every kind; a panic of a worker becomes [`crate::error::Kind::Internal`]. Whenever an error
+/// is returned, no output exists that did not exist before.
+pub fn execute(
+    plan: &str,
+    options: &str,
+    cancel: &AtomicBool,
+    observer: Observer,
+) -> Result<Report> {
+    let run = || {
+        let plan = plan::parse_plan(plan)?;
+        let options = plan::parse_options(options)?;
+        run(&plan, &options, cancel, observer)
+    };
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+        Err(Error::internal(format!(
+            "core: {}",
+            text.unwrap_or_else(|| "unknown panic".to_owned())
+        )))
+    })
+}
+
+fn run(plan: &Plan, options: &Options, cancel: &AtomicBool, observer: Observer) -> Result<Report> {
+    let begun = Instant::now();
+    let isa = Isa::named(&options.isa)
+        .or_else(|| (options.isa == "auto").then(Isa::best))
+        .ok_or_else(|| {
+            let known: Vec<_> = Isa::available().iter().map(|isa| isa.name()).collect();
+            Error::plan(format!(
+                "options: isa `{}`, expected auto or {}",
+                options.isa,
+                known.join(", ")
+            ))
+        })?;
+    let work = resolve(plan, options)?;
+    let shape = fit(&work, options)?;
+    let (items, parts) = cut(&work, shape.item_elements)?;
+    let output = Output::begin(plan, &work, options, &|| cancel.load(Ordering::Relaxed))?;
+    let opened = begun.elapsed();
+
+    let job = Job::new(Setting { isa, options, cancel }, &work, &items, &parts, output);
+    job.work_through(shape, observer)?;
+    let computed = begun.elapsed();
+
+    let Finished { output, stats, read } = job.finish()?;
+    work.sources.iter().try_for_each(crate::io::source::Source::check_unchanged)?;
+    if cancel.load(Ordering::Relaxed) {
+        return Err(Error::cancelled());
+    }
+    let written = output.commit(plan)?;
+    let ended = begun.elapsed();
+
+    Ok(Report {
+        units: stats
+            .into_iter()
+            .map(|(unit, stats)| crate::report::UnitReport { unit, stats })
+            .collect(),
+        bytes_read: read,
+        bytes_written: written,
+        seconds: ended.as_secs_f64(),
+        phases: Phases {
+            open: opened.as_secs_f64(),
+            compute: (computed - opened).as_secs_f64(),
+            commit: (ended - computed).as_secs_f64(),
+        },
+        threads: shape.threads,
+        chunk: shape.item_elements,
+        io: if work.sources.iter().any(crate::io::source::Source::is_mapped) {
+            "mmap"
+        } else {
+            "pread"
+        },
+        isa: isa.name(),
+        working_bytes: shape.working_bytes,
+        peak_rss: sys::peak_rss(),
+    })
+}
+
+/// What every worker needs to know and none may change.
+#[derive(Clone, Copy)]
+struct Setting<'a> {
+    isa: &'static Isa,
+    options: &'a Options,
+    cancel: &'a AtomicBool,
+}
+
+/// The state shared by the workers and the watcher.
+struct Job<'a> {
+    setting: Setting<'a>,
+    work: &'a Work,
+    items: &'a [Item],
+    parts: &'a [Part],
+    next: AtomicUsize,
+    done: AtomicU64,
+    turn: Mutex<Turn<'a>>,
+    changed: Condvar,
+}
+
+/// What only the worker whose turn it is may touch.
+struct Turn<'a> {
+    next: usize,
+    running: usize,
+    failure: Option<Error>,
+    stopped: bool,
+    read: u64,
+    output: Output<'a>,
+    stats: Vec<(usize, UnitStats)>,
+}
+
+struct Finished<'a> {
+    output: Output<'a>,
+    stats: Vec<(usize, UnitStats)>,
+    read: u64,
+}
+
+impl<'a> Job<'a> {
+    fn new(
+        setting: Setting<'a>,
+        work: &'a Work,
+        items: &'a [Item],
+        parts: &'a [Part],
+        output: Output<'a>,
+    ) -> Self {
+        let stats = Vec::with_capacity(work.units.len());
+        let turn =
+            Turn { next: 0, running: 0, failure: None, stopped: false, read: 0, output, stats };
+        let (next, done) = (AtomicUsize::new(0), AtomicU64::new(0));
+        Self {
+            setting,
+            work,
+            items,
+            parts,
+            next,
+            done,
+            turn: Mutex::new(turn),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Start the workers, watch them, and return when all have ended and their threads are joined.
+    fn work_through(&self, shape: Shape, observer: Observer) -> Result<()> {
+        let threads = shape.threads.min(self.items.len()).max(1);
+        self.lock().running = threads;
+        let builder = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|i| format!("submerge-{i}"))
+            .panic_handler(|_| {}); // a panic reaches `scope` below; it must not abort the host
+        builder
+            .build_scoped(rayon::ThreadBuilder::run, |pool| {
+                pool.in_place_scope(|scope| {
+                    for _ in 0..threads {
+                        scope.spawn(|_| self.worker(shape));
+                    }
+                    self.watch(observer);
+                });
+            })
+            .map_err(|e| Error::internal(format!("cannot start {threads} threads: {e}")))
+    }
+
+    fn finish(self) -> Result<Finished<'a>> {
+        let turn = self.turn.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match turn.failure {
+            Some(error) => Err(error),
+            None if turn.next == self.items.len() => {
+                Ok(Finished { output: turn.output, stats: turn.stats, read: turn.read })
+            }
+            None => Err(Error::internal("core: workers ended before their work")),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Turn<'a>> {
+        // A panic while the lock was held has already marked the job as stopped.
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn watch(&self, observer: Observer) {
+        let total: u64 = self.items.iter().map(|item| item.len as u64).sum();
+        let mut turn = self.lock();
+        while turn.running > 0 {
+            let (guard, _) =
+                self.changed.wait_timeout(turn, WAKE).unwrap_or_else(PoisonError::into_inner);
+            turn = guard;
+            if turn.stopped || turn.running == 0 {
+                continue;
+            }
+            drop(turn);
+            let verdict = if self.setting.cancel.load(Ordering::Relaxed) {
+                Err(Error::cancelled())
+            } else {
+                observer(self.done.load(Ordering::Relaxed), total)
+            };
+            turn = self.lock();
+            if let Err(error) = verdict {
+                stop(&mut turn, Some(error));
+                self.changed.notify_all();
+            }
+        }
+        drop(turn);
+    }
+
+    fn worker(&self, shape: Shape) {
+        let _leaving = Leaving(self);
+        let mut scratch = Scratch::new(shape);
+        loop {
+            let index = self.next.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = self.items.get(index) else { return };
+            if let Err(error) = self.make(index, item, &mut scratch) {
+                stop(&mut self.lock(), error);
+                self.changed.notify_all();
+                return;
+            }
+        }
+    }
+
+    /// Compute one item, then append it when its turn comes. `Err(None)`: another worker failed.
+    fn make(
+        &self,
+        index: usize,
+        item: &Item,
+        scratch: &mut Scratch,
+    ) -> std::result::Result<(), Option<Error>> {
+        let Setting { isa, options, cancel } = self.setting;
+        let parts = &self.parts[item.parts.clone()];
+        let done = compute(self.work, parts, isa, options.stats, cancel, scratch)?;
+        let mut turn = self.lock();
+        while turn.next != index && !turn.stopped {
+            turn = self.changed.wait(turn).unwrap_or_else(PoisonError::into_inner);
+        }
+        if turn.stopped {
+            return Err(None);
+        }
+        let settle = turn.output.append(item, scratch.bytes())?;
+        turn.fold(parts, done);
+        turn.next += 1;
+        drop(turn);
+        self.changed.notify_all();
+        self.done.fetch_add(item.len as u64, Ordering::Relaxed);
+        // Waiting for the device happens outside the turn, so that others go on computing.
+        settle.map_or(Ok(()), |settle| settle.wait().map_err(Some))
+    }
+}
+
+impl Turn<'_> {
+    /// Add the cells of an item, in order, to the sums of their units.
+    fn fold(&mut self, parts: &[Part], done: Done) {
+        self.read += done.read;
+        for (part, cell) in done.cells {
+            let unit = parts[part].unit;
+            match self.stats.last_mut() {
+                Some((last, sums)) if *last == unit => sums.merge_next(&cell),
+                _ => self.stats.push((unit, cell)),
+            }
+        }
+    }
+}
+
+fn stop(turn: &mut Turn, error: Option<Error>) {
+    turn.stopped = true;
+    if turn.failure.is_none() {
+        turn.failure = error;
+    }
+}
+
+/// Counts a worker out, even if it panics, so that nobody waits for it for ever.
+struct Leaving<'b, 'a>(&'b Job<'a>);
+
+impl Drop for Leaving<'_, '_> {
+    fn drop(&mut self) {
+        let mut turn = self.0.lock();
+        turn.running -= 1;
+        if std::thread::panicking() {
+            turn.stopped = true;
+        }
+        drop(turn);
+        self.0.changed.notify_all();
+    }
+}
+
+impl Mode {
+    /// Whether the mode makes an output.
+    #[must_use]
+    pub fn writes(self) -> bool {
+        self == Self::Write
+    }
+}

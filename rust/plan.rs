@@ -1,0 +1,231 @@
+//! What to do and how to run it, as Python writes it: two JSON documents.
+//!
+//! The plan decides every byte of the output; the options decide none. Unknown fields are refused,
+//! so that a plan from another version never half-works. Nothing here opens a file.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use crate::dtype::{Dtype, Overflow};
+use crate::error::{Error, Result};
+use crate::io::sink::CachePolicy;
+use crate::io::source::{Identity, ReadMode};
+use crate::io::transaction::{Copied, Target, Text};
+use crate::kernels::Linear;
+
+/// The version of the plan's form; Python and Rust ship together, so it must be equal.
+pub const PLAN_VERSION: u32 = 1;
+
+/// Everything that decides the output.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// Must be [`PLAN_VERSION`].
+    pub version: u32,
+    /// What a value out of range becomes in an fp8 output.
+    pub overflow: Overflow,
+    /// Where the output goes.
+    pub target: Target,
+    /// The input files.
+    pub sources: Vec<SourceSpec>,
+    /// The weight files of the output.
+    pub files: Vec<FileSpec>,
+    /// Small files of an output folder.
+    pub texts: Vec<Text>,
+    /// Files taken over into an output folder.
+    pub copies: Vec<Copied>,
+    /// The tensors of the output, grouped by file, in data order.
+    pub outputs: Vec<OutputSpec>,
+    /// What fills the outputs, in output order, without holes.
+    pub units: Vec<UnitSpec>,
+}
+
+/// An input file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceSpec {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it was when the plan was made.
+    pub identity: Identity,
+}
+
+/// A weight file of the output.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileSpec {
+    /// Relative path; empty when the target is one file.
+    pub path: String,
+    /// `__metadata__` of its header.
+    pub metadata: std::collections::BTreeMap<String, String>,
+}
+
+/// A tensor of the output.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OutputSpec {
+    /// Index into `files`.
+    pub file: usize,
+    /// Its name in the file.
+    pub name: String,
+    /// Its dtype.
+    pub dtype: Dtype,
+    /// Its shape.
+    pub shape: Vec<u64>,
+}
+
+/// A row range of one output and what fills it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnitSpec {
+    /// Name for messages and the report.
+    pub name: String,
+    /// Index into `outputs`.
+    pub output: usize,
+    /// First row.
+    pub start: u64,
+    /// One past the last row.
+    pub end: u64,
+    /// What goes in.
+    pub operands: Vec<OperandSpec>,
+    /// How it is combined.
+    pub op: OpSpec,
+}
+
+/// Something a unit is made of.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OperandSpec {
+    /// Rows of an input tensor.
+    Rows(RowsSpec),
+    /// The output of a small network, one value per row of the unit.
+    Mlp(MlpSpec),
+}
+
+/// Rows of an input tensor.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RowsSpec {
+    /// Index into `sources`.
+    pub source: usize,
+    /// Name of the tensor.
+    pub tensor: String,
+    /// First row.
+    pub start: u64,
+    /// One past the last row.
+    pub end: u64,
+}
+
+/// `W2 · silu(W1 · input + b1) + b2`, or longer; see [`crate::kernels::mlp`].
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MlpSpec {
+    /// The input vector.
+    pub input: Vec<f64>,
+    /// The layers, first to last.
+    pub layers: Vec<LayerSpec>,
+}
+
+/// One affine layer.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LayerSpec {
+    /// The matrix, (out, in).
+    pub weight: MixSpec,
+    /// The bias, (out).
+    pub bias: MixSpec,
+}
+
+/// A weighted sum of tensors.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MixSpec {
+    /// The tensors.
+    pub operands: Vec<RowsSpec>,
+    /// Their weights.
+    pub weights: Vec<f64>,
+}
+
+/// How the operands of a unit are combined.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OpSpec {
+    /// One operand: its bytes if the dtypes are equal, else decoded and rounded once.
+    Copy(Nothing),
+    /// Operands that must be equal byte for byte; the first is copied.
+    Same(Nothing),
+    /// A weighted sum.
+    Linear(Linear),
+}
+
+/// No arguments: an object, so that arguments can be added without changing the form.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nothing {}
+
+/// The names of the operations a plan may use, for the completeness test on the Python side.
+pub const OPS: [&str; 3] = ["copy", "linear", "same"];
+
+/// How to run; never decides a byte.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Options {
+    /// What becomes of the result.
+    pub mode: Mode,
+    /// Worker threads.
+    pub threads: usize,
+    /// Bytes per window and buffer.
+    pub chunk: u64,
+    /// Bytes that all windows and buffers together may take.
+    pub memory_budget: u64,
+    /// How inputs are read.
+    pub io: ReadMode,
+    /// What happens to cached output pages.
+    pub cache: CachePolicy,
+    /// Replace an existing output.
+    pub overwrite: bool,
+    /// Measure the operands on the way.
+    pub stats: bool,
+    /// Instruction set, or `auto`.
+    pub isa: String,
+    /// Longest header accepted.
+    pub max_header_bytes: u64,
+}
+
+/// What becomes of the result.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// It is written.
+    Write,
+    /// Only the statistics are wanted.
+    Measure,
+    /// It is compared with an existing output.
+    Check,
+}
+
+/// Read a plan.
+pub fn parse_plan(json: &str) -> Result<Plan> {
+    let plan: Plan = serde_json::from_str(json)
+        .map_err(|e| Error::plan(format!("plan: not in the expected form: {e}")))?;
+    if plan.version != PLAN_VERSION {
+        let what = format!("plan: version {}, expected {PLAN_VERSION}", plan.version);
+        return Err(Error::plan(what).hint("make the plan again with this version of submerge"));
+    }
+    Ok(plan)
+}
+
+/// Read the options.
+pub fn parse_options(json: &str) -> Result<Options> {
+    let options: Options = serde_json::from_str(json)
+        .map_err(|e| Error::plan(format!("options: not in the expected form: {e}")))?;
+    if options.threads == 0 || options.chunk == 0 {
+        let (threads, chunk) = (options.threads, options.chunk);
+        let what = format!(
+            "options: {threads} threads and chunks of {chunk} bytes, expected at least 1 of each"
+        );
+        return Err(Error::plan(what));
+    }
+    Ok(options)
+}

@@ -1,0 +1,179 @@
+//! The boundary: three functions and a cancel handle. The only file that knows Python.
+//!
+//! A job runs detached from the interpreter; the calling thread attaches at most ten times a second
+//! to look for signals and to call `progress`. Workers never attach.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pyo3::exceptions::PyOSError;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::error::{Error, Kind};
+use crate::io::source::Identity;
+use crate::plan::{OPS, PLAN_VERSION};
+use crate::simd::Isa;
+use crate::{checkpoint, exec};
+
+/// Cancels a running job from any thread.
+#[pyclass(module = "submerge._core", frozen)]
+struct Job {
+    cancel: Arc<AtomicBool>,
+}
+
+#[pymethods]
+impl Job {
+    #[new]
+    fn new() -> Self {
+        Self { cancel: Arc::new(AtomicBool::new(false)) }
+    }
+
+    fn cancel(&self) {
+        self.cancel.store(true, Ordering::Relaxed);
+    }
+
+    #[getter]
+    fn cancelled(&self) -> bool {
+        self.cancel.load(Ordering::Relaxed)
+    }
+}
+
+#[pyfunction]
+fn read_header(
+    py: Python<'_>,
+    path: std::path::PathBuf,
+    max_header_bytes: u64,
+) -> PyResult<String> {
+    py.detach(|| header_json(&path, max_header_bytes)).map_err(|e| raise(py, e))
+}
+
+fn header_json(path: &Path, max_header_bytes: u64) -> crate::Result<String> {
+    let file = std::fs::File::open(path).map_err(|e| Error::io(e, path, "cannot open"))?;
+    let identity = Identity::of(&file, path)?;
+    let header = checkpoint::read(&file, path, max_header_bytes)?;
+    let tensors: Vec<_> = header
+        .tensors
+        .iter()
+        .map(|t| {
+            serde_json::json!({
+                "name": t.name, "dtype": t.dtype.name(), "shape": t.shape, "start": t.start, "end": t.end,
+            })
+        })
+        .collect();
+    let metadata: serde_json::Map<_, _> =
+        header.metadata.iter().map(|(k, v)| (k.clone(), v.clone().into())).collect();
+    let json = serde_json::json!({
+        "path": path, "size": identity.size, "data_start": header.data_start,
+        "identity": identity, "metadata": metadata, "tensors": tensors,
+    });
+    Ok(json.to_string())
+}
+
+#[pyfunction]
+#[pyo3(signature = (plan, options, job, progress))]
+fn execute(
+    py: Python<'_>,
+    plan: &str,
+    options: &str,
+    job: &Bound<'_, Job>,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<String> {
+    let cancel = Arc::clone(&job.get().cancel);
+    let mut raised: Option<PyErr> = None;
+    let mut observer = |done: u64, total: u64| {
+        let looked = Python::try_attach(|py| {
+            py.check_signals()?;
+            match &progress {
+                Some(call) => call.call1(py, (done, total))?.is_truthy_or_none(py),
+                None => Ok(true),
+            }
+        });
+        match looked {
+            Some(Ok(true)) => Ok(()),
+            Some(Ok(false)) | None => Err(Error::cancelled()),
+            Some(Err(error)) => {
+                raised = Some(error);
+                Err(Error::cancelled())
+            }
+        }
+    };
+    let result = py.detach(|| exec::execute(plan, options, &cancel, &mut observer));
+    match (raised, result) {
+        // What the callback or a signal raised is what the caller should see.
+        (Some(error), _) => Err(error),
+        (None, Err(error)) => Err(raise(py, error)),
+        (None, Ok(report)) => serde_json::to_string(&report)
+            .map_err(|e| raise(py, Error::internal(format!("report: {e}")))),
+    }
+}
+
+/// `progress` cancels by returning `False`; returning nothing goes on.
+trait Verdict {
+    fn is_truthy_or_none(&self, py: Python<'_>) -> PyResult<bool>;
+}
+
+impl Verdict for Py<PyAny> {
+    fn is_truthy_or_none(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.is_none(py) || self.bind(py).is_truthy()?)
+    }
+}
+
+#[pyfunction]
+fn build_info() -> String {
+    let isas: Vec<_> = Isa::available().iter().map(|isa| isa.name()).collect();
+    let dtypes: Vec<_> = crate::dtype::Dtype::ALL.iter().map(|dtype| dtype.name()).collect();
+    serde_json::json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "numerics": crate::NUMERICS,
+        "profile": if cfg!(debug_assertions) { "debug" } else { "release" },
+        "plan_version": PLAN_VERSION,
+        "isas": isas,
+        "ops": OPS,
+        "dtypes": dtypes,
+    })
+    .to_string()
+}
+
+/// The exception for an error of the core: one tree, drawn in `submerge.errors`.
+#[cold]
+fn raise(py: Python<'_>, error: Error) -> PyErr {
+    let hint = error.advice().map(str::to_owned);
+    let name = match error.kind() {
+        Kind::Io { source, path } => return raise_os(py, source, path, &error),
+        Kind::Checkpoint => "CheckpointError",
+        Kind::Plan => "PlanError",
+        Kind::Cancelled => "Cancelled",
+        Kind::Internal => "InternalError",
+    };
+    let build = || {
+        let class = py.import("submerge.errors")?.getattr(name)?;
+        let keywords = PyDict::new(py);
+        keywords.set_item("hint", hint)?;
+        Ok(PyErr::from_value(class.call((error.message(),), Some(&keywords))?))
+    };
+    build().unwrap_or_else(|e: PyErr| e)
+}
+
+fn raise_os(py: Python<'_>, source: &std::io::Error, path: &Path, error: &Error) -> PyErr {
+    let number = source.raw_os_error().unwrap_or(match source.kind() {
+        std::io::ErrorKind::StorageFull => libc::ENOSPC,
+        std::io::ErrorKind::UnexpectedEof => libc::EIO,
+        _ => libc::EINVAL,
+    });
+    // Constructing OSError with a number picks the subclass: FileNotFoundError, PermissionError, ...
+    let here = format!("{}: ", path.display());
+    let text = error.message().strip_prefix(&here).unwrap_or(error.message()).to_owned();
+    let raised = PyOSError::new_err((number, text, path.to_owned()));
+    if let Some(hint) = error.advice() {
+        let _ = raised.value(py).call_method1("add_note", (format!("hint: {hint}"),));
+    }
+    raised
+}
+
+#[pymodule]
+mod _core {
+    #[pymodule_export]
+    use super::{Job, build_info, execute, read_header};
+}

@@ -1,0 +1,53 @@
+//! What a job did, as Python reads it.
+
+use serde::Serialize;
+
+use crate::stats::UnitStats;
+
+/// What a job did.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// The statistics of every unit with elements, in output order.
+    pub units: Vec<UnitReport>,
+    /// Bytes read from the inputs.
+    pub bytes_read: u64,
+    /// Bytes written.
+    pub bytes_written: u64,
+    /// Wall time of the whole job.
+    pub seconds: f64,
+    /// Wall time by phase.
+    pub phases: Phases,
+    /// Threads that the budget allowed.
+    pub threads: usize,
+    /// Elements per item that the budget allowed.
+    pub chunk: u64,
+    /// How inputs were read.
+    pub io: &'static str,
+    /// The instruction set used.
+    pub isa: &'static str,
+    /// Bytes that windows and buffers could take.
+    pub working_bytes: u64,
+    /// Peak resident memory of the process, in bytes.
+    pub peak_rss: u64,
+}
+
+/// Wall seconds by phase.
+#[derive(Debug, Serialize)]
+pub struct Phases {
+    /// Opening and checking.
+    pub open: f64,
+    /// Reading, combining, writing.
+    pub compute: f64,
+    /// Forcing to the device and making visible.
+    pub commit: f64,
+}
+
+/// One unit.
+#[derive(Debug, Serialize)]
+pub struct UnitReport {
+    /// Index into the plan's units.
+    pub unit: usize,
+    /// What was measured.
+    #[serde(flatten)]
+    pub stats: UnitStats,
+}
