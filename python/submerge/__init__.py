@@ -1,0 +1,125 @@
+"""Merge FLUX checkpoints block by block, in constant memory.
+
+```python
+import submerge as sm
+
+report = sm.merge("recipe.yaml", "merged/")
+print(report.table())
+```
+
+Importing submerge imports nothing else; each name below is loaded when it is first used.
+Every ratio (`alpha`) is the share of the second model.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from submerge.diff import Difference, diff
+    from submerge.errors import (
+        AdapterError,
+        Cancelled,
+        CheckpointError,
+        InternalError,
+        LayoutError,
+        PlanError,
+        RecipeError,
+        SubmergeError,
+    )
+    from submerge.inspect import Inspection, inspect
+    from submerge.merge import MergedModel, convert, merge, merge_flux_models, plan
+    from submerge.plan import Plan
+    from submerge.recipe import Recipe
+    from submerge.report import Report
+    from submerge.run import CancelToken, RunOptions
+    from submerge.verify import Verification, verify
+
+    __version__: str
+
+# Where each public name lives.
+_HOMES = {
+    "AdapterError": "errors",
+    "CancelToken": "run",
+    "Cancelled": "errors",
+    "CheckpointError": "errors",
+    "Difference": "diff",
+    "Inspection": "inspect",
+    "InternalError": "errors",
+    "LayoutError": "errors",
+    "MergedModel": "merge",
+    "Plan": "plan",
+    "PlanError": "errors",
+    "Recipe": "recipe",
+    "RecipeError": "errors",
+    "Report": "report",
+    "RunOptions": "run",
+    "SubmergeError": "errors",
+    "Verification": "verify",
+    "__version__": "run",
+    "convert": "merge",
+    "diff": "diff",
+    "inspect": "inspect",
+    "merge": "merge",
+    "merge_flux_models": "merge",
+    "plan": "merge",
+    "verify": "verify",
+}
+
+__all__ = [
+    "AdapterError",
+    "CancelToken",
+    "Cancelled",
+    "CheckpointError",
+    "Difference",
+    "Inspection",
+    "InternalError",
+    "LayoutError",
+    "MergedModel",
+    "Plan",
+    "PlanError",
+    "Recipe",
+    "RecipeError",
+    "Report",
+    "RunOptions",
+    "SubmergeError",
+    "Verification",
+    "__version__",
+    "convert",
+    "diff",
+    "inspect",
+    "merge",
+    "merge_flux_models",
+    "plan",
+    "verify",
+]
+
+
+class _Package(type(sys)):  # type: ignore[misc]  # the type of a module
+    """Keeps the verbs callable: `submerge.merge` is the function, whoever imports the module first.
+
+    Importing the module `submerge.merge` would otherwise bind it over the function of that name.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOMES and isinstance(value, type(sys))):
+            super().__setattr__(name, value)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        msg = f"module 'submerge' has no attribute {name!r}"
+        raise AttributeError(msg)
+    import importlib
+
+    value = getattr(importlib.import_module(f"submerge.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+sys.modules[__name__].__class__ = _Package

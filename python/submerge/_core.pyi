@@ -1,0 +1,70 @@
+"""The compiled core: a plan goes in as JSON, numbers about the work come out as JSON.
+
+The core knows no model family and no default value; `submerge.run` is its only caller besides
+`submerge.checkpoint`. It raises the classes of `submerge.errors`; failures of the operating
+system are `OSError` with the path and, as a note, a hint.
+"""
+
+from collections.abc import Callable
+from typing import final
+
+@final
+class Job:
+    """A handle on one execution; any thread may cancel it."""
+
+    def __new__(cls) -> Job: ...
+    def cancel(self) -> None:
+        """Ask the execution to stop; it does within 250 ms and leaves nothing behind."""
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether `cancel` was called."""
+
+def read_header(path: str, max_header_bytes: int) -> str:
+    """Return the checked header of a safetensors file.
+
+    Args:
+        path: the file.
+        max_header_bytes: refuse a header longer than this.
+
+    Returns:
+        JSON `{"path", "size", "data_start", "identity": {"dev", "ino", "size", "mtime_ns"},
+        "metadata": {str: str}, "tensors": [{"name", "dtype", "shape", "start", "end"}]}` with the
+        tensors in data order and byte offsets inside the data section.
+
+    Raises:
+        CheckpointError: the file is damaged or not safetensors.
+        OSError: the file cannot be read.
+    """
+
+def execute(
+    plan: str,
+    options: str,
+    job: Job,
+    progress: Callable[[int, int], object] | None,
+) -> str:
+    """Carry a plan out and return what was done.
+
+    Args:
+        plan: the plan, version 1, as JSON.
+        options: `{"mode": "write" | "measure" | "check", "threads", "chunk", "memory_budget",
+            "io": "auto" | "mmap" | "pread", "cache": "drop" | "keep", "overwrite", "stats",
+            "isa": "auto" | "scalar" | "avx2" | "avx512" | "neon"}` as JSON, sizes in bytes.
+        job: the handle to cancel with; one for each execution.
+        progress: called as `progress(done_bytes, total_bytes)` on the calling thread, at most ten
+            times a second; returning False cancels, raising cancels and raises.
+
+    Returns:
+        JSON `{"units": [{"unit", "elements", "changed", "nonfinite", "nonfinite_out", "norm2",
+        "dot", "delta2"}], "bytes_read", "bytes_written", "seconds", "phases", "threads", "chunk",
+        "io", "isa", "working_bytes", "peak_rss"}`.
+
+    Raises:
+        PlanError: plan and files do not fit together, or a file changed meanwhile.
+        Cancelled: the job was cancelled.
+        InternalError: a defect of the core.
+        OSError: a file cannot be read or written.
+    """
+
+def build_info() -> str:
+    """Return JSON `{"version", "numerics", "profile", "plan_version", "isas", "ops", "dtypes"}`."""

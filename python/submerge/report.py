@@ -1,0 +1,346 @@
+"""What a run did: numbers for each block and part, time, memory and where the output came from.
+
+A report is made of the plan and of the core's figures and knows nothing else. Sums are kept rather
+than ratios, so that rows can be added up: `Pair.cosine` of several rows is that of their union.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from submerge.blocks import block_of, part_of
+from submerge.plan.sizes import bytes_in_words
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from submerge.plan import Plan
+
+__all__ = ["Pair", "Report", "Row", "Run", "aligned", "grouped", "rows_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two models over some units.
+
+    Attributes:
+        first: name of the model the other is measured against.
+        second: the other model.
+        norms: the two squared norms, first and second.
+        dot: the scalar product.
+        delta: the squared norm of second - first, summed from the differences themselves.
+    """
+
+    first: str
+    second: str
+    norms: tuple[float, float]
+    dot: float
+    delta: float
+
+    @property
+    def cosine(self) -> float | None:
+        """Return dot / (|first| |second|), or None when either is zero."""
+        norm = math.sqrt(self.norms[0]) * math.sqrt(self.norms[1])
+        return max(-1.0, min(1.0, self.dot / norm)) if norm > 0 else None
+
+    @property
+    def relative_l2(self) -> float | None:
+        """Return |second - first| / |first|, or None when first is zero."""
+        return math.sqrt(self.delta / self.norms[0]) if self.norms[0] > 0 else None
+
+    def plus(self, other: Pair) -> Pair:
+        """Return the pair over both sets of units."""
+        norms = (self.norms[0] + other.norms[0], self.norms[1] + other.norms[1])
+        return Pair(self.first, self.second, norms, self.dot + other.dot, self.delta + other.delta)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the pair as plain data."""
+        names = {"first": self.first, "second": self.second}
+        return names | {"cosine": self.cosine, "relative_l2": self.relative_l2}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What became of one part of one block.
+
+    Attributes:
+        block: `double.7`, `single.37`, or the part's name outside the blocks.
+        part: `attn.q`, `mlp`, `mod`, ...; `all` in a sum over parts.
+        formulas: how its units were made, in words, each once.
+        elements: elements of the output.
+        changed: elements whose value differs from the first operand's.
+        nonfinite: infinite and NaN elements of the inputs.
+        nonfinite_out: the same, of the output.
+        pairs: each further model against the first, where both were read and measured.
+    """
+
+    block: str
+    part: str
+    formulas: tuple[str, ...]
+    elements: int
+    changed: int
+    nonfinite: int
+    nonfinite_out: int
+    pairs: tuple[Pair, ...]
+
+    def plus(self, other: Row) -> Row:
+        """Return the sum of two rows, under this row's block and part."""
+        pairs = {(pair.first, pair.second): pair for pair in self.pairs}
+        for pair in other.pairs:
+            key = (pair.first, pair.second)
+            pairs[key] = pairs[key].plus(pair) if key in pairs else pair
+        return Row(
+            self.block,
+            self.part,
+            tuple(dict.fromkeys(self.formulas + other.formulas)),
+            self.elements + other.elements,
+            self.changed + other.changed,
+            self.nonfinite + other.nonfinite,
+            self.nonfinite_out + other.nonfinite_out,
+            tuple(pairs.values()),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row as plain data."""
+        return {
+            "block": self.block,
+            "part": self.part,
+            "formulas": list(self.formulas),
+            "elements": self.elements,
+            "changed": self.changed,
+            "nonfinite": self.nonfinite,
+            "nonfinite_out": self.nonfinite_out,
+            "pairs": [pair.to_dict() for pair in self.pairs],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How a run went.
+
+    Attributes:
+        seconds: wall time inside the core; `phases` splits it.
+        bytes_read: bytes of tensor data read.
+        bytes_written: bytes written, headers included.
+        working_bytes: memory the core reserved for its buffers.
+        peak_rss: peak resident memory of the whole process in bytes, mapped pages included.
+        threads: worker threads used.
+        chunk: bytes of output computed at a time.
+        io: how files were read.
+        isa: the instruction set the kernels used.
+    """
+
+    seconds: float
+    phases: Mapping[str, float]
+    bytes_read: int
+    bytes_written: int
+    working_bytes: int
+    peak_rss: int
+    threads: int
+    chunk: int
+    io: str
+    isa: str
+
+    @classmethod
+    def of(cls, figures: Mapping[str, Any]) -> Run:
+        """Pick the run's own figures out of what the core returned."""
+        return cls(**{name: figures[name] for name in cls.__slots__})
+
+    @property
+    def speed(self) -> float:
+        """Bytes read and written for each second."""
+        return (self.bytes_read + self.bytes_written) / self.seconds if self.seconds > 0 else 0.0
+
+    def line(self) -> str:
+        """Return the run in one line: `9.6 GB in 1.2 s (8.0 GB/s), peak memory 96.2 MB`."""
+        moved = bytes_in_words(self.bytes_read + self.bytes_written)
+        return (
+            f"{moved} read and written in {self.seconds:.2f} s "
+            f"({bytes_in_words(int(self.speed))}/s), peak memory {bytes_in_words(self.peak_rss)}"
+        )
+
+
+class _Versions(NamedTuple):
+    submerge: str
+    numerics: int
+    python: str
+    system: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a merge or conversion did.
+
+    Attributes:
+        path: the file or folder written.
+        files: the weight files, and the size of each in bytes.
+        summary: layout, dtype, guidance, license, parents, notes and unused tensors of the plan.
+        recipe: the recipe as it was given.
+        rows: one for each part of each block.
+        run: time, memory and speed.
+        versions: of submerge, its numerics, Python and the system.
+    """
+
+    path: Path
+    files: Mapping[str, int]
+    summary: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+    rows: tuple[Row, ...]
+    run: Run
+    versions: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, plan: Plan, figures: Mapping[str, Any], build: Mapping[str, Any]) -> Report:
+        """Make the report of a plan that was carried out.
+
+        Args:
+            plan: what was executed.
+            figures: what the core returned.
+            build: what the core says of itself.
+        """
+        about = asdict(plan.about)
+        recipe = about.pop("recipe")
+        names = [file.path or plan.target.name for file in plan.files]
+        versions = _Versions(
+            build["version"], build["numerics"], platform.python_version(), platform.platform()
+        )
+        return cls(
+            path=plan.target,
+            files=dict(zip(names, plan.file_sizes, strict=True)),
+            summary=about,
+            recipe=recipe,
+            rows=rows_of(plan, figures),
+            run=Run.of(figures),
+            versions=versions._asdict(),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data, ready for JSON."""
+        return {
+            "path": str(self.path),
+            "files": dict(self.files),
+            **self.summary,
+            "recipe": self.recipe,
+            "rows": [row.to_dict() for row in self.rows],
+            "run": asdict(self.run) | {"bytes_per_second": self.run.speed},
+            "versions": dict(self.versions),
+        }
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """Return the report as JSON."""
+        return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False, allow_nan=False)
+
+    def table(self, by: Literal["part", "block"] = "part") -> str:
+        """Return the rows as a table: one line for each part of each stack, or for each block."""
+        lines = grouped(self.rows, by)
+        columns: dict[str, Callable[[Row], str]] = {
+            "formula": lambda row: _formula(row.formulas),
+            **compared(lines),
+            "changed": lambda row: _share(row.changed, row.elements),
+            "non-finite": lambda row: f"{row.nonfinite_out:,}",
+        }
+        return aligned(
+            ["", *columns], ([_label(r), *(c(r) for c in columns.values())] for r in lines)
+        )
+
+
+def rows_of(plan: Plan, figures: Mapping[str, Any]) -> tuple[Row, ...]:
+    """Add the core's figures of the units up to one row for each part of each block."""
+    rows: dict[tuple[str, str], Row] = {}
+    for figure in figures["units"]:
+        unit = plan.units[figure["unit"]]
+        block, part = block_of(unit.name), part_of(unit.name)
+        name = f"{block[0]}.{block[1]}" if block else part
+        row = Row(
+            name,
+            part,
+            (unit.formula,),
+            figure["elements"],
+            figure["changed"],
+            sum(figure["nonfinite"]),
+            figure["nonfinite_out"],
+            _pairs(unit.models, figure),
+        )
+        key = (name, part)
+        rows[key] = rows[key].plus(row) if key in rows else row
+    return tuple(sorted(rows.values(), key=_order))
+
+
+def grouped(rows: Iterable[Row], by: Literal["part", "block"]) -> list[Row]:
+    """Add rows up over the blocks of a stack (`part`) or over the parts of a block (`block`)."""
+    sums: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        inside = row.block != row.part
+        if by == "part":
+            key = (row.block.partition(".")[0], row.part)
+        else:
+            key = (row.block, "all" if inside else row.part)
+        named = Row(key[0], key[1], *(getattr(row, name) for name in Row.__slots__[2:]))
+        sums[key] = sums[key].plus(named) if key in sums else named
+    return list(sums.values())
+
+
+def compared(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
+    """Return the table columns for the pairs in the rows: cosine and relative L2 of each."""
+    pairs = dict.fromkeys((pair.first, pair.second) for row in rows for pair in row.pairs)
+    several = len(pairs) > 1
+    columns: dict[str, Callable[[Row], str]] = {}
+    for first, second in pairs:
+        suffix = f" {second}/{first}" if several else ""
+        columns["cosine" + suffix] = _column(first, second, "cosine", "{:.6f}")
+        columns["relative L2" + suffix] = _column(first, second, "relative_l2", "{:.2%}")
+    return columns
+
+
+def aligned(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return columns of text: the first two flush left, figures flush right."""
+    lines = [list(header), *map(list, rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    left = 2 if "formula" in header else 1
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if at < left else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _pairs(models: Sequence[str], figure: Mapping[str, Any]) -> tuple[Pair, ...]:
+    norms, dots, deltas = figure["norm2"], figure["dot"], figure["delta2"]
+    return tuple(
+        Pair(models[0], models[i], (norms[0], norms[i]), dots[i], deltas[i])
+        for i in range(1, len(norms))
+    )
+
+
+def _column(first: str, second: str, what: str, shape: str) -> Callable[[Row], str]:
+    def cell(row: Row) -> str:
+        pair = next((p for p in row.pairs if (p.first, p.second) == (first, second)), None)
+        value = None if pair is None else getattr(pair, what)
+        return "-" if value is None else shape.format(value)
+
+    return cell
+
+
+def _order(row: Row) -> tuple[int, str, int, str]:
+    stack, _, index = row.block.partition(".")
+    rank = {"embed": 0, "guidance": 1, "double": 2, "single": 3, "final": 4}.get(stack, 5)
+    return (rank, stack, int(index or 0), row.part)
+
+
+def _label(row: Row) -> str:
+    return row.block if row.part in (row.block, "all") else f"{row.block} {row.part}"
+
+
+def _formula(formulas: Sequence[str]) -> str:
+    return formulas[0] if len(formulas) == 1 else f"{len(formulas)} formulas"
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "-"

@@ -1,0 +1,199 @@
+"""How a plan is run: threads, memory, reading, progress, cancellation.
+
+Nothing here changes a byte of the output; that is the recipe's business. The only place that hands
+a plan to the core.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+from submerge import _core
+from submerge.errors import RecipeError, listing, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = [
+    "CancelToken",
+    "RunArguments",
+    "RunOptions",
+    "__version__",
+    "build_info",
+    "execute",
+    "size",
+]
+
+Mode = Literal["write", "measure", "check"]
+
+_UNITS = {"": 1, "B": 1} | {
+    f"{prefix}{suffix}": base**power
+    for power, prefix in enumerate("KMGT", start=1)
+    for suffix, base in (("B", 1000), ("iB", 1024))
+}
+_CHOICES = {
+    "io": ("auto", "mmap", "pread"),
+    "cache": ("drop", "keep"),
+    "isa": ("auto", "scalar", "avx2", "avx512", "neon"),
+}
+
+
+def build_info() -> dict[str, Any]:
+    """Return what the compiled core says of itself: version, numerics, instruction sets, dtypes."""
+    info: dict[str, Any] = json.loads(_core.build_info())
+    return info
+
+
+__version__: str = build_info()["version"]
+
+
+class CancelToken:
+    """Cancels the run it was passed to, from any thread, within 250 ms.
+
+    One token belongs to one run; a run given a token that is already cancelled stops at once.
+    """
+
+    __slots__ = ("_job",)
+
+    def __init__(self) -> None:
+        self._job = _core.Job()
+
+    def cancel(self) -> None:
+        """Ask the run to stop; it raises `Cancelled` and leaves nothing behind."""
+        self._job.cancel()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether `cancel` was called."""
+        return self._job.cancelled
+
+
+class RunArguments(TypedDict, total=False):
+    """The keywords every verb that reads tensors takes; `RunOptions` has their meaning."""
+
+    threads: int | None
+    memory_budget: int | str
+    chunk: int | str
+    io: str
+    cache: str
+    isa: str
+    overwrite: bool
+    stats: bool
+    progress: Callable[[int, int], object] | None
+    cancel: CancelToken | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How to run; none of it changes a byte of the output.
+
+    Attributes:
+        threads: worker threads; None is one for each core this process may use.
+        memory_budget: bytes of working memory, as a number or `"64MiB"`. A job that does not fit
+            takes smaller chunks, then fewer threads, then is refused.
+        chunk: bytes of output computed at a time, as a number or `"1MiB"`.
+        io: `mmap` windows, positioned reads (`pread`), or whichever suits the filesystem (`auto`).
+        cache: `drop` keeps the pages of the output out of the page cache; `keep` leaves them for
+            a program that loads the output next.
+        isa: the instruction set of the kernels; every one gives the same bytes.
+        overwrite: replace an existing output; it stays as it is until the new one is complete.
+        stats: measure the parents while merging: cosine and relative L2 of each block and part.
+        progress: called as `progress(done_bytes, total_bytes)` on the calling thread, at most ten
+            times a second; returning False cancels, raising cancels and raises.
+        cancel: stops the run from any thread.
+    """
+
+    threads: int | None = None
+    memory_budget: int | str = "64MiB"
+    chunk: int | str = "1MiB"
+    io: str = "auto"
+    cache: str = "drop"
+    isa: str = "auto"
+    overwrite: bool = False
+    stats: bool = True
+    progress: Callable[[int, int], object] | None = None
+    cancel: CancelToken | None = None
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise RecipeError(f"{name}: expected one of {', '.join(choices)}, got `{value}`")
+        if self.threads is not None and self.threads < 1:
+            raise RecipeError(f"threads: expected at least 1, got {self.threads}")
+        for name in ("memory_budget", "chunk"):
+            if size(getattr(self, name), name) < 1:
+                raise RecipeError(f"{name}: expected at least 1 byte, got {getattr(self, name)}")
+
+    @classmethod
+    def of(cls, arguments: RunArguments) -> RunOptions:
+        """Return the options for keywords, refusing unknown ones with the nearest names."""
+        known = [field.name for field in fields(cls)]
+        if unknown := [name for name in arguments if name not in known]:
+            close = nearest(unknown[0], known) or known
+            raise TypeError(
+                f"unknown run options, {listing(unknown, noun='name')}; did you mean"
+                f" {' or '.join(f'`{name}`' for name in close)}?"
+            )
+        return cls(**arguments)
+
+    def with_(self, **changes: Any) -> RunOptions:
+        """Return a copy with some options changed."""
+        return replace(self, **changes)
+
+    def to_json(self, mode: Mode) -> str:
+        """Return the options in the form the core takes: every value explicit, sizes in bytes."""
+        return json.dumps(
+            {
+                "mode": mode,
+                "threads": self.threads if self.threads is not None else _cores(),
+                "chunk": size(self.chunk, "chunk"),
+                "memory_budget": size(self.memory_budget, "memory_budget"),
+                "io": self.io,
+                "cache": self.cache,
+                "overwrite": self.overwrite,
+                "stats": self.stats,
+                "isa": self.isa,
+            }
+        )
+
+
+def execute(plan: str, options: RunOptions, mode: Mode) -> dict[str, Any]:
+    """Run a plan (JSON) and return the core's figures.
+
+    `write` makes the output, `measure` writes nothing, `check` recomputes and compares with the
+    existing output byte for byte.
+    """
+    token = options.cancel if options.cancel is not None else CancelToken()
+    done: dict[str, Any] = json.loads(
+        _core.execute(plan, options.to_json(mode), token._job, options.progress)  # noqa: SLF001
+    )
+    return done
+
+
+def size(value: int | str, where: str) -> int:
+    """Return a number of bytes given as a number or as text: `67108864`, `"64MiB"`, `"10GB"`.
+
+    Raises:
+        RecipeError: the text is not a size.
+    """
+    if isinstance(value, int):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", value)
+    unit = match and next((u for u in _UNITS if u.lower() == match[2].lower()), None)
+    if match is None or unit is None:
+        raise RecipeError(
+            f"{where}: expected a size in bytes, got `{value}`",
+            hint="write a number with a unit: 64MiB, 10GB",
+        )
+    return int(float(match[1]) * _UNITS[unit])
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
