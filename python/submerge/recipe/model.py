@@ -1,0 +1,349 @@
+"""The recipe: which models, which method where, what to write. It says nothing about how to run.
+
+`Recipe.load` reads a file, a text, a dict or a recipe; every error names its field, as in
+`recipe.rules[0].alpha: expected a number, ...`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import ConfigDict, Field, ValidationError, model_validator
+
+from submerge.blocks import Selector
+from submerge.errors import RecipeError, nearest, quoted
+from submerge.methods import Linear, Method, Take, plain_method
+from submerge.recipe.failures import translate
+from submerge.recipe.fields import (
+    Action,
+    Guidance,
+    GuidanceField,
+    ModelField,
+    ModelSource,
+    Output,
+    Rule,
+    plain_size,
+)
+from submerge.recipe.parse import dump_yaml, load_file, load_text, plain
+from submerge.values import shown
+
+__all__ = ["Recipe", "Step"]
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+# Words that stand beside model names in a field.
+_RESERVED = ("drop", "same", "default")
+_SCHEMA_ID = "https://json-schema.org/draft/2020-12/schema"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A method and the units it is for.
+
+    Attributes:
+        path: the field it was written in, for messages: `recipe.rules[0]`.
+        where: the selector, or None for every unit.
+        method: what to do with the units.
+    """
+
+    path: str
+    where: str | None
+    method: Method
+
+
+class Recipe(Action):
+    """What the user means; read one with `Recipe.load`. See docs/recipes.md for every field.
+
+    At the top level `alpha`, `weight`, `method` and `take` are written as in a rule and act on every unit
+    that no rule reaches; with none of them two models are merged half and half. `steps()` holds what
+    they mean.
+    """
+
+    model_config = ConfigDict(
+        title="submerge recipe",
+        json_schema_extra={
+            "oneOf": [
+                *({"required": [name]} for name in ("alpha", "weight", "method", "take")),
+                {
+                    "not": {
+                        "anyOf": [{"required": [n]} for n in ("alpha", "weight", "method", "take")]
+                    }
+                },
+            ],
+        },
+    )
+
+    models: dict[str, ModelField] = Field(
+        min_length=1,
+        json_schema_extra={
+            "propertyNames": {"pattern": f"^{_NAME.pattern}$", "not": {"enum": list(_RESERVED)}}
+        },
+    )
+    """The models by name, in order: `alpha` is the second's share."""
+    rules: Annotated[tuple[Rule, ...], Field(strict=False)] = ()
+    """What differs from the top level, and where; the first rule that matches decides."""
+    include: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Selectors: merge only these units and take the rest from the first model."""
+    exclude: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Selectors: take these units from the first model."""
+    guidance: GuidanceField = Guidance()
+    """What becomes of the guidance embedder when a parent has none."""
+    extras: str | None = None
+    """A model's name, or `drop`: where tensors beside the transformer (VAE, text encoders) come from."""
+    output: Output = Output()
+    """What is written, and how."""
+    seed: int = Field(default=0, ge=0, lt=2**64)
+    """Seed of methods that draw random numbers."""
+
+    @classmethod
+    def load(cls, source: str | os.PathLike[str] | Mapping[str, Any] | Recipe) -> Self:
+        """Read a recipe from a file, a text, a dict or another recipe.
+
+        A text with a line break or an opening brace is read as YAML or JSON; any other is a path.
+
+        Raises:
+            RecipeError: malformed; the message begins with the path of the field.
+            OSError: the file cannot be read.
+        """
+        return cls._checked(_read(source))
+
+    @classmethod
+    def for_models(
+        cls,
+        models: Mapping[str, str | os.PathLike[str]],
+        config: str | os.PathLike[str] | Mapping[str, Any] | None,
+    ) -> Self:
+        """Read a recipe that leaves `models` out, and merge these.
+
+        Raises:
+            RecipeError: as `load`, and when the configuration names models itself.
+            OSError: the file cannot be read.
+        """
+        data = {} if config is None else _read(config)
+        if isinstance(data, dict):
+            if "models" in data:
+                raise RecipeError(
+                    "recipe.models: the models are given already, expected a recipe without `models`",
+                    hint="leave `models` out, or merge the recipe as it is",
+                )
+            data = {"models": plain(models, "recipe.models"), **data}
+        return cls._checked(data)
+
+    @classmethod
+    def _checked(cls, data: object) -> Self:
+        if not isinstance(data, dict):
+            raise RecipeError(
+                f"recipe: expected a mapping with `models`, got {shown(data)}",
+                hint="`submerge recipe new` prints a template",
+            )
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise translate(error, cls) from None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        given = self.given()
+        if len(given) > 1:
+            got = ", ".join(map(quoted, given))
+            raise RecipeError(
+                f": expected at most one of `alpha`, `weight`, `method`, `take`, got {got}"
+            )
+        for name in self.models:
+            if not _NAME.fullmatch(name):
+                raise RecipeError(
+                    f".models: the name {quoted(name)} is malformed, expected a letter and then letters, "
+                    "digits, `_` or `-`"
+                )
+            if name in _RESERVED:
+                raise RecipeError(
+                    f".models: the name {quoted(name)} has a meaning of its own, expected another"
+                )
+        for step in self.steps():
+            step.method.check(list(self.models), step.path.removeprefix("recipe"))
+        for field in ("include", "exclude"):
+            for i, text in enumerate(getattr(self, field)):
+                Selector.parse(text, f".{field}[{i}]")
+        self._check_names()
+        return self
+
+    def _check_names(self) -> None:
+        """Refuse names of models that are not in the recipe."""
+        if self.extras not in (None, "drop", *self.models):
+            raise _no_model(".extras", str(self.extras), [*self.models, "drop"])
+        for field in ("pipeline_from", "scheduler_from"):
+            name = getattr(self.output, field)
+            # Anything that could not be a model's name is a path.
+            if name is not None and _NAME.fullmatch(name) and name not in self.models:
+                error = _no_model(f".output.{field}", name, list(self.models))
+                raise RecipeError(
+                    error.message, hint=error.hint or f"for a folder write `./{name}`"
+                )
+
+    def steps(self) -> tuple[Step, ...]:
+        """Return the rules in order and then what the top level says, each with its method resolved.
+
+        The first step whose selector reaches a unit decides that unit.
+        """
+        top = self._top()
+        base = _base(top)
+        last = "recipe" if self.method is None else f"recipe.method.{self.method.name}"
+        rules = [
+            Step(_inside(f"recipe.rules[{i}]", rule), rule.where, rule.resolve(base))
+            for i, rule in enumerate(self.rules)
+        ]
+        return (*rules, Step(last, None, top))
+
+    def _top(self) -> Method:
+        """Return what the top level says; with nothing said, two models are merged half and half."""
+        alone = len(self.models) == 1 and not self.given()
+        return Take(next(iter(self.models))) if alone else self.resolve(Linear())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the recipe in its normal form: plain data, the method always, other defaults left out.
+
+        However a recipe is spelled, its meaning has one normal form; `Recipe.load` reads it back.
+        """
+        *rules, last = self.steps()
+        base = _base(last.method)
+        data: dict[str, Any] = {
+            "models": {name: _plain_source(source) for name, source in self.models.items()},
+            **_plain_action(last.method),
+        }
+        if rules:
+            data["rules"] = [
+                {"where": step.where, **_short_action(step.method, base)} for step in rules
+            ]
+        data |= {
+            field: list(found)
+            for field in ("include", "exclude")
+            if (found := getattr(self, field))
+        }
+        if self.guidance != Guidance():
+            data["guidance"] = self.guidance.plain()
+        if self.extras is not None:
+            data["extras"] = self.extras
+        output = _without_defaults(self.output)
+        if "shard_size" in output:
+            output["shard_size"] = plain_size(output["shard_size"])
+        return (
+            data
+            | ({"output": output} if output else {})
+            | ({"seed": self.seed} if self.seed else {})
+        )
+
+    def to_yaml(self) -> str:
+        """Return the normal form as YAML 1.2."""
+        return dump_yaml(self.to_dict())
+
+    def to_json(self) -> str:
+        """Return the normal form as compact JSON, the form `digest` is taken of.
+
+        The order of the models and of selectors has a meaning, so keys are not sorted.
+        """
+        return json.dumps(self.to_dict(), separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the normal form, 64 hexadecimal digits."""
+        return hashlib.sha256(self.to_json().encode("ascii")).hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        return self.to_json() == other.to_json() if isinstance(other, Recipe) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.to_json())
+
+    @classmethod
+    def schema(cls) -> dict[str, Any]:  # type: ignore[override] # pydantic's own has long been deprecated
+        """Return the JSON Schema (2020-12) of a recipe as it is written."""
+        return {"$schema": _SCHEMA_ID, **cls.model_json_schema()}
+
+
+def _read(source: object) -> Any:
+    if isinstance(source, Recipe):
+        return source.to_dict()
+    if isinstance(source, Mapping):
+        return plain(source, "recipe")
+    if isinstance(source, str) and ("\n" in source or source.lstrip().startswith("{")):
+        return plain(load_text(source, "recipe"), "recipe")
+    if isinstance(source, str | os.PathLike):
+        path = Path(os.fsdecode(os.fspath(source)))
+        if path.suffix.lower() == ".safetensors":
+            raise RecipeError(
+                f"{path}: a checkpoint, expected a recipe in YAML or JSON",
+                hint="a checkpoint belongs under `models:` of a recipe",
+            )
+        return plain(load_file(path), "recipe")
+    raise RecipeError(
+        f"recipe: expected a path, a text, a mapping or a Recipe, got {shown(source)}"
+    )
+
+
+def _inside(path: str, rule: Rule) -> str:
+    """Return the path that a rule's parameters are reported under."""
+    return path if rule.method is None else f"{path}.method.{rule.method.name}"
+
+
+def _no_model(where: str, name: str, choices: Sequence[str]) -> RecipeError:
+    close = nearest(name, choices)
+    known = ", ".join(map(quoted, choices[:10]))
+    return RecipeError(
+        f"{where}: no model is called {quoted(name)}, expected one of {known}",
+        hint=f"did you mean {quoted(close[0])}?" if close else None,
+    )
+
+
+def _plain_source(source: ModelSource) -> str | dict[str, Any]:
+    written = {"path": source.path, **_without_defaults(source)}
+    return source.path if len(written) == 1 else written
+
+
+def _without_defaults(part: ModelSource | Output) -> dict[str, Any]:
+    return {
+        name: value
+        for name, field in type(part).model_fields.items()
+        if (value := getattr(part, name)) != field.default
+    }
+
+
+def _base(top: Method) -> Linear:
+    """Return the method whose parameters a rule's `alpha` or `weight` replaces."""
+    return top if isinstance(top, Linear) else Linear()
+
+
+def _plain_action(method: Method) -> dict[str, Any]:
+    return (
+        {"take": method.model}
+        if isinstance(method, Take)
+        else {"method": plain_method(_spelled(method))}
+    )
+
+
+def _short_action(method: Method, base: Linear) -> dict[str, Any]:
+    """Return a rule's action, as `alpha` or `weight` alone where that says it all."""
+    method = _spelled(method)
+    if isinstance(method, Linear) and method.alpha is not None:
+        return {"alpha": method.alpha.plain()}
+    if (
+        isinstance(method, Linear)
+        and method.weight is not None
+        and method.normalize == base.normalize
+    ):
+        return {"weight": method.weight.plain()}
+    return _plain_action(method)
+
+
+def _spelled(method: Method) -> Method:
+    """Return a linear method with the share it has when none is given."""
+    bare = isinstance(method, Linear) and method.alpha is None and method.weight is None
+    return (
+        Linear(Linear.EVEN, normalize=method.normalize)
+        if isinstance(method, Linear) and bare
+        else method
+    )
