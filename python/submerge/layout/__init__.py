@@ -1,0 +1,116 @@
+"""What the tensors of a checkpoint mean: layouts as tables, and which one a file has.
+
+`identify` turns opened headers into a `Model`, `tensors_of` says what a layout looks like. Layouts
+move no data: a unit is a contiguous row range in each of them, so conversion is addressing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from submerge.errors import LayoutError, nearest, quoted
+from submerge.layout import detect, families, flux1, generic
+from submerge.layout.generic import tensors_like
+from submerge.layout.model import Architecture, LayoutName, Model, OutTensor, Place, UnitInfo
+
+if TYPE_CHECKING:
+    from submerge.checkpoint import Checkpoint
+
+__all__ = [
+    "COMFY_PREFIX",
+    "LAYOUTS",
+    "Architecture",
+    "LayoutName",
+    "Model",
+    "OutTensor",
+    "Place",
+    "UnitInfo",
+    "config_of",
+    "identify",
+    "tensors_like",
+    "tensors_of",
+    "unit_shapes",
+]
+
+# ComfyUI's all-in-one files are the BFL layout under this prefix.
+COMFY_PREFIX = "model.diffusion_model."
+
+# What `identify` takes; a layout may stand under any known prefix.
+LAYOUTS = ("auto", "diffusers", "bfl", "comfy", "generic")
+
+
+def identify(checkpoint: Checkpoint, *, layout: str = "auto") -> Model:
+    """Recognise the model in a checkpoint.
+
+    `layout` narrows the search: `diffusers`, `bfl` or `comfy` (the same as `bfl`). `generic` takes
+    every tensor as one unit under its own name, without knowing anything about the model.
+
+    Raises:
+        LayoutError: not a FLUX.1 transformer (the message names what it is), incomplete, with
+            tensors or shapes FLUX.1 does not have, or in contradiction to its config.
+    """
+    if layout not in LAYOUTS:
+        near = nearest(layout, LAYOUTS)
+        raise LayoutError(
+            f"{checkpoint.path}: layout: expected one of {', '.join(map(quoted, LAYOUTS))}, "
+            f"got {quoted(layout)}",
+            hint=f"did you mean {quoted(near[0])}?" if near else None,
+        )
+    if layout == "generic":
+        return generic.identify(checkpoint)
+    wanted = {"auto": ("bfl", "diffusers"), "comfy": ("bfl",)}.get(layout, (layout,))
+    try:
+        return detect.recognise(checkpoint, wanted)
+    except LayoutError as error:
+        # A file that is something else fails the table in many ways; its own name says more.
+        known = families.explain(checkpoint)
+        if known is None:
+            raise
+        raise known from error
+
+
+def tensors_of(arch: Architecture, layout: str, prefix: str = "") -> list[OutTensor]:
+    """Return the tensors of a layout in module order (the order of the model's state dict).
+
+    `comfy` is `bfl` under ComfyUI's prefix unless another one is given.
+
+    Raises:
+        LayoutError: the architecture has no such layout.
+    """
+    if layout == "comfy":
+        layout, prefix = "bfl", prefix or COMFY_PREFIX
+    _check_family(arch)
+    if layout not in flux1.LAYOUTS:
+        raise LayoutError(
+            f"layout: expected `diffusers`, `bfl` or `comfy`, got {quoted(layout)}",
+            hint="`generic` models keep the names they have",
+        )
+    return flux1.tensors_of(arch, layout, prefix)
+
+
+def unit_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every unit by canonical name, in execution order.
+
+    Raises:
+        LayoutError: a generic architecture, whose units only its model knows.
+    """
+    _check_family(arch)
+    return flux1.unit_shapes(arch)
+
+
+def config_of(arch: Architecture) -> dict[str, Any]:
+    """Return the contents of the config.json that diffusers loads this architecture from.
+
+    Raises:
+        LayoutError: a generic architecture, of which no config is known.
+    """
+    _check_family(arch)
+    return flux1.config_of(arch)
+
+
+def _check_family(arch: Architecture) -> None:
+    if arch.family != "flux1":
+        raise LayoutError(
+            f"layout: the {quoted(arch.family)} family has no layouts or config, expected `flux1`",
+            hint="with `layout: generic` the output keeps the layout of the first model (`same`)",
+        )

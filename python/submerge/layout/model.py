@@ -1,0 +1,104 @@
+"""What a model is once its layout is known: an architecture, and where each unit lies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from submerge.checkpoint import Checkpoint
+
+__all__ = ["Architecture", "LayoutName", "Model", "OutTensor", "Place", "UnitInfo"]
+
+LayoutName = Literal["diffusers", "bfl", "generic"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Rows `start` to `end` (exclusive) of one tensor in a file."""
+
+    tensor: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnitInfo:
+    """The finest row range any layout uses, and where it lies in this model.
+
+    A one-dimensional tensor of n elements is n rows of one element; a tensor without dimensions is
+    one row of one element.
+    """
+
+    name: str
+    place: Place
+    rows: int
+    row_elements: int
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """The signature models are compared by; sizes are zero for the generic family.
+
+    Attributes:
+        family: `flux1`, or `generic` when nothing is known about the tensors.
+        double: number of double-stream blocks (19 in FLUX.1).
+        single: number of single-stream blocks (38).
+        hidden: width of the residual stream (3072).
+        head_dim: width of one attention head (128).
+        mlp: width inside the feed-forward layers (12288).
+        in_channels: columns of the image projection (64; Canny and Depth 128, Fill 384).
+        out_channels: rows of the final layer (64).
+        context_dim: width of the T5 features (4096).
+        pooled_dim: width of the pooled CLIP features (768).
+        guidance: whether the guidance embedder exists.
+        axes_dims_rope: how a head's width is split among the position axes; has no weights.
+    """
+
+    family: str
+    double: int
+    single: int
+    hidden: int
+    head_dim: int
+    mlp: int
+    in_channels: int
+    out_channels: int
+    context_dim: int
+    pooled_dim: int
+    guidance: bool
+    axes_dims_rope: tuple[int, ...] = (16, 56, 56)
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A checkpoint whose layout is known.
+
+    Attributes:
+        checkpoint: the opened headers.
+        arch: the architecture.
+        variant: which member of the family this looks like, in words.
+        layout: the naming convention of the file.
+        prefix: what stands before the transformer's names: "", `model.diffusion_model.`, ...
+        units: every unit by canonical name; the order does not depend on the layout.
+        extras: tensors outside the transformer (VAE, text encoders), in file order.
+    """
+
+    checkpoint: Checkpoint
+    arch: Architecture
+    variant: str
+    layout: LayoutName
+    prefix: str
+    units: Mapping[str, UnitInfo]
+    extras: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OutTensor:
+    """One tensor of a layout: the units stacked along dimension 0, in order."""
+
+    name: str
+    shape: tuple[int, ...]
+    units: tuple[str, ...]
