@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         RecipeError,
         SubmergeError,
     )
-    from submerge.inspect import Inspection, inspect
+    from submerge.inspection import Inspection, inspect
     from submerge.merge import MergedModel, convert, merge, merge_flux_models, plan
     from submerge.plan import Plan
     from submerge.recipe import Recipe
@@ -45,7 +45,7 @@ _HOMES = {
     "Cancelled": "errors",
     "CheckpointError": "errors",
     "Difference": "diff",
-    "Inspection": "inspect",
+    "Inspection": "inspection",
     "InternalError": "errors",
     "LayoutError": "errors",
     "MergedModel": "merge",
@@ -60,7 +60,7 @@ _HOMES = {
     "__version__": "run",
     "convert": "merge",
     "diff": "diff",
-    "inspect": "inspect",
+    "inspect": "inspection",
     "merge": "merge",
     "merge_flux_models": "merge",
     "plan": "merge",

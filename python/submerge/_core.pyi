@@ -49,7 +49,8 @@ def execute(
         plan: the plan, version 1, as JSON.
         options: `{"mode": "write" | "measure" | "check", "threads", "chunk", "memory_budget",
             "io": "auto" | "mmap" | "pread", "cache": "drop" | "keep", "overwrite", "stats",
-            "isa": "auto" | "scalar" | "avx2" | "avx512" | "neon"}` as JSON, sizes in bytes.
+            "isa": "auto" | "scalar" | "avx2" | "avx512" | "neon",
+            "max_header_bytes"}` as JSON, sizes in bytes.
         job: the handle to cancel with; one for each execution.
         progress: called as `progress(done_bytes, total_bytes)` on the calling thread, at most ten
             times a second; returning False cancels, raising cancels and raises.

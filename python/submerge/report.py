@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from submerge.plan import Plan
 
-__all__ = ["Pair", "Report", "Row", "Run", "aligned", "grouped", "rows_of"]
+__all__ = ["Pair", "Report", "Row", "Run", "grouped", "rows_of", "table"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class Run:
         working_bytes: memory the core reserved for its buffers.
         peak_rss: peak resident memory of the whole process in bytes, mapped pages included.
         threads: worker threads used.
-        chunk: bytes of output computed at a time.
+        chunk: elements computed at a time.
         io: how files were read.
         isa: the instruction set the kernels used.
     """
@@ -237,16 +237,7 @@ class Report:
 
     def table(self, by: Literal["part", "block"] = "part") -> str:
         """Return the rows as a table: one line for each part of each stack, or for each block."""
-        lines = grouped(self.rows, by)
-        columns: dict[str, Callable[[Row], str]] = {
-            "formula": lambda row: _formula(row.formulas),
-            **compared(lines),
-            "changed": lambda row: _share(row.changed, row.elements),
-            "non-finite": lambda row: f"{row.nonfinite_out:,}",
-        }
-        return aligned(
-            ["", *columns], ([_label(r), *(c(r) for c in columns.values())] for r in lines)
-        )
+        return table(grouped(self.rows, by))
 
 
 def rows_of(plan: Plan, figures: Mapping[str, Any]) -> tuple[Row, ...]:
@@ -285,23 +276,17 @@ def grouped(rows: Iterable[Row], by: Literal["part", "block"]) -> list[Row]:
     return list(sums.values())
 
 
-def compared(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
-    """Return the table columns for the pairs in the rows: cosine and relative L2 of each."""
-    pairs = dict.fromkeys((pair.first, pair.second) for row in rows for pair in row.pairs)
-    several = len(pairs) > 1
-    columns: dict[str, Callable[[Row], str]] = {}
-    for first, second in pairs:
-        suffix = f" {second}/{first}" if several else ""
-        columns["cosine" + suffix] = _column(first, second, "cosine", "{:.6f}")
-        columns["relative L2" + suffix] = _column(first, second, "relative_l2", "{:.2%}")
-    return columns
-
-
-def aligned(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return columns of text: the first two flush left, figures flush right."""
-    lines = [list(header), *map(list, rows)]
+def table(rows: Sequence[Row], *, formulas: bool = True) -> str:
+    """Return the rows as aligned text: names and formulas flush left, figures flush right."""
+    columns: dict[str, Callable[[Row], str]] = {"": _label}
+    if formulas:
+        columns["formula"] = lambda row: _formula(row.formulas)
+    left = len(columns)
+    columns |= _compared(rows)
+    columns["changed"] = lambda row: _share(row.changed, row.elements)
+    columns["non-finite"] = lambda row: f"{row.nonfinite_out:,}"
+    lines = [list(columns), *([cell(row) for cell in columns.values()] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    left = 2 if "formula" in header else 1
     return "\n".join(
         "  ".join(
             cell.ljust(width) if at < left else cell.rjust(width)
@@ -309,6 +294,17 @@ def aligned(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         ).rstrip()
         for line in lines
     )
+
+
+def _compared(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
+    """Return the columns for the pairs in the rows: cosine and relative L2 of each."""
+    pairs = dict.fromkeys((pair.first, pair.second) for row in rows for pair in row.pairs)
+    columns: dict[str, Callable[[Row], str]] = {}
+    for first, second in pairs:
+        suffix = f" {second}/{first}" if len(pairs) > 1 else ""
+        columns["cosine" + suffix] = _column(first, second, "cosine", "{:.6f}")
+        columns["relative L2" + suffix] = _column(first, second, "relative_l2", "{:.2%}")
+    return columns
 
 
 def _pairs(models: Sequence[str], figure: Mapping[str, Any]) -> tuple[Pair, ...]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from submerge import _core
+from submerge.checkpoint import MAX_HEADER_BYTES
 from submerge.errors import RecipeError, listing, nearest
 
 if TYPE_CHECKING:
@@ -158,6 +159,7 @@ class RunOptions:
                 "overwrite": self.overwrite,
                 "stats": self.stats,
                 "isa": self.isa,
+                "max_header_bytes": MAX_HEADER_BYTES,
             }
         )
 

@@ -1,0 +1,96 @@
+"""How two models differ, block by block; reads both once and writes nothing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from submerge.checkpoint import open_checkpoint
+from submerge.layout import identify
+from submerge.merge import named
+from submerge.plan import comparison_plan
+from submerge.report import Row, Run, grouped, rows_of, table
+from submerge.run import RunArguments, RunOptions, execute
+
+if TYPE_CHECKING:
+    import os
+    from typing import Unpack
+
+__all__ = ["Difference", "diff"]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Two models side by side.
+
+    Attributes:
+        models: the two names and the paths they stand for, first and second.
+        rows: one for each part of each block both models have; `changed` counts the elements whose
+            value differs, and the pair holds cosine and relative L2 of second against first.
+        notes: what only one of the two has.
+        run: time, memory and speed.
+    """
+
+    models: dict[str, str]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+    run: Run
+
+    @property
+    def equal(self) -> bool:
+        """Whether every element of every unit both models have is the same."""
+        return not any(row.changed for row in self.rows)
+
+    def total(self) -> Row:
+        """Return the sum of all rows."""
+        first, *rest = self.rows
+        for row in rest:
+            first = first.plus(row)
+        return first
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the comparison as plain data, ready for JSON."""
+        total = {k: v for k, v in self.total().to_dict().items() if k not in ("block", "part")}
+        return {
+            "models": self.models,
+            "equal": self.equal,
+            "notes": list(self.notes),
+            "total": total,
+            "rows": [row.to_dict() for row in self.rows],
+        }
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """Return the comparison as JSON."""
+        return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False, allow_nan=False)
+
+    def table(self, by: Literal["part", "block"] = "part") -> str:
+        """Return a table: one line for each part of each stack, or for each block."""
+        return table(grouped(self.rows, by), formulas=False)
+
+
+def diff(
+    first: str | os.PathLike[str],
+    second: str | os.PathLike[str],
+    *,
+    layout: str = "auto",
+    **run: Unpack[RunArguments],
+) -> Difference:
+    """Compare two models unit by unit, whatever their layouts, shards and dtypes.
+
+    Args:
+        first: a checkpoint file or folder.
+        second: the model measured against it.
+        layout: what to expect of both: `auto`, or `generic` to compare any tensors of equal names.
+        **run: how to run, see `RunOptions`.
+
+    Raises:
+        CheckpointError, LayoutError, PlanError: a model is damaged, unknown, or does not fit.
+        Cancelled, OSError: as `merge`.
+    """
+    options = RunOptions.of(run).with_(stats=True)
+    paths = named([first, second])
+    models = {name: identify(open_checkpoint(path), layout=layout) for name, path in paths.items()}
+    made = comparison_plan(models)
+    figures = execute(made.to_json(), options, "measure")
+    return Difference(paths, rows_of(made, figures), made.about.notes, Run.of(figures))
