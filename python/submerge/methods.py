@@ -1,7 +1,8 @@
 """Merge methods: one frozen dataclass each, and the only place where their defaults live.
 
-A method is written `{name: {parameter: value}}`, or `name` alone. Adding one takes a dataclass here, whose
-field types say how its parameters are read, and a line in `METHODS`; the errors and the JSON Schema follow.
+A method is written `{name: {parameter: value}}`, or `name` alone. Adding one takes a dataclass
+here, whose field types say how its parameters are read, and a line in `METHODS`; the errors and the
+JSON Schema follow.
 
 Ratios are shares of the SECOND model: `alpha: 0.3` means `0.7 * first + 0.3 * second`.
 """
@@ -59,7 +60,7 @@ class Method(ABC):
 
         Args:
             models: the recipe's model names, in order.
-            where: the path of the method in the recipe; parameters are reported as `<where>.<name>`.
+            where: the method's path in the recipe; a parameter's is `<where>.<name>`.
 
         Raises:
             RecipeError: with the path of the offending parameter.
@@ -79,8 +80,8 @@ class Linear(Method):
     """The weighted sum `w_1 x_1 + ... + w_n x_n`, element by element.
 
     Attributes:
-        alpha: two models: the share of the second, `(1 - alpha) * first + alpha * second`. Shares outside
-            0..1 extrapolate. 0.5 where neither `alpha` nor `weight` is given.
+        alpha: two models: the share of the second, `(1 - alpha) * first + alpha * second`. Shares
+            outside 0..1 extrapolate. 0.5 where neither `alpha` nor `weight` is given.
         weight: any number of models: a weight for each by name; models left out have 0.
         normalize: divide the weights by their sum (`weight` only; those of `alpha` sum to 1).
     """
@@ -94,6 +95,7 @@ class Linear(Method):
     normalize: bool = True
 
     def check(self, models: Sequence[str], where: str) -> None:
+        """Refuse `alpha` for other than two models, unknown names, and both parameters at once."""
         if self.weight is not None:
             if self.alpha is not None:
                 raise RecipeError(
@@ -103,13 +105,15 @@ class Linear(Method):
                 _known(model, models, f"{where}.weight")
         elif len(models) != 2 and (self.alpha is not None or len(models) > 2):
             raise RecipeError(
-                f"{where}.alpha: `alpha` is the share of the second of two models, got {counted(len(models), 'model')}",
+                f"{where}.alpha: the share of the second model, expected two models, "
+                f"got {len(models)}",
                 hint="name them: `weight: {"
                 + ", ".join(f"{model}: 1" for model in models[:10])
                 + "}`",
             )
 
     def weights(self, models: Sequence[str], selection: Selection, where: str) -> Weights:
+        """Return `1 - alpha` and `alpha`, or the named weights over their sum."""
         self.check(models, where)
         if self.weight is not None:
             return self._named(self.weight, models, selection, f"{where}.weight")
@@ -141,8 +145,9 @@ class Linear(Method):
         largest = max(abs(weight) for weight in row.values())
         if abs(total) <= _CANCELLED * largest:
             raise RecipeError(
-                f"{where}: the weights of {quoted(unit)} cannot be normalised, expected a sum other than 0, got {total:g}",
-                hint="write `method: {linear: {weight: ..., normalize: false}}` to use them as they are",
+                f"{where}: the weights of {quoted(unit)} cannot be normalised, "
+                f"expected a sum other than 0, got {total:g}",
+                hint="`method: {linear: {weight: ..., normalize: false}}` uses them as they are",
             )
         scaled = {model: weight / total for model, weight in row.items()}
         if not math.isfinite(total) or not all(map(math.isfinite, scaled.values())):
@@ -160,9 +165,11 @@ class Take(Method):
     model: str
 
     def check(self, models: Sequence[str], where: str) -> None:
+        """Refuse an unknown name."""
         _known(self.model, models, f"{where}.take")
 
     def weights(self, models: Sequence[str], selection: Selection, where: str) -> Weights:
+        """Return 1 for the model taken and 0 for the others."""
         self.check(models, where)
         return {
             unit: {model: float(model == self.model) for model in models}
@@ -177,7 +184,7 @@ def parse_method(raw: object, where: str) -> Method:
     """Read `{name: {parameter: value}}`, `{name: null}` or `name`.
 
     Raises:
-        RecipeError: an unknown method or parameter (with the nearest known), a value of the wrong kind.
+        RecipeError: an unknown method or parameter (with the nearest known), a wrong kind.
     """
     if isinstance(raw, Method):
         return raw
@@ -212,7 +219,8 @@ def _arguments(kind: type[Method], given: Mapping[Any, object], where: str) -> d
     for key, raw in given.items():
         if key not in parameters:
             raise RecipeError(
-                f"{where}: unknown parameter {quoted(str(key))}, `{kind.name}` takes {_names(parameters)}",
+                f"{where}: unknown parameter {quoted(str(key))}, "
+                f"`{kind.name}` takes {_names(parameters)}",
                 hint=_near(str(key), parameters),
             )
         arguments[key] = _parameter(parameters[key], raw, f"{where}.{key}")
@@ -272,7 +280,7 @@ def method_schema() -> dict[str, Any]:
 
 
 def notes_on(weights: Weights, where: str) -> list[str]:
-    """Return what a reader should know of unusual but allowed weights: extrapolation, sums other than 1."""
+    """Return what is allowed but unusual in weights: extrapolation, sums other than 1."""
     outside = [
         row for row in weights.values() if any(not 0.0 <= weight <= 1.0 for weight in row.values())
     ]
@@ -283,8 +291,8 @@ def notes_on(weights: Weights, where: str) -> list[str]:
         low = min(min(row.values()) for row in outside)
         high = max(max(row.values()) for row in outside)
         found.append(
-            f"{where}: shares from {low:g} to {high:g} in {counted(len(outside), 'unit')} lie outside 0..1: "
-            "the result extrapolates beyond its parents"
+            f"{where}: shares from {low:g} to {high:g} in {counted(len(outside), 'unit')} "
+            "lie outside 0..1: the result extrapolates beyond its parents"
         )
     if scaled:
         spread = (

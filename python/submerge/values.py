@@ -5,11 +5,12 @@ A parameter of a merge method, `alpha` say, may be written as
 - a number, the same everywhere: `0.5`;
 - a list with exactly one number per selected block, in execution order: `[0.1, 0.2, 0.3]`;
 - a gradient over the selected blocks: `{from: 0.2, to: 0.8}`;
-- a mapping from selectors to any of these: `{"double[0:8]": 0.2, single: {from: 0, to: 1}, default: 0.5}`;
-  the first selector that matches a unit decides, `default` takes the rest.
+- a mapping from selectors to any of these:
+  `{"double[0:8]": 0.2, single: {from: 0, to: 1}, default: 0.5}`; the first selector that matches a
+  unit decides, `default` takes the rest.
 
-Execution order is embedders and guidance, double blocks, single blocks, final layer. Under a list or a
-gradient, units before the blocks take its first number and units after them its last.
+Execution order is embedders and guidance, double blocks, single blocks, final layer. Under a list
+or a gradient, units before the blocks take its first number and units after them its last.
 
 Every function raises `RecipeError` with the path of the offending field.
 """
@@ -66,15 +67,11 @@ class Selection:
 def shown(raw: object) -> str:
     """Return how a value from a recipe reads in an error message."""
     match raw:
-        case None:
-            return "nothing"
-        case bool():
-            return "true" if raw else "false"
+        case None | bool():
+            return {None: "nothing", True: "true", False: "false"}[raw]
         case int() | float():
-            text = (
-                str(raw) if isinstance(raw, float) or raw.bit_length() < 128 else "a huge integer"
-            )
-            return text
+            small = isinstance(raw, float) or raw.bit_length() < 128
+            return str(raw) if small else "a huge integer"
         case str():
             cut = raw if len(raw) <= _TEXT_LIMIT else raw[:_TEXT_LIMIT] + "…"
             return f"the text {quoted(cut)}"
@@ -173,9 +170,11 @@ class Number(Value):
     value: float
 
     def plain(self) -> Any:
+        """Return the number."""
         return self.value
 
-    def table(self, selection: Selection, where: str) -> dict[str, float]:  # noqa: ARG002 - same in every form
+    def table(self, selection: Selection, where: str) -> dict[str, float]:  # noqa: ARG002
+        """Return the number for every unit."""
         return dict.fromkeys(selection.units, self.value)
 
 
@@ -186,13 +185,16 @@ class Listed(Value):
     values: tuple[float, ...]
 
     def plain(self) -> Any:
+        """Return the numbers as a list."""
         return list(self.values)
 
     def table(self, selection: Selection, where: str) -> dict[str, float]:
+        """Return the block's number for each of its units; the ends' for units outside blocks."""
         blocks = selection.blocks
         if len(self.values) != len(blocks):
             raise RecipeError(
-                f"{where}: a list takes one number per selected block, expected {len(blocks)}, got {len(self.values)}",
+                f"{where}: a list takes one number per selected block, "
+                f"expected {len(blocks)}, got {len(self.values)}",
                 hint="write `{from: a, to: b}` for numbers that fit any count of blocks"
                 if blocks
                 else None,
@@ -217,12 +219,14 @@ class Gradient(Value):
         return cls(number(raw["from"], f"{where}.from"), number(raw["to"], f"{where}.to"))
 
     def plain(self) -> Any:
+        """Return `{from, to}`."""
         return {"from": self.start, "to": self.stop}
 
     def table(self, selection: Selection, where: str) -> dict[str, float]:
+        """Return `(1 - t) * start + t * stop`, t the unit's position along the blocks."""
         if not selection.blocks:
             raise RecipeError(
-                f"{where}: a gradient runs over blocks, expected at least one selected block, got none",
+                f"{where}: a gradient runs over blocks, expected at least one selected, got none",
                 hint="write a plain number",
             )
         return {name: self._at(position(name, selection.blocks)) for name in selection.units}
@@ -263,10 +267,12 @@ class Mapped(Value):
         return cls(tuple(entries), default)
 
     def plain(self) -> Any:
+        """Return selectors in order, then the default."""
         written = {key: value.plain() for key, value in self.entries}
         return written if self.default is None else {**written, "default": self.default.plain()}
 
     def table(self, selection: Selection, where: str) -> dict[str, float]:
+        """Return the number of the first selector that matches, else the default's."""
         numbers: dict[str, float] = {}
         for key, value in self.entries:
             here = f'{where}["{key}"]'
@@ -312,7 +318,7 @@ class PerModel:
         )
 
     def plain(self) -> Any:
-        """Return `{model: value}` in the form `parse` reads, sorted by name: the order has no meaning."""
+        """Return `{model: value}` as `parse` reads it, sorted by name: the order has no meaning."""
         return {
             name: value.plain() for name, value in sorted(self.entries, key=lambda entry: entry[0])
         }

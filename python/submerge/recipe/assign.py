@@ -1,15 +1,19 @@
-"""Which model weighs how much in which unit: the rules of a recipe applied to the units of its models."""
+"""Which model weighs how much in which unit: a recipe's rules applied to its models' units."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from submerge.blocks import Selector, select
 from submerge.errors import counted, listing
 from submerge.methods import Method, Weights, notes_on
-from submerge.recipe.model import Recipe
 from submerge.values import Selection
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from submerge.recipe.model import Recipe
 
 __all__ = ["Assignment", "assign"]
 
@@ -19,11 +23,13 @@ class Assignment:
     """What a recipe says of each unit.
 
     Attributes:
-        weights: for every unit, in the order given, the weight of every model, in the recipe's order.
-        methods: for every unit, the method that decided it; None where `include` or `exclude` left the
-            first model's.
+        weights: for every unit, in the order given, the weight of every model, in the recipe's
+            order.
+        methods: for every unit, the method that decided it; None where `include` or `exclude` left
+            the first model's.
         sources: for every unit, the path of the field that decided it (`recipe.rules[0]`).
-        notes: what the user should know: extrapolation, rules that decide nothing, models without a part.
+        notes: what the user should know: extrapolation, rules that decide nothing, models without
+            a part.
     """
 
     weights: Weights
@@ -35,7 +41,8 @@ class Assignment:
 def assign(recipe: Recipe, units: Sequence[str]) -> Assignment:
     """Apply a recipe to units, the canonical names of all its models' units, each once.
 
-    Lists and gradients run over everything their rule's selector reaches, also where an earlier rule decides.
+    Lists and gradients run over everything their rule's selector reaches, also where an earlier
+    rule decides.
 
     Raises:
         RecipeError: a selector that matches nothing, a value that does not fit its selection.
@@ -58,7 +65,8 @@ def assign(recipe: Recipe, units: Sequence[str]) -> Assignment:
         found = step.method.weights(models, Selection.of(reached, wanted), step.path)
         if not wanted and step.where is not None:
             notes.append(
-                f"{_rule(step.path)} decides nothing: the {counted(len(reached), 'unit')} are decided before it"
+                f"{_rule(step.path)} decides nothing: earlier rules decide all "
+                f"{counted(len(reached), 'unit')}"
             )
         weights |= found
         methods |= dict.fromkeys(found, step.method)

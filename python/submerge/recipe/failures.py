@@ -1,15 +1,17 @@
-"""pydantic's errors in submerge's words: `recipe.rules[0].alpha: expected ..., got ...` and a hint."""
+"""pydantic's errors in submerge's words: `recipe.rules[0].alpha: expected ..., got ...`."""
 
 from __future__ import annotations
 
 import typing
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from submerge.errors import RecipeError, nearest, quoted
 from submerge.values import shown
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["translate"]
 
@@ -27,7 +29,7 @@ _EXPECTED = {
 
 
 def translate(error: ValidationError, form: type[BaseModel], where: str = "recipe") -> RecipeError:
-    """Return one RecipeError for everything wrong; the first line is the first error, as is its hint."""
+    """Return one RecipeError for everything wrong: a line each, and the first hint."""
     found = [_one(item, form, where) for item in error.errors(include_url=False)]
     lines = [failure.message for failure in found[:_SHOWN_ERRORS]]
     if len(found) > _SHOWN_ERRORS:

@@ -1,4 +1,4 @@
-"""The parts of a recipe, as pydantic models: what may be written where, and what it means left out."""
+"""The parts of a recipe, as pydantic models: what may be written, and what it means left out."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _source(raw: object) -> object:
 
 
 class ModelSource(Strict):
-    """Where a model lies: a `.safetensors` file, a folder of shards, a diffusers pipeline folder."""
+    """Where a model lies: a `.safetensors` file, a folder of shards, a diffusers pipeline."""
 
     path: str = Field(min_length=1)
     """The file or folder."""
@@ -133,7 +133,7 @@ class Action(Strict):
 
 
 class Rule(Action):
-    """An action for the units a selector reaches; of several rules the first that matches decides."""
+    """An action for the units a selector reaches; the first rule that matches decides."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -161,8 +161,8 @@ class Guidance:
     """What becomes of the guidance embedder when a parent has none (FLUX.1-schnell).
 
     Attributes:
-        policy: `keep` the guided parents' embedder (merged among them); `scale` its output layer by their
-            share; `bake` it into a bias for one guidance value; `drop` it.
+        policy: `keep` the guided parents' embedder (merged among them); `scale` its output layer by
+            their share; `bake` it into a bias for one guidance value; `drop` it.
         value: for `scale` a share to use instead of the method's, for `bake` the guidance value.
     """
 
@@ -176,7 +176,7 @@ class Guidance:
             return raw
         match raw:
             case "keep" | "scale" | "drop":
-                return cls(raw)  # type: ignore[arg-type] # mypy does not narrow a text to these literals
+                return cls(raw)
             case "bake":
                 raise RecipeError(
                     f"{where}: `bake` needs a guidance value", hint="for example `{bake: 3.5}`"
@@ -267,7 +267,7 @@ class Output(Strict):
     shard_size: Annotated[int, PlainValidator(_size), WithJsonSchema(_SIZE_SCHEMA)] | None = None
     """Bytes per file at most, `10GB`; left out: 10 GB for diffusers, one file for other layouts."""
     pipeline_from: str | None = Field(default=None, min_length=1)
-    """A model's name or a folder: write a whole diffusers pipeline, with its other parts from there."""
+    """A model's name or a folder: write a whole pipeline, with its other parts from there."""
     scheduler_from: str | None = Field(default=None, min_length=1)
     """A model's name or a folder: take the pipeline's scheduler from there instead."""
     link: Literal["auto", "link", "reflink", "copy"] = "auto"

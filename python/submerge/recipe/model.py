@@ -39,6 +39,7 @@ __all__ = ["Recipe", "Step"]
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 # Words that stand beside model names in a field.
 _RESERVED = ("drop", "same", "default")
+_GIVEN: list[Any] = [{"required": [name]} for name in ("alpha", "weight", "method", "take")]
 _SCHEMA_ID = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -60,21 +61,17 @@ class Step:
 class Recipe(Action):
     """What the user means; read one with `Recipe.load`. See docs/recipes.md for every field.
 
-    At the top level `alpha`, `weight`, `method` and `take` are written as in a rule and act on every unit
-    that no rule reaches; with none of them two models are merged half and half. `steps()` holds what
-    they mean.
+    At the top level `alpha`, `weight`, `method` and `take` are written as in a rule and act on
+    every unit that no rule reaches; with none of them two models are merged half and half.
+    `steps()` holds what they mean.
     """
 
     model_config = ConfigDict(
         title="submerge recipe",
         json_schema_extra={
             "oneOf": [
-                *({"required": [name]} for name in ("alpha", "weight", "method", "take")),
-                {
-                    "not": {
-                        "anyOf": [{"required": [n]} for n in ("alpha", "weight", "method", "take")]
-                    }
-                },
+                *_GIVEN,
+                {"not": {"anyOf": _GIVEN}},
             ],
         },
     )
@@ -95,7 +92,7 @@ class Recipe(Action):
     guidance: GuidanceField = Guidance()
     """What becomes of the guidance embedder when a parent has none."""
     extras: str | None = None
-    """A model's name, or `drop`: where tensors beside the transformer (VAE, text encoders) come from."""
+    """A model's name, or `drop`: whose VAE and text encoders to keep, where files hold them."""
     output: Output = Output()
     """What is written, and how."""
     seed: int = Field(default=0, ge=0, lt=2**64)
@@ -129,7 +126,7 @@ class Recipe(Action):
         if isinstance(data, dict):
             if "models" in data:
                 raise RecipeError(
-                    "recipe.models: the models are given already, expected a recipe without `models`",
+                    "recipe.models: given already, expected a recipe without `models`",
                     hint="leave `models` out, or merge the recipe as it is",
                 )
             data = {"models": plain(models, "recipe.models"), **data}
@@ -158,8 +155,8 @@ class Recipe(Action):
         for name in self.models:
             if not _NAME.fullmatch(name):
                 raise RecipeError(
-                    f".models: the name {quoted(name)} is malformed, expected a letter and then letters, "
-                    "digits, `_` or `-`"
+                    f".models: the name {quoted(name)} is malformed, "
+                    "expected a letter and then letters, digits, `_` or `-`"
                 )
             if name in _RESERVED:
                 raise RecipeError(
@@ -187,7 +184,7 @@ class Recipe(Action):
                 )
 
     def steps(self) -> tuple[Step, ...]:
-        """Return the rules in order and then what the top level says, each with its method resolved.
+        """Return the rules in order and then what the top level says, each method resolved.
 
         The first step whose selector reaches a unit decides that unit.
         """
@@ -201,12 +198,12 @@ class Recipe(Action):
         return (*rules, Step(last, None, top))
 
     def _top(self) -> Method:
-        """Return what the top level says; with nothing said, two models are merged half and half."""
+        """Return what the top level says; nothing said merges two models half and half."""
         alone = len(self.models) == 1 and not self.given()
         return Take(next(iter(self.models))) if alone else self.resolve(Linear())
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the recipe in its normal form: plain data, the method always, other defaults left out.
+        """Return the normal form: plain data, the method always, other defaults left out.
 
         However a recipe is spelled, its meaning has one normal form; `Recipe.load` reads it back.
         """

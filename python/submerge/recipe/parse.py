@@ -1,7 +1,7 @@
 """Text to plain data: YAML 1.2, JSON, bounded in size, aliases, depth and expansion.
 
-What comes out is dicts with text keys, lists, texts, numbers, booleans and None, whatever went in. Names
-given twice are errors: of two values for one field, one would be dropped in silence.
+What comes out is dicts with text keys, lists, texts, numbers, booleans and None, whatever went in.
+Names given twice are errors: of two values for one field, one would be dropped in silence.
 """
 
 from __future__ import annotations
@@ -144,7 +144,8 @@ def plain(raw: object, where: str) -> Any:
     """Return a copy as dicts with text keys, lists and scalars, with paths as text.
 
     Raises:
-        RecipeError: a key that is not text, text that is not Unicode, too deep (or cyclic), too many values.
+        RecipeError: a key that is not text, text that is not Unicode, too deep (or cyclic),
+            too many values.
     """
     return _Copier(where).copy(raw, where, 0)
 
@@ -186,7 +187,7 @@ class _Copier:
     def text(self, text: object, where: str) -> str:
         if not isinstance(text, str):
             raise RecipeError(f"{where}: expected text, got {shown(text)}")
-        if "\0" in text or not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        if "\0" in text or any("\ud800" <= c <= "\udfff" for c in text):
             raise RecipeError(f"{where}: {shown(text)} holds a character that is not Unicode text")
         return text
 
@@ -199,7 +200,7 @@ def dump_yaml(data: Any) -> str:
     yaml.default_flow_style = False
     yaml.allow_unicode = True
     yaml.width = 100
-    yaml.sort_base_mapping_type_on_output = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment] # annotated None
     stream = StringIO()
     yaml.dump(data, stream)
     return stream.getvalue()
