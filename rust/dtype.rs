@@ -168,39 +168,34 @@ impl Float {
     #[inline(always)]
     #[must_use]
     pub fn encode(self, overflow: Overflow, value: f32) -> u32 {
-        let bits = value.to_bits();
-        let magnitude = bits & 0x7FFF_FFFF;
+        // NaN is replaced first, so that bf16, the common case, is one straight line of integers.
+        let bits = if value.is_nan() { 0x7FC0_0000 } else { value.to_bits() };
         let sign = bits >> 31;
-        let rounded = match self {
-            Self::F32 => bits,
+        let magnitude = bits & 0x7FFF_FFFF;
+        let rounded = match (self, overflow) {
+            (Self::F32, _) => return bits,
             // The bias carries into the upper half exactly when the lower half rounds up; the
             // largest finite values carry into infinity.
-            Self::BF16 => bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) >> 16,
-            Self::F16 => narrow::<10, 15>(magnitude.min(F16_INFINITE)) | sign << 15,
-            Self::F8E5M2 => {
-                let limit = match overflow {
-                    Overflow::Saturate => 57_344.0_f32.to_bits(),
-                    Overflow::Nan => F16_INFINITE,
-                };
-                narrow::<2, 15>(magnitude.min(limit)) | sign << 7
+            (Self::BF16, _) => return bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) >> 16,
+            (Self::F16, _) => narrow::<10, 15>(magnitude.min(INFINITE)) | sign << 15,
+            (Self::F8E5M2, Overflow::Nan) => narrow::<2, 15>(magnitude.min(INFINITE)) | sign << 7,
+            (Self::F8E5M2, Overflow::Saturate) => {
+                narrow::<2, 15>(magnitude.min(57_344.0_f32.to_bits())) | sign << 7
             }
-            Self::F8E4M3 => {
-                let limit = match overflow {
-                    Overflow::Saturate => 448.0_f32.to_bits(),
-                    Overflow::Nan => 480.0_f32.to_bits(),
-                };
-                narrow::<3, 7>(magnitude.min(limit)) | sign << 7
+            (Self::F8E4M3, Overflow::Nan) => {
+                let rounded = narrow::<3, 7>(magnitude.min(480.0_f32.to_bits()));
+                rounded | if rounded == self.nan() { 0 } else { sign << 7 }
+            }
+            (Self::F8E4M3, Overflow::Saturate) => {
+                narrow::<3, 7>(magnitude.min(448.0_f32.to_bits())) | sign << 7
             }
         };
-        if magnitude > INFINITY { self.nan() } else { rounded }
+        if value.is_nan() { self.nan() } else { rounded }
     }
 }
 
-/// The bits of an f32 infinity; every larger magnitude is a NaN.
-const INFINITY: u32 = 0x7F80_0000;
-
-/// 2^16, the first f32 whose exponent in a 5-bit format is the one of infinity.
-const F16_INFINITE: u32 = 65_536.0_f32.to_bits();
+/// 2^16 in f32: where a format with 5 exponent bits has its infinity.
+const INFINITE: u32 = 65_536.0_f32.to_bits();
 
 /// Widens a small float of `M` mantissa bits and exponent bias `B`, given as magnitude and sign
 /// bit. Magnitudes from `special` on take the exponent of infinity and keep their mantissa.
@@ -216,7 +211,7 @@ fn widen<const M: u32, const B: u32>(magnitude: u32, sign: u32, special: u32) ->
     let normal = moved.wrapping_add((127 - B) << 23);
     let subnormal = f32::from_bits(moved | smallest_normal) - f32::from_bits(smallest_normal);
     let finite = if magnitude < 1 << M { subnormal.to_bits() } else { normal };
-    let bits = if magnitude >= special { moved | INFINITY } else { finite };
+    let bits = if magnitude >= special { moved | f32::INFINITY.to_bits() } else { finite };
     f32::from_bits(bits | sign << 31)
 }
 
@@ -236,4 +231,33 @@ fn narrow<const M: u32, const B: u32>(magnitude: u32) -> u32 {
     let sum = f32::from_bits(magnitude) + f32::from_bits(magic);
     let subnormal = sum.to_bits().wrapping_sub(magic);
     if magnitude < smallest_normal { subnormal } else { normal }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_sizes_are_those_of_the_format() {
+        for dtype in Dtype::ALL.iter().copied() {
+            let theirs: safetensors::Dtype = serde_json::from_str(&format!("\"{}\"", dtype.name()))
+                .expect("a dtype of the format");
+            assert_eq!(theirs.bitsize() as u64, dtype.bits(), "{}", dtype.name());
+            assert_eq!(theirs.to_string(), dtype.name());
+            assert_eq!(Dtype::parse(dtype.name()), Some(dtype));
+            assert_eq!(serde_json::to_string(&dtype).expect("a string"), format!("\"{theirs}\""));
+        }
+        assert_eq!(Dtype::ALL.len(), 22);
+        assert_eq!(Dtype::parse("bf16"), None);
+    }
+
+    #[test]
+    fn a_float_has_the_size_of_its_dtype() {
+        for float in Float::ALL.iter().copied() {
+            assert_eq!(float.dtype().bits(), 8 * float.bytes() as u64);
+            assert_eq!(float.dtype().float(), Some(float));
+        }
+        let mergeable = Dtype::ALL.iter().filter(|dtype| dtype.float().is_some());
+        assert_eq!(mergeable.count(), Float::ALL.len());
+    }
 }

@@ -58,8 +58,8 @@ impl UnitStats {
         debug_assert!((self.elements as usize).is_multiple_of(BLOCK), "a short block came before");
         let reference = operands[0];
         for (i, x) in operands.iter().enumerate() {
-            let pair = isa.gram(x, reference);
-            self.nonfinite[i] += isa.count_nonfinite(x);
+            let pair = if i == 0 { isa.norm2(x) } else { isa.gram(x, reference) };
+            self.nonfinite[i] += pair.nonfinite;
             self.norm2[i] += pair.norm2;
             self.dot[i] += pair.dot;
             self.delta2[i] += pair.delta2;
@@ -85,5 +85,102 @@ fn add<T: Copy + std::ops::AddAssign>(sums: &mut [T], next: &[T]) {
     assert_eq!(sums.len(), next.len(), "operands of two cells");
     for (sum, next) in sums.iter_mut().zip(next) {
         *sum += *next;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEN: usize = CELL + 5 * BLOCK + 77;
+
+    fn operand(seed: u64, spread: f32) -> Vec<f32> {
+        let value = |i: u64| {
+            let hash = (i + seed * 1_000_003).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
+            (hash as f32 / 8_388_608.0 - 1.0) * spread
+        };
+        (0..LEN as u64).map(value).collect()
+    }
+
+    /// What `exec` does: cell by cell, the cells added in order.
+    fn stats(isa: &Isa, operands: &[&[f32]], written: &[f32]) -> UnitStats {
+        let mut unit = UnitStats::new(operands.len());
+        for start in (0..LEN).step_by(CELL) {
+            let mut cell = UnitStats::new(operands.len());
+            for start in (start..LEN.min(start + CELL)).step_by(BLOCK) {
+                let range = start..LEN.min(start + BLOCK);
+                let blocks: Vec<_> = operands.iter().map(|x| &x[range.clone()]).collect();
+                cell.add_block(isa, &blocks, &written[range]);
+            }
+            unit.merge_next(&cell);
+        }
+        unit
+    }
+
+    fn dot(a: &[f32], b: &[f32]) -> f64 {
+        let product = |(a, b): (&f32, &f32)| f64::from(*a) * f64::from(*b);
+        a.iter().zip(b).filter(|(a, b)| a.is_finite() && b.is_finite()).map(product).sum()
+    }
+
+    fn near(got: f64, want: f64, scale: f64) {
+        assert!((got - want).abs() <= 1e-6 * scale, "{got} {want}");
+    }
+
+    #[test]
+    fn sums_are_those_of_f64_on_every_isa() {
+        let (a, b) = (operand(1, 0.05), operand(2, 0.05));
+        let delta: Vec<f32> = a.iter().zip(&b).map(|(a, b)| b - a).collect();
+        let want = stats(Isa::best(), &[&a, &b], &b);
+        for isa in Isa::available() {
+            let got = stats(isa, &[&a, &b], &b);
+            assert_eq!(got, want, "{}", isa.name());
+        }
+        assert_eq!((want.elements, want.nonfinite_out), (LEN as u64, 0));
+        assert_eq!(want.nonfinite, [0, 0]);
+        let scale = dot(&a, &a);
+        near(want.norm2[0], dot(&a, &a), scale);
+        near(want.norm2[1], dot(&b, &b), scale);
+        near(want.dot[1], dot(&a, &b), scale);
+        near(want.delta2[1], dot(&delta, &delta), scale);
+        assert_eq!((want.dot[0].to_bits(), want.delta2[0]), (want.norm2[0].to_bits(), 0.0));
+    }
+
+    #[test]
+    fn huge_values_do_not_overflow_and_non_finite_ones_are_counted_and_left_out() {
+        let (mut a, mut b) = (operand(1, 3e38), operand(2, 0.05));
+        (a[7], a[BLOCK], a[LEN - 1]) = (f32::NAN, f32::INFINITY, f32::NEG_INFINITY);
+        b[8] = f32::NAN;
+        for isa in Isa::available() {
+            let got = stats(isa, &[&a, &b], &a);
+            assert_eq!(got.nonfinite, [3, 1], "{}", isa.name());
+            assert_eq!((got.nonfinite_out, got.changed), (3, 0), "{}", isa.name());
+            near(got.norm2[0], dot(&a, &a), dot(&a, &a));
+            near(got.norm2[1], dot(&b, &b), dot(&b, &b));
+            // Beside values of 1e38 those of b vanish; a[8] has no partner.
+            let delta2 = dot(&a, &a) - f64::from(a[8]).powi(2);
+            near(got.delta2[1], delta2, delta2);
+            assert!((got.dot[1] - dot(&a, &b)).abs() < 1e-6 * (dot(&a, &a) * dot(&b, &b)).sqrt());
+        }
+    }
+
+    #[test]
+    fn changed_is_by_bits_but_for_nans() {
+        let a = [0.0, 0.0, f32::NAN, f32::NAN, 1.0, f32::INFINITY];
+        let b = [0.0, -0.0, -f32::NAN, 1.0, 1.0, f32::NEG_INFINITY];
+        for isa in Isa::available() {
+            assert_eq!(isa.count_changed(&a, &b), 3, "{}", isa.name());
+            assert_eq!(isa.count_changed(&b, &a), 3, "{}", isa.name());
+            assert_eq!(isa.count_nonfinite(&a), 3, "{}", isa.name());
+        }
+    }
+
+    #[test]
+    fn tiny_deltas_of_large_operands_survive() {
+        let a = [1024.0_f32; BLOCK];
+        let b = a.map(f32::next_up);
+        let mut stats = UnitStats::new(2);
+        stats.add_block(Isa::best(), &[&a, &b], &b);
+        let ulp = f64::from(1024.0_f32.next_up()) - 1024.0;
+        assert_eq!(stats.delta2[1].to_bits(), (ulp * ulp * BLOCK as f64).to_bits());
     }
 }

@@ -70,25 +70,29 @@ pub(super) fn add_scaled(x: &[f32], w: f32, acc: &mut [f32]) {
     }
 }
 
+/// One accumulator per lane.
+type Lanes = [f32; LANES];
+
 #[inline(always)]
 pub(super) fn gram(x: &[f32], reference: &[f32]) -> Pair {
     let (mut norm2, mut dot, mut delta2) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+    let mut add = |lane: usize, x: f32, r: f32| {
+        norm2[lane] += x * x;
+        dot[lane] += x * r;
+        delta2[lane] += (x - r) * (x - r);
+    };
     let (x_rows, x_rest) = x.as_chunks::<LANES>();
     let (r_rows, r_rest) = reference.as_chunks::<LANES>();
     for (x, r) in x_rows.iter().zip(r_rows) {
         for lane in 0..LANES {
-            norm2[lane] += x[lane] * x[lane];
-            dot[lane] += x[lane] * r[lane];
-            let delta = x[lane] - r[lane];
-            delta2[lane] += delta * delta;
+            add(lane, x[lane], r[lane]);
         }
     }
     for (lane, (x, r)) in x_rest.iter().zip(r_rest).enumerate() {
-        norm2[lane] += x * x;
-        dot[lane] += x * r;
-        delta2[lane] += (x - r) * (x - r);
+        add(lane, *x, *r);
     }
-    let pair = Pair { norm2: total(&norm2), dot: total(&dot), delta2: total(&delta2) };
+    let pair =
+        Pair { norm2: total(&norm2), dot: total(&dot), delta2: total(&delta2), nonfinite: 0 };
     if pair.norm2.is_finite() && pair.dot.is_finite() && pair.delta2.is_finite() {
         pair
     } else {
@@ -97,8 +101,37 @@ pub(super) fn gram(x: &[f32], reference: &[f32]) -> Pair {
 }
 
 #[inline(always)]
-fn total(lanes: &[f32; LANES]) -> f64 {
-    lanes.iter().fold(0.0, |sum, lane| sum + f64::from(*lane))
+pub(super) fn norm2(x: &[f32]) -> Pair {
+    let mut norm2 = [0.0; LANES];
+    let (rows, rest) = x.as_chunks::<LANES>();
+    for x in rows {
+        for (norm2, x) in norm2.iter_mut().zip(x) {
+            *norm2 += x * x;
+        }
+    }
+    for (norm2, x) in norm2.iter_mut().zip(rest) {
+        *norm2 += x * x;
+    }
+    let norm2 = total(&norm2);
+    if norm2.is_finite() {
+        Pair { norm2, dot: norm2, delta2: 0.0, nonfinite: 0 }
+    } else {
+        gram_f64(x, x)
+    }
+}
+
+/// The lanes in f64, the upper half added onto the lower until one is left.
+#[inline(always)]
+fn total(lanes: &Lanes) -> f64 {
+    let mut sums = lanes.map(f64::from);
+    let mut half = LANES / 2;
+    while half > 0 {
+        for lane in 0..half {
+            sums[lane] += sums[lane + half];
+        }
+        half /= 2;
+    }
+    sums[0]
 }
 
 /// The same sums in f64, which no f32 can overflow, without the elements that are not finite.
@@ -113,6 +146,8 @@ fn gram_f64(x: &[f32], reference: &[f32]) -> Pair {
                 pair.dot += x * r;
                 pair.delta2 += (x - r) * (x - r);
             }
+        } else {
+            pair.nonfinite += 1;
         }
     }
     pair
@@ -126,10 +161,15 @@ pub(super) fn count_nonfinite(x: &[f32]) -> u64 {
 
 #[inline(always)]
 pub(super) fn count_changed(a: &[f32], b: &[f32]) -> u64 {
-    let changed = |(a, b): (&f32, &f32)| {
-        let both_nan = a.is_nan() && b.is_nan();
-        u32::from(a.to_bits() != b.to_bits() && !both_nan)
-    };
-    let count: u32 = a.iter().zip(b).map(changed).sum();
-    count.into()
+    let (mut different, mut largest) = (0_u32, 0);
+    for (a, b) in a.iter().zip(b) {
+        different += u32::from(a.to_bits() != b.to_bits());
+        largest = largest.max(a.to_bits() & 0x7FFF_FFFF);
+    }
+    if f32::from_bits(largest).is_nan() {
+        let nan =
+            a.iter().zip(b).filter(|(a, b)| a.is_nan() && b.is_nan() && a.to_bits() != b.to_bits());
+        different -= nan.count() as u32;
+    }
+    different.into()
 }

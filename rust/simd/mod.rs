@@ -27,6 +27,8 @@ pub struct Pair {
     pub dot: f64,
     /// `sum delta * delta` where both are finite.
     pub delta2: f64,
+    /// How many `x` are infinite or NaN.
+    pub nonfinite: u64,
 }
 
 /// The operations, compiled for one instruction set.
@@ -37,6 +39,7 @@ pub struct Isa {
     scale: unsafe fn(&[f32], f32, &mut [f32]),
     add_scaled: unsafe fn(&[f32], f32, &mut [f32]),
     gram: unsafe fn(&[f32], &[f32]) -> Pair,
+    norm2: unsafe fn(&[f32]) -> Pair,
     count_nonfinite: unsafe fn(&[f32]) -> u64,
     count_changed: unsafe fn(&[f32], &[f32]) -> u64,
 }
@@ -68,6 +71,10 @@ macro_rules! isa {
             body::gram(x, reference)
         }
         $(#[target_feature(enable = $features)])?
+        fn norm2(x: &[f32]) -> Pair {
+            body::norm2(x)
+        }
+        $(#[target_feature(enable = $features)])?
         fn count_nonfinite(x: &[f32]) -> u64 {
             body::count_nonfinite(x)
         }
@@ -82,6 +89,7 @@ macro_rules! isa {
             scale,
             add_scaled,
             gram,
+            norm2,
             count_nonfinite,
             count_changed,
         }
@@ -164,8 +172,8 @@ impl Isa {
 
     /// Norm, dot product and squared distance of one block.
     ///
-    /// Element `i` is added to f32 lane `i % 32`, in order; the lanes are added in f64, in order.
-    /// When a sum is not finite (an element is not, or f32 squares overflowed) all three are formed
+    /// Element `i` is added to f32 lane `i % 32`, in order; the lanes are added in f64, the upper
+    /// half onto the lower until one is left. When a sum is not finite (an element is not, or f32 squares overflowed) all three are formed
     /// again in f64, element by element, without the non-finite elements. Squares below f32's
     /// smallest number vanish: elements below about 1e-22 do not count.
     ///
@@ -177,6 +185,17 @@ impl Isa {
         assert!(x.len() <= BLOCK, "at most one block");
         // SAFETY: as in `decode`.
         unsafe { (self.gram)(x, reference) }
+    }
+
+    /// [`Isa::gram`] of a block with itself, with less work.
+    ///
+    /// # Panics
+    /// If the block is longer than [`BLOCK`].
+    #[must_use]
+    pub fn norm2(&self, x: &[f32]) -> Pair {
+        assert!(x.len() <= BLOCK, "at most one block");
+        // SAFETY: as in `decode`.
+        unsafe { (self.norm2)(x) }
     }
 
     /// How many elements are infinite or NaN.
@@ -196,5 +215,104 @@ impl Isa {
         let blocks = a.chunks(BLOCK).zip(b.chunks(BLOCK));
         // SAFETY: as in `decode`.
         blocks.map(|(a, b)| unsafe { (self.count_changed)(a, b) }).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every exponent and sign, many mantissas, NaNs and infinities.
+    fn values(len: usize) -> Vec<f32> {
+        (0..len as u32).map(|i| f32::from_bits(i.wrapping_mul(0x9E37_79B9) ^ 0x7F80_0001)).collect()
+    }
+
+    #[test]
+    fn the_scalar_table_is_always_there_and_the_best_is_the_last() {
+        let all = Isa::available();
+        assert_eq!(all[0].name(), "scalar");
+        assert_eq!(all[all.len() - 1].name(), Isa::best().name());
+        assert!(all.iter().all(|isa| Isa::named(isa.name()).is_some()));
+        assert!(Isa::named("mmx").is_none());
+    }
+
+    #[test]
+    fn every_isa_decodes_every_pattern_at_any_alignment() {
+        for isa in Isa::available() {
+            for float in Float::ALL.iter().copied() {
+                let n = float.bytes();
+                let patterns: Vec<u32> = match n {
+                    4 => values(65_536).iter().map(|x| x.to_bits()).collect(),
+                    _ => (0..1 << (8 * n)).collect(),
+                };
+                let mut bytes = vec![0xAA];
+                bytes.extend(
+                    patterns.iter().flat_map(|bits| bits.to_le_bytes().into_iter().take(n)),
+                );
+                let mut out = vec![0.0; patterns.len()];
+                isa.decode(float, &bytes[1..], &mut out);
+                for (bits, out) in patterns.iter().zip(out) {
+                    let want = float.decode(*bits).to_bits();
+                    assert_eq!(out.to_bits(), want, "{} {float:?} {bits:#x}", isa.name());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_isa_encodes_alike_at_odd_lengths_and_alignments() {
+        for isa in Isa::available() {
+            for float in Float::ALL.iter().copied() {
+                for overflow in [Overflow::Saturate, Overflow::Nan] {
+                    for len in (0..70).chain([1_023, 100_001]) {
+                        check_encode(isa, float, overflow, &values(len));
+                    }
+                }
+            }
+        }
+    }
+
+    fn check_encode(isa: &Isa, float: Float, overflow: Overflow, values: &[f32]) {
+        let n = float.bytes();
+        let mut out = vec![0xAA; values.len() * n + 2];
+        let end = out.len() - 1;
+        isa.encode(float, overflow, values, &mut out[1..end]);
+        assert_eq!((out[0], out[end]), (0xAA, 0xAA), "bytes outside were written");
+        for (x, got) in values.iter().zip(out[1..end].chunks_exact(n)) {
+            let want = float.encode(overflow, *x).to_le_bytes();
+            assert_eq!(got, &want[..n], "{} {float:?} {overflow:?} {x:e}", isa.name());
+        }
+    }
+
+    #[test]
+    fn every_isa_computes_alike_at_odd_lengths() {
+        for isa in Isa::available() {
+            for len in (0..70).chain([BLOCK - 1, BLOCK]) {
+                let x = values(len);
+                let y: Vec<f32> = x.iter().rev().map(|y| y * 0.75).collect();
+                let mut acc = vec![0.0; len];
+                isa.scale(&x, 0.3, &mut acc);
+                assert!(x.iter().zip(&acc).all(|(x, acc)| same(x * 0.3, *acc)), "{}", isa.name());
+                let before = acc.clone();
+                isa.add_scaled(&y, 0.7, &mut acc);
+                for ((y, acc), before) in y.iter().zip(&acc).zip(before) {
+                    let product = std::hint::black_box(y * 0.7);
+                    assert!(same(before + product, *acc), "{} {y:e}", isa.name());
+                }
+                assert_eq!(isa.gram(&x, &y), SCALAR.gram(&x, &y), "{} {len}", isa.name());
+                assert_eq!(isa.gram(&x, &x), isa.norm2(&x), "{} {len}", isa.name());
+            }
+        }
+    }
+
+    /// Equal bits, or both NaN: the sign and payload of a computed NaN are not defined.
+    fn same(a: f32, b: f32) -> bool {
+        a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan()
+    }
+
+    #[test]
+    #[should_panic(expected = "bytes to decode")]
+    fn a_wrong_length_is_refused() {
+        Isa::best().decode(Float::BF16, &[0; 5], &mut [0.0; 2]);
     }
 }

@@ -1,0 +1,163 @@
+//! Throughput of the kernels in GB/s of traffic (every byte read or written counts once), per
+//! operation, dtype and instruction set, beside `memcpy` on buffers of the same size.
+//!
+//! `cargo bench --bench kernels`, or with `-- --quick` one run of everything: every result is
+//! checked after it was timed, so the quick run is a test.
+
+use std::hint::black_box;
+use std::io::{self, Write as _};
+use std::time::{Duration, Instant};
+
+use submerge_core::dtype::{Float, Overflow};
+use submerge_core::kernels::{Kernel, Linear};
+use submerge_core::simd::{BLOCK, Isa};
+use submerge_core::stats::UnitStats;
+
+/// Elements per stream: what a worker holds of one operand at a time.
+const ELEMENTS: usize = 512 * BLOCK;
+
+/// How long one figure is measured, in rounds of which the best counts: the machine may be shared.
+const ROUNDS: usize = 80;
+const ROUND: Duration = Duration::from_millis(4);
+
+/// Runs `work`, which moves `bytes`, and gives GB/s; once and without meaning when `quick`.
+fn rate(quick: bool, bytes: usize, mut work: impl FnMut()) -> f64 {
+    let mut best = Duration::MAX;
+    for _ in 0..if quick { 1 } else { ROUNDS } {
+        let start = Instant::now();
+        let mut runs = 0;
+        while runs == 0 || (!quick && start.elapsed() < ROUND) {
+            work();
+            runs += 1;
+        }
+        best = best.min(start.elapsed() / runs);
+    }
+    bytes as f64 / best.as_secs_f64() / 1e9
+}
+
+/// Encoded weights like a trained matrix's: bell-shaped, spread 0.05.
+fn weights(dtype: Float, mut seed: u64) -> Vec<u8> {
+    let mut out = Vec::with_capacity(ELEMENTS * dtype.bytes());
+    for _ in 0..ELEMENTS {
+        let mut sum = -2.0;
+        for _ in 0..4 {
+            seed = seed
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            sum += (seed >> 40) as f32 / 16_777_216.0;
+        }
+        let bits = dtype.encode(Overflow::Saturate, sum * 0.09);
+        out.extend_from_slice(&bits.to_le_bytes()[..dtype.bytes()]);
+    }
+    out
+}
+
+/// The merge loop of a worker: decode, map, encode, block by block; with statistics if asked.
+struct Merge<'a> {
+    isa: &'static Isa,
+    dtype: Float,
+    operands: &'a [Vec<u8>],
+    kernel: &'a Kernel,
+}
+
+impl Merge<'_> {
+    fn run(&self, out: &mut [u8], mut stats: Option<&mut UnitStats>) {
+        let mut decoded = vec![[0.0; BLOCK]; self.operands.len()];
+        let mut result = [0.0; BLOCK];
+        let bytes = BLOCK * self.dtype.bytes();
+        for (block, out) in out.chunks_exact_mut(bytes).enumerate() {
+            for (operand, decoded) in self.operands.iter().zip(&mut decoded) {
+                self.isa.decode(self.dtype, &operand[block * bytes..][..bytes], decoded);
+            }
+            let slices: [&[f32]; 2] = [&decoded[0], &decoded[1]];
+            self.kernel.map(self.isa, &slices, &mut result);
+            self.isa.encode(self.dtype, Overflow::Saturate, &result, out);
+            if let Some(stats) = stats.as_deref_mut() {
+                self.isa.decode(self.dtype, out, &mut result);
+                stats.add_block(self.isa, &slices, &result);
+            }
+        }
+    }
+
+    /// Element by element with the scalar definition.
+    fn expected(&self, weights: [f32; 2]) -> Vec<u8> {
+        let n = self.dtype.bytes();
+        let value = |operand: &[u8], i: usize| {
+            let mut bits = [0; 4];
+            bits[..n].copy_from_slice(&operand[i * n..][..n]);
+            self.dtype.decode(u32::from_le_bytes(bits))
+        };
+        (0..ELEMENTS)
+            .flat_map(|i| {
+                let [a, b] = [0, 1].map(|k| value(&self.operands[k], i) * weights[k]);
+                let bits = self.dtype.encode(Overflow::Saturate, a + b).to_le_bytes();
+                bits.into_iter().take(n)
+            })
+            .collect()
+    }
+}
+
+fn merges(quick: bool, table: &mut impl io::Write) -> io::Result<()> {
+    let kernel = Kernel::Linear(Linear { weights: vec![0.3, 0.7] });
+    for dtype in Float::ALL.iter().copied() {
+        let operands = [weights(dtype, 1), weights(dtype, 2)];
+        let mut out = vec![0; operands[0].len()];
+        let traffic = 3 * out.len();
+        for isa in Isa::available() {
+            let merge = Merge { isa, dtype, operands: &operands, kernel: &kernel };
+            let plain = rate(quick, traffic, || merge.run(black_box(&mut out), None));
+            assert_eq!(out, merge.expected([0.3, 0.7]), "{dtype:?} {}", isa.name());
+            let mut stats = UnitStats::new(2);
+            let counted = rate(quick, traffic, || {
+                stats = UnitStats::new(2);
+                merge.run(black_box(&mut out), Some(&mut stats));
+            });
+            assert_eq!(stats.elements, ELEMENTS as u64);
+            assert!(stats.changed > stats.elements / 2 && stats.delta2[1] > 0.0, "{stats:?}");
+            let name = dtype.dtype().name();
+            writeln!(table, "linear 2x    {name:8} {:8} {plain:6.1}", isa.name())?;
+            writeln!(table, "  with stats {name:8} {:8} {counted:6.1}", isa.name())?;
+        }
+    }
+    Ok(())
+}
+
+/// The parts, for tuning: traffic is bytes of the encoded side only.
+fn conversions(quick: bool, table: &mut impl io::Write) -> io::Result<()> {
+    for dtype in Float::ALL.iter().copied() {
+        let bytes = weights(dtype, 3);
+        let mut values = vec![0.0; ELEMENTS];
+        let mut out = vec![0; bytes.len()];
+        let block = BLOCK * dtype.bytes();
+        for isa in Isa::available() {
+            let decode = rate(quick, bytes.len(), || {
+                for (bytes, values) in bytes.chunks(block).zip(values.chunks_mut(BLOCK)) {
+                    isa.decode(dtype, black_box(bytes), &mut values[..]);
+                }
+            });
+            let encode = rate(quick, bytes.len(), || {
+                for (values, out) in values.chunks(BLOCK).zip(out.chunks_mut(block)) {
+                    isa.encode(dtype, Overflow::Saturate, black_box(values), out);
+                }
+            });
+            assert_eq!(out, bytes, "{dtype:?} {}", isa.name());
+            let name = dtype.dtype().name();
+            writeln!(table, "decode       {name:8} {:8} {decode:6.1}", isa.name())?;
+            writeln!(table, "encode       {name:8} {:8} {encode:6.1}", isa.name())?;
+        }
+    }
+    Ok(())
+}
+
+fn main() -> io::Result<()> {
+    let quick = std::env::args().any(|arg| arg == "--quick" || arg == "--test");
+    let mut table = io::stdout().lock();
+    writeln!(table, "operation    dtype    isa        GB/s")?;
+    let from = weights(Float::BF16, 4);
+    let mut to = vec![0; from.len()];
+    let copy = rate(quick, 2 * from.len(), || to.copy_from_slice(black_box(&from)));
+    assert_eq!(to, from);
+    writeln!(table, "memcpy       {:8} {:8} {copy:6.1}", "-", "-")?;
+    merges(quick, &mut table)?;
+    conversions(quick, &mut table)
+}
