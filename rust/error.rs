@@ -54,6 +54,7 @@ impl Error {
 
     /// A system call that failed on `path`; `doing` is a verb phrase such as "cannot read".
     #[cold]
+    #[must_use]
     pub fn io(source: io::Error, path: &Path, doing: &str) -> Self {
         let message = format!("{}: {doing}: {source}", path.display());
         Self { kind: Kind::Io { source, path: path.to_owned() }, message, hint: None }

@@ -95,8 +95,8 @@ fn run(plan: &Plan, options: &Options, cancel: &AtomicBool, observer: Observer) 
         seconds: ended.as_secs_f64(),
         phases: Phases {
             open: opened.as_secs_f64(),
-            compute: (computed - opened).as_secs_f64(),
-            commit: (ended - computed).as_secs_f64(),
+            compute: computed.saturating_sub(opened).as_secs_f64(),
+            commit: ended.saturating_sub(computed).as_secs_f64(),
         },
         threads: shape.threads,
         chunk: shape.item_elements,

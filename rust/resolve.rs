@@ -181,7 +181,7 @@ fn resolve_units(plan: &Plan, inputs: &Inputs, lens: &[u64]) -> Result<Vec<Unit>
     let mut specs = plan.units.iter().peekable();
     for (index, (output, &elements)) in plan.outputs.iter().zip(lens).enumerate() {
         let rows = output.shape.first().copied().unwrap_or(1);
-        let row_elements = if rows == 0 { 0 } else { elements / rows };
+        let row_elements = elements.checked_div(rows).unwrap_or(0);
         let mut next = 0;
         while let Some(spec) = specs.next_if(|spec| spec.output == index) {
             if spec.start != next || spec.end < spec.start || spec.end > rows {

@@ -179,6 +179,7 @@ pub fn is_unsupported(error: &std::io::Error) -> bool {
 }
 
 /// The error of an output that appeared while the job ran, or another refusal of the system.
+#[must_use]
 pub fn taken_or(error: std::io::Error, path: &Path) -> Error {
     if error.kind() == std::io::ErrorKind::AlreadyExists {
         let what = format!("{}: exists, expected a path that is free", path.display());

@@ -80,7 +80,7 @@ pub struct Source {
     file: File,
     path: PathBuf,
     identity: Identity,
-    mapped: bool,
+    mapping: Option<sys::Mapping>,
 }
 
 impl Source {
@@ -88,18 +88,17 @@ impl Source {
     pub fn open(path: &Path, mode: ReadMode) -> Result<Self> {
         let file = File::open(path).map_err(|e| Error::io(e, path, "cannot open"))?;
         let identity = Identity::of(&file, path)?;
-        let mapped = match mode {
-            ReadMode::Pread => false,
-            // One page tells whether this kernel and filesystem can prefault mapped windows.
-            ReadMode::Auto => sys::is_local(&file) && can_map(&file, identity.size),
-            ReadMode::Mmap if can_map(&file, identity.size) => true,
-            ReadMode::Mmap => {
+        let map = || map(&file, identity.size);
+        let mapping = match mode {
+            ReadMode::Pread => None,
+            ReadMode::Auto => sys::is_local(&file).then(map).flatten(),
+            ReadMode::Mmap => Some(map().ok_or_else(|| {
                 let what =
                     format!("{}: cannot be mapped here, expected a local file", path.display());
-                return Err(Error::plan(what).hint("use `--io auto` or `--io pread`"));
-            }
+                Error::plan(what).hint("use `--io auto` or `--io pread`")
+            })?),
         };
-        Ok(Self { file, path: path.to_owned(), identity, mapped })
+        Ok(Self { file, path: path.to_owned(), identity, mapping })
     }
 
     /// The file, for its header.
@@ -123,25 +122,22 @@ impl Source {
     /// Whether windows are mapped.
     #[must_use]
     pub fn is_mapped(&self) -> bool {
-        self.mapped
+        self.mapping.is_some()
     }
 
     /// The bytes `offset .. offset + len`; `buffer` is used when the window is not mapped.
     pub fn window<'a>(
-        &self,
+        &'a self,
         offset: u64,
         len: usize,
         buffer: &'a mut Vec<u8>,
     ) -> Result<Window<'a>> {
-        if self.mapped && len > 0 {
-            match sys::Mapping::new(&self.file, offset, len) {
-                Ok(mapping) => return Ok(Window::Mapped(mapping)),
-                Err(e) if e.raw_os_error() == Some(EFAULT) => {
-                    return Err(self.vanished(offset, len));
-                }
-                // Out of address space or of mappings: reading still works.
-                Err(_) => {}
-            }
+        if let Some(mapping) = self.mapping.as_ref().filter(|_| len > 0) {
+            return match mapping.window(offset, len) {
+                Ok(window) => Ok(Window::Mapped(window)),
+                Err(e) if e.raw_os_error() == Some(EFAULT) => Err(self.vanished(offset, len)),
+                Err(e) => Err(Error::io(e, &self.path, "cannot read")),
+            };
         }
         buffer.resize(len, 0);
         read_exact_at(&self.file, buffer, offset).map_err(|e| match e.kind() {
@@ -190,8 +186,8 @@ impl Source {
 /// Bytes of an input, mapped or read.
 #[derive(Debug)]
 pub enum Window<'a> {
-    /// A prefaulted mapping of its own.
-    Mapped(sys::Mapping),
+    /// A resident part of the mapped file.
+    Mapped(sys::MappedWindow<'a>),
     /// A copy in the caller's buffer.
     Read(&'a [u8]),
 }
@@ -201,7 +197,7 @@ impl Deref for Window<'_> {
 
     fn deref(&self) -> &[u8] {
         match self {
-            Self::Mapped(mapping) => mapping,
+            Self::Mapped(window) => window,
             Self::Read(bytes) => bytes,
         }
     }
@@ -210,8 +206,11 @@ impl Deref for Window<'_> {
 /// What a page that cannot be read answers to `MADV_POPULATE_READ`.
 const EFAULT: i32 = 14;
 
-fn can_map(file: &File, size: u64) -> bool {
-    size > 0 && sys::Mapping::new(file, 0, 1).is_ok()
+/// One page tells whether this kernel and filesystem can prefault mapped windows.
+fn map(file: &File, size: u64) -> Option<sys::Mapping> {
+    let mapping = sys::Mapping::new(file, size).ok().filter(|_| size > 0)?;
+    let works = mapping.window(0, 1).is_ok();
+    works.then_some(mapping)
 }
 
 /// Positioned read of exactly `buffer.len()` bytes.

@@ -84,12 +84,11 @@ mod linux {
 
     use super::{File, Path, io};
 
-    fn page_size() -> u64 {
-        static SIZE: OnceLock<u64> = OnceLock::new();
+    fn page_size() -> usize {
+        static SIZE: OnceLock<usize> = OnceLock::new();
         // SAFETY: sysconf has no preconditions.
-        *SIZE.get_or_init(|| {
-            u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
-        })
+        let ask = || usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) });
+        *SIZE.get_or_init(|| ask().unwrap_or(4096))
     }
 
     fn checked(result: c_int) -> io::Result<()> {
@@ -100,72 +99,109 @@ mod linux {
         Ok(CString::new(path.as_os_str().as_bytes())?)
     }
 
-    /// A read-only window of a file, prefaulted and unmapped on drop.
+    /// A whole file mapped for reading, of which only the windows in use are ever resident.
     ///
-    /// Each window is a mapping of its own, so no page outlives its use and no neighbour's page is
-    /// released. Another process that rewrites the file while the window is open changes the bytes
-    /// seen here; the job notices by the file's identity and fails.
+    /// Address space is taken, memory is not. Nothing may be read outside a [`Mapping::window`].
     #[derive(Debug)]
     pub struct Mapping {
         start: *mut libc::c_void,
-        mapped: usize,
-        skip: usize,
+        len: usize,
     }
 
-    // SAFETY: the mapping is private to this value and only ever read.
+    // SAFETY: the mapping is read-only and owned by this value until it is dropped; the kernel
+    // synchronises the page tables.
     unsafe impl Send for Mapping {}
+    // SAFETY: as above; all methods take `&self` and only read.
+    unsafe impl Sync for Mapping {}
 
     impl Mapping {
-        /// Map `len > 0` bytes of `file` at `offset` and fault every page in.
-        ///
-        /// `MADV_POPULATE_READ` answers `EFAULT` for a page that cannot be read (a truncated file, a
-        /// failing device), where touching it would kill the process.
-        pub fn new(file: &File, offset: u64, len: usize) -> io::Result<Self> {
-            let skip =
-                usize::try_from(offset % page_size()).map_err(|_| io::ErrorKind::InvalidInput)?;
-            let mapped = len.checked_add(skip).ok_or(io::ErrorKind::InvalidInput)?;
-            let at = libc::off64_t::try_from(offset - skip as u64)
-                .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-            // SAFETY: a fresh read-only mapping chosen by the kernel; it aliases no Rust memory.
-            let start = unsafe {
-                libc::mmap64(
-                    std::ptr::null_mut(),
-                    mapped,
-                    libc::PROT_READ,
-                    libc::MAP_SHARED,
-                    file.as_raw_fd(),
-                    at,
-                )
-            };
+        /// Map `len > 0` bytes of `file` from its start, touching none of them.
+        pub fn new(file: &File, len: u64) -> io::Result<Self> {
+            let len = usize::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
+            let (protection, flags) = (libc::PROT_READ, libc::MAP_SHARED | libc::MAP_NORESERVE);
+            let fd = file.as_raw_fd();
+            // SAFETY: a fresh read-only mapping where the kernel chooses; it aliases no Rust memory.
+            let start =
+                unsafe { libc::mmap64(std::ptr::null_mut(), len, protection, flags, fd, 0) };
             if start == libc::MAP_FAILED {
                 return Err(io::Error::last_os_error());
             }
-            let mapping = Self { start, mapped, skip };
-            // SAFETY: the range is exactly the mapping just made.
-            checked(unsafe { libc::madvise(start, mapped, libc::MADV_POPULATE_READ) })?;
-            Ok(mapping)
+            Ok(Self { start, len })
         }
-    }
 
-    impl Deref for Mapping {
-        type Target = [u8];
+        /// Fault in `len > 0` bytes at `offset`, which must lie inside the mapping.
+        ///
+        /// `MADV_POPULATE_READ` answers `EFAULT` for a page that cannot be read (a truncated file,
+        /// a failing device), where touching it would kill the process.
+        pub fn window(&self, offset: u64, len: usize) -> io::Result<MappedWindow<'_>> {
+            let start = usize::try_from(offset).ok().filter(|start| {
+                len > 0 && start.checked_add(len).is_some_and(|end| end <= self.len)
+            });
+            let start = start.ok_or(io::ErrorKind::InvalidInput)?;
+            let window = MappedWindow { mapping: self, start, len };
+            let first = window.first_page();
+            self.advise(first, start + len - first, libc::MADV_POPULATE_READ)?;
+            Ok(window)
+        }
 
-        fn deref(&self) -> &[u8] {
-            // SAFETY: `start + skip .. start + mapped` lies inside a live, populated, read-only
-            // mapping that is unmapped only on drop; u8 has no invalid values.
-            unsafe {
-                std::slice::from_raw_parts(
-                    self.start.cast::<u8>().add(self.skip),
-                    self.mapped - self.skip,
-                )
-            }
+        /// `madvise` on a range inside the mapping that starts on a page.
+        fn advise(&self, start: usize, len: usize, advice: c_int) -> io::Result<()> {
+            // SAFETY: the callers keep `start + len` within the mapping; neither advice used here
+            // changes what the pages of a shared file mapping hold.
+            checked(unsafe {
+                libc::madvise(self.start.cast::<u8>().add(start).cast(), len, advice)
+            })
         }
     }
 
     impl Drop for Mapping {
         fn drop(&mut self) {
-            // SAFETY: the range is exactly this value's own mapping, and no slice outlives it.
-            unsafe { libc::munmap(self.start, self.mapped) };
+            // SAFETY: the range is exactly this value's own mapping, and no window outlives it.
+            unsafe { libc::munmap(self.start, self.len) };
+        }
+    }
+
+    /// A part of a [`Mapping`] that is resident, and released on drop.
+    ///
+    /// Another process that rewrites the file meanwhile changes the bytes seen here; the job notices
+    /// by the file's identity and fails.
+    #[derive(Debug)]
+    pub struct MappedWindow<'a> {
+        mapping: &'a Mapping,
+        start: usize,
+        len: usize,
+    }
+
+    impl MappedWindow<'_> {
+        fn first_page(&self) -> usize {
+            self.start - self.start % page_size()
+        }
+    }
+
+    impl Deref for MappedWindow<'_> {
+        type Target = [u8];
+
+        fn deref(&self) -> &[u8] {
+            // SAFETY: the range lies inside the live read-only mapping and was populated; u8 has no
+            // invalid values.
+            unsafe {
+                std::slice::from_raw_parts(
+                    self.mapping.start.cast::<u8>().add(self.start),
+                    self.len,
+                )
+            }
+        }
+    }
+
+    impl Drop for MappedWindow<'_> {
+        fn drop(&mut self) {
+            // Without the page in which the window ends: the next window starts there and releases
+            // it. A neighbour that still reads a released page just faults it in again.
+            let (first, end) = (self.first_page(), self.start + self.len);
+            let whole = if end == self.mapping.len { end } else { end - end % page_size() };
+            if whole > first {
+                let _ = self.mapping.advise(first, whole - first, libc::MADV_DONTNEED);
+            }
         }
     }
 
@@ -312,22 +348,31 @@ mod portable {
 
     use super::{File, Path, io};
 
-    /// No mapped windows here: the type exists so that `Source` reads the same everywhere.
+    /// No mapped files here: the types exist so that `Source` reads the same everywhere.
     #[derive(Debug)]
     pub struct Mapping(std::convert::Infallible);
 
     impl Mapping {
         /// Always refused.
-        pub fn new(_file: &File, _offset: u64, _len: usize) -> io::Result<Self> {
+        pub fn new(_file: &File, _len: u64) -> io::Result<Self> {
             Err(io::ErrorKind::Unsupported.into())
+        }
+
+        /// Never reached: there is no mapping.
+        pub fn window(&self, _offset: u64, _len: usize) -> io::Result<MappedWindow<'_>> {
+            match self.0 {}
         }
     }
 
-    impl Deref for Mapping {
+    /// A part of a [`Mapping`].
+    #[derive(Debug)]
+    pub struct MappedWindow<'a>(&'a Mapping);
+
+    impl Deref for MappedWindow<'_> {
         type Target = [u8];
 
         fn deref(&self) -> &[u8] {
-            match self.0 {}
+            match self.0.0 {}
         }
     }
 
