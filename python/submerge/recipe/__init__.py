@@ -3,13 +3,11 @@
 Importing this package imports pydantic and the YAML reader, which `import submerge` does not.
 """
 
-from submerge.recipe.assign import Assignment, assign
 from submerge.recipe.fields import Action, Guidance, ModelSource, Output, Rule, Strict
 from submerge.recipe.model import Recipe, Step
 
 __all__ = [
     "Action",
-    "Assignment",
     "Guidance",
     "ModelSource",
     "Output",
@@ -17,5 +15,4 @@ __all__ = [
     "Rule",
     "Step",
     "Strict",
-    "assign",
 ]

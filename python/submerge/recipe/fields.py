@@ -53,6 +53,19 @@ class Strict(BaseModel):
         use_attribute_docstrings=True,
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_empty_fields(cls, raw: object) -> object:
+        # `alpha:` with nothing after it is a slip; read as "not given" it would mean the default.
+        empty = (
+            [key for key, value in raw.items() if value is None] if isinstance(raw, Mapping) else []
+        )
+        if empty:
+            raise RecipeError(
+                f".{empty[0]}: is empty, expected a value", hint=f"leave `{empty[0]}` out"
+            )
+        return raw
+
 
 def _source(raw: object) -> object:
     if isinstance(raw, str):

@@ -32,6 +32,7 @@ from submerge.recipe.fields import (
     plain_size,
 )
 from submerge.recipe.parse import dump_yaml, load_file, load_text, plain
+from submerge.recipe.schema import tidy
 from submerge.values import shown
 
 __all__ = ["Recipe", "Step"]
@@ -40,7 +41,6 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 # Words that stand beside model names in a field.
 _RESERVED = ("drop", "same", "default")
 _GIVEN: list[Any] = [{"required": [name]} for name in ("alpha", "weight", "method", "take")]
-_SCHEMA_ID = "https://json-schema.org/draft/2020-12/schema"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,9 @@ class Recipe(Action):
     """Selectors: merge only these units and take the rest from the first model."""
     exclude: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Selectors: take these units from the first model."""
-    guidance: GuidanceField = Guidance()
+    guidance: GuidanceField = Field(
+        default=Guidance(), json_schema_extra={"default": Guidance().plain()}
+    )
     """What becomes of the guidance embedder when a parent has none."""
     extras: str | None = None
     """A model's name, or `drop`: whose VAE and text encoders to keep, where files hold them."""
@@ -259,7 +261,7 @@ class Recipe(Action):
     @classmethod
     def schema(cls) -> dict[str, Any]:  # type: ignore[override] # pydantic's own has long been deprecated
         """Return the JSON Schema (2020-12) of a recipe as it is written."""
-        return {"$schema": _SCHEMA_ID, **cls.model_json_schema()}
+        return tidy(cls.model_json_schema())
 
 
 def _read(source: object) -> Any:

@@ -19,7 +19,7 @@ from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEv
 from submerge.errors import RecipeError, quoted
 from submerge.values import shown
 
-__all__ = ["dump_yaml", "load_file", "load_json", "load_text", "plain"]
+__all__ = ["dump_yaml", "load_file", "load_json", "load_text", "plain", "read_text"]
 
 MAX_TEXT = 1 << 20
 MAX_ALIASES = 100
@@ -35,20 +35,29 @@ def load_file(path: str | os.PathLike[str]) -> Any:
         RecipeError: not text, too large, or malformed; located by line and column.
         OSError: the file cannot be read.
     """
-    file = Path(path)
-    with file.open("rb") as stream:
-        data = stream.read(MAX_TEXT + 1)
+    text, name = read_text(path), os.fspath(path)
+    return load_json(text, name) if name.lower().endswith(".json") else load_text(text, name)
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Read a small text file.
+
+    Raises:
+        RecipeError: not UTF-8, or too large.
+        OSError: the file cannot be read.
+    """
     name = os.fspath(path)
+    with Path(path).open("rb") as stream:
+        data = stream.read(MAX_TEXT + 1)
+    if len(data) > MAX_TEXT:
+        raise _too_large(name)
     try:
-        text = data.decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        if len(data) > MAX_TEXT:
-            raise _too_large(name) from None
         raise RecipeError(
             f"{name}: byte {error.start} is not UTF-8, expected a recipe in YAML or JSON",
             hint="a checkpoint belongs under `models:` of a recipe",
         ) from None
-    return load_json(text, name) if file.suffix.lower() == ".json" else load_text(text, name)
 
 
 def load_text(text: str, name: str) -> Any:
