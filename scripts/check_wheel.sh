@@ -22,6 +22,6 @@ cd "$scratch" # outside the source tree, so that only the installed package can 
 "${UV:-uv}" pip install --quiet --python empty/bin/python "$wheel"
 empty/bin/submerge --version
 empty/bin/submerge demo --quiet --keep pair
-empty/bin/submerge merge pair/schnell pair/krea --alpha 0.3 --quiet -o merged.safetensors
+empty/bin/submerge merge pair/schnell pair/krea.safetensors --alpha 0.3 --quiet -o merged.safetensors
 empty/bin/submerge verify --quiet merged.safetensors
 echo "$(basename "$wheel"): $size bytes, installs into an empty environment and merges there"

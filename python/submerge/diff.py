@@ -64,9 +64,13 @@ class Difference:
         """Return the comparison as JSON."""
         return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False, allow_nan=False)
 
-    def table(self, by: Literal["part", "block"] = "part") -> str:
-        """Return a table: one line for each part of each stack, or for each block."""
-        return table(grouped(self.rows, by), formulas=False)
+    def text(self, by: Literal["part", "block"] = "part") -> str:
+        """Return a table, a line for each part of each stack or for each block, and a summary."""
+        total = self.total()
+        names = [f"{name}: {path}" for name, path in self.models.items()]
+        changed = f"{total.changed:,} of {total.elements:,} elements differ"
+        lines = [*names, table(grouped(self.rows, by), formulas=False), *self.notes]
+        return "\n".join([*lines, "equal" if self.equal else changed, self.run.line()])
 
 
 def diff(

@@ -161,14 +161,17 @@ def single_model_recipe(
     output: Mapping[str, Any] | None = None,
     *,
     layout: str = "auto",
+    extras: str | None = None,
 ) -> Recipe:
     """Return the recipe that takes one model as it is.
 
-    `output` holds the recipe's output fields, `layout` is what to expect of the model.
+    `output` holds the recipe's output fields, `layout` is what to expect of the model, and
+    `extras` is `drop` to leave a VAE and text encoders in the same file behind.
     """
     ((name, path),) = named([model]).items()
     source = {"path": path, "layout": layout}
-    return Recipe.load({"models": {name: source}, "take": name, "output": dict(output or {})})
+    recipe = {"models": {name: source}, "take": name, "extras": extras or name}
+    return Recipe.load(recipe | {"output": dict(output or {})})
 
 
 def named(paths: Sequence[str | os.PathLike[str]]) -> dict[str, str]:

@@ -146,14 +146,20 @@ class RunOptions:
         """Return a copy with some options changed."""
         return replace(self, **changes)
 
+    def sizes(self) -> dict[str, int]:
+        """Return `threads`, `chunk` and `memory_budget` as numbers, defaults filled in."""
+        return {
+            "threads": self.threads if self.threads is not None else _cores(),
+            "chunk": size(self.chunk, "chunk"),
+            "memory_budget": size(self.memory_budget, "memory_budget"),
+        }
+
     def to_json(self, mode: Mode) -> str:
         """Return the options in the form the core takes: every value explicit, sizes in bytes."""
         return json.dumps(
-            {
+            self.sizes()
+            | {
                 "mode": mode,
-                "threads": self.threads if self.threads is not None else _cores(),
-                "chunk": size(self.chunk, "chunk"),
-                "memory_budget": size(self.memory_budget, "memory_budget"),
                 "io": self.io,
                 "cache": self.cache,
                 "overwrite": self.overwrite,

@@ -1,4 +1,4 @@
-"""Whether a model on disk is sound: structure, config, finite numbers, and the recipe's own bytes."""
+"""Whether a model on disk is sound: structure, config, finite numbers, the recipe's bytes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from submerge.checkpoint import open_checkpoint
-from submerge.errors import PlanError, counted
+from submerge.errors import CheckpointError, PlanError, counted
 from submerge.layout import Model, identify
 from submerge.merge import plan, single_model_recipe
 from submerge.report import rows_of
@@ -50,6 +50,11 @@ class Verification:
         """Whether every check passed."""
         return all(check.passed for check in self.checks)
 
+    def require(self) -> None:
+        """Raise `CheckpointError` naming the checks that did not pass, if there are any."""
+        if failed := [f"{check.name}: {check.found}" for check in self.checks if not check.passed]:
+            raise CheckpointError(f"{self.path}: {'; '.join(failed)}")
+
     def to_dict(self) -> dict[str, Any]:
         """Return the findings as plain data, ready for JSON."""
         checks = [{"name": c.name, "passed": c.passed, "found": c.found} for c in self.checks]
@@ -80,7 +85,7 @@ def verify(
 
     Args:
         path: a checkpoint file or folder.
-        recipe: with it, the model is recomputed from the recipe's models and compared byte for byte.
+        recipe: recompute the model from it and compare byte for byte.
         layout: what to expect: `auto`, `diffusers`, `bfl`, `comfy` or `generic`.
         **run: how to run, see `RunOptions`.
 
@@ -108,7 +113,7 @@ def _structure(model: Model) -> Check:
 
 
 def _config(model: Model) -> Check:
-    """Identifying refuses a config that contradicts the weights, so what is left is its presence."""
+    """Compare the config with the weights on the one point that decides how a model loads."""
     config = model.checkpoint.config
     if config is None:
         return Check("config", True, "none beside the weights")

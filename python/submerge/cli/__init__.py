@@ -1,0 +1,149 @@
+"""The command line: data on standard output, everything else on standard error.
+
+Commands live in modules of their own, imported when used; those import what they need inside the
+command, so `submerge --help` costs little more than click.
+"""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import FrameType
+
+    from submerge.errors import SubmergeError
+
+__all__ = ["app", "main"]
+
+OK, FAILED, USAGE, BAD_INPUT, NOT_PASSED, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+_EPILOG = """\b
+Exit codes:
+  0    done
+  1    failed while reading or writing
+  2    wrong usage, or the recipe is wrong
+  3    an input is damaged, or not a model that can be merged
+  4    a check did not pass (`verify`), or the models differ (`diff --exit-code`)
+  130  interrupted; nothing is left behind
+"""
+
+# Command -> the module it is defined in.
+_COMMANDS = {
+    "convert": "write",
+    "demo": "tools",
+    "diff": "look",
+    "doctor": "tools",
+    "inspect": "look",
+    "merge": "write",
+    "plan": "write",
+    "recipe": "recipe",
+    "verify": "look",
+}
+
+
+class _Commands(click.Group):
+    """Imports a command's module when the command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*_COMMANDS, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        module = importlib.import_module(f"submerge.cli.{_COMMANDS[cmd_name]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+
+def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from submerge.run import __version__
+
+        click.echo(f"submerge {__version__}")
+        ctx.exit()
+
+
+@click.group(
+    cls=_Commands,
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_version,
+    help="Print the version.",
+)
+def app() -> None:
+    """Merge FLUX checkpoints block by block, in constant memory.
+
+    Every ratio (`--alpha`) is the share of the second model.
+    """
+
+
+class _Stopped(BaseException):
+    """A signal other than Ctrl-C asked the process to end; unwinding removes what it began."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with one of the documented codes."""
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _stop)
+    sys.exit(_run(arguments))
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    raise _Stopped(number)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    from submerge.errors import Cancelled, SubmergeError
+
+    try:
+        result: Any = app.main(args=arguments, prog_name="submerge", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt, Cancelled):
+        click.echo("cancelled: nothing was written", err=True)
+        return INTERRUPTED
+    except _Stopped as stop:
+        click.echo("stopped: nothing was written", err=True)
+        return 128 + stop.number
+    except (SubmergeError, OSError) as error:
+        return _failed(error)
+    return result if isinstance(result, int) else OK
+
+
+def _failed(error: SubmergeError | OSError) -> int:
+    """Say what went wrong, without a traceback, and return the exit code for it."""
+    from submerge.errors import CheckpointError, LayoutError, RecipeError
+
+    if isinstance(error, BrokenPipeError):
+        # Whoever read our output has gone: say nothing, and let the exit not flush into the void.
+        sys.stdout = None  # type: ignore[assignment]
+        return FAILED
+    text = _in_words(error) if isinstance(error, OSError) else str(error)
+    click.echo(f"error: {text}", err=True)
+    if isinstance(error, RecipeError):
+        return USAGE
+    return BAD_INPUT if isinstance(error, CheckpointError | LayoutError) else FAILED
+
+
+def _in_words(error: OSError) -> str:
+    what = error.strerror or str(error)
+    text = f"{error.filename}: {what}" if error.filename is not None else what
+    return "\n".join([text, *(f"hint: {note}" for note in getattr(error, "__notes__", []))])

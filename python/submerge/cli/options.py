@@ -1,0 +1,126 @@
+"""Options that several commands share, and what becomes of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from submerge.run import RunArguments
+
+__all__ = [
+    "as_json",
+    "emit",
+    "given",
+    "output",
+    "quiet",
+    "reading",
+    "run_arguments",
+    "shape",
+    "writing",
+]
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+LAYOUTS = ("same", "diffusers", "bfl", "comfy")
+DTYPES = ("same", "bf16", "f16", "f32", "f8_e4m3", "f8_e5m2")
+
+
+class _Told(Protocol):
+    """Anything a command can print: as JSON for programs, as text for people."""
+
+    def to_json(self) -> str: ...
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+quiet = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+output = click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(),
+    help="The .safetensors file to write, or the folder for shards or a pipeline.",
+)
+
+
+def reading(command: F) -> F:
+    """Add the options of every command that reads tensors."""
+    for option in (
+        click.option("--isa", hidden=True),
+        click.option(
+            "--io",
+            type=click.Choice(["auto", "mmap", "pread"]),
+            help="How files are read; auto suits the filesystem.  [default: auto]",
+        ),
+        click.option("--chunk", hidden=True),
+        click.option("--memory-budget", metavar="SIZE", help="Working memory.  [default: 64MiB]"),
+        click.option("--threads", type=click.IntRange(1), help="Threads.  [default: all cores]"),
+    ):
+        command = option(command)
+    return command
+
+
+def writing(command: F) -> F:
+    """Add the options of every command that writes tensors, those for reading among them."""
+    for option in (
+        click.option(
+            "--stats/--no-stats",
+            default=None,
+            help="Measure the models on the way.  [default: stats]",
+        ),
+        click.option("--overwrite", is_flag=True, default=None, help="Replace an existing output."),
+        click.option(
+            "--cache",
+            type=click.Choice(["drop", "keep"]),
+            help="Keep the output in the page cache for a program that loads it next."
+            "  [default: drop]",
+        ),
+    ):
+        command = option(command)
+    return reading(command)
+
+
+def shape(command: F) -> F:
+    """Add the options that say what the output looks like."""
+    for option in (
+        click.option(
+            "--extras", metavar="MODEL|drop", help="Whose VAE and text encoders to carry."
+        ),
+        click.option("--shard-size", metavar="SIZE", help="Largest file, as in 10GB."),
+        click.option(
+            "--dtype",
+            type=click.Choice(DTYPES),
+            help="Type of the numbers; same is the first model's.  [default: same]",
+        ),
+        click.option(
+            "--layout",
+            type=click.Choice(LAYOUTS),
+            help="Names and files; same is the first model's.  [default: same]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+_RUN = ("threads", "memory_budget", "chunk", "io", "isa", "cache", "overwrite", "stats")
+
+
+def run_arguments(options: Mapping[str, Any], **more: Any) -> RunArguments:
+    """Return how to run, from a command's options; those not given keep their defaults."""
+    return cast("RunArguments", given({name: options.get(name) for name in _RUN} | more))
+
+
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that were given."""
+    return {name: value for name, value in options.items() if value is not None and value != ()}
+
+
+def emit(told: _Told, text: str, *, as_json: bool, quiet: bool) -> None:
+    """Print a result on standard output: as JSON, as text, or not at all."""
+    if as_json:
+        click.echo(told.to_json())
+    elif not quiet:
+        click.echo(text)

@@ -1,0 +1,47 @@
+"""Commands about submerge itself: demo, doctor."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import click
+
+from submerge.cli.options import as_json, emit, quiet
+
+
+@click.command()
+@click.option(
+    "--keep", metavar="FOLDER", type=click.Path(), help="Leave the models in FOLDER when done."
+)
+@quiet
+def demo(keep: str | None, quiet: bool) -> None:
+    """Make a tiny schnell and krea, merge them by blocks, verify and report.
+
+    Needs no download and no torch; takes a second.
+    """
+    from submerge.demo import demo as run
+
+    def say(text: str) -> None:
+        if not quiet:
+            click.echo(text)
+
+    if keep is not None:
+        run(Path(keep), say)
+        return
+    with tempfile.TemporaryDirectory(prefix="submerge-demo-") as folder:
+        run(Path(folder), say)
+
+
+@click.command()
+@click.argument("folders", nargs=-1, type=click.Path(exists=True, file_okay=False))
+@as_json
+def doctor(folders: tuple[str, ...], as_json: bool) -> None:
+    """Print versions, instruction sets, memory, and how files in FOLDERS are read.
+
+    Begin a bug report with this.
+    """
+    from submerge.doctor import doctor as examine
+
+    found = examine(folders or (".",))
+    emit(found, found.text(), as_json=as_json, quiet=False)

@@ -1,0 +1,245 @@
+"""Commands that write, and the plan of what they would write: merge, plan, convert."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from submerge.cli.options import (
+    as_json,
+    emit,
+    given,
+    output,
+    quiet,
+    run_arguments,
+    shape,
+    writing,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from submerge.plan import Plan
+    from submerge.recipe import Recipe
+    from submerge.report import Report
+
+_OUTPUT_FIELDS = ("layout", "dtype", "shard_size", "pipeline_from", "scheduler_from")
+
+
+def _meaning(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say what to merge, in place of a recipe or on top of one."""
+    for option in (
+        click.option(
+            "--scheduler-from",
+            metavar="MODEL|PATH",
+            help="Take the pipeline's scheduler from there.",
+        ),
+        click.option(
+            "--pipeline-from",
+            metavar="MODEL|PATH",
+            help="Write a whole diffusers pipeline, with its VAE, text encoders and tokenizers.",
+        ),
+        click.option(
+            "--guidance",
+            metavar="POLICY",
+            help="keep, scale, drop, scale=SHARE or bake=VALUE: what becomes of the guidance"
+            " embedder when a model has none.  [default: keep]",
+        ),
+        click.option(
+            "--take",
+            "takes",
+            multiple=True,
+            metavar="SELECTOR=MODEL",
+            help="Take these parts from one model as they are. Repeatable.",
+        ),
+        click.option(
+            "--set",
+            "sets",
+            multiple=True,
+            metavar="SELECTOR=ALPHA",
+            help="Another alpha for these parts: 'double[0:8].img.attn=0.2', or a gradient over"
+            " the blocks, 'single=0.3..0.8'. Repeatable; the first that matches decides.",
+        ),
+        click.option(
+            "--alpha", type=float, help="Share of the second model.  [default: 0.5 for two models]"
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("sources", nargs=-1, required=True, metavar="RECIPE | MODEL MODEL...")
+@output
+@_meaning
+@shape
+@click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
+@writing
+@as_json
+@quiet
+def merge(sources: tuple[str, ...], **options: Any) -> None:
+    """Merge the models of a RECIPE, or two MODELs, block by block.
+
+    \b
+    submerge merge recipe.yaml -o merged/
+    submerge merge schnell/ krea/ --alpha 0.3 -o merged.safetensors
+    submerge merge schnell/ krea/ --alpha 0.5 --set 'single[*].mlp=0.3..0.8' -o merged/
+    """
+    from submerge.merge import plan as compiled
+
+    made = compiled(_recipe(sources, options), options["output"])
+    if options["dry_run"]:
+        _tell_plan(made, options)
+    else:
+        _write(made, "merging", options)
+
+
+@click.command()
+@click.argument("sources", nargs=-1, required=True, metavar="RECIPE | MODEL MODEL...")
+@click.option("-o", "--output", default="merged.safetensors", show_default=True, type=click.Path())
+@_meaning
+@shape
+@writing
+@as_json
+@quiet
+def plan(sources: tuple[str, ...], **options: Any) -> None:
+    """Print what `merge` would do: formulas, sizes, memory and disk. Reads headers only."""
+    from submerge.merge import plan as compiled
+
+    _tell_plan(compiled(_recipe(sources, options), options["output"]), options)
+
+
+@click.command()
+@click.argument("model", type=click.Path())
+@output
+@shape
+@writing
+@as_json
+@quiet
+def convert(model: str, **options: Any) -> None:
+    """Write MODEL in another layout or dtype.
+
+    \b
+    submerge convert flux1-krea-dev.safetensors --layout diffusers -o krea/
+    """
+    from submerge.merge import plan as compiled
+    from submerge.merge import single_model_recipe
+
+    fields = given({name: options.get(name) for name in _OUTPUT_FIELDS})
+    recipe = single_model_recipe(model, fields, extras=options["extras"])
+    _write(compiled(recipe, options["output"]), "converting", options)
+
+
+def _write(made: Plan, what: str, options: dict[str, Any]) -> None:
+    from submerge.merge import carry_out
+    from submerge.progress import bar
+    from submerge.run import RunOptions
+
+    silent = options["quiet"] or options["as_json"]
+    if not silent:
+        for note in made.about.notes:
+            click.echo(note, err=True)
+    with bar(what, quiet=options["quiet"]) as progress:
+        report = carry_out(made, RunOptions.of(run_arguments(options, progress=progress)))
+    emit(report, _summary(report), as_json=options["as_json"], quiet=options["quiet"])
+
+
+def _summary(report: Report) -> str:
+    return f"{report.table()}\n{report.path}: {report.run.line()}"
+
+
+def _tell_plan(made: Plan, options: dict[str, Any]) -> None:
+    from submerge.run import RunOptions
+
+    run = RunOptions.of(run_arguments(options))
+    if options["as_json"]:
+        click.echo(json.dumps(made.plain(), indent=2, ensure_ascii=False))
+    elif not options["quiet"]:
+        click.echo(made.describe(**run.sizes()))
+
+
+def _recipe(sources: Sequence[str], options: dict[str, Any]) -> Recipe:
+    """Return the recipe meant: the file, or the models, with the options on top."""
+    from submerge.merge import named
+    from submerge.recipe import Recipe
+
+    if len(sources) == 1:
+        base = Recipe.load(_recipe_source(sources[0])).to_dict()
+    else:
+        base = {"models": named(sources)}
+    return Recipe.load(_on_top(base, options)) if _changed(options) else Recipe.load(base)
+
+
+def _recipe_source(source: str) -> Any:
+    """Return the one argument as a recipe, `-` for standard input; a model alone is a mistake."""
+    if source == "-":
+        return sys.stdin.read() + "\n"
+    path = Path(source)
+    if path.is_dir() or path.name.endswith((".safetensors", ".safetensors.index.json")):
+        raise click.UsageError(
+            f"`{source}` is one model, expected two models or a recipe"
+            "\nhint: `submerge convert` writes one model in another layout or dtype"
+        )
+    return path
+
+
+def _changed(options: dict[str, Any]) -> bool:
+    names = ("alpha", "sets", "takes", "guidance", "extras", *_OUTPUT_FIELDS)
+    return bool(given({name: options.get(name) for name in names}))
+
+
+def _on_top(base: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe's plain form with the options laid over it; their rules go first."""
+    recipe = dict(base)
+    if options["alpha"] is not None:
+        for name in ("method", "weight", "take"):
+            recipe.pop(name, None)
+        recipe["alpha"] = options["alpha"]
+    rules = [
+        {"where": _split(t, "--take")[0], "take": _split(t, "--take")[1]} for t in options["takes"]
+    ]
+    for text in options["sets"]:
+        where, alpha = _split(text, "--set")
+        rules.append({"where": where, "alpha": _alpha(alpha, text)})
+    if rules:
+        recipe["rules"] = [*rules, *recipe.get("rules", ())]
+    if options["guidance"] is not None:
+        recipe["guidance"] = _guidance(options["guidance"])
+    if options["extras"] is not None:
+        recipe["extras"] = options["extras"]
+    if fields := given({name: options.get(name) for name in _OUTPUT_FIELDS}):
+        recipe["output"] = recipe.get("output", {}) | fields
+    return recipe
+
+
+def _split(text: str, option: str) -> tuple[str, str]:
+    where, equals, value = text.rpartition("=")
+    if not equals:
+        raise click.BadParameter(f"expected SELECTOR=VALUE, got `{text}`", param_hint=option)
+    return where.strip(), value.strip()
+
+
+def _alpha(value: str, text: str) -> float | dict[str, float]:
+    start, dots, end = value.partition("..")
+    try:
+        return {"from": float(start), "to": float(end)} if dots else float(value)
+    except ValueError:
+        raise click.BadParameter(
+            f"expected SELECTOR=NUMBER or SELECTOR=FROM..TO, got `{text}`", param_hint="--set"
+        ) from None
+
+
+def _guidance(text: str) -> str | dict[str, float]:
+    policy, equals, value = text.partition("=")
+    if not equals:
+        return text
+    try:
+        return {policy: float(value)}
+    except ValueError:
+        raise click.BadParameter(
+            f"expected bake=VALUE or scale=SHARE, got `{text}`", param_hint="--guidance"
+        ) from None

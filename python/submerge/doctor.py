@@ -1,0 +1,151 @@
+"""What this machine and installation are like: the facts a bug report should begin with."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from submerge.demo import write_file
+from submerge.merge import plan, single_model_recipe
+from submerge.plan.sizes import bytes_in_words
+from submerge.run import RunOptions, build_info, execute
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+__all__ = ["Findings", "doctor"]
+
+_PACKAGES = ("diffusers", "huggingface_hub", "numpy", "peft", "pydantic", "torch", "transformers")
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What `doctor` found.
+
+    Attributes:
+        core: what the compiled core says of itself.
+        system: platform, Python, cores and memory in bytes.
+        packages: versions of the packages submerge works with, or None where absent.
+        paths: for each folder the filesystem, the free bytes, and how files there are read.
+        problems: what should be mended.
+    """
+
+    core: dict[str, Any]
+    system: dict[str, Any]
+    packages: dict[str, str | None]
+    paths: dict[str, dict[str, Any]]
+    problems: tuple[str, ...]
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """Return the findings as JSON."""
+        plain = {
+            "core": self.core,
+            "system": self.system,
+            "packages": self.packages,
+            "paths": self.paths,
+            "problems": list(self.problems),
+        }
+        return json.dumps(plain, indent=indent, ensure_ascii=False)
+
+    def text(self) -> str:
+        """Return the findings in words, a fact a line."""
+        system, core = self.system, self.core
+        lines = [
+            f"submerge   {core['version']} ({core['profile']}), numerics {core['numerics']}",
+            f"kernels    {', '.join(core['isas'])}",
+            f"system     {system['platform']}",
+            f"python     {system['python']}",
+            f"cores      {system['cores']}",
+            f"memory     {bytes_in_words(system['memory'])}",
+            *(
+                f"{name:<10} {version or 'not installed'}"
+                for name, version in self.packages.items()
+            ),
+        ]
+        for path, facts in self.paths.items():
+            free = bytes_in_words(facts["free"])
+            lines.append(f"{path}: {facts['filesystem']}, {free} free, read by {facts['io']}")
+        return "\n".join([*lines, *(f"problem: {text}" for text in self.problems)])
+
+
+def doctor(folders: Sequence[str | os.PathLike[str]] = (".",)) -> Findings:
+    """Look at the installation, the machine and the folders models lie in.
+
+    How files in a folder are read is found by reading one: a small file is made and removed.
+    """
+    core = build_info()
+    problems = []
+    if core["profile"] != "release":
+        problems.append(f"the core is a {core['profile']} build and slow; install a release build")
+    return Findings(
+        core=core,
+        system={
+            "platform": platform.platform(),
+            "python": platform.python_version(),
+            "cores": os.cpu_count() or 1,
+            "memory": _memory(),
+        },
+        packages={name: _installed(name) for name in _PACKAGES},
+        paths={str(folder): _folder(Path(folder)) for folder in folders},
+        problems=tuple(problems),
+    )
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _folder(folder: Path) -> dict[str, Any]:
+    return {
+        "filesystem": _filesystem(folder),
+        "free": shutil.disk_usage(folder).free,
+        "io": _reading(folder),
+    }
+
+
+def _reading(folder: Path) -> str:
+    """Return how a file in this folder is read under `io="auto"`."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=".submerge-doctor-", dir=folder) as scratch:
+            probe = Path(scratch) / "probe.safetensors"
+            write_file(probe, {"probe": np.zeros((64, 64), np.float32)})
+            recipe = single_model_recipe(probe, layout="generic")
+            made = plan(recipe, probe.with_name("out.safetensors"))
+            return str(execute(made.to_json(), RunOptions(), "measure")["io"])
+    except PermissionError:
+        return "unknown means: the folder cannot be written"
+
+
+def _filesystem(folder: Path) -> str:
+    """Return the type of the filesystem a folder is on, where /proc tells."""
+    mounts = Path("/proc/self/mounts")
+    if not mounts.exists():
+        return "unknown filesystem"
+    at = folder.resolve()
+    points = _mounts(mounts.read_text(encoding="utf-8", errors="replace").splitlines())
+    inside = [(len(point), kind) for point, kind in points if at.is_relative_to(point)]
+    return max(inside)[1] if inside else "unknown filesystem"
+
+
+def _mounts(lines: Iterable[str]) -> list[tuple[str, str]]:
+    return [
+        (fields[1].replace("\\040", " "), fields[2]) for line in lines if (fields := line.split())
+    ]
+
+
+def _memory() -> int:
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return 0
