@@ -44,9 +44,14 @@ impl Linear {
     /// If there is not one operand per weight, or no operand, or the lengths differ.
     pub fn map(&self, isa: &Isa, operands: &[&[f32]], out: &mut [f32]) {
         assert_eq!(operands.len(), self.weights.len(), "operands of a linear kernel");
-        isa.scale(operands[0], self.weights[0] as f32, out);
-        for (x, w) in operands[1..].iter().zip(&self.weights[1..]) {
-            isa.add_scaled(x, *w as f32, out);
+        let weight = |i: usize| self.weights[i] as f32;
+        match *operands {
+            [x] => isa.scale(x, weight(0), out),
+            [x0, x1, ..] => isa.blend([x0, x1], [weight(0), weight(1)], out),
+            [] => panic!("a linear kernel without operands"),
+        }
+        for (i, x) in operands.iter().enumerate().skip(2) {
+            isa.add_scaled(x, weight(i), out);
         }
     }
 }

@@ -37,6 +37,7 @@ pub struct Isa {
     decode: unsafe fn(Float, &[u8], &mut [f32]),
     encode: unsafe fn(Float, Overflow, &[f32], &mut [u8]),
     scale: unsafe fn(&[f32], f32, &mut [f32]),
+    blend: unsafe fn([&[f32]; 2], [f32; 2], &mut [f32]),
     add_scaled: unsafe fn(&[f32], f32, &mut [f32]),
     gram: unsafe fn(&[f32], &[f32]) -> Pair,
     norm2: unsafe fn(&[f32]) -> Pair,
@@ -63,6 +64,10 @@ macro_rules! isa {
             body::scale(x, w, acc);
         }
         $(#[target_feature(enable = $features)])?
+        fn blend(x: [&[f32]; 2], w: [f32; 2], acc: &mut [f32]) {
+            body::blend(x, w, acc);
+        }
+        $(#[target_feature(enable = $features)])?
         fn add_scaled(x: &[f32], w: f32, acc: &mut [f32]) {
             body::add_scaled(x, w, acc);
         }
@@ -87,6 +92,7 @@ macro_rules! isa {
             decode,
             encode,
             scale,
+            blend,
             add_scaled,
             gram,
             norm2,
@@ -160,6 +166,17 @@ impl Isa {
         unsafe { (self.scale)(x, w, acc) }
     }
 
+    /// `acc = x_0 * w_0 + x_1 * w_1`: [`Isa::scale`] and [`Isa::add_scaled`] in one pass, the same
+    /// bits.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn blend(&self, x: [&[f32]; 2], w: [f32; 2], acc: &mut [f32]) {
+        assert!(x.iter().all(|x| x.len() == acc.len()), "elements to blend");
+        // SAFETY: as in `decode`.
+        unsafe { (self.blend)(x, w, acc) }
+    }
+
     /// `acc = acc + x * w`: the product is rounded to f32, then the sum.
     ///
     /// # Panics
@@ -216,6 +233,16 @@ impl Isa {
         // SAFETY: as in `decode`.
         blocks.map(|(a, b)| unsafe { (self.count_changed)(a, b) }).sum()
     }
+}
+
+/// Gives the calling thread IEEE arithmetic. New threads inherit the floating-point settings of
+/// their parent, and a host may have told its own to flush subnormals to zero
+/// (`torch.set_flush_denormal`): every worker calls this first, or the output would depend on it.
+pub fn standard_arithmetic() {
+    #[cfg(target_arch = "x86_64")]
+    x86::standard_arithmetic();
+    #[cfg(target_arch = "aarch64")]
+    neon::standard_arithmetic();
 }
 
 #[cfg(test)]
@@ -299,6 +326,9 @@ mod tests {
                     let product = std::hint::black_box(y * 0.7);
                     assert!(same(before + product, *acc), "{} {y:e}", isa.name());
                 }
+                let mut blend = vec![0.0; len];
+                isa.blend([&x, &y], [0.3, 0.7], &mut blend);
+                assert!(acc.iter().zip(blend).all(|(a, b)| same(*a, b)), "{}", isa.name());
                 assert_eq!(isa.gram(&x, &y), SCALAR.gram(&x, &y), "{} {len}", isa.name());
                 assert_eq!(isa.gram(&x, &x), isa.norm2(&x), "{} {len}", isa.name());
             }

@@ -1,6 +1,8 @@
 //! AVX2 and AVX-512. Neither uses FMA or the BF16 conversion instructions: the first would change
 //! the arithmetic, the second treats subnormals and NaNs differently.
 
+use std::arch::asm;
+
 use super::{Isa, isa};
 
 static AVX2: Isa = isa!("avx2", "avx2");
@@ -17,4 +19,34 @@ pub(super) fn available() -> Vec<&'static Isa> {
         .into_iter()
         .filter_map(|(detected, isa)| detected.then_some(isa))
         .collect()
+}
+
+/// Sets the control word a process starts with: round to nearest, keep subnormals, no traps.
+pub(super) fn standard_arithmetic() {
+    load_control(0x1F80);
+}
+
+fn load_control(word: u32) {
+    // SAFETY: reads four bytes; the words given here raise no trap.
+    unsafe { asm!("ldmxcsr [{}]", in(reg) &raw const word, options(nostack, readonly)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hint::black_box;
+
+    use super::*;
+
+    #[test]
+    fn a_flushing_host_does_not_reach_the_arithmetic() {
+        let products = std::thread::spawn(|| {
+            let product = || black_box(1e-39_f32) * black_box(0.5);
+            load_control(0x1F80 | 0x8040);
+            let flushed = product();
+            standard_arithmetic();
+            [flushed.to_bits(), product().to_bits()]
+        });
+        let products = products.join().expect("no panic");
+        assert_eq!(products, [0, 5e-40_f32.to_bits()]);
+    }
 }
