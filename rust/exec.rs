@@ -179,6 +179,7 @@ impl<'a> Job<'a> {
         let builder = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|i| format!("submerge-{i}"))
+            .start_handler(|_| crate::simd::standard_arithmetic())
             .panic_handler(|_| {}); // a panic reaches `scope` below; it must not abort the host
         builder
             .build_scoped(rayon::ThreadBuilder::run, |pool| {

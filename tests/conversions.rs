@@ -126,8 +126,8 @@ fn encoding_finds_the_nearest_value() {
 fn encoding_halves_is_what_the_half_crate_does() {
     for x in samples().filter(|x| !x.is_nan()) {
         let (half, brain) = (f16::from_f32(x).to_bits(), bf16::from_f32(x).to_bits());
-        assert_eq!(Float::F16.encode(Overflow::Nan, x), half.into(), "{x:e}");
-        assert_eq!(Float::BF16.encode(Overflow::Nan, x), brain.into(), "{x:e}");
+        assert_eq!(Float::F16.encode(Overflow::Nan, x), u32::from(half), "{x:e}");
+        assert_eq!(Float::BF16.encode(Overflow::Nan, x), u32::from(brain), "{x:e}");
     }
 }
 
