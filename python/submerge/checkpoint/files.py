@@ -60,6 +60,8 @@ def find(path: Path) -> Found:
         CheckpointError: nothing usable there, or several candidates.
         OSError: a path that does not exist or cannot be read.
     """
+    if "\0" in str(path):
+        raise CheckpointError(f"{quoted(str(path))}: expected a path, got one with a NUL character")
     path = Path(os.path.abspath(path))  # noqa: PTH100 - symlinks of a hub cache keep their names
     if stat.S_ISDIR(_mode(path)):
         return _in_folder(path)
@@ -89,7 +91,9 @@ def read_object(path: Path, limit: int) -> dict[str, Any]:
     if len(data) > limit:
         raise CheckpointError(f"{path}: is too large, expected at most {limit} bytes")
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique)
+        value = json.loads(
+            data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
+        )
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: cannot be read as JSON, expected an object, got: {error}",
@@ -298,6 +302,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"the key {quoted(key)} occurs twice")
         result[key] = value
     return result
+
+
+def _no_constant(word: str) -> None:
+    raise ValueError(f"`{word}` is not a JSON number")
 
 
 def _json_kind(value: object) -> str:
