@@ -58,7 +58,7 @@ test-wheel: wheel
 	UV=$(UV) scripts/check_wheel.sh dist
 
 docs: develop
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 $(ORACLE)/.groups: pyproject.toml scripts/setup.sh
 	@scripts/setup.sh $(ORACLE) test oracle
