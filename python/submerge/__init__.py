@@ -14,8 +14,9 @@ Every ratio (`alpha`) is the share of the second model.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
+# What `typing` calls by this name; importing it would double the cost of importing submerge.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from submerge.diff import Difference, diff
     from submerge.errors import (
