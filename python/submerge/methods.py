@@ -128,8 +128,11 @@ class Linear(Method):
     def _named(
         self, weight: PerModel, models: Sequence[str], selection: Selection, where: str
     ) -> Weights:
+        values = dict(weight.entries)
         tables = {
-            model: value.table(selection, f"{where}.{model}") for model, value in weight.entries
+            model: values[model].table(selection, f"{where}.{model}")
+            for model in models
+            if model in values
         }
         result: Weights = {}
         for unit in selection.wanted:

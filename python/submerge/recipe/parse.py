@@ -153,8 +153,8 @@ def plain(raw: object, where: str) -> Any:
     """Return a copy as dicts with text keys, lists and scalars, with paths as text.
 
     Raises:
-        RecipeError: a key that is not text, text that is not Unicode, too deep (or cyclic),
-            too many values.
+        RecipeError: a key that is not text, text with NUL or half a surrogate pair, too deep (or
+            cyclic), too many values.
     """
     return _Copier(where).copy(raw, where, 0)
 
@@ -197,7 +197,7 @@ class _Copier:
         if not isinstance(text, str):
             raise RecipeError(f"{where}: expected text, got {shown(text)}")
         if "\0" in text or any("\ud800" <= c <= "\udfff" for c in text):
-            raise RecipeError(f"{where}: {shown(text)} holds a character that is not Unicode text")
+            raise RecipeError(f"{where}: {shown(text)} holds NUL or half a surrogate pair")
         return text
 
 

@@ -1,9 +1,8 @@
-"""The JSON Schema of recipes, for editors; `python -m submerge.recipe.schema` prints it."""
+"""The JSON Schema of recipes, for editors and other tools."""
 
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
 from submerge.values import PerModel, Value
@@ -64,7 +63,3 @@ def published() -> str:
     from submerge.recipe.model import Recipe
 
     return json.dumps(Recipe.schema(), indent=2) + "\n"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(published())

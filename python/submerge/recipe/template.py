@@ -25,7 +25,8 @@ def template(name: str = "even") -> str:
     if name not in known:
         close = nearest(name, known)
         raise RecipeError(
-            f"no template is called {quoted(name)}, expected one of {', '.join(map(quoted, known))}",
+            f"no template is called {quoted(name)}, "
+            f"expected one of {', '.join(map(quoted, known))}",
             hint=f"did you mean {quoted(close[0])}?" if close else None,
         )
     return (files("submerge.recipe") / "templates" / f"{name}.yaml").read_text(encoding="utf-8")
