@@ -6,18 +6,20 @@ Names given twice are errors: of two values for one field, one would be dropped 
 
 from __future__ import annotations
 
+import io
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
+from typing import TYPE_CHECKING, Any
 
 from submerge.errors import RecipeError, quoted
 from submerge.values import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ruamel.yaml.error import MarkedYAMLError
 
 __all__ = ["dump_yaml", "load_file", "load_json", "load_text", "plain", "read_text"]
 
@@ -70,6 +72,14 @@ def load_text(text: str, name: str) -> Any:
             return load_json(text, name)
         except _NotJsonError:
             pass
+    return _load_yaml(text, name)
+
+
+def _load_yaml(text: str, name: str) -> Any:
+    # Imported here: a recipe that is a dict has no use for the tenth of a second this takes.
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
     yaml = YAML(typ="safe", pure=True)
     try:
         _bound(yaml.parse(text), name)
@@ -117,6 +127,8 @@ def load_json(text: str, name: str) -> Any:
 
 def _bound(events: Iterator[Any], name: str) -> None:
     """Refuse what would be costly to build, before it is built."""
+    from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
+
     aliases = depth = 0
     for event in events:
         aliases += isinstance(event, AliasEvent)
@@ -203,13 +215,13 @@ class _Copier:
 
 def dump_yaml(data: Any) -> str:
     """Return plain data as YAML 1.2 in block style, in the given order, ending with a newline."""
-    from io import StringIO
+    from ruamel.yaml import YAML
 
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.allow_unicode = True
     yaml.width = 100
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment] # annotated None
-    stream = StringIO()
+    stream = io.StringIO()
     yaml.dump(data, stream)
     return stream.getvalue()
