@@ -1,0 +1,20 @@
+"""Plans: what a recipe and opened models come to, as data the core executes.
+
+`compile_plan` makes one; converting is a recipe with one model and `take`. `comparison_plan` is for
+measuring two models against each other.
+"""
+
+from submerge.plan.comparison import comparison_plan
+from submerge.plan.compile import compile_plan
+from submerge.plan.form import About, Output, Parent, Plan, Unit, Unused
+
+__all__ = [
+    "About",
+    "Output",
+    "Parent",
+    "Plan",
+    "Unit",
+    "Unused",
+    "comparison_plan",
+    "compile_plan",
+]

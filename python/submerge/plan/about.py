@@ -1,0 +1,220 @@
+"""What a plan says of itself, and what stands beside the weights: card, notice, licence texts."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from submerge.errors import listing, quoted
+from submerge.plan.card import Facts, card, notice
+from submerge.plan.describe import formulas
+from submerge.plan.form import About, Copy, Parent, Text
+from submerge.plan.licence import Licence, Terms, combined, is_permissive, license_files, terms_of
+from submerge.plan.provenance import label, public_recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from submerge.layout import Architecture, Model
+    from submerge.plan.output import Placed, Shape
+    from submerge.recipe import Recipe
+
+__all__ = ["Draft", "about", "beside", "remarks"]
+
+# Double and single blocks of every published FLUX.1 model that is not pruned.
+_FULL_DEPTH = (19, 38)
+# A description in metadata is read by people; a gradient has a formula for every block.
+_DESCRIBED = 8
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Everything decided about an output, for the texts that tell of it.
+
+    Attributes:
+        contributing: the models that numbers of the transformer come from, a baked guidance MLP's
+            included.
+        guidance: what became of guidance, in words.
+    """
+
+    recipe: Recipe
+    models: Mapping[str, Model]
+    target: Path
+    shape: Shape
+    arch: Architecture
+    placed: Placed
+    contributing: frozenset[str]
+    guidance: str
+
+    @property
+    def title(self) -> str:
+        """The title in the card and the metadata."""
+        return self.recipe.output.title or " + ".join(self.models)
+
+    @functools.cached_property
+    def formulas(self) -> list[tuple[str, list[str]]]:
+        """Each formula with the selectors of its units."""
+        return formulas(self.placed.units)
+
+    @functools.cached_property
+    def terms(self) -> dict[str, Terms]:
+        """The licences of every model."""
+        sources = self.recipe.models
+        return {n: terms_of(n, model, sources[n].license) for n, model in self.models.items()}
+
+    @functools.cached_property
+    def licence(self) -> Licence:
+        """The licence of the output."""
+        return combined({n: t for n, t in self.terms.items() if n in self.contributing})
+
+    @functools.cached_property
+    def public(self) -> dict[str, Any]:
+        """The recipe without machine paths."""
+        return public_recipe(self.recipe)
+
+    @property
+    def parents(self) -> tuple[Parent, ...]:
+        """The models in words."""
+        return tuple(
+            Parent(
+                name=name,
+                label=label(self.recipe.models[name].path),
+                variant=model.variant,
+                license=self.terms[name].words,
+                contributes=name in self.contributing,
+            )
+            for name, model in self.models.items()
+        )
+
+    @property
+    def words(self) -> dict[str, str]:
+        """Title, description, layout and parents for the metadata."""
+        said = [f"{', '.join(where)}: {formula}" for formula, where in self.formulas[:_DESCRIBED]]
+        if len(self.formulas) > _DESCRIBED:
+            said.append(f"and {len(self.formulas) - _DESCRIBED} more formulas, see submerge.recipe")
+        if len(self.formulas) == 1:
+            said = [f"result = {self.formulas[0][0]}"]
+        description = f"{'; '.join(said)}. Guidance: {self.guidance}."
+        used = [parent.label for parent in self.parents if parent.contributes]
+        return {
+            "title": self.title,
+            "description": description,
+            "layout": self.shape.layout,
+            "parents": ", ".join(used),
+        }
+
+
+def about(draft: Draft) -> About:
+    """Return what the plan says of itself, without notes and unused tensors."""
+    floats = sorted({output.dtype for output in draft.placed.outputs})
+    return About(
+        title=draft.title,
+        layout=draft.shape.words,
+        dtype=", ".join(floats),
+        guidance=draft.guidance,
+        license=draft.licence.words,
+        parents=draft.parents,
+        recipe=draft.recipe.to_dict(),
+    )
+
+
+def beside(draft: Draft) -> tuple[tuple[Text, ...], tuple[Copy, ...]]:
+    """Return the card and the notice of an output folder, and the licence texts taken over."""
+    if not draft.shape.is_folder or not draft.recipe.output.card:
+        return (), ()
+    copies = tuple(_licence_texts(draft))
+    facts = Facts(
+        title=draft.title,
+        parents=draft.parents,
+        paths={name: source.path for name, source in draft.recipe.models.items()},
+        formulas=draft.formulas,
+        guidance=draft.guidance,
+        licence=draft.licence,
+        license_file=copies[0].path if copies else None,
+        public=draft.public,
+        folder=draft.target.name,
+    )
+    texts = (
+        Text("README.md", card(facts)),
+        Text("NOTICE", notice(draft.licence, draft.parents)),
+    )
+    return texts, copies
+
+
+def _licence_texts(draft: Draft) -> list[Copy]:
+    """Return the licence texts of the parents whose terms apply, one for each licence.
+
+    The text comes from the user's own download: it is the version that was agreed to.
+    """
+    copies: dict[str, Copy] = {}
+    for licence in draft.licence.names:
+        for name in draft.licence.parents[licence]:
+            for path in license_files(draft.models[name]):
+                # Two licences may not end up in one file; the first has precedence.
+                inside = path.name if not copies else f"LICENSE-{name}{path.suffix}"
+                copies.setdefault(licence, Copy(inside, path, "copy", path.stat().st_size))
+    return list(copies.values())
+
+
+def remarks(draft: Draft, licences: Sequence[Copy]) -> tuple[str, ...]:
+    """Return what a reader of the plan should know beyond what was asked for."""
+    return (*_of_models(draft), *_of_output(draft), *_of_licence(draft, licences))
+
+
+def _of_models(draft: Draft) -> list[str]:
+    notes = [warning for model in draft.models.values() for warning in model.checkpoint.warnings]
+    arch = draft.arch
+    if arch.family == "flux1" and (arch.double, arch.single) != _FULL_DEPTH:
+        notes.append(
+            f"reduced depth: {arch.double} double and {arch.single} single blocks, a full FLUX.1 "
+            "has 19 and 38"
+        )
+    for name, model in draft.models.items():
+        keys = sorted(
+            {key for file in model.checkpoint.files for key in file.metadata} - {"format"}
+        )
+        if keys:
+            noun = "metadata entry" if len(keys) == 1 else "metadata entrie"
+            notes.append(f"{quoted(name)}: not carried over, {listing(keys, noun=noun)}")
+    return notes
+
+
+def _of_output(draft: Draft) -> list[str]:
+    """Tell of widths that need another pipeline, and of an output equal to a parent."""
+    notes = []
+    widths = {name: model.arch.in_channels for name, model in draft.models.items()}
+    if len(set(widths.values())) > 1:
+        notes.append(
+            f"the output takes {draft.arch.in_channels} input channels; it runs in the pipeline of "
+            f"{', '.join(quoted(n) for n, w in widths.items() if w == draft.arch.in_channels)}"
+        )
+    units = [unit for unit in draft.placed.units if unit.reason != "extras"]
+    sources = {unit.models for unit in units}
+    if len(draft.models) > 1 and len(sources) == 1 and all(u.op == "copy" for u in units):
+        (source,) = sources
+        if set(draft.models[source[0]].units) == {unit.name for unit in units}:
+            notes.append(f"every number is that of {quoted(source[0])}: the output is a copy of it")
+    return notes
+
+
+def _of_licence(draft: Draft, licences: Sequence[Copy]) -> list[str]:
+    restrictive = [name for name in draft.licence.names if not is_permissive(name)]
+    notes = [
+        f"{quoted(name)}: licence {terms.words}"
+        for name, terms in draft.terms.items()
+        if any("recipe" in evidence for _, evidence in terms.found)
+    ]
+    if not restrictive:
+        return notes
+    if not draft.shape.is_folder:
+        notes.append("one file says its licence in its metadata only; pass a copy of it on with it")
+    elif not draft.recipe.output.card:
+        notes.append("no card and no NOTICE: whoever passes the model on owes them")
+    elif not licences:
+        notes.append(
+            f"no licence text lies beside {', '.join(map(quoted, sorted(draft.contributing)))}; "
+            "whoever passes the model on must add it"
+        )
+    return notes

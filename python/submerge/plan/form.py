@@ -1,0 +1,320 @@
+"""The plan: everything that decides the bytes of an output, as flat lists.
+
+The core executes it, `--dry-run` prints it, tests compare it. What it does not know: FLUX, recipes,
+threads. Its JSON is no public format: version 1 fits this version of submerge and no other.
+
+Row ranges are half open and count rows of dimension 0; a tensor of one dimension has rows of one
+element, a tensor without dimensions is one row of one element.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from submerge.checkpoint import DTYPES
+from submerge.plan.sizes import header_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+__all__ = [
+    "VERSION",
+    "About",
+    "Copy",
+    "Layer",
+    "Mix",
+    "Mlp",
+    "OutFile",
+    "Output",
+    "Parent",
+    "Plan",
+    "Rows",
+    "Source",
+    "Text",
+    "Unit",
+    "Unused",
+]
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows `start..end` of a tensor in `Plan.sources[source]`."""
+
+    source: int
+    tensor: str
+    start: int
+    end: int
+
+    def plain(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "source": self.source,
+            "tensor": self.tensor,
+            "start": self.start,
+            "end": self.end,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """A weighted sum of tensors of one shape: `sum_i weights[i] * operands[i]`."""
+
+    operands: tuple[Rows, ...]
+    weights: tuple[float, ...]
+
+    def plain(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {"operands": [o.plain() for o in self.operands], "weights": list(self.weights)}
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One affine layer: weight (out, in) and bias (out)."""
+
+    weight: Mix
+    bias: Mix
+
+
+@dataclass(frozen=True, slots=True)
+class Mlp:
+    """The vector `W2 @ silu(W1 @ input + b1) + b2`, computed in f64, rounded once to f32."""
+
+    input: tuple[float, ...]
+    layers: tuple[Layer, Layer]
+
+    def plain(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        layers = [{"weight": x.weight.plain(), "bias": x.bias.plain()} for x in self.layers]
+        return {"input": list(self.input), "layers": layers}
+
+
+Operand: TypeAlias = Rows | Mlp
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Rows `start..end` of `Plan.outputs[output]` and what fills them.
+
+    Attributes:
+        name: canonical name, for messages and the report.
+        operands: in the order the core adds them up: by model name, then a baked MLP.
+        op: `copy` (one operand, as bytes if the dtypes are equal), `same` (all operands equal byte
+            for byte, the first is copied) or `linear` (`sum_i weights[i] * operands[i]`).
+        weights: one per operand for `linear`, else empty.
+        models: the model each operand comes from; a baked MLP counts as `guidance`.
+        formula: the same in words, `0.70 * schnell + 0.30 * krea`.
+        reason: what in the recipe decided it: `method`, `rules[0]`, `include`, `guidance`, ...
+    """
+
+    name: str
+    output: int
+    start: int
+    end: int
+    operands: tuple[Operand, ...]
+    op: Literal["copy", "linear", "same"]
+    weights: tuple[float, ...]
+    models: tuple[str, ...]
+    formula: str
+    reason: str
+
+    def plain(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        arguments = {"weights": list(self.weights)} if self.op == "linear" else {}
+        kinds = [{"mlp" if isinstance(o, Mlp) else "rows": o.plain()} for o in self.operands]
+        return {
+            "name": self.name,
+            "output": self.output,
+            "start": self.start,
+            "end": self.end,
+            "operands": kinds,
+            "op": {self.op: arguments},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A tensor of the output: `Plan.files[file]` holds it under `name`."""
+
+    file: int
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its data."""
+        return math.prod(self.shape) * DTYPES[self.dtype] // 8
+
+    def plain(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "file": self.file,
+            "name": self.name,
+            "dtype": self.dtype,
+            "shape": list(self.shape),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An input file; `identity` is dev, ino, size and mtime_ns when its header was read."""
+
+    path: Path
+    identity: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class OutFile:
+    """A weight file of the output; `path` is empty when the target is one file."""
+
+    path: str
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A small file of an output folder."""
+
+    path: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A file taken over into an output folder; `size` is what it had when the plan was made."""
+
+    path: str
+    source: Path
+    how: Literal["auto", "link", "reflink", "copy"]
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unused:
+    """Input tensors with no place of their own in the output, and why.
+
+    A tensor used in part is named with the rows that are not: `x rows 0..4`.
+    """
+
+    model: str
+    tensors: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """One model of the plan, in words.
+
+    Attributes:
+        name: what the recipe calls it.
+        label: hub id or base name; never a machine path.
+        variant: what it was identified as.
+        license: SPDX id or licence name, with the evidence for it.
+        contributes: whether any byte of the output comes from it.
+    """
+
+    name: str
+    label: str
+    variant: str
+    license: str
+    contributes: bool
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a plan says of itself; decides no byte."""
+
+    title: str
+    layout: str
+    dtype: str
+    guidance: str
+    license: str
+    parents: tuple[Parent, ...]
+    notes: tuple[str, ...] = ()
+    unused: tuple[Unused, ...] = ()
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What will be written, and from what. Made by `compile_plan`, executed by the core.
+
+    Attributes:
+        target: the file or folder to make.
+        is_folder: whether `target` is a folder.
+        overflow: what a value out of range becomes in fp8: `saturate` or `nan`.
+        outputs: grouped by file, in data order.
+        units: in output order; they tile every output exactly.
+        read_bytes: bytes of tensors read, each operand counted once per use.
+    """
+
+    target: Path
+    is_folder: bool
+    overflow: str
+    sources: tuple[Source, ...]
+    files: tuple[OutFile, ...]
+    texts: tuple[Text, ...]
+    copies: tuple[Copy, ...]
+    outputs: tuple[Output, ...]
+    units: tuple[Unit, ...]
+    about: About
+    read_bytes: int
+
+    def plain(self) -> dict[str, Any]:
+        """Return the JSON form the core reads."""
+        kind = "folder" if self.is_folder else "file"
+        sources = [{"path": str(s.path), "identity": dict(s.identity)} for s in self.sources]
+        copies = [{"path": c.path, "from": str(c.source), "how": c.how} for c in self.copies]
+        return {
+            "version": VERSION,
+            "overflow": self.overflow,
+            "target": {kind: {"path": str(self.target)}},
+            "sources": sources,
+            "files": [{"path": f.path, "metadata": dict(f.metadata)} for f in self.files],
+            "texts": [{"path": t.path, "text": t.text} for t in self.texts],
+            "copies": copies,
+            "outputs": [o.plain() for o in self.outputs],
+            "units": [u.plain() for u in self.units],
+        }
+
+    def to_json(self) -> str:
+        """Return the plan as the core reads it; refuses numbers that are not finite."""
+        return json.dumps(self.plain(), allow_nan=False, ensure_ascii=False)
+
+    def describe(
+        self, *, threads: int = 2, chunk: int = 1 << 20, memory_budget: int = 64 << 20
+    ) -> str:
+        """Return the plan in words; the options only enter the estimate of memory."""
+        from submerge.plan.describe import Running, describe
+
+        return describe(self, Running(threads, chunk, memory_budget))
+
+    @property
+    def file_sizes(self) -> tuple[int, ...]:
+        """Size in bytes of every weight file, header included."""
+        return tuple(self._file_size(index) for index in range(len(self.files)))
+
+    def _file_size(self, index: int) -> int:
+        tensors = [(o.name, o.dtype, o.shape, o.nbytes) for o in self.outputs if o.file == index]
+        return header_bytes(tensors, self.files[index].metadata) + sum(t[3] for t in tensors)
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes written: weight files and texts, without the copies."""
+        return sum(self.file_sizes) + sum(len(t.text.encode()) for t in self.texts)
+
+    @property
+    def copied_bytes(self) -> int:
+        """Bytes of the files taken over; links and shared extents need no space for them."""
+        return sum(copy.size for copy in self.copies)
+
+    @property
+    def disk_bytes(self) -> int:
+        """Free bytes the target's filesystem must have, at most."""
+        return self.output_bytes + sum(c.size for c in self.copies if c.how in ("copy", "auto"))

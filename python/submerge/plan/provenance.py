@@ -1,0 +1,169 @@
+"""What an output's files say of themselves: format, ModelSpec, the recipe, its inputs.
+
+The bytes of a file are a function of the recipe and of the input tensors. So nothing here depends
+on where the inputs lie, on times, inodes, the sharding or the layout of their files, nor on the
+clock:
+
+- a model is identified by the canonical names, dtypes and shapes of its units, not of its files;
+- a path in the recipe is reduced to a label: the hub id where the path tells it, else the name of
+  the file or folder that is the model's own, without `.safetensors`, `transformer/` and the like.
+  `a.safetensors`, `a/` and `/models/a/transformer/` are all `a`;
+- there is no date and no hash of the contents, which would have to be known before writing.
+
+The one thing taken from inputs' metadata is their licence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+from submerge.checkpoint import DTYPES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from submerge.layout import Architecture, Model
+    from submerge.plan.licence import Licence
+    from submerge.recipe import Recipe
+
+__all__ = ["hub_id", "identity", "label", "metadata", "public_recipe", "recipe_json"]
+
+# Names of files and folders inside a model, which say nothing of which model it is.
+_INSIDE = re.compile(
+    r"(?:diffusion_pytorch_model|model|model_index|transformer|unet|flux)"
+    r"(?:[.-](?:fp16|bf16|fp32))?(?:-[0-9]{5}-of-[0-9]{5})?",
+    re.IGNORECASE,
+)
+_SUFFIX = re.compile(
+    r"(?:\.safetensors(?:\.index(?:\.[^.]+)?\.json)?|\.sft|\.json)\Z", re.IGNORECASE
+)
+_CACHED = re.compile(r"models--(?P<owner>[^/]+?)--(?P<name>.+)")
+_OWNERS = ("black-forest-labs",)
+_STEPS_UP = 2
+
+
+def hub_id(path: str) -> str | None:
+    """Return `owner/name` where a path tells the hub repository it came from.
+
+    It does in an `hf://` address, in the cache of huggingface_hub, and below a folder named after
+    the FLUX models' owner.
+    """
+    if path.startswith("hf://"):
+        parts = path.removeprefix("hf://").split("/")
+        return "/".join(parts[:2]).partition("@")[0] if len(parts) > 1 else None
+    parts = list(PurePath(os.path.abspath(path)).parts)  # noqa: PTH100 - keeps symlinks' names
+    for part, following in zip(parts, [*parts[1:], ""], strict=True):
+        if cached := _CACHED.fullmatch(part):
+            return f"{cached['owner']}/{cached['name']}"
+        if part in _OWNERS and following and not _INSIDE.fullmatch(following):
+            return f"{part}/{_SUFFIX.sub('', following)}"
+    return None
+
+
+def label(path: str) -> str:
+    """Return how a model is called in public: its hub id, or the base name of what holds it."""
+    known = hub_id(path)
+    if known is not None:
+        return known
+    names = list(PurePath(os.path.abspath(path)).parts[1:])  # noqa: PTH100
+    for name in list(reversed(names))[: _STEPS_UP + 1]:
+        bare = _SUFFIX.sub("", name)
+        if not _INSIDE.fullmatch(bare):
+            return bare
+    return _SUFFIX.sub("", names[-1]) if names else "model"
+
+
+def public_recipe(recipe: Recipe) -> dict[str, Any]:
+    """Return the recipe's normal form with every path reduced to its label."""
+    data = recipe.to_dict()
+    for name, source in data["models"].items():
+        if isinstance(source, str):
+            data["models"][name] = label(source)
+        else:
+            source["path"] = label(source["path"])
+    output = data.get("output", {})
+    for field in ("pipeline_from", "scheduler_from"):
+        if field in output and output[field] not in data["models"]:
+            output[field] = label(output[field])
+    return data
+
+
+def recipe_json(public: Mapping[str, Any]) -> str:
+    """Return the text `submerge.recipe` holds; the order of models and selectors has a meaning."""
+    return json.dumps(public, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def identity(model: Model) -> dict[str, Any]:
+    """Return what identifies a model without reading its tensors: count, bytes, and a digest.
+
+    `digest` is the SHA-256 of the lines `unit dtype rows shape-of-a-row`, sorted by unit. Equal
+    digests mean equal names, dtypes and shapes, not equal numbers.
+    """
+    tensors = model.checkpoint.tensors
+    lines, size = [], 0
+    for unit, info in sorted(model.units.items()):
+        trailing = tensors[info.place.tensor].shape[1:]
+        lines.append(f"{unit} {info.dtype} {info.rows} {'x'.join(map(str, trailing))}\n")
+        size += info.rows * math.prod(trailing) * DTYPES[info.dtype] // 8
+    digest = hashlib.sha256("".join(lines).encode()).hexdigest()
+    return {"units": len(lines), "bytes": size, "digest": f"sha256:{digest}"}
+
+
+def metadata(
+    public: Mapping[str, Any],
+    models: Mapping[str, Model],
+    arch: Architecture,
+    words: Mapping[str, str],
+    licence: Licence,
+) -> dict[str, str]:
+    """Return the metadata of every weight file.
+
+    `words` are the title, the description, the layout and the parents. ModelSpec 1.0.1
+    (Stability-AI/ModelSpec) only where the architecture is known, since it must be named.
+    """
+    from submerge import _core
+
+    build = json.loads(_core.build_info())
+    labels = {name: _path_label(public["models"][name]) for name in models}
+    inputs = [{"name": n, "model": labels[n], **identity(m)} for n, m in models.items()]
+    text = recipe_json(public)
+    found = {
+        "format": "pt",
+        "submerge.version": str(build["version"]),
+        "submerge.numerics": str(build["numerics"]),
+        "submerge.recipe": text,
+        "submerge.recipe_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "submerge.inputs": json.dumps(inputs, separators=(",", ":")),
+        "submerge.license": licence.text,
+    }
+    if arch.family == "flux1":
+        found |= _modelspec(arch, words, licence)
+    return found
+
+
+def _modelspec(arch: Architecture, words: Mapping[str, str], licence: Licence) -> dict[str, str]:
+    implementation = "https://github.com/black-forest-labs/flux"
+    return {
+        "modelspec.sai_model_spec": "1.0.1",
+        # The ids sd-scripts writes; guidance alone decides how a loader runs the model.
+        "modelspec.architecture": "flux-1-dev" if arch.guidance else "flux-1-schnell",
+        "modelspec.implementation": "diffusers"
+        if words["layout"] == "diffusers"
+        else implementation,
+        "modelspec.title": words["title"],
+        "modelspec.description": words["description"],
+        "modelspec.resolution": "1024x1024",
+        "modelspec.license": licence.text,
+        "modelspec.merged_from": words["parents"],
+        "modelspec.tags": "merge, submerge, flux" if ", " in words["parents"] else "submerge, flux",
+    }
+
+
+def _path_label(source: Any) -> str:
+    return str(source if isinstance(source, str) else source["path"])

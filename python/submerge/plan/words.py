@@ -1,0 +1,106 @@
+"""Sets of units in words: the shortest selectors that reach exactly them."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from submerge.plan.form import Unit
+
+__all__ = ["grouped", "selectors"]
+
+_STACKS = ("double", "single")
+
+
+def grouped(units: Sequence[Unit]) -> list[tuple[str, list[str]]]:
+    """Return each formula with the selectors of its units, in the order of first use."""
+    universe = [unit.name for unit in units]
+    formulas: dict[str, list[str]] = {}
+    for unit in units:
+        formulas.setdefault(unit.formula, []).append(unit.name)
+    return [(formula, selectors(universe, names)) for formula, names in formulas.items()]
+
+
+def selectors(universe: Iterable[str], chosen: Iterable[str]) -> list[str]:
+    """Return selectors that match exactly the chosen ones among all units.
+
+    Whole modules and runs of blocks collapse: `double[0:8].img.attn`, `single`, `**`.
+    """
+    everything, wanted = list(universe), set(chosen)
+    if wanted and wanted.issuperset(everything):
+        return ["**"]
+    plain = [unit for unit in everything if _block(unit) is None]
+    found = _split(plain, wanted, "")
+    last = [selector for selector in found if _under(selector, "final")]
+    found = [selector for selector in found if not _under(selector, "final")]
+    for stack in _STACKS:
+        inside = [unit for unit in everything if (block := _block(unit)) and block[0] == stack]
+        found += _blocks(stack, inside, wanted)
+    return found + last
+
+
+@functools.lru_cache(maxsize=8192)
+def _block(unit: str) -> tuple[str, int, str] | None:
+    words = unit.split(".", 2)
+    if len(words) == 3 and words[0] in _STACKS and words[1].isdecimal():
+        return (words[0], int(words[1]), words[2])
+    return None
+
+
+def _blocks(stack: str, universe: Sequence[str], wanted: set[str]) -> list[str]:
+    """Collapse the blocks of one stack: indices that share a prefix become slices."""
+    rests: dict[int, list[str]] = {}
+    chosen: dict[int, set[str]] = {}
+    for unit in universe:
+        block = _block(unit)
+        if block is not None:
+            rests.setdefault(block[1], []).append(block[2])
+            if unit in wanted:
+                chosen.setdefault(block[1], set()).add(block[2])
+    by_prefix: dict[str, list[int]] = {}
+    for index in sorted(chosen):
+        for prefix in _prefixes(rests[index], chosen[index], ""):
+            by_prefix.setdefault(prefix, []).append(index)
+    return [
+        stack + _indices(indices, len(rests)) + (f".{prefix}" if prefix else "")
+        for prefix, indices in by_prefix.items()
+    ]
+
+
+def _indices(indices: Sequence[int], total: int) -> str:
+    """Return `[0:8]`, `[3]`, `[0,2:5]`, or nothing when every block is meant."""
+    if len(indices) == total:
+        return ""
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and index == runs[-1][1]:
+            runs[-1][1] = index + 1
+        else:
+            runs.append([index, index + 1])
+    return f"[{','.join(str(a) if b == a + 1 else f'{a}:{b}' for a, b in runs)}]"
+
+
+def _prefixes(universe: Sequence[str], wanted: set[str], prefix: str) -> list[str]:
+    """Return the shortest dotted prefixes that cover exactly the wanted names."""
+    inside = [name for name in universe if _under(name, prefix)]
+    hits = sum(name in wanted for name in inside)
+    if hits == 0:
+        return []
+    return [prefix] if hits == len(inside) else _split(inside, wanted, prefix)
+
+
+def _split(inside: Sequence[str], wanted: set[str], prefix: str) -> list[str]:
+    """Return what covers the wanted names below a prefix that not all of them share."""
+    start = len(prefix) + 1 if prefix else 0
+    # Outside FLUX a tensor's name may be the leading part of another's; no selector splits those.
+    whole = [name for name in inside if name == prefix and name in wanted]
+    below = [name for name in inside if name != prefix]
+    heads = dict.fromkeys(name[:start] + name[start:].split(".")[0] for name in below)
+    return whole + [found for head in heads for found in _prefixes(below, wanted, head)]
+
+
+def _under(name: str, prefix: str) -> bool:
+    return not prefix or name == prefix or name.startswith(prefix + ".")
