@@ -15,7 +15,7 @@ use crate::compute::{Done, Scratch, compute};
 use crate::error::{Error, Result};
 use crate::io::sys;
 use crate::output::Output;
-use crate::plan::{self, Mode, Options, Plan};
+use crate::plan::{self, Options, Plan};
 use crate::report::{Phases, Report};
 use crate::resolve::{Work, resolve};
 use crate::schedule::{Item, Part, Shape, cut, fit};
@@ -128,7 +128,10 @@ struct Job<'a> {
     next: AtomicUsize,
     done: AtomicU64,
     turn: Mutex<Turn<'a>>,
+    /// Rung when a turn ends; workers wait on it.
     changed: Condvar,
+    /// Rung when a worker leaves; only the watcher waits on it, so that items do not wake it.
+    left: Condvar,
 }
 
 /// What only the worker whose turn it is may touch.
@@ -169,6 +172,7 @@ impl<'a> Job<'a> {
             done,
             turn: Mutex::new(turn),
             changed: Condvar::new(),
+            left: Condvar::new(),
         }
     }
 
@@ -214,7 +218,7 @@ impl<'a> Job<'a> {
         let mut turn = self.lock();
         while turn.running > 0 {
             let (guard, _) =
-                self.changed.wait_timeout(turn, WAKE).unwrap_or_else(PoisonError::into_inner);
+                self.left.wait_timeout(turn, WAKE).unwrap_or_else(PoisonError::into_inner);
             turn = guard;
             if turn.stopped || turn.running == 0 {
                 continue;
@@ -309,13 +313,6 @@ impl Drop for Leaving<'_, '_> {
         }
         drop(turn);
         self.0.changed.notify_all();
-    }
-}
-
-impl Mode {
-    /// Whether the mode makes an output.
-    #[must_use]
-    pub fn writes(self) -> bool {
-        self == Self::Write
+        self.0.left.notify_all();
     }
 }

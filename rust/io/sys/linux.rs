@@ -1,0 +1,256 @@
+//! Linux: mapped windows, write-behind, unnamed files, renames that never replace.
+
+use std::ffi::{CString, c_int};
+use std::ops::Deref;
+use std::os::fd::{AsRawFd as _, FromRawFd as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::sync::OnceLock;
+
+use super::{File, Path, io};
+
+fn page_size() -> usize {
+    static SIZE: OnceLock<usize> = OnceLock::new();
+    // SAFETY: sysconf has no preconditions.
+    let ask = || usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) });
+    *SIZE.get_or_init(|| ask().unwrap_or(4096))
+}
+
+fn checked(result: c_int) -> io::Result<()> {
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    Ok(CString::new(path.as_os_str().as_bytes())?)
+}
+
+/// A whole file mapped for reading, of which only the windows in use are ever resident.
+///
+/// Address space is taken, memory is not. Nothing may be read outside a [`Mapping::window`].
+#[derive(Debug)]
+pub struct Mapping {
+    start: *mut libc::c_void,
+    len: usize,
+}
+
+// SAFETY: the mapping is read-only and owned by this value until it is dropped; the kernel
+// synchronises the page tables.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; all methods take `&self` and only read.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Map `len > 0` bytes of `file` from its start, touching none of them.
+    pub fn new(file: &File, len: u64) -> io::Result<Self> {
+        let len = usize::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let (protection, flags) = (libc::PROT_READ, libc::MAP_SHARED | libc::MAP_NORESERVE);
+        let fd = file.as_raw_fd();
+        // SAFETY: a fresh read-only mapping where the kernel chooses; it aliases no Rust memory.
+        let start = unsafe { libc::mmap64(std::ptr::null_mut(), len, protection, flags, fd, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self { start, len })
+    }
+
+    /// Fault in `len > 0` bytes at `offset`, which must lie inside the mapping.
+    ///
+    /// `MADV_POPULATE_READ` answers `EFAULT` for a page that cannot be read (a truncated file,
+    /// a failing device), where touching it would kill the process.
+    pub fn window(&self, offset: u64, len: usize) -> io::Result<MappedWindow<'_>> {
+        let start = usize::try_from(offset)
+            .ok()
+            .filter(|start| len > 0 && start.checked_add(len).is_some_and(|end| end <= self.len));
+        let start = start.ok_or(io::ErrorKind::InvalidInput)?;
+        let window = MappedWindow { mapping: self, start, len };
+        let first = window.first_page();
+        self.advise(first, start + len - first, libc::MADV_POPULATE_READ)?;
+        Ok(window)
+    }
+
+    /// `madvise` on a range inside the mapping that starts on a page.
+    fn advise(&self, start: usize, len: usize, advice: c_int) -> io::Result<()> {
+        // SAFETY: the callers keep `start + len` within the mapping; neither advice used here
+        // changes what the pages of a shared file mapping hold.
+        checked(unsafe { libc::madvise(self.start.cast::<u8>().add(start).cast(), len, advice) })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range is exactly this value's own mapping, and no window outlives it.
+        unsafe { libc::munmap(self.start, self.len) };
+    }
+}
+
+/// A part of a [`Mapping`] that is resident, and released on drop.
+///
+/// Another process that rewrites the file meanwhile changes the bytes seen here; the job notices
+/// by the file's identity and fails.
+#[derive(Debug)]
+pub struct MappedWindow<'a> {
+    mapping: &'a Mapping,
+    start: usize,
+    len: usize,
+}
+
+impl MappedWindow<'_> {
+    fn first_page(&self) -> usize {
+        self.start - self.start % page_size()
+    }
+}
+
+impl Deref for MappedWindow<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the range lies inside the live read-only mapping and was populated; u8 has no
+        // invalid values.
+        unsafe {
+            std::slice::from_raw_parts(self.mapping.start.cast::<u8>().add(self.start), self.len)
+        }
+    }
+}
+
+impl Drop for MappedWindow<'_> {
+    fn drop(&mut self) {
+        // Without the page in which the window ends: the next window starts there and releases
+        // it. A neighbour that still reads a released page just faults it in again.
+        let (first, end) = (self.first_page(), self.start + self.len);
+        let whole = if end == self.mapping.len { end } else { end - end % page_size() };
+        if whole > first {
+            let _ = self.mapping.advise(first, whole - first, libc::MADV_DONTNEED);
+        }
+    }
+}
+
+/// Whether `file` is on a filesystem where mapped reads are local and cannot hang on a network.
+#[must_use]
+pub fn is_local(file: &File) -> bool {
+    // ext, xfs, btrfs, tmpfs, zfs, f2fs, overlayfs, bcachefs, squashfs, erofs
+    const LOCAL: [u32; 10] = [
+        0xEF53,
+        0x5846_5342,
+        0x9123_683E,
+        0x0102_1994,
+        0x2FC1_2FC1,
+        0xF2F5_2010,
+        0x794C_7630,
+        0xCA45_1A4E,
+        0x7371_7368,
+        0xE0F5_E1E2,
+    ];
+    let mut stat = std::mem::MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: the descriptor is open and `stat` a valid, writable statfs.
+    if unsafe { libc::fstatfs(file.as_raw_fd(), stat.as_mut_ptr()) } != 0 {
+        return false;
+    }
+    // SAFETY: all bytes were zeroed, and every bit pattern is a valid statfs.
+    let kind = unsafe { stat.assume_init() }.f_type;
+    // The field is signed and of differing width between C libraries; the magic has 32 bits.
+    #[allow(clippy::cast_sign_loss, clippy::unnecessary_cast)]
+    LOCAL.contains(&(kind as u32))
+}
+
+/// Ask the kernel to read a range ahead of its use.
+pub fn prefetch(file: &File, offset: u64, len: u64) {
+    advise(file, offset, len, libc::POSIX_FADV_WILLNEED);
+}
+
+/// Forget the cached pages of a range that is already on disk.
+pub fn forget(file: &File, offset: u64, len: u64) {
+    advise(file, offset, len, libc::POSIX_FADV_DONTNEED);
+}
+
+fn advise(file: &File, offset: u64, len: u64, advice: c_int) {
+    if let (Ok(offset), Ok(len)) = (libc::off64_t::try_from(offset), libc::off64_t::try_from(len)) {
+        // SAFETY: advice on an open descriptor; it cannot touch memory. Failure is harmless.
+        let _ = unsafe { libc::posix_fadvise64(file.as_raw_fd(), offset, len, advice) };
+    }
+}
+
+/// Start writing a range to the device without waiting for it.
+pub fn start_writing(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    sync_range(file, offset, len, libc::SYNC_FILE_RANGE_WRITE)
+}
+
+/// Wait until a range is on the device.
+pub fn wait_written(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    let all = libc::SYNC_FILE_RANGE_WAIT_BEFORE
+        | libc::SYNC_FILE_RANGE_WRITE
+        | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    sync_range(file, offset, len, all)
+}
+
+fn sync_range(file: &File, offset: u64, len: u64, flags: libc::c_uint) -> io::Result<()> {
+    let offset = libc::off64_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let len = libc::off64_t::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: an open descriptor and a range; the call touches no memory.
+    match checked(unsafe { libc::sync_file_range(file.as_raw_fd(), offset, len, flags) }) {
+        // Filesystems without it answer ESPIPE, EINVAL or ENOSYS; the final fsync still stands.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ESPIPE | libc::EINVAL | libc::ENOSYS)) => {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+/// A file without a name in `folder`: if this process dies, the kernel removes it.
+pub fn unnamed_file(folder: &Path) -> io::Result<File> {
+    let path = c_path(folder)?;
+    let flags = libc::O_TMPFILE | libc::O_RDWR | libc::O_CLOEXEC;
+    // SAFETY: `path` is NUL-terminated; the descriptor returned is owned by nobody else.
+    let fd = unsafe { libc::open(path.as_ptr(), flags, 0o666 as libc::c_uint) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: `fd` is a fresh, open descriptor that only this File will close.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// Give an unnamed file its name; fails with `AlreadyExists` if the name is taken.
+pub fn name_file(file: &File, path: &Path) -> io::Result<()> {
+    let from = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    let to = c_path(path)?;
+    // SAFETY: both paths are NUL-terminated.
+    checked(unsafe {
+        libc::linkat(
+            libc::AT_FDCWD,
+            from.as_ptr(),
+            libc::AT_FDCWD,
+            to.as_ptr(),
+            libc::AT_SYMLINK_FOLLOW,
+        )
+    })
+}
+
+/// Rename that fails with `AlreadyExists` instead of replacing.
+pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    rename_with(from, to, libc::RENAME_NOREPLACE)
+}
+
+/// Swap two existing paths in one step.
+pub fn rename_swap(a: &Path, b: &Path) -> io::Result<()> {
+    rename_with(a, b, libc::RENAME_EXCHANGE)
+}
+
+fn rename_with(from: &Path, to: &Path, flags: libc::c_uint) -> io::Result<()> {
+    let (from, to) = (c_path(from)?, c_path(to)?);
+    // SAFETY: both paths are NUL-terminated. The raw call, since musl lacks the wrapper.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_renameat2,
+            libc::AT_FDCWD,
+            from.as_ptr(),
+            libc::AT_FDCWD,
+            to.as_ptr(),
+            flags,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Share the extents of `from` with the empty file `to` (a reflink).
+pub fn reflink(from: &File, to: &File) -> io::Result<()> {
+    // SAFETY: FICLONE takes two open descriptors and touches no memory.
+    checked(unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONE, from.as_raw_fd()) })
+}

@@ -1,0 +1,80 @@
+//! System calls the standard library does not offer, each behind a safe function.
+//!
+//! This is the only folder outside `simd/` that may say `unsafe`. On systems without a call the
+//! function says so (`Unsupported`) or does nothing where it is only advice.
+
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(not(target_os = "linux"))]
+mod portable;
+
+#[cfg(target_os = "linux")]
+pub use linux::*;
+#[cfg(not(target_os = "linux"))]
+pub use portable::*;
+
+/// Peak resident memory of this process in bytes, file pages included; 0 where unknown.
+#[must_use]
+pub fn peak_rss() -> u64 {
+    #[cfg(unix)]
+    {
+        let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+        // SAFETY: `usage` is a valid, writable rusage; the call writes it and keeps no pointer.
+        let done = unsafe { libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()) };
+        // SAFETY: all bytes were zeroed, and every bit pattern is a valid rusage.
+        let peak = unsafe { usage.assume_init() }.ru_maxrss;
+        let unit = if cfg!(target_os = "macos") { 1 } else { 1024 };
+        if done == 0 { u64::try_from(peak).unwrap_or(0) * unit } else { 0 }
+    }
+    #[cfg(not(unix))]
+    0
+}
+
+/// The largest file this process may write (`RLIMIT_FSIZE`), if it is limited.
+///
+/// Crossing it raises a signal that kills hosts which do not ignore it, so it is checked first.
+#[must_use]
+pub fn file_size_limit() -> Option<u64> {
+    #[cfg(unix)]
+    {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: `limit` is a valid, writable rlimit; the call writes it and keeps no pointer.
+        let done = unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) };
+        // The field's type differs between systems; on this one the conversion may be the identity.
+        #[allow(clippy::useless_conversion, clippy::unnecessary_cast)]
+        let bytes = limit.rlim_cur as u64;
+        (done == 0 && limit.rlim_cur != libc::RLIM_INFINITY).then_some(bytes)
+    }
+    #[cfg(not(unix))]
+    None
+}
+
+/// Bytes an ordinary user can still write to the filesystem that holds `folder`.
+pub fn free_space(folder: &Path) -> io::Result<Option<u64>> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::ffi::OsStrExt as _;
+        let path = std::ffi::CString::new(folder.as_os_str().as_bytes())?;
+        let mut stat = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
+        // SAFETY: `path` is NUL-terminated and `stat` a valid, writable statvfs.
+        if unsafe { libc::statvfs(path.as_ptr(), stat.as_mut_ptr()) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: all bytes were zeroed, and every bit pattern is a valid statvfs.
+        let stat = unsafe { stat.assume_init() };
+        #[allow(clippy::useless_conversion, clippy::unnecessary_cast)]
+        let bytes = (stat.f_bavail as u64).saturating_mul(stat.f_frsize as u64);
+        Ok(Some(bytes))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = folder;
+        Ok(None)
+    }
+}

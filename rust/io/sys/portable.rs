@@ -1,0 +1,80 @@
+//! Systems without these calls: the callers fall back to what the standard library offers.
+
+use std::ops::Deref;
+
+use super::{File, Path, io};
+
+/// No mapped files here: the types exist so that `Source` reads the same everywhere.
+#[derive(Debug)]
+pub struct Mapping(std::convert::Infallible);
+
+impl Mapping {
+    /// Always refused.
+    pub fn new(_file: &File, _len: u64) -> io::Result<Self> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Never reached: there is no mapping.
+    pub fn window(&self, _offset: u64, _len: usize) -> io::Result<MappedWindow<'_>> {
+        match self.0 {}
+    }
+}
+
+/// A part of a [`Mapping`].
+#[derive(Debug)]
+pub struct MappedWindow<'a>(&'a Mapping);
+
+impl Deref for MappedWindow<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self.0.0 {}
+    }
+}
+
+/// Mapped reads are not offered here.
+#[must_use]
+pub fn is_local(_file: &File) -> bool {
+    false
+}
+
+/// Advice only; nothing to do.
+pub fn prefetch(_file: &File, _offset: u64, _len: u64) {}
+
+/// Advice only; nothing to do.
+pub fn forget(_file: &File, _offset: u64, _len: u64) {}
+
+/// Write-behind is left to the system.
+pub fn start_writing(_file: &File, _offset: u64, _len: u64) -> io::Result<()> {
+    Ok(())
+}
+
+/// Write-behind is left to the system.
+pub fn wait_written(_file: &File, _offset: u64, _len: u64) -> io::Result<()> {
+    Ok(())
+}
+
+/// Not offered: the caller uses a hidden named file.
+pub fn unnamed_file(_folder: &Path) -> io::Result<File> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Not offered, as there are no unnamed files.
+pub fn name_file(_file: &File, _path: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Not offered: the caller checks first and renames.
+pub fn rename_new(_from: &Path, _to: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Not offered: the caller moves the old output aside.
+pub fn rename_swap(_a: &Path, _b: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Not offered: the caller copies.
+pub fn reflink(_from: &File, _to: &File) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
