@@ -1,0 +1,137 @@
+//! Jobs that are stopped from outside: cancelled, killed, overtaken by another.
+
+use std::fs::{self, File};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use submerge_core::error::{Error, Kind};
+use submerge_core::exec::execute;
+
+use super::{Scene, names};
+
+#[test]
+fn an_observer_that_fails_stops_the_job() {
+    let scene = Scene::slow();
+    let mut calls = 0;
+    let result = scene.to_file().slowly().watched(&mut |done, total| {
+        calls += 1;
+        assert!(done <= total && total == scene.bytes());
+        Err(Error::cancelled())
+    });
+    assert!(matches!(result.expect_err("a stop").kind(), Kind::Cancelled));
+    assert_eq!(calls, 1, "asked again after it had said stop, or never");
+    assert_eq!(scene.left(), [""; 0]);
+}
+
+#[test]
+fn an_observer_that_panics_is_an_error_of_the_core() {
+    let scene = Scene::slow();
+    let result = scene.to_file().slowly().watched(&mut |_, _| panic!("on purpose"));
+    let error = result.expect_err("a panic");
+    assert!(matches!(error.kind(), Kind::Internal), "{error:?}");
+    assert!(error.message().contains("on purpose"), "{error}");
+    assert_eq!(scene.left(), [""; 0]);
+}
+
+#[test]
+fn a_job_is_cancelled_from_another_thread_within_a_quarter_second() {
+    let scene = Scene::slow();
+    let job = scene.to_file().slowly();
+    let (plan, options) = (job.plan.to_string(), job.options.to_string());
+    let cancel = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let handle = scope.spawn(|| {
+            let result = execute(&plan, &options, &cancel, &mut |_, _| Ok(()));
+            (Instant::now(), result)
+        });
+        std::thread::sleep(Duration::from_millis(150));
+        let asked = Instant::now();
+        cancel.store(true, Ordering::Relaxed);
+        let (ended, result) = handle.join().expect("no panic");
+        assert!(matches!(result.expect_err("a stop").kind(), Kind::Cancelled));
+        assert!(ended - asked < Duration::from_millis(250), "{:?}", ended - asked);
+    });
+    assert_eq!(scene.left(), [""; 0]);
+}
+
+#[test]
+fn an_output_that_appears_meanwhile_is_kept() {
+    let scene = Scene::slow();
+    let result = scene.to_file().slowly().watched(&mut |_, _| {
+        fs::write(scene.output(), "mine").expect("a file in the way");
+        Ok(())
+    });
+    let error = result.expect_err("a refusal");
+    assert!(error.message().contains("exists"), "{error}");
+    assert_eq!(fs::read(scene.output()).expect("the other file"), b"mine");
+    assert_eq!(scene.left(), ["merged.safetensors"]);
+}
+
+#[test]
+fn a_killed_job_leaves_nothing() {
+    let scene = Scene::slow();
+    for percent in [0, 1, 30, 60, 90] {
+        let mut running = scene.to_file().slowly().spawn(&scene);
+        running.until_written(scene.bytes() / 100 * percent + 1);
+        running.child.kill().expect("a process to kill");
+        running.child.wait().expect("a killed process");
+        assert_eq!(scene.left(), [""; 0], "killed at {percent} %");
+    }
+}
+
+/// Whatever the moment, a folder is either whole or absent, and the next job sweeps what a kill in
+/// the middle of the last step may leave.
+#[test]
+fn a_job_killed_at_any_moment_leaves_a_whole_folder_or_none() {
+    let scene = Scene::sparse(2048);
+    let path = scene.folder().join("model");
+    let mut job = scene.job(&json!({"folder": {"path": path}}));
+    let text = |i| json!({"path": format!("part{i}/config.json"), "text": "{}"});
+    job.plan["texts"] = (0..20).map(text).collect();
+    let begun = Instant::now();
+    assert_eq!(job.spawn(&scene).outcome(), "ok");
+    let whole = begun.elapsed();
+    let expected = names(&path);
+    assert_eq!(expected.len(), 21);
+    for step in 0..40 {
+        let _ = fs::remove_dir_all(&path);
+        let mut running = job.spawn(&scene);
+        std::thread::sleep(whole * step / 36);
+        running.child.kill().expect("a process to kill or one that has ended");
+        running.child.wait().expect("a process that has ended");
+        if path.exists() {
+            assert_eq!(names(&path), expected, "a folder without all its files");
+        }
+        let hidden = |name: &String| name.starts_with(".model.") && name.contains(".part");
+        assert!(scene.left().iter().all(|name| name == "model" || hidden(name)));
+    }
+    let _ = fs::remove_dir_all(&path);
+    job.run().expect("a job undisturbed");
+    assert_eq!(scene.left(), ["model"]);
+}
+
+#[test]
+fn only_abandoned_names_of_the_same_output_are_swept() {
+    let scene = Scene::small();
+    let at = |name: &str| scene.folder().join(name);
+    let living = File::create(at(".merged.safetensors.1-0.part")).expect("a file");
+    living.lock().expect("a lock");
+    File::create(at(".merged.safetensors.2-0.part")).expect("a file");
+    fs::create_dir_all(at(".merged.safetensors.3-folder.part").join("x")).expect("a folder");
+    let kept = [
+        ".merged.safetensors.1-0.part",
+        ".merged.safetensors.bak",
+        ".merged.safetensors.x-0.part",
+        ".other.safetensors.2-0.part",
+        "merged.safetensors.2-0.part",
+    ];
+    for name in &kept[1..] {
+        File::create(at(name)).expect("a file");
+    }
+    scene.to_file().run().expect("a job");
+    let mut expected = kept.map(str::to_owned).to_vec();
+    expected.push("merged.safetensors".to_owned());
+    expected.sort();
+    assert_eq!(scene.left(), expected);
+}
