@@ -50,7 +50,6 @@ class Strict(BaseModel):
         strict=True,
         frozen=True,
         arbitrary_types_allowed=True,
-        use_attribute_docstrings=True,
     )
 
     @model_validator(mode="before")
@@ -78,12 +77,17 @@ def _source(raw: object) -> object:
 class ModelSource(Strict):
     """Where a model lies: a `.safetensors` file, a folder of shards, a diffusers pipeline."""
 
-    path: str = Field(min_length=1)
-    """The file or folder."""
-    layout: Literal["auto", "diffusers", "bfl", "generic"] = "auto"
-    """How its tensors are named; `generic` merges any two checkpoints with equal names."""
-    license: str | None = None
-    """The licence, where the checkpoint does not say; the result's licence follows from it."""
+    path: str = Field(min_length=1, description="The file or folder.")
+    layout: Literal["auto", "diffusers", "bfl", "generic"] = Field(
+        default="auto",
+        description="How its tensors are named; `generic` merges any two checkpoints with equal "
+        "names.",
+    )
+    license: str | None = Field(
+        default=None,
+        description="The licence, where the checkpoint does not say; the result's licence follows "
+        "from it.",
+    )
 
 
 ModelField = Annotated[
@@ -109,18 +113,20 @@ def _method(raw: object) -> Method:
 class Action(Strict):
     """What happens to the selected units: one of `alpha`, `weight`, `method`, `take`."""
 
-    alpha: Annotated[Value, PlainValidator(_value), WithJsonSchema(Value.schema())] | None = None
-    """The second model's share: a number, a list, {from, to}, or a mapping of selectors."""
+    alpha: Annotated[Value, PlainValidator(_value), WithJsonSchema(Value.schema())] | None = Field(
+        default=None,
+        description="The second model's share: a number, a list, {from, to}, or a mapping of "
+        "selectors.",
+    )
     weight: (
         Annotated[PerModel, PlainValidator(_per_model), WithJsonSchema(PerModel.schema())] | None
-    ) = None
-    """A weight for each model by name, divided by their sum."""
+    ) = Field(default=None, description="A weight for each model by name, divided by their sum.")
     method: Annotated[Method, PlainValidator(_method), WithJsonSchema(method_schema())] | None = (
-        None
+        Field(default=None, description="A merge method with its parameters.")
     )
-    """A merge method with its parameters."""
-    take: str | None = None
-    """A model's name: its tensors, byte for byte."""
+    take: str | None = Field(
+        default=None, description="A model's name: its tensors, byte for byte."
+    )
 
     def given(self) -> list[str]:
         """Return which of the four fields are given."""
@@ -154,8 +160,9 @@ class Rule(Action):
         }
     )
 
-    where: str
-    """A selector: `double[0:8].img.attn`, `single[*].mlp`, `guidance`."""
+    where: str = Field(
+        description="A selector: `double[0:8].img.attn`, `single[*].mlp`, `guidance`."
+    )
 
     @model_validator(mode="after")
     def _one_action(self) -> Self:
@@ -271,21 +278,38 @@ _SIZE_SCHEMA = {
 class Output(Strict):
     """What is written, and how."""
 
-    layout: Literal["same", "diffusers", "bfl", "comfy"] = "same"
-    """Names and files of the tensors; `same` is the first model's layout."""
-    dtype: Literal["same", "f32", "f16", "bf16", "f8_e4m3", "f8_e5m2"] = "same"
-    """Type of every float tensor; `same` is the first model's, tensor by tensor."""
-    overflow: Literal["saturate", "nan"] = "saturate"
-    """What fp8 does with numbers too large for it."""
-    shard_size: Annotated[int, PlainValidator(_size), WithJsonSchema(_SIZE_SCHEMA)] | None = None
-    """Bytes per file at most, `10GB`; left out: 10 GB for diffusers, one file for other layouts."""
-    pipeline_from: str | None = Field(default=None, min_length=1)
-    """A model's name or a folder: write a whole pipeline, with its other parts from there."""
-    scheduler_from: str | None = Field(default=None, min_length=1)
-    """A model's name or a folder: take the pipeline's scheduler from there instead."""
-    link: Literal["auto", "link", "reflink", "copy"] = "auto"
-    """How the pipeline's other parts get there."""
-    card: bool = True
-    """Write a model card with the parents and the licence that follows from them."""
-    title: str | None = None
-    """Title in the card and the metadata."""
+    layout: Literal["same", "diffusers", "bfl", "comfy"] = Field(
+        default="same",
+        description="Names and files of the tensors; `same` is the first model's layout.",
+    )
+    dtype: Literal["same", "f32", "f16", "bf16", "f8_e4m3", "f8_e5m2"] = Field(
+        default="same",
+        description="Type of every float tensor; `same` is the first model's, tensor by tensor.",
+    )
+    overflow: Literal["saturate", "nan"] = Field(
+        default="saturate", description="What fp8 does with numbers too large for it."
+    )
+    shard_size: Annotated[int, PlainValidator(_size), WithJsonSchema(_SIZE_SCHEMA)] | None = Field(
+        default=None,
+        description="Bytes per file at most, `10GB`; left out: 10 GB for diffusers, one file for "
+        "other layouts.",
+    )
+    pipeline_from: str | None = Field(
+        default=None,
+        min_length=1,
+        description="A model's name or a folder: write a whole pipeline, with its other parts from "
+        "there.",
+    )
+    scheduler_from: str | None = Field(
+        default=None,
+        min_length=1,
+        description="A model's name or a folder: take the pipeline's scheduler from there instead.",
+    )
+    link: Literal["auto", "link", "reflink", "copy"] = Field(
+        default="auto", description="How the pipeline's other parts get there."
+    )
+    card: bool = Field(
+        default=True,
+        description="Write a model card with the parents and the licence that follows from them.",
+    )
+    title: str | None = Field(default=None, description="Title in the card and the metadata.")

@@ -81,24 +81,34 @@ class Recipe(Action):
         json_schema_extra={
             "propertyNames": {"pattern": f"^{_NAME.pattern}$", "not": {"enum": list(_RESERVED)}}
         },
+        description="The models by name, in order: `alpha` is the second's share.",
     )
-    """The models by name, in order: `alpha` is the second's share."""
-    rules: Annotated[tuple[Rule, ...], Field(strict=False)] = ()
-    """What differs from the top level, and where; the first rule that matches decides."""
-    include: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """Selectors: merge only these units and take the rest from the first model."""
-    exclude: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """Selectors: take these units from the first model."""
+    rules: Annotated[tuple[Rule, ...], Field(strict=False)] = Field(
+        default=(),
+        description="What differs from the top level, and where; the first rule that matches "
+        "decides.",
+    )
+    include: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        default=(),
+        description="Selectors: merge only these units and take the rest from the first model.",
+    )
+    exclude: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        default=(), description="Selectors: take these units from the first model."
+    )
     guidance: GuidanceField = Field(
-        default=Guidance(), json_schema_extra={"default": Guidance().plain()}
+        default=Guidance(),
+        json_schema_extra={"default": Guidance().plain()},
+        description="What becomes of the guidance embedder when a parent has none.",
     )
-    """What becomes of the guidance embedder when a parent has none."""
-    extras: str | None = None
-    """A model's name, or `drop`: whose VAE and text encoders to keep, where files hold them."""
-    output: Output = Output()
-    """What is written, and how."""
-    seed: int = Field(default=0, ge=0, lt=2**64)
-    """Seed of methods that draw random numbers."""
+    extras: str | None = Field(
+        default=None,
+        description="A model's name, or `drop`: whose VAE and text encoders to keep, where files "
+        "hold them.",
+    )
+    output: Output = Field(default=Output(), description="What is written, and how.")
+    seed: int = Field(
+        default=0, ge=0, lt=2**64, description="Seed of methods that draw random numbers."
+    )
 
     @classmethod
     def load(cls, source: str | os.PathLike[str] | Mapping[str, Any] | Recipe) -> Self:
