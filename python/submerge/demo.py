@@ -31,14 +31,13 @@ _TINY = Architecture(
     double=3,
     single=6,
     hidden=256,
-    head_dim=64,
+    head_dim=128,
     mlp=1024,
     in_channels=64,
     out_channels=64,
     context_dim=128,
     pooled_dim=64,
     guidance=False,
-    axes_dims_rope=(8, 28, 28),
 )
 _RULES = (
     {"where": "double[0:2].img.attn", "alpha": 0.2},

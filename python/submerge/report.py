@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-import platform
+import os
+import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -206,9 +207,8 @@ class Report:
         about = asdict(plan.about)
         recipe = about.pop("recipe")
         names = [file.path or plan.target.name for file in plan.files]
-        versions = _Versions(
-            build["version"], build["numerics"], platform.python_version(), platform.platform()
-        )
+        python = ".".join(map(str, sys.version_info[:3]))
+        versions = _Versions(build["version"], build["numerics"], python, _system())
         return cls(
             path=plan.target,
             files=dict(zip(names, plan.file_sizes, strict=True)),
@@ -305,6 +305,11 @@ def _compared(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
         columns["cosine" + suffix] = _column(first, second, "cosine", "{:.6f}")
         columns["relative L2" + suffix] = _column(first, second, "relative_l2", "{:.2%}")
     return columns
+
+
+def _system() -> str:
+    """Return system, release and machine; the module `platform` takes milliseconds over it."""
+    return " ".join(os.uname()[::2]) if hasattr(os, "uname") else sys.platform
 
 
 def _pairs(models: Sequence[str], figure: Mapping[str, Any]) -> tuple[Pair, ...]:
