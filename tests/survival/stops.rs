@@ -25,6 +25,19 @@ fn an_observer_that_fails_stops_the_job() {
 }
 
 #[test]
+fn the_observer_is_called_ten_times_a_second_at_most() {
+    let scene = Scene::slow();
+    let (begun, mut calls) = (Instant::now(), 0);
+    let count = &mut |_, _| {
+        calls += 1;
+        Ok(())
+    };
+    scene.to_file().slowly().watched(count).expect("a job undisturbed");
+    let most = begun.elapsed().as_millis() / 100;
+    assert!((1..=most).contains(&calls), "{calls} calls, expected at most {most}");
+}
+
+#[test]
 fn an_observer_that_panics_is_an_error_of_the_core() {
     let scene = Scene::slow();
     let result = scene.to_file().slowly().watched(&mut |_, _| panic!("on purpose"));
