@@ -181,7 +181,8 @@ fn resolve_units(plan: &Plan, inputs: &Inputs, lens: &[u64]) -> Result<Vec<Unit>
     let mut specs = plan.units.iter().peekable();
     for (index, (output, &elements)) in plan.outputs.iter().zip(lens).enumerate() {
         let rows = output.shape.first().copied().unwrap_or(1);
-        let row_elements = elements.checked_div(rows).unwrap_or(0);
+        // Not `elements / rows`: rows of a tensor without any have a length too.
+        let row_elements = output.shape.iter().skip(1).fold(1, |n: u64, &d| n.saturating_mul(d));
         let mut next = 0;
         while let Some(spec) = specs.next_if(|spec| spec.output == index) {
             if spec.start != next || spec.end < spec.start || spec.end > rows {

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from submerge.checkpoint import TensorInfo
     from submerge.layout import Model
     from submerge.plan.decide import Choice
 
@@ -31,6 +32,7 @@ class Filled:
     Attributes:
         rows: rows of the unit.
         trailing: the shape of one row.
+        scalar: whether it is a tensor without dimensions, and not one of a single row.
         dtypes: of the operands that are rows, each once.
         nbytes: bytes read.
     """
@@ -43,6 +45,7 @@ class Filled:
     reason: str
     rows: int
     trailing: tuple[int, ...]
+    scalar: bool
     dtypes: frozenset[str]
     nbytes: int
 
@@ -88,6 +91,7 @@ class Filler:
             reason=choice.reason,
             rows=rows,
             trailing=trailing,
+            scalar=all(not self._tensor(name, unit).shape for name in sorted(choice.weights)),
             dtypes=dtypes,
             nbytes=sum(self.nbytes(name, unit) for name in choice.weights),
         )
@@ -104,6 +108,7 @@ class Filler:
             reason="extras",
             rows=info.rows,
             trailing=info.shape[1:],
+            scalar=not info.shape,
             dtypes=frozenset({info.dtype}),
             nbytes=info.nbytes,
         )
@@ -146,12 +151,12 @@ class Filler:
     def nbytes(self, model: str, unit: str) -> int:
         """Return the bytes a unit takes in a model's file."""
         info = self.models[model].units[unit]
-        tensor = self.models[model].checkpoint.tensors[info.place.tensor]
+        tensor = self._tensor(model, unit)
         return tensor.nbytes * info.rows // max(1, tensor.rows)
 
-    def _trailing(self, model: str, unit: str) -> tuple[int, ...]:
+    def _tensor(self, model: str, unit: str) -> TensorInfo:
         found = self.models[model]
-        return found.checkpoint.tensors[found.units[unit].place.tensor].shape[1:]
+        return found.checkpoint.tensors[found.units[unit].place.tensor]
 
     def _shape(self, unit: str, names: list[str]) -> tuple[int, tuple[int, ...]]:
         for name in names:
@@ -161,7 +166,9 @@ class Filler:
                     "there to have it",
                     hint=f"add `rules: [{{where: {_parent(unit)}, take: NAME}}]`",
                 )
-        shapes = {n: (self.models[n].units[unit].rows, self._trailing(n, unit)) for n in names}
+        shapes = {
+            n: (self.models[n].units[unit].rows, self._tensor(n, unit).shape[1:]) for n in names
+        }
         first = shapes[names[0]]
         for name, shape in shapes.items():
             if shape != first:

@@ -161,7 +161,10 @@ def laid_out(
         InternalError: units left over or without a source: a defect of the layout tables.
     """
     if arch.family == "generic" and shape.layout == "generic":
-        tensors = [OutTensor(n, (f.rows, *f.trailing), (n,)) for n, f in sorted(filled.items())]
+        tensors = [
+            OutTensor(n, () if f.scalar else (f.rows, *f.trailing), (n,))
+            for n, f in sorted(filled.items())
+        ]
     else:
         tensors = tensors_of(arch, shape.layout, shape.prefix)
     named = [unit for tensor in tensors for unit in tensor.units]
