@@ -301,9 +301,9 @@ def _compared(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
     pairs = dict.fromkeys((pair.first, pair.second) for row in rows for pair in row.pairs)
     columns: dict[str, Callable[[Row], str]] = {}
     for first, second in pairs:
-        suffix = f" {second}/{first}" if len(pairs) > 1 else ""
-        columns["cosine" + suffix] = _column(first, second, "cosine", "{:.6f}")
-        columns["relative L2" + suffix] = _column(first, second, "relative_l2", "{:.2%}")
+        both = f"{second}:{first}"
+        columns[f"cosine {both}"] = _column(first, second, "cosine", "{:.6f}")
+        columns[f"distance {both}"] = _column(first, second, "relative_l2", "{:.2%}")
     return columns
 
 
