@@ -73,8 +73,7 @@ impl Merge<'_> {
             self.kernel.map(self.isa, &slices, &mut result);
             self.isa.encode(self.dtype, Overflow::Saturate, &result, out);
             if let Some(stats) = stats.as_deref_mut() {
-                self.isa.decode(self.dtype, out, &mut result);
-                stats.add_block(self.isa, &slices, &result);
+                stats.add_block(self.isa, &slices, self.dtype, out);
             }
         }
     }

@@ -8,7 +8,7 @@ use crate::io::source::Window;
 use crate::kernels::Kernel;
 use crate::resolve::{Action, Operand, Unit, Work, byte_len};
 use crate::schedule::{Part, Shape};
-use crate::simd::{BLOCK, Isa};
+use crate::simd::{BLOCK, Isa, prefetch};
 use crate::stats::{CELL, UnitStats};
 
 /// The buffers of one worker, kept from item to item.
@@ -176,8 +176,7 @@ impl Pass<'_> {
             let bytes = &mut buffers.out[block.start * to.bytes()..block.end * to.bytes()];
             self.isa.encode(to, self.overflow, &buffers.result[..n], bytes);
             if self.stats {
-                self.isa.decode(to, bytes, &mut buffers.result[..n]);
-                stats.add_block(self.isa, decoded.as_slice(), &buffers.result[..n]);
+                stats.add_block(self.isa, decoded.as_slice(), to, bytes);
             } else {
                 stats.elements += n as u64;
             }
@@ -215,11 +214,10 @@ impl Pass<'_> {
             Input::Bytes(window, dtype) => {
                 // `resolve` lets nothing but floats be computed with.
                 let Some(from) = dtype.float() else { return };
-                self.isa.decode(
-                    from,
-                    &window[block.start * from.bytes()..block.end * from.bytes()],
-                    out,
-                );
+                let bytes = block.start * from.bytes()..block.end * from.bytes();
+                let next = bytes.end..window.len().min(bytes.end + bytes.len());
+                prefetch(&window[next]);
+                self.isa.decode(from, &window[bytes], out);
             }
         }
     }

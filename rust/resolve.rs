@@ -100,8 +100,8 @@ struct Inputs {
 /// Open the inputs of `plan` and check everything it says against them.
 pub fn resolve(plan: &Plan, options: &Options) -> Result<Work> {
     let inputs = open_inputs(plan, options)?;
-    let (files, lens) = lay_out(plan)?;
-    let units = resolve_units(plan, &inputs, &lens)?;
+    let files = lay_out(plan)?;
+    let units = resolve_units(plan, &inputs)?;
     Ok(Work { sources: inputs.sources, files, units, overflow: plan.overflow })
 }
 
@@ -127,10 +127,9 @@ fn open_inputs(plan: &Plan, options: &Options) -> Result<Inputs> {
     Ok(inputs)
 }
 
-/// The headers of the output files, and the elements of each output.
-fn lay_out(plan: &Plan) -> Result<(Vec<OutFile>, Vec<u64>)> {
+/// The headers of the output files.
+fn lay_out(plan: &Plan) -> Result<Vec<OutFile>> {
     let mut tensors: Vec<Vec<Tensor>> = plan.files.iter().map(|_| Vec::new()).collect();
-    let mut lens = Vec::new();
     let mut names = BTreeSet::new();
     let mut last_file = 0;
     for output in &plan.outputs {
@@ -156,7 +155,6 @@ fn lay_out(plan: &Plan) -> Result<(Vec<OutFile>, Vec<u64>)> {
             start,
             end,
         });
-        lens.push(elements);
     }
     let files = plan.files.iter().zip(tensors).map(|(spec, tensors)| {
         let metadata: Vec<_> = spec.metadata.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
@@ -164,7 +162,7 @@ fn lay_out(plan: &Plan) -> Result<(Vec<OutFile>, Vec<u64>)> {
         let data_len = tensors.last().map_or(0, |t| t.end);
         Ok(OutFile { path: spec.path.clone(), header, data_len })
     });
-    Ok((files.collect::<Result<_>>()?, lens))
+    files.collect()
 }
 
 fn elements_of(output: &OutputSpec) -> Option<u64> {
@@ -176,10 +174,10 @@ fn too_large(here: &str) -> Error {
     Error::plan(format!("{here}: shape and dtype do not make a whole number of bytes below 2^64"))
 }
 
-fn resolve_units(plan: &Plan, inputs: &Inputs, lens: &[u64]) -> Result<Vec<Unit>> {
+fn resolve_units(plan: &Plan, inputs: &Inputs) -> Result<Vec<Unit>> {
     let mut units = Vec::with_capacity(plan.units.len());
     let mut specs = plan.units.iter().peekable();
-    for (index, (output, &elements)) in plan.outputs.iter().zip(lens).enumerate() {
+    for (index, output) in plan.outputs.iter().enumerate() {
         let rows = output.shape.first().copied().unwrap_or(1);
         // Not `elements / rows`: rows of a tensor without any have a length too.
         let row_elements = output.shape.iter().skip(1).fold(1, |n: u64, &d| n.saturating_mul(d));

@@ -6,6 +6,7 @@
 
 use serde::Serialize;
 
+use crate::dtype::Float;
 use crate::simd::{BLOCK, Isa};
 
 pub use crate::simd::Pair;
@@ -48,12 +49,12 @@ impl UnitStats {
         }
     }
 
-    /// Adds the next block: each operand decoded, and the output as written, decoded again. Every
+    /// Adds the next block: each operand decoded, and the output as it is written. Every
     /// block but the last of a unit has [`BLOCK`] elements.
     ///
     /// # Panics
     /// If the number of operands is not the one given to [`UnitStats::new`] or the lengths differ.
-    pub fn add_block(&mut self, isa: &Isa, operands: &[&[f32]], written: &[f32]) {
+    pub fn add_block(&mut self, isa: &Isa, operands: &[&[f32]], to: Float, bytes: &[u8]) {
         assert_eq!(operands.len(), self.nonfinite.len(), "operands of the statistics");
         debug_assert!((self.elements as usize).is_multiple_of(BLOCK), "a short block came before");
         let reference = operands[0];
@@ -64,9 +65,10 @@ impl UnitStats {
             self.dot[i] += pair.dot;
             self.delta2[i] += pair.delta2;
         }
-        self.elements += written.len() as u64;
-        self.changed += isa.count_changed(written, reference);
-        self.nonfinite_out += isa.count_nonfinite(written);
+        let written = isa.written(to, bytes, reference);
+        self.elements += reference.len() as u64;
+        self.changed += written.changed;
+        self.nonfinite_out += written.nonfinite;
     }
 
     /// Adds the next cell of the grid. Cells are added in grid order.
@@ -91,6 +93,7 @@ fn add<T: Copy + std::ops::AddAssign>(sums: &mut [T], next: &[T]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::simd::Written;
 
     const LEN: usize = CELL + 5 * BLOCK + 77;
 
@@ -102,6 +105,10 @@ mod tests {
         (0..LEN as u64).map(value).collect()
     }
 
+    fn bytes(values: &[f32]) -> Vec<u8> {
+        values.iter().flat_map(|x| x.to_le_bytes()).collect()
+    }
+
     /// What `exec` does: cell by cell, the cells added in order.
     fn stats(isa: &Isa, operands: &[&[f32]], written: &[f32]) -> UnitStats {
         let mut unit = UnitStats::new(operands.len());
@@ -110,7 +117,7 @@ mod tests {
             for start in (start..LEN.min(start + CELL)).step_by(BLOCK) {
                 let range = start..LEN.min(start + BLOCK);
                 let blocks: Vec<_> = operands.iter().map(|x| &x[range.clone()]).collect();
-                cell.add_block(isa, &blocks, &written[range]);
+                cell.add_block(isa, &blocks, Float::F32, &bytes(&written[range]));
             }
             unit.merge_next(&cell);
         }
@@ -168,8 +175,9 @@ mod tests {
         let a = [0.0, 0.0, f32::NAN, f32::NAN, 1.0, f32::INFINITY];
         let b = [0.0, -0.0, -f32::NAN, 1.0, 1.0, f32::NEG_INFINITY];
         for isa in Isa::available() {
-            assert_eq!(isa.count_changed(&a, &b), 3, "{}", isa.name());
-            assert_eq!(isa.count_changed(&b, &a), 3, "{}", isa.name());
+            let written = |x: &[f32], y: &[f32]| isa.written(Float::F32, &bytes(x), y);
+            assert_eq!(written(&a, &b), Written { changed: 3, nonfinite: 3 }, "{}", isa.name());
+            assert_eq!(written(&b, &a), Written { changed: 3, nonfinite: 2 }, "{}", isa.name());
             assert_eq!(isa.count_nonfinite(&a), 3, "{}", isa.name());
         }
     }
@@ -179,7 +187,7 @@ mod tests {
         let a = [1024.0_f32; BLOCK];
         let b = a.map(f32::next_up);
         let mut stats = UnitStats::new(2);
-        stats.add_block(Isa::best(), &[&a, &b], &b);
+        stats.add_block(Isa::best(), &[&a, &b], Float::F32, &bytes(&b));
         let ulp = f64::from(1024.0_f32.next_up()) - 1024.0;
         assert_eq!(stats.delta2[1].to_bits(), (ulp * ulp * BLOCK as f64).to_bits());
     }

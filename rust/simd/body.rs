@@ -3,7 +3,7 @@
 
 #![allow(clippy::inline_always)]
 
-use super::Pair;
+use super::{Pair, Written};
 use crate::dtype::{Float, Overflow};
 
 /// f32 accumulators per sum: four registers of AVX2, and enough to hide the adder's latency. Part
@@ -177,16 +177,40 @@ pub(super) fn count_nonfinite(x: &[f32]) -> u64 {
 }
 
 #[inline(always)]
-pub(super) fn count_changed(a: &[f32], b: &[f32]) -> u64 {
-    let (mut different, mut largest) = (0_u32, 0);
-    for (a, b) in a.iter().zip(b) {
-        different += u32::from(a.to_bits() != b.to_bits());
-        largest = largest.max(a.to_bits() & 0x7FFF_FFFF);
+pub(super) fn written(to: Float, bytes: &[u8], reference: &[f32]) -> Written {
+    match to {
+        Float::F32 => written_as::<4>(Float::F32, bytes, reference),
+        Float::F16 => written_as::<2>(Float::F16, bytes, reference),
+        Float::BF16 => written_as::<2>(Float::BF16, bytes, reference),
+        Float::F8E4M3 => written_as::<1>(Float::F8E4M3, bytes, reference),
+        Float::F8E5M2 => written_as::<1>(Float::F8E5M2, bytes, reference),
     }
-    if f32::from_bits(largest).is_nan() {
-        let nan =
-            a.iter().zip(b).filter(|(a, b)| a.is_nan() && b.is_nan() && a.to_bits() != b.to_bits());
-        different -= nan.count() as u32;
+}
+
+/// Decodes and compares in one pass, so that no decoded copy of the output is ever stored.
+#[inline(always)]
+fn written_as<const N: usize>(to: Float, bytes: &[u8], reference: &[f32]) -> Written {
+    const INFINITY: u32 = 0x7F80_0000;
+    let value = |element: &[u8; N]| {
+        let mut bits = [0; 4];
+        bits[..N].copy_from_slice(element);
+        to.decode(u32::from_le_bytes(bits)).to_bits()
+    };
+    let (elements, _) = bytes.as_chunks::<N>();
+    let (mut changed, mut largest) = (0_u32, 0);
+    for (element, r) in elements.iter().zip(reference) {
+        let value = value(element);
+        changed += u32::from(value != r.to_bits());
+        largest = largest.max(value & !(1 << 31));
     }
-    different.into()
+    let mut seen = Written { changed: changed.into(), nonfinite: 0 };
+    if largest >= INFINITY {
+        for (element, r) in elements.iter().zip(reference) {
+            let value = value(element);
+            let is_nan = value & !(1 << 31) > INFINITY;
+            seen.nonfinite += u64::from(value & INFINITY == INFINITY);
+            seen.changed -= u64::from(is_nan && r.is_nan() && value != r.to_bits());
+        }
+    }
+    seen
 }

@@ -31,6 +31,15 @@ pub struct Pair {
     pub nonfinite: u64,
 }
 
+/// What a block of output looks like beside its first operand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Elements that differ in value from the reference; +0 and -0 differ, any two NaNs are equal.
+    pub changed: u64,
+    /// Infinite and NaN elements.
+    pub nonfinite: u64,
+}
+
 /// The operations, compiled for one instruction set.
 pub struct Isa {
     name: &'static str,
@@ -42,14 +51,14 @@ pub struct Isa {
     gram: unsafe fn(&[f32], &[f32]) -> Pair,
     norm2: unsafe fn(&[f32]) -> Pair,
     count_nonfinite: unsafe fn(&[f32]) -> u64,
-    count_changed: unsafe fn(&[f32], &[f32]) -> u64,
+    written: unsafe fn(Float, &[u8], &[f32]) -> Written,
 }
 
 /// A table named `$name` of the bodies compiled with `$features`.
 macro_rules! isa {
     ($name:literal $(, $features:literal)?) => {{
         use crate::dtype::{Float, Overflow};
-        use crate::simd::{Isa, Pair, body};
+        use crate::simd::{Isa, Pair, Written, body};
 
         $(#[target_feature(enable = $features)])?
         fn decode(from: Float, bytes: &[u8], out: &mut [f32]) {
@@ -84,8 +93,8 @@ macro_rules! isa {
             body::count_nonfinite(x)
         }
         $(#[target_feature(enable = $features)])?
-        fn count_changed(a: &[f32], b: &[f32]) -> u64 {
-            body::count_changed(a, b)
+        fn written(to: Float, bytes: &[u8], reference: &[f32]) -> Written {
+            body::written(to, bytes, reference)
         }
         Isa {
             name: $name,
@@ -97,7 +106,7 @@ macro_rules! isa {
             gram,
             norm2,
             count_nonfinite,
-            count_changed,
+            written,
         }
     }};
 }
@@ -222,17 +231,26 @@ impl Isa {
         x.chunks(BLOCK).map(|x| unsafe { (self.count_nonfinite)(x) }).sum()
     }
 
-    /// How many elements differ in their bits; +0 and -0 differ, any two NaNs are equal.
+    /// What a block became: elements as written, against the decoded `reference`.
     ///
     /// # Panics
-    /// If the lengths differ.
+    /// If `bytes` is not `reference.len()` elements long, or longer than [`BLOCK`].
     #[must_use]
-    pub fn count_changed(&self, a: &[f32], b: &[f32]) -> u64 {
-        assert_eq!(a.len(), b.len(), "elements to compare");
-        let blocks = a.chunks(BLOCK).zip(b.chunks(BLOCK));
+    pub fn written(&self, to: Float, bytes: &[u8], reference: &[f32]) -> Written {
+        assert_eq!(bytes.len(), reference.len() * to.bytes(), "bytes to compare");
+        assert!(reference.len() <= BLOCK, "at most one block");
         // SAFETY: as in `decode`.
-        blocks.map(|(a, b)| unsafe { (self.count_changed)(a, b) }).sum()
+        unsafe { (self.written)(to, bytes, reference) }
     }
+}
+
+/// Asks the processor to fetch bytes that will be decoded next: the hardware's own look-ahead stops
+/// at page borders, and an input's bytes were never touched before.
+pub fn prefetch(bytes: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    x86::prefetch(bytes);
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = bytes;
 }
 
 /// Gives the calling thread IEEE arithmetic. New threads inherit the floating-point settings of

@@ -2,6 +2,7 @@
 //! the arithmetic, the second treats subnormals and NaNs differently.
 
 use std::arch::asm;
+use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 
 use super::{Isa, isa};
 
@@ -24,6 +25,15 @@ pub(super) fn available() -> Vec<&'static Isa> {
 /// Sets the control word a process starts with: round to nearest, keep subnormals, no traps.
 pub(super) fn standard_arithmetic() {
     load_control(0x1F80);
+}
+
+/// One request per cache line.
+pub(super) fn prefetch(bytes: &[u8]) {
+    for line in bytes.chunks(64) {
+        // SAFETY: SSE is part of x86-64, the pointer is into a live slice, and a prefetch reads
+        // nothing the program can see.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
 }
 
 fn load_control(word: u32) {
