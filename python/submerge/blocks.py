@@ -105,14 +105,14 @@ def select(selector: Selector, unit_names: Iterable[str]) -> list[str]:
     if selected:
         return selected
     raise RecipeError(
-        f"{selector.where}: the selector {quoted(selector.text)} matches nothing, expected it to match "
-        f"at least one of {len(names):,} units",
+        f"{selector.where}: the selector {quoted(selector.text)} matches nothing, expected it to "
+        f"match at least one of {len(names):,} units",
         hint=_advice(selector, names),
     )
 
 
 def block_of(unit_name: str) -> Block | None:
-    """Return the block a unit lies in: `double.7.img.mod.bias` in ("double", 7), embedders in None."""
+    """Return the block a unit lies in: ("double", 7) for `double.7.img.mod.bias`, else None."""
     word, index = _segments(unit_name)[0]
     return (word, index) if word in _STACKS and index is not None else None
 
@@ -125,8 +125,9 @@ def blocks_of(unit_names: Iterable[str]) -> list[Block]:
 def part_of(unit_name: str) -> str:
     """Return the part a unit is reported under.
 
-    One of `attn.q`, `attn.k`, `attn.v`, `attn.out`, `mlp`, `mod`, `norm` and `out` (the joint output
-    layer of a single block) inside a block; `embed`, `guidance` and `final` outside; else `other`.
+    One of `attn.q`, `attn.k`, `attn.v`, `attn.out`, `mlp`, `mod`, `norm` and `out` (the joint
+    output layer of a single block) inside a block; `embed`, `guidance` and `final` outside; else
+    `other`.
     """
     words = [word for word, _ in _segments(unit_name)]
     if block_of(unit_name) is None:
@@ -221,8 +222,8 @@ def _slice(item: str, text: str, where: str) -> _Slice:
     match = _SLICE.fullmatch(item)
     if match is None:
         raise RecipeError(
-            f"{where}: the selector {quoted(text)} has the indices {quoted(item)}, expected numbers "
-            "from 0 or slices",
+            f"{where}: the selector {quoted(text)} has the indices {quoted(item)}, expected "
+            "numbers from 0 or slices",
             hint="write `double[3]`, `double[0:8]`, `double[0,5,7]` or `double[*]`; "
             "slices exclude their end",
         )
