@@ -140,7 +140,7 @@ def _failed(error: SubmergeError | OSError) -> int:
 
     if isinstance(error, BrokenPipeError):
         # Whoever read our output has gone: say nothing, and let the exit not flush into the void.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return FAILED
     text = _in_words(error) if isinstance(error, OSError) else str(error)
     click.echo(f"error: {text}", err=True)

@@ -199,7 +199,7 @@ def _on_top(base: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         for name in ("method", "weight", "take"):
             recipe.pop(name, None)
         recipe["alpha"] = options["alpha"]
-    rules = [
+    rules: list[dict[str, Any]] = [
         {"where": _split(t, "--take")[0], "take": _split(t, "--take")[1]} for t in options["takes"]
     ]
     for text in options["sets"]:
