@@ -28,6 +28,7 @@ $(VENV)/.groups: pyproject.toml scripts/setup.sh
 # The release profile: a debug build is thirty times slower and would make the demo look it.
 $(VENV)/.built: $(VENV)/.groups $(RUST)
 	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --locked --quiet --uv
+	@$(BIN)/python -m compileall -q python
 	@touch $@
 
 develop: $(VENV)/.built
@@ -67,7 +68,7 @@ $(ORACLE)/.groups: pyproject.toml scripts/setup.sh
 # Other people's implementations judge what the wheel writes.
 test-oracle: $(ORACLE)/.groups wheel
 	@$(UV) pip install --quiet --python $(ORACLE)/bin/python --reinstall --no-deps dist/*.whl
-	$(ORACLE)/bin/pytest -q tests/oracle
+	$(ORACLE)/bin/pytest -q tests/oracles
 
 bench: develop
 	cargo bench --locked --bench kernels
