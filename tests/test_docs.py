@@ -1,0 +1,54 @@
+"""Every example in the README and the documentation runs as it stands, on a tiny pair."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from factory import KREA, SCHNELL, save_file, save_folder
+from submerge import cli
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "index.md", ROOT / "docs" / "quickstart.md"]
+FENCE = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# Commands of other programs, and of the repository itself.
+ELSEWHERE = ("pip ", "make ")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_examples_run_in_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_folder(tmp_path / "schnell", SCHNELL, shards=2)
+    save_file(tmp_path / "krea.safetensors", KREA, "bfl")
+    monkeypatch.chdir(tmp_path)
+    ran = 0
+    for kind, note, body in FENCE.findall(page.read_text(encoding="utf-8")):
+        if "notest" not in note:
+            ran += run(kind, body)
+    assert ran
+
+
+def run(kind: str, body: str) -> int:
+    """Run one block and return how many things were run."""
+    if kind == "yaml" and (name := re.match(r"# (\S+\.yaml)\n", body)):
+        Path(name[1]).write_text(body, encoding="utf-8")
+    elif kind == "console":
+        commands = [line[2:] for line in body.splitlines() if line.startswith("$ ")]
+        ours = [command for command in commands if not command.startswith(ELSEWHERE)]
+        for command in ours:
+            program, *arguments = shlex.split(command, comments=True)
+            assert program == "submerge"
+            assert cli._run(arguments) == 0, command
+        return len(ours)
+    elif kind == "python":
+        exec(compile(body, "example", "exec"), {})  # noqa: S102 - our own page
+        return 1
+    return 0
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
