@@ -27,7 +27,7 @@ $(VENV)/.groups: pyproject.toml scripts/setup.sh
 
 # The release profile: a debug build is thirty times slower and would make the demo look it.
 $(VENV)/.built: $(VENV)/.groups $(RUST)
-	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --locked --quiet --uv
+	@PATH="$(abspath $(BIN)):$$PATH" VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --locked --quiet --uv
 	@$(BIN)/python -m compileall -q python
 	@touch $@
 
