@@ -268,10 +268,12 @@ def save_comfy(path: Path, flux: Flux) -> Path:
     return write(path, {**tensors(flux, "bfl", "model.diffusion_model."), **extras()})
 
 
-def save_folder(path: Path, flux: Flux, shards: int = 1) -> Path:
+def save_folder(
+    path: Path, flux: Flux, shards: int = 1, arrays: dict[str, Array] | None = None
+) -> Path:
     """Write what `save_pretrained` would: config, and one file or shards with their index."""
     write_json(path / "config.json", config(flux))
-    arrays = tensors(flux)
+    arrays = tensors(flux) if arrays is None else arrays
     if shards == 1:
         write(path / f"{WEIGHTS}.safetensors", arrays)
         return path
