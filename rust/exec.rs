@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::compute::{Done, Scratch, compute};
 use crate::error::{Error, Result};
+use crate::io::source::Source;
 use crate::io::sys;
 use crate::output::Output;
 use crate::plan::{self, Options, Plan};
@@ -78,7 +79,7 @@ fn run(plan: &Plan, options: &Options, cancel: &AtomicBool, observer: Observer) 
     let computed = begun.elapsed();
 
     let Finished { output, stats, read } = job.finish()?;
-    work.sources.iter().try_for_each(crate::io::source::Source::check_unchanged)?;
+    work.sources.iter().try_for_each(Source::check_unchanged)?;
     if cancel.load(Ordering::Relaxed) {
         return Err(Error::cancelled());
     }
@@ -100,11 +101,7 @@ fn run(plan: &Plan, options: &Options, cancel: &AtomicBool, observer: Observer) 
         },
         threads: shape.threads,
         chunk: shape.item_elements,
-        io: if work.sources.iter().any(crate::io::source::Source::is_mapped) {
-            "mmap"
-        } else {
-            "pread"
-        },
+        io: if work.sources.iter().any(Source::is_mapped) { "mmap" } else { "pread" },
         isa: isa.name(),
         working_bytes: shape.working_bytes,
         peak_rss: sys::peak_rss(),
@@ -224,6 +221,7 @@ impl<'a> Job<'a> {
                 continue;
             }
             drop(turn);
+            self.work.sources.iter().for_each(Source::give_way);
             let verdict = if self.setting.cancel.load(Ordering::Relaxed) {
                 Err(Error::cancelled())
             } else {

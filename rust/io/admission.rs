@@ -8,7 +8,12 @@ use super::sys;
 use super::transaction::Target;
 use crate::error::{Error, Result, quoted};
 
-pub(super) fn check_existing(target: &Target, overwrite: bool, files: &[&str]) -> Result<()> {
+pub(super) fn check_existing(
+    target: &Target,
+    overwrite: bool,
+    files: &[&str],
+    inputs: &[(PathBuf, Identity)],
+) -> Result<()> {
     let path = target.path();
     let Ok(metadata) = path.symlink_metadata() else { return Ok(()) };
     let here = path.display();
@@ -19,7 +24,7 @@ pub(super) fn check_existing(target: &Target, overwrite: bool, files: &[&str]) -
     }
     match target {
         Target::File(_) if metadata.is_file() => Ok(()),
-        Target::Folder(_) if metadata.is_dir() => check_folder(path, files),
+        Target::Folder(_) if metadata.is_dir() => check_folder(path, files, inputs),
         _ => {
             let kind =
                 if matches!(target, Target::File(_)) { "a regular file" } else { "a folder" };
@@ -30,8 +35,8 @@ pub(super) fn check_existing(target: &Target, overwrite: bool, files: &[&str]) -
     }
 }
 
-/// An existing folder is only replaced if it holds nothing but a checkpoint.
-fn check_folder(folder: &Path, files: &[&str]) -> Result<()> {
+/// An existing folder is only replaced if it holds nothing but a checkpoint, and no input.
+fn check_folder(folder: &Path, files: &[&str], inputs: &[(PathBuf, Identity)]) -> Result<()> {
     let mut foreign = Vec::new();
     let mut pending = vec![folder.to_owned()];
     while let Some(at) = pending.pop() {
@@ -43,7 +48,10 @@ fn check_folder(folder: &Path, files: &[&str]) -> Result<()> {
                 relative.ends_with(".safetensors") || relative.ends_with(".safetensors.index.json");
             if entry.file_type().is_ok_and(|t| t.is_dir()) {
                 pending.push(path);
-            } else if !weights && !files.contains(&relative) {
+                continue;
+            }
+            check_not_input(&path, inputs)?;
+            if !weights && !files.contains(&relative) {
                 foreign.push(quoted(relative));
             }
         }

@@ -1,11 +1,12 @@
 //! Inputs, read in windows.
 //!
-//! A window is either mapped (prefaulted, used, unmapped: no copy, and a vanished page is an error)
-//! or read into a buffer. Both give the same bytes; which one is used never changes an output.
+//! A window is either mapped (prefaulted, used, released: no copy, and a page that cannot be read is
+//! an error) or read into a buffer. Both give the same bytes, so which one is used changes nothing.
 
 use std::fs::File;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -80,7 +81,8 @@ pub struct Source {
     file: File,
     path: PathBuf,
     identity: Identity,
-    mapping: Option<sys::Mapping>,
+    /// Given up as soon as somebody waits to change the file.
+    mapping: Mutex<Option<Arc<sys::Mapping>>>,
 }
 
 impl Source {
@@ -93,12 +95,14 @@ impl Source {
             ReadMode::Pread => None,
             ReadMode::Auto => sys::is_local(&file).then(map).flatten(),
             ReadMode::Mmap => Some(map().ok_or_else(|| {
-                let what =
-                    format!("{}: cannot be mapped here, expected a local file", path.display());
+                let what = format!(
+                    "{}: cannot be mapped, expected a local file of your own that nobody writes",
+                    path.display()
+                );
                 Error::plan(what).hint("use `--io auto` or `--io pread`")
             })?),
         };
-        Ok(Self { file, path: path.to_owned(), identity, mapping })
+        Ok(Self { file, path: path.to_owned(), identity, mapping: Mutex::new(mapping) })
     }
 
     /// The file, for its header.
@@ -122,7 +126,20 @@ impl Source {
     /// Whether windows are mapped.
     #[must_use]
     pub fn is_mapped(&self) -> bool {
-        self.mapping.is_some()
+        self.mapping().is_some()
+    }
+
+    /// Stop mapping if somebody waits to change the file: they wait for us.
+    pub fn give_way(&self) {
+        drop(self.mapping());
+    }
+
+    fn mapping(&self) -> Option<Arc<sys::Mapping>> {
+        let mut mapping = self.mapping.lock().unwrap_or_else(PoisonError::into_inner);
+        if mapping.as_ref().is_some_and(|mapping| !mapping.is_safe()) {
+            *mapping = None; // the last window to close lets the other program go on
+        }
+        mapping.clone()
     }
 
     /// The bytes `offset .. offset + len`; `buffer` is used when the window is not mapped.
@@ -132,7 +149,7 @@ impl Source {
         len: usize,
         buffer: &'a mut Vec<u8>,
     ) -> Result<Window<'a>> {
-        if let Some(mapping) = self.mapping.as_ref().filter(|_| len > 0) {
+        if let Some(mapping) = self.mapping().filter(|_| len > 0) {
             return match mapping.window(offset, len) {
                 Ok(window) => Ok(Window::Mapped(window)),
                 Err(e) if e.raw_os_error() == Some(EFAULT) => Err(self.vanished(offset, len)),
@@ -187,7 +204,7 @@ impl Source {
 #[derive(Debug)]
 pub enum Window<'a> {
     /// A resident part of the mapped file.
-    Mapped(sys::MappedWindow<'a>),
+    Mapped(sys::MappedWindow),
     /// A copy in the caller's buffer.
     Read(&'a [u8]),
 }
@@ -207,9 +224,9 @@ impl Deref for Window<'_> {
 const EFAULT: i32 = 14;
 
 /// One page tells whether this kernel and filesystem can prefault mapped windows.
-fn map(file: &File, size: u64) -> Option<sys::Mapping> {
-    let mapping = sys::Mapping::new(file, size).ok().filter(|_| size > 0)?;
-    let works = mapping.window(0, 1).is_ok();
+fn map(file: &File, size: u64) -> Option<Arc<sys::Mapping>> {
+    let mapping = Arc::new(sys::Mapping::new(file, size).ok().filter(|_| size > 0)?);
+    let works = Arc::clone(&mapping).window(0, 1).is_ok();
     works.then_some(mapping)
 }
 

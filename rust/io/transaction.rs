@@ -136,7 +136,7 @@ impl<'a> Transaction<'a> {
             Error::io(e, &parent, "cannot use this folder")
                 .hint("create the folder of the output first")
         })?;
-        admission::check_existing(target, manner.overwrite, files)?;
+        admission::check_existing(target, manner.overwrite, files, inputs)?;
         for file in files {
             admission::check_not_input(&target.resolve(file)?, inputs)?;
         }

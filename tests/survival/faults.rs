@@ -105,7 +105,7 @@ fn a_limit_on_file_sizes_is_an_error_and_not_a_signal() {
 
 #[test]
 fn an_input_truncated_meanwhile_is_an_error() {
-    for (io, keep) in [("pread", 0), ("pread", 20)] {
+    for (io, keep) in [("pread", 0), ("pread", 20), ("auto", 0), ("auto", 20)] {
         for threads in [1, 2] {
             let scene = Scene::slow();
             let job = scene.to_file().slowly().option("io", io).option("threads", threads);

@@ -4,7 +4,7 @@ use std::ffi::{CString, c_int};
 use std::ops::Deref;
 use std::os::fd::{AsRawFd as _, FromRawFd as _};
 use std::os::unix::ffi::OsStrExt as _;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use super::{File, Path, io};
 
@@ -26,8 +26,14 @@ fn c_path(path: &Path) -> io::Result<CString> {
 /// A whole file mapped for reading, of which only the windows in use are ever resident.
 ///
 /// Address space is taken, memory is not. Nothing may be read outside a [`Mapping::window`].
+///
+/// A page that another process truncates away while it is being read kills this one. So a mapping
+/// lives under a read lease: the kernel makes whoever opens the file for writing, or truncates it,
+/// wait until the lease is given back (for 45 seconds unless configured otherwise, far longer than
+/// any window is in use). Once [`Mapping::is_safe`] says no, drop it and read on without it.
 #[derive(Debug)]
 pub struct Mapping {
+    file: File,
     start: *mut libc::c_void,
     len: usize,
 }
@@ -40,30 +46,45 @@ unsafe impl Sync for Mapping {}
 
 impl Mapping {
     /// Map `len > 0` bytes of `file` from its start, touching none of them.
+    ///
+    /// # Errors
+    /// Also where no lease is to be had: the file is open for writing somewhere, belongs to another
+    /// user, or is on a filesystem without leases.
     pub fn new(file: &File, len: u64) -> io::Result<Self> {
         let len = usize::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let file = file.try_clone()?;
+        lease(&file)?;
         let (protection, flags) = (libc::PROT_READ, libc::MAP_SHARED | libc::MAP_NORESERVE);
         let fd = file.as_raw_fd();
         // SAFETY: a fresh read-only mapping where the kernel chooses; it aliases no Rust memory.
         let start = unsafe { libc::mmap64(std::ptr::null_mut(), len, protection, flags, fd, 0) };
         if start == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
+            let error = io::Error::last_os_error();
+            release(&file);
+            return Err(error);
         }
-        Ok(Self { start, len })
+        Ok(Self { file, start, len })
+    }
+
+    /// Whether nobody waits to change the file.
+    #[must_use]
+    pub fn is_safe(&self) -> bool {
+        // SAFETY: a question about an open descriptor; it touches no memory.
+        unsafe { libc::fcntl(self.file.as_raw_fd(), libc::F_GETLEASE) == libc::F_RDLCK }
     }
 
     /// Fault in `len > 0` bytes at `offset`, which must lie inside the mapping.
     ///
     /// `MADV_POPULATE_READ` answers `EFAULT` for a page that cannot be read (a truncated file,
     /// a failing device), where touching it would kill the process.
-    pub fn window(&self, offset: u64, len: usize) -> io::Result<MappedWindow<'_>> {
+    pub fn window(self: Arc<Self>, offset: u64, len: usize) -> io::Result<MappedWindow> {
         let start = usize::try_from(offset)
             .ok()
             .filter(|start| len > 0 && start.checked_add(len).is_some_and(|end| end <= self.len));
         let start = start.ok_or(io::ErrorKind::InvalidInput)?;
         let window = MappedWindow { mapping: self, start, len };
         let first = window.first_page();
-        self.advise(first, start + len - first, libc::MADV_POPULATE_READ)?;
+        window.mapping.advise(first, start + len - first, libc::MADV_POPULATE_READ)?;
         Ok(window)
     }
 
@@ -79,27 +100,47 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: the range is exactly this value's own mapping, and no window outlives it.
         unsafe { libc::munmap(self.start, self.len) };
+        release(&self.file);
     }
+}
+
+/// Take a read lease on `file`, without ever being sent a signal about it.
+fn lease(file: &File) -> io::Result<()> {
+    const F_SETSIG: c_int = 10; // the same on every architecture, but not in every `libc`
+    // Taking the lease makes this process the receiver of the signal: an ignored one, until the
+    // next call makes it nobody's. `Mapping::is_safe` asks instead.
+    control(file, F_SETSIG, libc::SIGURG)?;
+    control(file, libc::F_SETLEASE, libc::F_RDLCK)?;
+    control(file, libc::F_SETOWN, 0).inspect_err(|_| release(file))
+}
+
+/// Give the lease back now: a forked process may hold the same open file for long.
+fn release(file: &File) {
+    let _ = control(file, libc::F_SETLEASE, libc::F_UNLCK);
+}
+
+fn control(file: &File, command: c_int, argument: c_int) -> io::Result<()> {
+    // SAFETY: commands that take a number, on an open descriptor; they touch no memory.
+    checked(unsafe { libc::fcntl(file.as_raw_fd(), command, argument) })
 }
 
 /// A part of a [`Mapping`] that is resident, and released on drop.
 ///
-/// Another process that rewrites the file meanwhile changes the bytes seen here; the job notices
-/// by the file's identity and fails.
+/// It keeps the mapping, and with it the lease, for as long as it lives.
 #[derive(Debug)]
-pub struct MappedWindow<'a> {
-    mapping: &'a Mapping,
+pub struct MappedWindow {
+    mapping: Arc<Mapping>,
     start: usize,
     len: usize,
 }
 
-impl MappedWindow<'_> {
+impl MappedWindow {
     fn first_page(&self) -> usize {
         self.start - self.start % page_size()
     }
 }
 
-impl Deref for MappedWindow<'_> {
+impl Deref for MappedWindow {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
@@ -111,7 +152,7 @@ impl Deref for MappedWindow<'_> {
     }
 }
 
-impl Drop for MappedWindow<'_> {
+impl Drop for MappedWindow {
     fn drop(&mut self) {
         // Without the page in which the window ends: the next window starts there and releases
         // it. A neighbour that still reads a released page just faults it in again.

@@ -1,6 +1,7 @@
 //! Systems without these calls: the callers fall back to what the standard library offers.
 
 use std::ops::Deref;
+use std::sync::Arc;
 
 use super::{File, Path, io};
 
@@ -15,16 +16,22 @@ impl Mapping {
     }
 
     /// Never reached: there is no mapping.
-    pub fn window(&self, _offset: u64, _len: usize) -> io::Result<MappedWindow<'_>> {
+    #[must_use]
+    pub fn is_safe(&self) -> bool {
+        match self.0 {}
+    }
+
+    /// Never reached: there is no mapping.
+    pub fn window(self: Arc<Self>, _offset: u64, _len: usize) -> io::Result<MappedWindow> {
         match self.0 {}
     }
 }
 
 /// A part of a [`Mapping`].
 #[derive(Debug)]
-pub struct MappedWindow<'a>(&'a Mapping);
+pub struct MappedWindow(Arc<Mapping>);
 
-impl Deref for MappedWindow<'_> {
+impl Deref for MappedWindow {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
