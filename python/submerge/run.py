@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from submerge import _core
 from submerge.checkpoint import MAX_HEADER_BYTES
 from submerge.errors import RecipeError, listing, nearest
+from submerge.values import size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,16 +26,10 @@ __all__ = [
     "__version__",
     "build_info",
     "execute",
-    "size",
 ]
 
 Mode = Literal["write", "measure", "check"]
 
-_UNITS = {"": 1, "B": 1} | {
-    f"{prefix}{suffix}": base**power
-    for power, prefix in enumerate("KMGT", start=1)
-    for suffix, base in (("B", 1000), ("iB", 1024))
-}
 _CHOICES = {
     "io": ("auto", "mmap", "pread"),
     "cache": ("drop", "keep"),
@@ -126,9 +120,7 @@ class RunOptions:
                 raise RecipeError(f"{name}: expected one of {', '.join(choices)}, got `{value}`")
         if self.threads is not None and self.threads < 1:
             raise RecipeError(f"threads: expected at least 1, got {self.threads}")
-        for name in ("memory_budget", "chunk"):
-            if size(getattr(self, name), name) < 1:
-                raise RecipeError(f"{name}: expected at least 1 byte, got {getattr(self, name)}")
+        self.sizes()
 
     @classmethod
     def of(cls, arguments: RunArguments) -> RunOptions:
@@ -181,24 +173,6 @@ def execute(plan: str, options: RunOptions, mode: Mode) -> dict[str, Any]:
         _core.execute(plan, options.to_json(mode), token._job, options.progress)  # noqa: SLF001
     )
     return done
-
-
-def size(value: int | str, where: str) -> int:
-    """Return a number of bytes given as a number or as text: `67108864`, `"64MiB"`, `"10GB"`.
-
-    Raises:
-        RecipeError: the text is not a size.
-    """
-    if isinstance(value, int):
-        return value
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", value)
-    unit = match and next((u for u in _UNITS if u.lower() == match[2].lower()), None)
-    if match is None or unit is None:
-        raise RecipeError(
-            f"{where}: expected a size in bytes, got `{value}`",
-            hint="write a number with a unit: 64MiB, 10GB",
-        )
-    return int(float(match[1]) * _UNITS[unit])
 
 
 def _cores() -> int:

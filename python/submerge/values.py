@@ -18,6 +18,7 @@ Every function raises `RecipeError` with the path of the offending field.
 from __future__ import annotations
 
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,10 +37,17 @@ __all__ = [
     "Value",
     "number",
     "shown",
+    "size",
 ]
 
 _FORMS = "expected a number, a list, {from, to} or a mapping of selectors"
 _TEXT_LIMIT = 40
+_SIZE = re.compile(r"(?P<count>[0-9]{1,18}(?:\.[0-9]{1,9})?) ?(?P<unit>[KMGT]i?B|B)", re.IGNORECASE)
+_SIZE_UNITS = {"b": 1} | {
+    f"{letter}{suffix}b": (1024 if suffix else 1000) ** power
+    for power, letter in enumerate("kmgt", start=1)
+    for suffix in ("", "i")
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +102,24 @@ def number(raw: object, where: str, expected: str = "expected a number") -> floa
     if not math.isfinite(value):
         raise RecipeError(f"{where}: expected a finite number, got {shown(raw)}")
     return value + 0.0  # -0.0 and 0.0 are one recipe
+
+
+def size(raw: object, where: str) -> int:
+    """Return bytes from a whole number or a text like `10GB` (decimal) or `64MiB` (binary).
+
+    Raises:
+        RecipeError: neither, or not at least one byte.
+    """
+    if isinstance(raw, int) and not isinstance(raw, bool) and raw > 0:
+        return raw
+    match = _SIZE.fullmatch(raw.strip()) if isinstance(raw, str) else None
+    found = int(float(match["count"]) * _SIZE_UNITS[match["unit"].lower()]) if match else 0
+    if found <= 0:
+        raise RecipeError(
+            f"{where}: expected bytes or a size, got {shown(raw)}",
+            hint="for example `10GB` or `64MiB`",
+        )
+    return found
 
 
 def _number_hint(raw: object) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
@@ -20,7 +19,7 @@ from pydantic import (
 from submerge.blocks import Selector
 from submerge.errors import RecipeError, quoted
 from submerge.methods import Linear, Method, Take, method_schema, parse_method
-from submerge.values import PerModel, Value, number, shown
+from submerge.values import PerModel, Value, number, shown, size
 
 __all__ = [
     "Action",
@@ -33,12 +32,6 @@ __all__ = [
     "Strict",
 ]
 
-_SIZE = re.compile(r"(?P<count>[0-9]{1,18}(?:\.[0-9]{1,9})?) ?(?P<unit>[KMGT]i?B|B)", re.IGNORECASE)
-_UNITS = {"b": 1} | {
-    f"{letter}{suffix}b": (1024 if suffix else 1000) ** power
-    for power, letter in enumerate("kmgt", start=1)
-    for suffix in ("", "i")
-}
 _EXAMPLES = "expected `keep`, `scale`, `drop`, {scale: share} or {bake: guidance value}"
 
 
@@ -244,16 +237,7 @@ GuidanceField = Annotated[Guidance, PlainValidator(_guidance), WithJsonSchema(_G
 
 
 def _size(raw: object) -> int:
-    """Return bytes from a whole number or a text like `10GB` (decimal) or `4GiB` (binary)."""
-    if isinstance(raw, int) and not isinstance(raw, bool) and raw > 0:
-        return raw
-    match = _SIZE.fullmatch(raw.strip()) if isinstance(raw, str) else None
-    size = int(float(match["count"]) * _UNITS[match["unit"].lower()]) if match else 0
-    if size <= 0:
-        raise RecipeError(
-            f": expected bytes or a size, got {shown(raw)}", hint="for example `10GB` or `4GiB`"
-        )
-    return size
+    return size(raw, "")
 
 
 def plain_size(size: int) -> int | str:
