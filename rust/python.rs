@@ -165,7 +165,7 @@ fn raise_os(py: Python<'_>, source: &std::io::Error, path: &Path, error: &Error)
     // Constructing OSError with a number picks the subclass: FileNotFoundError, PermissionError, ...
     let here = format!("{}: ", path.display());
     let text = error.message().strip_prefix(&here).unwrap_or(error.message()).to_owned();
-    let raised = PyOSError::new_err((number, text, path.to_owned()));
+    let raised = PyOSError::new_err((number, text, path.as_os_str().to_owned()));
     if let Some(hint) = error.advice() {
         let _ = raised.value(py).call_method1("add_note", (format!("hint: {hint}"),));
     }

@@ -164,7 +164,7 @@ def weighted(
             term = decoded(operand) * np.float32(weight)
             total = term if total is None else total + term
     assert total is not None
-    return rounded(total, dtype, overflow)
+    return rounded(np.asarray(total, np.float32), dtype, overflow)
 
 
 def mixed(

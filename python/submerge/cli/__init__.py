@@ -152,4 +152,4 @@ def _failed(error: SubmergeError | OSError) -> int:
 def _in_words(error: OSError) -> str:
     what = error.strerror or str(error)
     text = f"{error.filename}: {what}" if error.filename is not None else what
-    return "\n".join([text, *(f"hint: {note}" for note in getattr(error, "__notes__", []))])
+    return "\n".join([text, *getattr(error, "__notes__", [])])
