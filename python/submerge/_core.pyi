@@ -8,6 +8,8 @@ system are `OSError` with the path and, as a note, a hint.
 from collections.abc import Callable
 from typing import final
 
+__all__ = ["Job", "build_info", "execute", "read_header"]
+
 @final
 class Job:
     """A handle on one execution; any thread may cancel it."""
