@@ -51,6 +51,7 @@ impl Sink {
         if Path::new("/proc/self/fd").exists() {
             // Filesystems without unnamed files refuse; the hidden name below works everywhere.
             if let Ok(file) = sys::unnamed_file(folder) {
+                let _ = file.try_lock(); // for the moment between its first name and its last
                 return Ok(Self {
                     file: file.into(),
                     hidden: None,

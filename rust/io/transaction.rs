@@ -8,6 +8,7 @@
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Deserialize;
 
@@ -102,6 +103,8 @@ pub struct Manner {
     pub cache: CachePolicy,
 }
 
+static SERIAL: AtomicU64 = AtomicU64::new(0);
+
 /// An output that does not exist yet.
 #[derive(Debug)]
 pub struct Transaction<'a> {
@@ -109,6 +112,8 @@ pub struct Transaction<'a> {
     manner: Manner,
     parent: PathBuf,
     name: String,
+    /// Tells the jobs of this process apart: two may make the same output at once.
+    serial: u64,
     finished: Vec<(String, Sink)>,
 }
 
@@ -141,8 +146,9 @@ impl<'a> Transaction<'a> {
             admission::check_not_input(&target.resolve(file)?, inputs)?;
         }
         admission::check_space(&parent, path, needed)?;
-        let transaction =
-            Self { target, manner, parent, name: name.to_owned(), finished: Vec::new() };
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let name = name.to_owned();
+        let transaction = Self { target, manner, parent, name, serial, finished: Vec::new() };
         transaction.sweep();
         Ok(transaction)
     }
@@ -192,6 +198,7 @@ impl<'a> Transaction<'a> {
             }
             Target::Folder(at) => {
                 let staging = self.hidden("folder");
+                fs::create_dir(&staging).map_err(|e| Error::io(e, &staging, "cannot create"))?;
                 let result = self
                     .assemble(&staging, texts, copies)
                     .and_then(|()| self.place_folder(&staging, &at.path));
@@ -218,7 +225,6 @@ impl<'a> Transaction<'a> {
     }
 
     fn assemble(&mut self, staging: &Path, texts: &[Text], copies: &[Copied]) -> Result<()> {
-        fs::create_dir(staging).map_err(|e| Error::io(e, staging, "cannot create"))?;
         let lock = File::open(staging).ok();
         let _ = lock.as_ref().map(File::try_lock);
         for (relative, sink) in &mut self.finished {
@@ -272,7 +278,8 @@ impl<'a> Transaction<'a> {
 
     /// A hidden name beside the output that no other job uses.
     fn hidden(&self, what: &str) -> PathBuf {
-        self.parent.join(format!(".{}.{}-{what}.part", self.name, std::process::id()))
+        let (name, process, serial) = (&self.name, std::process::id(), self.serial);
+        self.parent.join(format!(".{name}.{process}-job{serial}x{what}.part"))
     }
 
     /// Remove hidden names of this output that a killed job left behind.
