@@ -3,6 +3,9 @@
 //! A job runs detached from the interpreter; the calling thread attaches at most ten times a second
 //! to look for signals and to call `progress`. Workers never attach.
 
+// PyO3 hands extracted arguments over, and `map_err` its errors.
+#![allow(clippy::needless_pass_by_value)]
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
