@@ -8,18 +8,19 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::compute::{Done, Scratch, compute};
+use crate::compute::{Done, Scratch, Setting};
 use crate::error::{Error, Result};
 use crate::io::source::Source;
 use crate::io::sys;
+use crate::kernels::{Kernel, Learned, Sums};
 use crate::output::Output;
 use crate::plan::{self, Options, Plan};
 use crate::report::{Phases, Report};
-use crate::resolve::{Work, resolve};
-use crate::schedule::{Item, Part, Shape, cut, fit};
+use crate::resolve::{Action, resolve};
+use crate::schedule::{Item, Part, Pass, Shape, cut, fit};
 use crate::simd::Isa;
 use crate::stats::UnitStats;
 
@@ -74,7 +75,12 @@ fn run(plan: &Plan, options: &Options, cancel: &AtomicBool, observer: Observer) 
     let output = Output::begin(plan, &work, options, &|| cancel.load(Ordering::Relaxed))?;
     let opened = begun.elapsed();
 
-    let job = Job::new(Setting { isa, options, cancel }, &work, &items, &parts, output);
+    let job = Job::new(
+        Setting { work: &work, isa, stats: options.stats, cancel },
+        &items,
+        &parts,
+        output,
+    );
     job.work_through(shape, observer)?;
     let computed = begun.elapsed();
 
@@ -108,18 +114,9 @@ fn run(plan: &Plan, options: &Options, cancel: &AtomicBool, observer: Observer) 
     })
 }
 
-/// What every worker needs to know and none may change.
-#[derive(Clone, Copy)]
-struct Setting<'a> {
-    isa: &'static Isa,
-    options: &'a Options,
-    cancel: &'a AtomicBool,
-}
-
 /// The state shared by the workers and the watcher.
 struct Job<'a> {
     setting: Setting<'a>,
-    work: &'a Work,
     items: &'a [Item],
     parts: &'a [Part],
     next: AtomicUsize,
@@ -140,6 +137,10 @@ struct Turn<'a> {
     read: u64,
     output: Output<'a>,
     stats: Vec<(usize, UnitStats)>,
+    /// The sums of the pass that is being made.
+    sums: Option<Sums>,
+    /// What the passes before taught of the unit that is being made.
+    learned: Arc<Learned>,
 }
 
 struct Finished<'a> {
@@ -149,20 +150,22 @@ struct Finished<'a> {
 }
 
 impl<'a> Job<'a> {
-    fn new(
-        setting: Setting<'a>,
-        work: &'a Work,
-        items: &'a [Item],
-        parts: &'a [Part],
-        output: Output<'a>,
-    ) -> Self {
-        let stats = Vec::with_capacity(work.units.len());
-        let turn =
-            Turn { next: 0, running: 0, failure: None, stopped: false, read: 0, output, stats };
+    fn new(setting: Setting<'a>, items: &'a [Item], parts: &'a [Part], output: Output<'a>) -> Self {
+        let stats = Vec::with_capacity(setting.work.units.len());
+        let turn = Turn {
+            next: 0,
+            running: 0,
+            failure: None,
+            stopped: false,
+            read: 0,
+            output,
+            stats,
+            sums: None,
+            learned: Arc::default(),
+        };
         let (next, done) = (AtomicUsize::new(0), AtomicU64::new(0));
         Self {
             setting,
-            work,
             items,
             parts,
             next,
@@ -186,7 +189,7 @@ impl<'a> Job<'a> {
             .build_scoped(rayon::ThreadBuilder::run, |pool| {
                 pool.in_place_scope(|scope| {
                     for _ in 0..threads {
-                        scope.spawn(|_| self.worker(shape));
+                        scope.spawn(|_| self.worker());
                     }
                     self.watch(observer);
                 });
@@ -236,9 +239,29 @@ impl<'a> Job<'a> {
         drop(turn);
     }
 
-    fn worker(&self, shape: Shape) {
+    /// Wait until `ready`. `Err(None)`: another worker failed.
+    fn wait(
+        &self,
+        ready: impl Fn(&Turn) -> bool,
+    ) -> std::result::Result<MutexGuard<'_, Turn<'a>>, Option<Error>> {
+        let mut turn = self.lock();
+        while !turn.stopped && !ready(&turn) {
+            turn = self.changed.wait(turn).unwrap_or_else(PoisonError::into_inner);
+        }
+        if turn.stopped { Err(None) } else { Ok(turn) }
+    }
+
+    fn kernel(&self, parts: &[Part]) -> Option<&'a Kernel> {
+        let unit = &self.setting.work.units[parts.first()?.unit];
+        match &unit.action {
+            Action::Compute(kernel) => Some(kernel),
+            Action::Copy | Action::Same => None,
+        }
+    }
+
+    fn worker(&self) {
         let _leaving = Leaving(self);
-        let mut scratch = Scratch::new(shape);
+        let mut scratch = Scratch::default();
         loop {
             let index = self.next.fetch_add(1, Ordering::Relaxed);
             let Some(item) = self.items.get(index) else { return };
@@ -257,18 +280,28 @@ impl<'a> Job<'a> {
         item: &Item,
         scratch: &mut Scratch,
     ) -> std::result::Result<(), Option<Error>> {
-        let Setting { isa, options, cancel } = self.setting;
         let parts = &self.parts[item.parts.clone()];
-        let done = compute(self.work, parts, isa, options.stats, cancel, scratch)?;
-        let mut turn = self.lock();
-        while turn.next != index && !turn.stopped {
-            turn = self.changed.wait(turn).unwrap_or_else(PoisonError::into_inner);
-        }
-        if turn.stopped {
-            return Err(None);
+        // Nothing is computed before the passes it builds on have been folded.
+        let learned = Arc::clone(&self.wait(|turn| turn.next >= item.after)?.learned);
+        let done = match item.pass {
+            Pass::Look(pass) => self.setting.look(pass, parts, &learned, scratch),
+            Pass::Map => self.setting.map(parts, &learned, scratch),
+        }?;
+        let next = self.items.get(index + 1);
+        let last = next.is_none_or(|next| (next.pass, next.after) != (item.pass, item.after));
+        let mut turn = self.wait(|turn| turn.next == index)?;
+        if let Pass::Look(pass) = item.pass {
+            turn.gather(done, last.then_some((self.kernel(parts), pass)));
+            turn.next += 1;
+            drop(turn);
+            self.changed.notify_all();
+            return Ok(());
         }
         let settle = turn.output.append(item, scratch.bytes())?;
         turn.fold(parts, done);
+        if last {
+            turn.learned = Arc::default(); // the next unit starts from nothing
+        }
         turn.next += 1;
         drop(turn);
         self.changed.notify_all();
@@ -279,6 +312,22 @@ impl<'a> Job<'a> {
 }
 
 impl Turn<'_> {
+    /// Add the sums of an item, in order; the last item of a pass teaches the kernel.
+    fn gather(&mut self, done: Done, ends: Option<(Option<&Kernel>, usize)>) {
+        self.read += done.read;
+        for next in done.sums {
+            match &mut self.sums {
+                Some(sums) => sums.merge_next(&next),
+                None => self.sums = Some(next),
+            }
+        }
+        if let Some((Some(kernel), pass)) = ends
+            && let Some(sums) = self.sums.take()
+        {
+            self.learned = Arc::new(kernel.learn(pass, &sums, &self.learned));
+        }
+    }
+
     /// Add the cells of an item, in order, to the sums of their units.
     fn fold(&mut self, parts: &[Part], done: Done) {
         self.read += done.read;

@@ -10,6 +10,7 @@ pub mod compute;
 pub mod dtype;
 pub mod error;
 pub mod exec;
+pub mod inputs;
 pub mod io;
 pub mod kernels;
 pub mod output;

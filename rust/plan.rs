@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::io::sink::CachePolicy;
 use crate::io::source::{Identity, ReadMode};
 use crate::io::transaction::{Copied, Target, Text};
-use crate::kernels::Linear;
+use crate::kernels::{Combine, Linear};
 
 /// The version of the plan's form; Python and Rust ship together, so it must be equal.
 pub const PLAN_VERSION: u32 = 1;
@@ -157,6 +157,8 @@ pub enum OpSpec {
     Same(Nothing),
     /// A weighted sum.
     Linear(Linear),
+    /// A weighted sum whose weights follow from norms and angles.
+    Combine(Combine),
 }
 
 /// No arguments: an object, so that arguments can be added without changing the form.
@@ -165,7 +167,7 @@ pub enum OpSpec {
 pub struct Nothing {}
 
 /// The names of the operations a plan may use, for the completeness test on the Python side.
-pub const OPS: [&str; 3] = ["copy", "linear", "same"];
+pub const OPS: [&str; 4] = ["combine", "copy", "linear", "same"];
 
 /// How to run; never decides a byte.
 #[derive(Clone, Debug, Deserialize)]

@@ -15,7 +15,8 @@ use crate::kernels::{Kernel, Linear, mlp};
 use crate::plan::{
     LayerSpec, MixSpec, MlpSpec, OpSpec, OperandSpec, Options, OutputSpec, Plan, RowsSpec, UnitSpec,
 };
-use crate::simd::Isa;
+use crate::simd::{BLOCK, Isa};
+use crate::stats::CELL;
 
 /// A plan whose every reference is known to be good.
 #[derive(Debug)]
@@ -50,6 +51,8 @@ pub struct Unit {
     pub file: usize,
     /// Number of elements.
     pub elements: u64,
+    /// Elements of one row.
+    pub row_elements: usize,
     /// Dtype of the output.
     pub dtype: Dtype,
     /// How it is filled.
@@ -83,6 +86,47 @@ pub enum Operand {
     },
     /// One value per element.
     Values(Vec<f32>),
+}
+
+impl Unit {
+    /// Elements per cell of the unit's grid: [`CELL`], or as many whole rows as it holds.
+    #[must_use]
+    pub fn cell(&self) -> usize {
+        match &self.action {
+            Action::Compute(kernel) if kernel.by_rows() => {
+                let row = self.row_elements.max(1);
+                (CELL / row).max(1) * row
+            }
+            _ => CELL,
+        }
+    }
+
+    /// Elements decoded at once.
+    #[must_use]
+    pub fn stretch(&self) -> usize {
+        match &self.action {
+            Action::Compute(kernel) if kernel.by_rows() => self.cell(),
+            _ => BLOCK,
+        }
+    }
+
+    /// How often the unit is looked at before it is combined.
+    #[must_use]
+    pub fn passes(&self) -> usize {
+        match &self.action {
+            Action::Compute(kernel) => kernel.passes(),
+            Action::Copy | Action::Same => 0,
+        }
+    }
+
+    /// Bytes of sums that a worker holds while it looks.
+    #[must_use]
+    pub fn state_bytes(&self) -> u64 {
+        match &self.action {
+            Action::Compute(kernel) => kernel.state_bytes(self.operands.len()),
+            Action::Copy | Action::Same => 0,
+        }
+    }
 }
 
 /// Bytes that `elements` of `dtype` take, if that is a whole number.
@@ -244,7 +288,8 @@ fn resolve_unit(
     }
     let action = action_of(&spec.op, output.dtype, &operands, &here)?;
     let (name, dtype) = (spec.name.clone(), output.dtype);
-    Ok(Unit { name, file: output.file, elements, dtype, action, operands })
+    let row_elements = usize::try_from(row_elements).map_err(|_| too_large(&here))?;
+    Ok(Unit { name, file: output.file, elements, row_elements, dtype, action, operands })
 }
 
 fn action_of(op: &OpSpec, dtype: Dtype, operands: &[Operand], here: &str) -> Result<Action> {
@@ -267,6 +312,7 @@ fn action_of(op: &OpSpec, dtype: Dtype, operands: &[Operand], here: &str) -> Res
         }
         OpSpec::Copy(_) => Kernel::Linear(Linear { weights: vec![1.0] }),
         OpSpec::Linear(linear) => Kernel::Linear(linear.clone()),
+        OpSpec::Combine(combine) => Kernel::Combine(combine.clone()),
     };
     kernel.check(operands.len()).map_err(|what| Error::plan(format!("{here}: {what}")))?;
     let floats = dtypes.iter().flatten().chain([&dtype]);

@@ -15,13 +15,26 @@ pub struct Item {
     pub file: usize,
     /// Where its bytes start in the data of that file.
     pub at: u64,
-    /// How many bytes it fills.
+    /// How many bytes it fills; none if it only looks.
     pub len: usize,
     /// Its parts, in order.
     pub parts: std::ops::Range<usize>,
+    /// What is done with them.
+    pub pass: Pass,
+    /// The item whose turn must have come before this one may be computed: the first of its pass.
+    pub after: usize,
 }
 
-/// A range of elements of one unit; starts on a cell.
+/// What is done with an item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// Its only unit is looked at for the n-th time; nothing is written.
+    Look(usize),
+    /// It is combined and written.
+    Map,
+}
+
+/// A range of elements of one unit; starts on a cell of its grid.
 #[derive(Debug)]
 pub struct Part {
     /// Index into the units.
@@ -46,13 +59,15 @@ pub struct Shape {
 /// Fit chunk and threads into the budget: smaller chunks first, then fewer threads, then refuse.
 ///
 /// `working = threads * ((operands + 1) * item_elements * widest + scratch)`, where `widest` is the
-/// largest element of any input or output and `scratch` the decoded blocks of one thread.
+/// largest element of any input or output and `scratch` the decoded stretches and the sums of one thread.
 pub fn fit(work: &Work, options: &Options) -> Result<Shape> {
     let streams = work.units.iter().map(|u| u.operands.len() as u64).max().unwrap_or(0) + 1;
     let bits = work.units.iter().flat_map(dtypes).map(Dtype::bits).max().unwrap_or(8);
     let widest = bits.div_ceil(8);
-    let scratch = streams * (BLOCK * size_of::<f32>()) as u64;
-    let cell = CELL as u64;
+    let stretch = work.units.iter().map(Unit::stretch).max().unwrap_or(BLOCK);
+    let state = work.units.iter().map(Unit::state_bytes).max().unwrap_or(0);
+    let scratch = streams * (stretch * size_of::<f32>()) as u64 + state;
+    let cell = work.units.iter().map(Unit::cell).max().unwrap_or(CELL) as u64;
     let need = |threads: usize, elements: u64| {
         (streams * elements * widest + scratch).saturating_mul(threads as u64)
     };
@@ -84,33 +99,68 @@ fn dtypes(unit: &Unit) -> impl Iterator<Item = Dtype> + '_ {
 }
 
 /// Cut the units into items of at most `item_elements` elements.
+///
+/// A unit whose kernel looks first has items of its own: one pass after the other, then the map.
 pub fn cut(work: &Work, item_elements: u64) -> Result<(Vec<Item>, Vec<Part>)> {
-    let (mut items, mut parts): (Vec<Item>, Vec<Part>) = (Vec::new(), Vec::new());
-    let mut room = 0;
-    let mut at = 0;
-    let mut file = 0;
+    let mut cut =
+        Cutter { item_elements, items: Vec::new(), parts: Vec::new(), file: 0, at: 0, room: 0 };
     for (index, unit) in work.units.iter().enumerate() {
-        if unit.file != file {
-            (file, at, room) = (unit.file, 0, 0);
+        if unit.file != cut.file {
+            (cut.file, cut.at, cut.room) = (unit.file, 0, 0);
         }
-        let mut first = 0;
-        while first < unit.elements {
-            if room < (CELL as u64).min(unit.elements - first) || items.is_empty() {
-                items.push(Item { file, at, len: 0, parts: parts.len()..parts.len() });
-                room = item_elements;
-            }
-            let left = unit.elements - first;
-            // Whole cells only, unless the unit ends.
-            let take = if left <= room { left } else { room / CELL as u64 * CELL as u64 };
-            let len = byte_len(take, unit.dtype)
-                .ok_or_else(|| Error::internal(format!("`{}`: a cut inside a byte", unit.name)))?;
-            parts.push(Part { unit: index, first, elements: take as usize });
-            if let Some(item) = items.last_mut() {
-                item.len += len as usize;
-                item.parts.end = parts.len();
-            }
-            (first, at, room) = (first + take, at + len, room - take);
+        let passes = unit.passes();
+        for pass in 0..passes {
+            cut.room = 0;
+            cut.unit(index, unit, Pass::Look(pass))?;
+        }
+        if passes > 0 {
+            cut.room = 0;
+        }
+        cut.unit(index, unit, Pass::Map)?;
+        if passes > 0 {
+            cut.room = 0;
         }
     }
-    Ok((items, parts))
+    Ok((cut.items, cut.parts))
+}
+
+struct Cutter {
+    item_elements: u64,
+    items: Vec<Item>,
+    parts: Vec<Part>,
+    file: usize,
+    at: u64,
+    /// Elements that the last item can still take.
+    room: u64,
+}
+
+impl Cutter {
+    fn unit(&mut self, index: usize, unit: &Unit, pass: Pass) -> Result<()> {
+        let cell = unit.cell() as u64;
+        let (begun, mut first) = (self.items.len(), 0);
+        while first < unit.elements {
+            let left = unit.elements - first;
+            if self.room < cell.min(left) || self.items.is_empty() {
+                let parts = self.parts.len()..self.parts.len();
+                let after = if unit.passes() > 0 { begun } else { 0 };
+                self.items.push(Item { file: self.file, at: self.at, len: 0, parts, pass, after });
+                self.room = self.item_elements.max(cell);
+            }
+            // Whole cells only, unless the unit ends.
+            let take = if left <= self.room { left } else { self.room / cell * cell };
+            let len = match pass {
+                Pass::Look(_) => 0,
+                Pass::Map => byte_len(take, unit.dtype).ok_or_else(|| {
+                    Error::internal(format!("`{}`: a cut inside a byte", unit.name))
+                })?,
+            };
+            self.parts.push(Part { unit: index, first, elements: take as usize });
+            if let Some(item) = self.items.last_mut() {
+                item.len += len as usize;
+                item.parts.end = self.parts.len();
+            }
+            (first, self.at, self.room) = (first + take, self.at + len, self.room - take);
+        }
+        Ok(())
+    }
 }

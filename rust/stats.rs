@@ -54,7 +54,7 @@ impl UnitStats {
     ///
     /// # Panics
     /// If the number of operands is not the one given to [`UnitStats::new`] or the lengths differ.
-    pub fn add_block(&mut self, isa: &Isa, operands: &[&[f32]], to: Float, bytes: &[u8]) {
+    fn add_block(&mut self, isa: &Isa, operands: &[&[f32]], to: Float, bytes: &[u8]) {
         assert_eq!(operands.len(), self.nonfinite.len(), "operands of the statistics");
         debug_assert!((self.elements as usize).is_multiple_of(BLOCK), "a short block came before");
         let reference = operands[0];
@@ -69,6 +69,20 @@ impl UnitStats {
         self.elements += reference.len() as u64;
         self.changed += written.changed;
         self.nonfinite_out += written.nonfinite;
+    }
+
+    /// Adds the next stretch of a cell, block by block.
+    pub fn add(&mut self, isa: &Isa, operands: &[&[f32]], to: Float, bytes: &[u8]) {
+        let n = bytes.len() / to.bytes();
+        if n <= BLOCK {
+            return self.add_block(isa, operands, to, bytes);
+        }
+        for first in (0..n).step_by(BLOCK) {
+            let block = first..n.min(first + BLOCK);
+            let operands: Vec<_> = operands.iter().map(|x| &x[block.clone()]).collect();
+            let bytes = &bytes[block.start * to.bytes()..block.end * to.bytes()];
+            self.add_block(isa, &operands, to, bytes);
+        }
     }
 
     /// Adds the next cell of the grid. Cells are added in grid order.

@@ -1,30 +1,55 @@
 //! Merge formulas on slices of f32: one file per family, an arguments struct with a `map`.
 //!
-//! A kernel sees one block of each operand, decoded, and fills one block of output; names, paths,
-//! dtypes and threads are the business of `exec`. Its doc comment holds the formula, the order of
-//! operations, the rounding and the source: together they are what the output bytes mean, so a
-//! change there is a change of the numerics version.
+//! A kernel sees one stretch of each operand, decoded, and fills one stretch of output; names,
+//! paths, dtypes and threads are the business of `exec`. Its doc comment holds the formula, the
+//! order of operations, the rounding and the source: together they are what the output bytes mean,
+//! so a change there is a change of the numerics version.
+//!
+//! Most kernels need nothing but the elements in front of them. Some first look at the whole unit:
+//! they name a number of passes, make [`Sums`] of every stretch in each, and turn the total of a
+//! pass into what they have [`Learned`]. Others need whole rows at once ([`Kernel::by_rows`]).
 //!
 //! # How to add one
-//! 1. Write `kernels/<family>.rs`: a struct with the arguments as the plan spells them and
-//!    `map(&self, isa, operands, out)`.
-//! 2. Add its line to [`Kernel`] and to [`Kernel::map`].
+//! 1. Write `kernels/<family>.rs`: a struct with the arguments as the plan spells them, `check` and
+//!    `map`, and `passes`, `start`, `reduce` and `learn` if it looks first.
+//! 2. Add its line to [`Kernel`], to the matches below, and to the plan's operations.
 //! 3. Write the formula in one line of f64 in `naive.rs` and a test that compares the two.
 
+use self::gram::Gram;
 use crate::simd::Isa;
 
+mod combine;
+pub mod gram;
 mod linear;
 pub mod mlp;
 #[cfg(test)]
 mod naive;
+mod sums;
 
+pub use combine::Combine;
 pub use linear::Linear;
+pub use sums::{Learned, Sums};
 
 /// The formula of one unit.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Kernel {
     /// A weighted sum.
     Linear(Linear),
+    /// A weighted sum whose weights follow from norms and angles.
+    Combine(Combine),
+}
+
+/// One stretch of every operand of a unit, decoded.
+#[derive(Clone, Copy)]
+pub struct Stretch<'a> {
+    /// The kernels' arithmetic.
+    pub isa: &'static Isa,
+    /// Index of the first element in the unit: what random masks and tie rules count from.
+    pub first: u64,
+    /// Elements of one row of the unit.
+    pub row: usize,
+    /// The operands, in the plan's order, all of one length.
+    pub operands: &'a [&'a [f32]],
 }
 
 impl Kernel {
@@ -35,16 +60,75 @@ impl Kernel {
     pub fn check(&self, operands: usize) -> Result<(), String> {
         match self {
             Self::Linear(linear) => linear.check(operands),
+            Self::Combine(combine) => combine.check(operands),
         }
     }
 
-    /// Fills `out` from one block of every operand, in the plan's order.
+    /// Whether `map` must see whole rows.
+    #[must_use]
+    pub fn by_rows(&self) -> bool {
+        match self {
+            Self::Linear(_) | Self::Combine(_) => false,
+        }
+    }
+
+    /// How often the whole unit is looked at before it is mapped.
+    #[must_use]
+    pub fn passes(&self) -> usize {
+        match self {
+            Self::Linear(_) => 0,
+            Self::Combine(_) => 1,
+        }
+    }
+
+    /// Empty sums of a pass; `None` when what was learned makes the pass needless.
+    #[must_use]
+    pub fn start(&self, pass: usize, operands: usize, learned: &Learned) -> Option<Sums> {
+        match (self, pass, learned) {
+            (Self::Combine(_), 0, _) => Some(Sums::Gram(Gram::new(operands))),
+            (Self::Linear(_) | Self::Combine(_), ..) => None,
+        }
+    }
+
+    /// Adds a stretch to the sums of a pass.
+    pub fn reduce(&self, pass: usize, stretch: Stretch, learned: &Learned, sums: &mut Sums) {
+        let _ = (pass, learned);
+        match (self, sums) {
+            (Self::Combine(_), Sums::Gram(gram)) => gram.add(stretch),
+            (Self::Linear(_), _) => {}
+        }
+    }
+
+    /// What the total of a pass teaches.
+    #[must_use]
+    pub fn learn(&self, pass: usize, sums: &Sums, learned: &Learned) -> Learned {
+        let _ = pass;
+        match self {
+            Self::Linear(_) => learned.clone(),
+            Self::Combine(combine) => combine.learn(sums),
+        }
+    }
+
+    /// Bytes of sums that a worker holds while it looks.
+    #[must_use]
+    pub fn state_bytes(&self, operands: usize) -> u64 {
+        match self {
+            Self::Linear(_) => 0,
+            Self::Combine(_) => (operands * operands * size_of::<f64>()) as u64,
+        }
+    }
+
+    /// Fills `out` from one stretch of every operand.
     ///
     /// # Panics
     /// If there are no operands, their number is not the kernel's, or the lengths differ.
-    pub fn map(&self, isa: &Isa, operands: &[&[f32]], out: &mut [f32]) {
+    pub fn map(&self, stretch: Stretch, learned: &Learned, out: &mut [f32]) {
         match self {
-            Self::Linear(linear) => linear.map(isa, operands, out),
+            Self::Linear(linear) => linear.map(stretch.isa, stretch.operands, out),
+            Self::Combine(_) => match learned {
+                Learned::Weights(weights) => sums::weighted_sum(stretch, weights, out),
+                Learned::Nothing => out.fill(f32::NAN),
+            },
         }
     }
 }

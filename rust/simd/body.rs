@@ -118,6 +118,23 @@ pub(super) fn gram(x: &[f32], reference: &[f32]) -> Pair {
 }
 
 #[inline(always)]
+pub(super) fn dot(x: &[f32], y: &[f32]) -> f64 {
+    let mut dot = [0.0; LANES];
+    let (x_rows, x_rest) = x.as_chunks::<LANES>();
+    let (y_rows, y_rest) = y.as_chunks::<LANES>();
+    for (x, y) in x_rows.iter().zip(y_rows) {
+        for lane in 0..LANES {
+            dot[lane] += x[lane] * y[lane];
+        }
+    }
+    for (dot, (x, y)) in dot.iter_mut().zip(x_rest.iter().zip(y_rest)) {
+        *dot += x * y;
+    }
+    let dot = total(&dot);
+    if dot.is_finite() { dot } else { gram_f64(x, y).dot }
+}
+
+#[inline(always)]
 pub(super) fn norm2(x: &[f32]) -> Pair {
     let mut norm2 = [0.0; LANES];
     let (rows, rest) = x.as_chunks::<LANES>();

@@ -50,6 +50,7 @@ pub struct Isa {
     add_scaled: unsafe fn(&[f32], f32, &mut [f32]),
     gram: unsafe fn(&[f32], &[f32]) -> Pair,
     norm2: unsafe fn(&[f32]) -> Pair,
+    dot: unsafe fn(&[f32], &[f32]) -> f64,
     count_nonfinite: unsafe fn(&[f32]) -> u64,
     written: unsafe fn(Float, &[u8], &[f32]) -> Written,
 }
@@ -89,6 +90,10 @@ macro_rules! isa {
             body::norm2(x)
         }
         $(#[target_feature(enable = $features)])?
+        fn dot(x: &[f32], y: &[f32]) -> f64 {
+            body::dot(x, y)
+        }
+        $(#[target_feature(enable = $features)])?
         fn count_nonfinite(x: &[f32]) -> u64 {
             body::count_nonfinite(x)
         }
@@ -105,6 +110,7 @@ macro_rules! isa {
             add_scaled,
             gram,
             norm2,
+            dot,
             count_nonfinite,
             written,
         }
@@ -222,6 +228,18 @@ impl Isa {
         assert!(x.len() <= BLOCK, "at most one block");
         // SAFETY: as in `decode`.
         unsafe { (self.norm2)(x) }
+    }
+
+    /// The inner product of one block, summed as in [`Isa::gram`].
+    ///
+    /// # Panics
+    /// If the lengths differ or exceed [`BLOCK`].
+    #[must_use]
+    pub fn dot(&self, x: &[f32], y: &[f32]) -> f64 {
+        assert_eq!(x.len(), y.len(), "elements of an inner product");
+        assert!(x.len() <= BLOCK, "at most one block");
+        // SAFETY: as in `decode`.
+        unsafe { (self.dot)(x, y) }
     }
 
     /// How many elements are infinite or NaN.

@@ -1,0 +1,144 @@
+//! The operands of a part: windows of the inputs, decoded stretch by stretch.
+
+use std::ops::Range;
+
+use crate::dtype::Dtype;
+use crate::error::{Error, Result};
+use crate::io::source::Window;
+use crate::kernels::Stretch;
+use crate::resolve::{Operand, Unit, Work, byte_len};
+use crate::schedule::Part;
+use crate::simd::{BLOCK, Isa, prefetch};
+
+/// Up to this many operands need no allocation in the innermost loop.
+const FEW: usize = 16;
+
+/// The operands of one part, open.
+pub struct Inputs<'a> {
+    unit: &'a Unit,
+    first: u64,
+    open: Vec<Input<'a>>,
+}
+
+/// An operand over the elements of a part.
+enum Input<'a> {
+    Bytes(Window<'a>, Dtype),
+    Values(&'a [f32]),
+}
+
+impl Input<'_> {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Bytes(window, _) => window,
+            Self::Values(_) => &[],
+        }
+    }
+}
+
+impl<'a> Inputs<'a> {
+    /// Open windows of every operand; `buffers` hold what cannot be mapped.
+    pub fn open(work: &'a Work, part: &Part, buffers: &'a mut Vec<Vec<u8>>) -> Result<Self> {
+        let unit = &work.units[part.unit];
+        buffers.resize_with(unit.operands.len().max(buffers.len()), Vec::new);
+        let open = |(operand, buffer): (&'a Operand, &'a mut Vec<u8>)| match operand {
+            Operand::Rows { source, at, dtype } => {
+                let skip = len_of(usize::try_from(part.first).map_err(|_| split(unit))?, *dtype)?;
+                let len = len_of(part.elements, *dtype)?;
+                let window = work.sources[*source].window(at + skip as u64, len, buffer)?;
+                Ok(Input::Bytes(window, *dtype))
+            }
+            Operand::Values(values) => {
+                let first = usize::try_from(part.first).map_err(|_| split(unit))?;
+                let range = values.get(first..first + part.elements).ok_or_else(|| split(unit))?;
+                Ok(Input::Values(range))
+            }
+        };
+        let open = unit.operands.iter().zip(buffers).map(open).collect::<Result<_>>()?;
+        Ok(Self { unit, first: part.first, open })
+    }
+
+    /// The unit these are operands of.
+    #[must_use]
+    pub fn unit(&self) -> &'a Unit {
+        self.unit
+    }
+
+    /// How many operands there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Bytes read to open them.
+    #[must_use]
+    pub fn read(&self) -> u64 {
+        self.open.iter().map(|input| input.bytes().len() as u64).sum()
+    }
+
+    /// The bytes of the first operand, if all operands hold the same.
+    #[must_use]
+    pub fn common_bytes(&self) -> Option<&[u8]> {
+        let first = self.open.first().map_or(&[][..], Input::bytes);
+        self.open.iter().all(|input| input.bytes() == first).then_some(first)
+    }
+
+    /// Decode the elements `range` of the part, one buffer for each operand, and show them.
+    pub fn with_stretch<T>(
+        &self,
+        isa: &'static Isa,
+        range: Range<usize>,
+        buffers: &mut Vec<Vec<f32>>,
+        show: impl FnOnce(Stretch) -> T,
+    ) -> T {
+        let n = range.len();
+        buffers.resize_with(self.count().max(buffers.len()), Vec::new);
+        for (input, buffer) in self.open.iter().zip(buffers.iter_mut()) {
+            buffer.resize(n.max(buffer.len()), 0.0);
+            // Block by block: what is decoded next is on its way while this is decoded.
+            for at in (0..n).step_by(BLOCK) {
+                let block = at..n.min(at + BLOCK);
+                let elements = range.start + block.start..range.start + block.end;
+                input.decode(isa, elements, &mut buffer[block]);
+            }
+        }
+        let (first, row) = (self.first + range.start as u64, self.unit.row_elements);
+        if self.count() <= FEW {
+            let mut few = [&[][..]; FEW];
+            few.iter_mut().zip(buffers.iter()).for_each(|(slot, buffer)| *slot = &buffer[..n]);
+            show(Stretch { isa, first, row, operands: &few[..self.count()] })
+        } else {
+            let many: Vec<_> = buffers[..self.count()].iter().map(|b| &b[..n]).collect();
+            show(Stretch { isa, first, row, operands: &many })
+        }
+    }
+}
+
+impl Input<'_> {
+    fn decode(&self, isa: &Isa, block: Range<usize>, out: &mut [f32]) {
+        match self {
+            Self::Values(values) => out.copy_from_slice(&values[block]),
+            Self::Bytes(window, dtype) => {
+                // `resolve` lets nothing but floats be computed with.
+                let Some(from) = dtype.float() else { return };
+                let bytes = block.start * from.bytes()..block.end * from.bytes();
+                let next = bytes.end..window.len().min(bytes.end + bytes.len());
+                prefetch(&window[next]);
+                isa.decode(from, &window[bytes], out);
+            }
+        }
+    }
+}
+
+/// Bytes of `elements` elements.
+pub fn len_of(elements: usize, dtype: Dtype) -> Result<usize> {
+    byte_len(elements as u64, dtype).and_then(|len| usize::try_from(len).ok()).ok_or_else(|| {
+        Error::internal(format!("{elements} elements of {} are not whole bytes", dtype.name()))
+    })
+}
+
+/// A part that does not fit its unit: a defect of the schedule.
+#[cold]
+#[must_use]
+pub fn split(unit: &Unit) -> Error {
+    Error::internal(format!("`{}`: a part does not fit its unit", unit.name))
+}

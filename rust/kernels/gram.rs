@@ -1,0 +1,67 @@
+//! Inner products of the operands of a unit, taken from the first.
+//!
+//! Models that are merged lie close together: `<x_i, x_j>` formed directly would lose their
+//! difference to cancellation. So the sums are of `d_i = x_i - x_0`, rounded to f32, beside `x_0`
+//! itself: `<x_0, x_0>`, `<x_0, d_i>` and `<d_i, d_j>`. Everything else follows without another pass.
+
+use super::Stretch;
+use crate::simd::BLOCK;
+
+/// The inner products of `x_0, d_1, ..., d_n`, upper triangle, row by row, in f64.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gram {
+    vectors: usize,
+    products: Vec<f64>,
+}
+
+impl Gram {
+    /// All zero, for this many operands.
+    #[must_use]
+    pub fn new(operands: usize) -> Self {
+        Self { vectors: operands, products: vec![0.0; operands * (operands + 1) / 2] }
+    }
+
+    /// Adds a stretch of at most [`BLOCK`] elements.
+    pub fn add(&mut self, stretch: Stretch) {
+        let n = stretch.operands[0].len();
+        let mut deltas = vec![[0.0; BLOCK]; self.vectors - 1];
+        for (x, delta) in stretch.operands[1..].iter().zip(&mut deltas) {
+            let pairs = x.iter().zip(stretch.operands[0]);
+            delta.iter_mut().zip(pairs).for_each(|(d, (x, r))| *d = x - r);
+        }
+        let vector = |i: usize| if i == 0 { stretch.operands[0] } else { &deltas[i - 1][..n] };
+        let mut at = 0;
+        for i in 0..self.vectors {
+            for j in i..self.vectors {
+                self.products[at] += stretch.isa.dot(vector(i), vector(j));
+                at += 1;
+            }
+        }
+    }
+
+    /// Adds the next cell of the grid.
+    pub fn merge_next(&mut self, next: &Self) {
+        self.products.iter_mut().zip(&next.products).for_each(|(sum, next)| *sum += next);
+    }
+
+    /// `<v_i, v_j>` of `v = x_0, d_1, ..., d_n`.
+    #[must_use]
+    pub fn of(&self, i: usize, j: usize) -> f64 {
+        let (i, j) = (i.min(j), i.max(j));
+        self.products[i * self.vectors - i * (i + 1) / 2 + j]
+    }
+
+    /// `<x_i, x_j>` of the operands themselves.
+    #[must_use]
+    pub fn operands(&self, i: usize, j: usize) -> f64 {
+        let half = |i: usize| if i == 0 { 0.0 } else { self.of(0, i) };
+        let both = if i == 0 || j == 0 { 0.0 } else { self.of(i, j) };
+        self.of(0, 0) + half(i) + half(j) + both
+    }
+
+    /// How many operands.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.vectors
+    }
+}
