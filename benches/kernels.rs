@@ -9,7 +9,7 @@ use std::io::{self, Write as _};
 use std::time::{Duration, Instant};
 
 use submerge_core::dtype::{Float, Overflow};
-use submerge_core::kernels::{Kernel, Linear};
+use submerge_core::kernels::{Kernel, Learned, Linear, Stretch};
 use submerge_core::simd::{BLOCK, Isa};
 use submerge_core::stats::UnitStats;
 
@@ -70,10 +70,11 @@ impl Merge<'_> {
                 self.isa.decode(self.dtype, &operand[block * bytes..][..bytes], decoded);
             }
             let slices: [&[f32]; 2] = [&decoded[0], &decoded[1]];
-            self.kernel.map(self.isa, &slices, &mut result);
+            let stretch = Stretch { isa: self.isa, first: 0, row: BLOCK, operands: &slices };
+            self.kernel.map(stretch, &Learned::Nothing, &mut result);
             self.isa.encode(self.dtype, Overflow::Saturate, &result, out);
             if let Some(stats) = stats.as_deref_mut() {
-                stats.add_block(self.isa, &slices, self.dtype, out);
+                stats.add(self.isa, &slices, self.dtype, out);
             }
         }
     }

@@ -224,7 +224,7 @@ impl<'a> Job<'a> {
                 continue;
             }
             drop(turn);
-            self.work.sources.iter().for_each(Source::give_way);
+            self.setting.work.sources.iter().for_each(Source::give_way);
             let verdict = if self.setting.cancel.load(Ordering::Relaxed) {
                 Err(Error::cancelled())
             } else {

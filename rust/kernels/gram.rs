@@ -65,3 +65,37 @@ impl Gram {
         self.vectors
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd::Isa;
+
+    #[test]
+    fn products_of_the_operands_follow_from_those_of_the_deltas() {
+        let x: Vec<Vec<f32>> = (0..4_u32)
+            .map(|k| {
+                (0..900_u32).map(|i| (i * 7 + k * 13).wrapping_mul(97) as f32 / 9e3 - 1.0).collect()
+            })
+            .collect();
+        let operands: Vec<_> = x.iter().map(Vec::as_slice).collect();
+        let mut gram = Gram::new(4);
+        gram.add(Stretch { isa: Isa::best(), first: 0, row: 900, operands: &operands });
+        for i in 0..4 {
+            for j in 0..4 {
+                let pairs = x[i].iter().zip(&x[j]);
+                let exact: f64 = pairs.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+                assert!((gram.operands(i, j) - exact).abs() < 1e-5 * exact.abs(), "{i} {j}");
+            }
+        }
+    }
+
+    #[test]
+    fn close_operands_keep_their_difference() {
+        let (a, b) = ([1000.0_f32; 512], [1000.0_f32.next_up(); 512]);
+        let mut gram = Gram::new(2);
+        gram.add(Stretch { isa: Isa::best(), first: 0, row: 512, operands: &[&a, &b] });
+        let step = f64::from(1000.0_f32.next_up()) - 1000.0;
+        assert!((gram.of(1, 1) - 512.0 * step * step).abs() < 1e-12);
+    }
+}
