@@ -85,13 +85,18 @@ fn execute(
 ) -> PyResult<String> {
     let cancel = Arc::clone(&job.get().cancel);
     let mut raised: Option<PyErr> = None;
+    let process = std::process::id();
     let mut observer = |done: u64, total: u64| {
         let looked = Python::try_attach(|py| {
-            py.check_signals()?;
-            match &progress {
-                Some(call) => call.call1(py, (done, total))?.is_truthy_or_none(py),
-                None => Ok(true),
-            }
+            let look = || {
+                py.check_signals()?;
+                match &progress {
+                    Some(call) => call.call1(py, (done, total))?.is_truthy_or_none(py),
+                    None => Ok(true),
+                }
+            };
+            let looked = look();
+            if std::process::id() == process { looked } else { Err(leave(py, looked)) }
         });
         match looked {
             Some(Ok(true)) => Ok(()),
@@ -110,6 +115,19 @@ fn execute(
         (None, Ok(report)) => serde_json::to_string(&report)
             .map_err(|e| raise(py, Error::internal(format!("report: {e}")))),
     }
+}
+
+/// Ends a child process that was forked inside `progress` and came back: the workers it would wait
+/// for are its parent's. `sys.exit` ends it as it would anywhere; what else was raised is printed.
+#[cold]
+fn leave(py: Python<'_>, looked: PyResult<bool>) -> PyErr {
+    let stray = || {
+        let what = "a process forked inside `progress` returned from it, expected it to exit there";
+        raise(py, Error::plan(what).hint("end the child with `os._exit` or `sys.exit`"))
+    };
+    looked.err().unwrap_or_else(stray).print(py); // does not return from `SystemExit`
+    let exit = || py.import("os")?.call_method1("_exit", (1,));
+    exit().err().unwrap_or_else(stray)
 }
 
 /// `progress` cancels by returning `False`; returning nothing goes on.
