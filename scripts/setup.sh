@@ -38,5 +38,4 @@ fi
 # The base dependencies too, so that an editable install afterwards resolves nothing.
 groups=()
 for group in "$@"; do groups+=(--group "$group"); done
-# Compiled at once: the first merge should be as quick as the second, also where nothing may be cached.
-"$uv" pip install --quiet --compile-bytecode --python "$venv/bin/python" --requirements pyproject.toml "${groups[@]}"
+"$uv" pip install --quiet --python "$venv/bin/python" --requirements pyproject.toml "${groups[@]}"
