@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Findings", "doctor"]
 
-_PACKAGES = ("diffusers", "huggingface_hub", "numpy", "peft", "pydantic", "torch", "transformers")
+_PACKAGES = ("diffusers", "huggingface_hub", "numpy", "peft", "torch", "transformers")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import importlib
-import os
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
@@ -103,8 +102,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with one of the documented codes."""
     # A command makes little garbage and ends: walking the heap while importing is all cost.
     gc.disable()
-    # Nor do plugins of pydantic concern us; looking for them opens every package installed.
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _stop)

@@ -1,125 +1,84 @@
-"""The parts of a recipe, as pydantic models: what may be written, and what it means left out."""
+"""The parts of a recipe: what may be written, and what it means left out."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
-
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    WithJsonSchema,
-    model_validator,
-)
+from typing import Any, ClassVar, Literal
 
 from submerge.blocks import Selector
 from submerge.errors import RecipeError, quoted
 from submerge.methods import Linear, Method, Take, method_schema, parse_method
+from submerge.recipe.kinds import FILLED, FLAG, TEXT, Kind, Part, choice, given
 from submerge.values import PerModel, Value, number, shown, size
 
 __all__ = [
+    "GUIDANCE",
+    "MODEL",
+    "OUTPUT",
+    "RULE",
     "Action",
     "Guidance",
-    "GuidanceField",
-    "ModelField",
     "ModelSource",
     "Output",
     "Rule",
-    "Strict",
 ]
 
 _EXAMPLES = "expected `keep`, `scale`, `drop`, {scale: share} or {bake: guidance value}"
 
 
-class Strict(BaseModel):
-    """Nothing unknown, nothing converted, nothing changed afterwards."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        frozen=True,
-        arbitrary_types_allowed=True,
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_empty_fields(cls, raw: object) -> object:
-        # `alpha:` with nothing after it is a slip; read as "not given" it would mean the default.
-        empty = (
-            [key for key, value in raw.items() if value is None] if isinstance(raw, Mapping) else []
-        )
-        if empty:
-            raise RecipeError(
-                f".{empty[0]}: is empty, expected a value", hint=f"leave `{empty[0]}` out"
-            )
-        return raw
-
-
-def _source(raw: object) -> object:
-    if isinstance(raw, str):
-        return {"path": raw}
-    if not isinstance(raw, Mapping | ModelSource):
-        raise RecipeError(f": expected a path or {{path, layout, license}}, got {shown(raw)}")
-    return raw
-
-
-class ModelSource(Strict):
+@dataclass(frozen=True, kw_only=True)
+class ModelSource(Part):
     """Where a model lies: a `.safetensors` file, a folder of shards, a diffusers pipeline."""
 
-    path: str = Field(min_length=1, description="The file or folder.")
-    layout: Literal["auto", "diffusers", "bfl", "generic"] = Field(
-        default="auto",
-        description="How its tensors are named; `generic` merges any two checkpoints with equal "
-        "names.",
+    path: str = given(FILLED, "The file or folder.")
+    layout: Literal["auto", "diffusers", "bfl", "generic"] = given(
+        choice("auto", "diffusers", "bfl", "generic"),
+        "How its tensors are named; `generic` merges any two checkpoints with equal names.",
+        "auto",
     )
-    license: str | None = Field(
-        default=None,
-        description="The licence, where the checkpoint does not say; the result's licence follows "
-        "from it.",
+    license: str | None = given(
+        TEXT,
+        "The licence, where the checkpoint does not say; the result's licence follows from it.",
+        None,
     )
 
 
-ModelField = Annotated[
-    ModelSource,
-    BeforeValidator(
-        _source, json_schema_input_type=Annotated[str, Field(min_length=1)] | ModelSource
-    ),
-]
+def _source(raw: object, where: str) -> ModelSource:
+    if isinstance(raw, str):
+        return ModelSource.read({"path": raw}, where)
+    if not isinstance(raw, Mapping | ModelSource):
+        raise RecipeError(
+            f"{where}: expected a path or {{path, layout, license}}, got {shown(raw)}"
+        )
+    return ModelSource.read(raw, where)
 
 
-def _value(raw: object) -> Value:
-    return Value.parse(raw, "")
+MODEL = Kind(_source, lambda: {"anyOf": [FILLED.schema(), {"$ref": "#/$defs/ModelSource"}]})
 
 
-def _per_model(raw: object) -> PerModel:
-    return PerModel.parse(raw, "")
-
-
-def _method(raw: object) -> Method:
-    return parse_method(raw, "")
-
-
-class Action(Strict):
+@dataclass(frozen=True, kw_only=True)
+class Action(Part):
     """What happens to the selected units: one of `alpha`, `weight`, `method`, `take`."""
 
-    alpha: Annotated[Value, PlainValidator(_value), WithJsonSchema(Value.schema())] | None = Field(
-        default=None,
-        description="The second model's share: a number, a list, {from, to}, or a mapping of "
-        "selectors.",
+    ONE: ClassVar[list[Any]] = [
+        {"required": [name]} for name in ("alpha", "weight", "method", "take")
+    ]
+
+    alpha: Value | None = given(
+        Kind(Value.parse, Value.schema),
+        "The second model's share: a number, a list, {from, to}, or a mapping of selectors.",
+        None,
     )
-    weight: (
-        Annotated[PerModel, PlainValidator(_per_model), WithJsonSchema(PerModel.schema())] | None
-    ) = Field(default=None, description="A weight for each model by name, divided by their sum.")
-    method: Annotated[Method, PlainValidator(_method), WithJsonSchema(method_schema())] | None = (
-        Field(default=None, description="A merge method with its parameters.")
+    weight: PerModel | None = given(
+        Kind(PerModel.parse, PerModel.schema),
+        "A weight for each model by name, divided by their sum.",
+        None,
     )
-    take: str | None = Field(
-        default=None, description="A model's name: its tensors, byte for byte."
+    method: Method | None = given(
+        Kind(parse_method, method_schema), "A merge method with its parameters.", None
     )
+    take: str | None = given(TEXT, "A model's name: its tensors, byte for byte.", None)
 
     def given(self) -> list[str]:
         """Return which of the four fields are given."""
@@ -144,29 +103,26 @@ class Action(Strict):
         )
 
 
+@dataclass(frozen=True, kw_only=True)
 class Rule(Action):
     """An action for the units a selector reaches; the first rule that matches decides."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "oneOf": [{"required": [name]} for name in ("alpha", "weight", "method", "take")],
-        }
-    )
+    schema_also: ClassVar[dict[str, Any]] = {"oneOf": Action.ONE}
 
-    where: str = Field(
-        description="A selector: `double[0:8].img.attn`, `single[*].mlp`, `guidance`."
-    )
+    where: str = given(TEXT, "A selector: `double[0:8].img.attn`, `single[*].mlp`, `guidance`.")
 
-    @model_validator(mode="after")
-    def _one_action(self) -> Self:
+    def check(self, where: str) -> None:
+        """Refuse no action, several, and a malformed selector."""
         given = self.given()
         if len(given) != 1:
             got = ", ".join(map(quoted, given)) or "none"
             raise RecipeError(
-                f": expected exactly one of `alpha`, `weight`, `method`, `take`, got {got}"
+                f"{where}: expected exactly one of `alpha`, `weight`, `method`, `take`, got {got}"
             )
-        Selector.parse(self.where, ".where")
-        return self
+        Selector.parse(self.where, f"{where}.where")
+
+
+RULE = Kind(Rule.read, lambda: {"$ref": "#/$defs/Rule"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,16 +184,7 @@ _GUIDANCE_SCHEMA = {
     ]
 }
 
-
-def _guidance(raw: object) -> Guidance:
-    return Guidance.parse(raw, "")
-
-
-GuidanceField = Annotated[Guidance, PlainValidator(_guidance), WithJsonSchema(_GUIDANCE_SCHEMA)]
-
-
-def _size(raw: object) -> int:
-    return size(raw, "")
+GUIDANCE = Kind(Guidance.parse, lambda: _GUIDANCE_SCHEMA)
 
 
 def plain_size(size: int) -> int | str:
@@ -259,41 +206,48 @@ _SIZE_SCHEMA = {
 }
 
 
-class Output(Strict):
+@dataclass(frozen=True, kw_only=True)
+class Output(Part):
     """What is written, and how."""
 
-    layout: Literal["same", "diffusers", "bfl", "comfy"] = Field(
-        default="same",
-        description="Names and files of the tensors; `same` is the first model's layout.",
+    layout: Literal["same", "diffusers", "bfl", "comfy"] = given(
+        choice("same", "diffusers", "bfl", "comfy"),
+        "Names and files of the tensors; `same` is the first model's layout.",
+        "same",
     )
-    dtype: Literal["same", "f32", "f16", "bf16", "f8_e4m3", "f8_e5m2"] = Field(
-        default="same",
-        description="Type of every float tensor; `same` is the first model's, tensor by tensor.",
+    dtype: Literal["same", "f32", "f16", "bf16", "f8_e4m3", "f8_e5m2"] = given(
+        choice("same", "f32", "f16", "bf16", "f8_e4m3", "f8_e5m2"),
+        "Type of every float tensor; `same` is the first model's, tensor by tensor.",
+        "same",
     )
-    overflow: Literal["saturate", "nan"] = Field(
-        default="saturate", description="What fp8 does with numbers too large for it."
+    overflow: Literal["saturate", "nan"] = given(
+        choice("saturate", "nan"), "What fp8 does with numbers too large for it.", "saturate"
     )
-    shard_size: Annotated[int, PlainValidator(_size), WithJsonSchema(_SIZE_SCHEMA)] | None = Field(
-        default=None,
-        description="Bytes per file at most, `10GB`; left out: 10 GB for diffusers, one file for "
-        "other layouts.",
+    shard_size: int | None = given(
+        Kind(size, lambda: _SIZE_SCHEMA),
+        "Bytes per file at most, `10GB`; left out: 10 GB for diffusers, one file for other "
+        "layouts.",
+        None,
     )
-    pipeline_from: str | None = Field(
-        default=None,
-        min_length=1,
-        description="A model's name or a folder: write a whole pipeline, with its other parts from "
-        "there.",
+    pipeline_from: str | None = given(
+        FILLED,
+        "A model's name or a folder: write a whole pipeline, with its other parts from there.",
+        None,
     )
-    scheduler_from: str | None = Field(
-        default=None,
-        min_length=1,
-        description="A model's name or a folder: take the pipeline's scheduler from there instead.",
+    scheduler_from: str | None = given(
+        FILLED,
+        "A model's name or a folder: take the pipeline's scheduler from there instead.",
+        None,
     )
-    link: Literal["auto", "link", "reflink", "copy"] = Field(
-        default="auto", description="How the pipeline's other parts get there."
+    link: Literal["auto", "link", "reflink", "copy"] = given(
+        choice("auto", "link", "reflink", "copy"),
+        "How the pipeline's other parts get there.",
+        "auto",
     )
-    card: bool = Field(
-        default=True,
-        description="Write a model card with the parents and the licence that follows from them.",
+    card: bool = given(
+        FLAG, "Write a model card with the parents and the licence that follows from them.", True
     )
-    title: str | None = Field(default=None, description="Title in the card and the metadata.")
+    title: str | None = given(TEXT, "Title in the card and the metadata.", None)
+
+
+OUTPUT = Kind(Output.read, lambda: {"$ref": "#/$defs/Output"})

@@ -13,26 +13,25 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self
-
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from typing import Any, ClassVar, Self
 
 from submerge.blocks import Selector
 from submerge.errors import RecipeError, nearest, quoted
 from submerge.methods import Linear, Method, Take, plain_method
-from submerge.recipe.failures import translate
 from submerge.recipe.fields import (
+    GUIDANCE,
+    MODEL,
+    OUTPUT,
+    RULE,
     Action,
     Guidance,
-    GuidanceField,
-    ModelField,
     ModelSource,
     Output,
     Rule,
     plain_size,
 )
+from submerge.recipe.kinds import TEXT, given, listed, named, whole
 from submerge.recipe.parse import dump_yaml, load_file, load_text, plain
-from submerge.recipe.schema import tidy
 from submerge.values import shown
 
 __all__ = ["Recipe", "Step"]
@@ -40,7 +39,6 @@ __all__ = ["Recipe", "Step"]
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 # Words that stand beside model names in a field.
 _RESERVED = ("drop", "same", "default")
-_GIVEN: list[Any] = [{"required": [name]} for name in ("alpha", "weight", "method", "take")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +56,7 @@ class Step:
     method: Method
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Recipe(Action):
     """What the user means; read one with `Recipe.load`. See docs/recipes.md for every field.
 
@@ -66,49 +65,35 @@ class Recipe(Action):
     `steps()` holds what they mean.
     """
 
-    model_config = ConfigDict(
-        title="submerge recipe",
-        json_schema_extra={
-            "oneOf": [
-                *_GIVEN,
-                {"not": {"anyOf": _GIVEN}},
-            ],
-        },
-    )
+    schema_also: ClassVar[dict[str, Any]] = {"oneOf": [*Action.ONE, {"not": {"anyOf": Action.ONE}}]}
 
-    models: dict[str, ModelField] = Field(
-        min_length=1,
-        json_schema_extra={
-            "propertyNames": {"pattern": f"^{_NAME.pattern}$", "not": {"enum": list(_RESERVED)}}
-        },
-        description="The models by name, in order: `alpha` is the second's share.",
+    models: dict[str, ModelSource] = given(
+        named(MODEL, "model", {"pattern": f"^{_NAME.pattern}$", "not": {"enum": list(_RESERVED)}}),
+        "The models by name, in order: `alpha` is the second's share.",
     )
-    rules: Annotated[tuple[Rule, ...], Field(strict=False)] = Field(
-        default=(),
-        description="What differs from the top level, and where; the first rule that matches "
-        "decides.",
+    rules: tuple[Rule, ...] = given(
+        listed(RULE),
+        "What differs from the top level, and where; the first rule that matches decides.",
+        (),
     )
-    include: Annotated[tuple[str, ...], Field(strict=False)] = Field(
-        default=(),
-        description="Selectors: merge only these units and take the rest from the first model.",
+    include: tuple[str, ...] = given(
+        listed(TEXT),
+        "Selectors: merge only these units and take the rest from the first model.",
+        (),
     )
-    exclude: Annotated[tuple[str, ...], Field(strict=False)] = Field(
-        default=(), description="Selectors: take these units from the first model."
+    exclude: tuple[str, ...] = given(
+        listed(TEXT), "Selectors: take these units from the first model.", ()
     )
-    guidance: GuidanceField = Field(
-        default=Guidance(),
-        json_schema_extra={"default": Guidance().plain()},
-        description="What becomes of the guidance embedder when a parent has none.",
+    guidance: Guidance = given(
+        GUIDANCE, "What becomes of the guidance embedder when a parent has none.", Guidance()
     )
-    extras: str | None = Field(
-        default=None,
-        description="A model's name, or `drop`: whose VAE and text encoders to keep, where files "
-        "hold them.",
+    extras: str | None = given(
+        TEXT,
+        "A model's name, or `drop`: whose VAE and text encoders to keep, where files hold them.",
+        None,
     )
-    output: Output = Field(default=Output(), description="What is written, and how.")
-    seed: int = Field(
-        default=0, ge=0, lt=2**64, description="Seed of methods that draw random numbers."
-    )
+    output: Output = given(OUTPUT, "What is written, and how.", Output())
+    seed: int = given(whole(below=2**64), "Seed of methods that draw random numbers.", 0)
 
     @classmethod
     def load(cls, source: str | os.PathLike[str] | Mapping[str, Any] | Recipe) -> Self:
@@ -151,46 +136,43 @@ class Recipe(Action):
                 f"recipe: expected a mapping with `models`, got {shown(data)}",
                 hint="`submerge recipe new` prints a template",
             )
-        try:
-            return cls.model_validate(data)
-        except ValidationError as error:
-            raise translate(error, cls) from None
+        return cls.read(data, "recipe")
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def check(self, where: str) -> None:
+        """Refuse several actions, names and selectors that are malformed, unknown models."""
         given = self.given()
         if len(given) > 1:
             got = ", ".join(map(quoted, given))
             raise RecipeError(
-                f": expected at most one of `alpha`, `weight`, `method`, `take`, got {got}"
+                f"{where}: expected at most one of `alpha`, `weight`, `method`, `take`, got {got}"
             )
         for name in self.models:
             if not _NAME.fullmatch(name):
                 raise RecipeError(
-                    f".models: the name {quoted(name)} is malformed, "
+                    f"{where}.models: the name {quoted(name)} is malformed, "
                     "expected a letter and then letters, digits, `_` or `-`"
                 )
             if name in _RESERVED:
                 raise RecipeError(
-                    f".models: the name {quoted(name)} has a meaning of its own, expected another"
+                    f"{where}.models: the name {quoted(name)} has a meaning of its own, "
+                    "expected another"
                 )
         for step in self.steps():
-            step.method.check(list(self.models), step.path.removeprefix("recipe"))
+            step.method.check(list(self.models), step.path)
         for field in ("include", "exclude"):
             for i, text in enumerate(getattr(self, field)):
-                Selector.parse(text, f".{field}[{i}]")
-        self._check_names()
-        return self
+                Selector.parse(text, f"{where}.{field}[{i}]")
+        self._check_names(where)
 
-    def _check_names(self) -> None:
+    def _check_names(self, where: str) -> None:
         """Refuse names of models that are not in the recipe."""
         if self.extras not in (None, "drop", *self.models):
-            raise _no_model(".extras", str(self.extras), [*self.models, "drop"])
+            raise _no_model(f"{where}.extras", str(self.extras), [*self.models, "drop"])
         for field in ("pipeline_from", "scheduler_from"):
             name = getattr(self.output, field)
             # Anything that could not be a model's name is a path.
             if name is not None and _NAME.fullmatch(name) and name not in self.models:
-                error = _no_model(f".output.{field}", name, list(self.models))
+                error = _no_model(f"{where}.output.{field}", name, list(self.models))
                 raise RecipeError(
                     error.message, hint=error.hint or f"for a folder write `./{name}`"
                 )
@@ -238,7 +220,7 @@ class Recipe(Action):
             data["guidance"] = self.guidance.plain()
         if self.extras is not None:
             data["extras"] = self.extras
-        output = _without_defaults(self.output)
+        output = self.output.written()
         if "shard_size" in output:
             output["shard_size"] = plain_size(output["shard_size"])
         return (
@@ -269,9 +251,11 @@ class Recipe(Action):
         return hash(self.to_json())
 
     @classmethod
-    def schema(cls) -> dict[str, Any]:  # type: ignore[override] # pydantic's own has long been deprecated
+    def schema(cls) -> dict[str, Any]:
         """Return the JSON Schema (2020-12) of a recipe as it is written."""
-        return tidy(cls.model_json_schema())
+        from submerge.recipe.schema import schema_of
+
+        return schema_of(cls)
 
 
 def _read(source: object) -> Any:
@@ -309,16 +293,8 @@ def _no_model(where: str, name: str, choices: Sequence[str]) -> RecipeError:
 
 
 def _plain_source(source: ModelSource) -> str | dict[str, Any]:
-    written = {"path": source.path, **_without_defaults(source)}
+    written = {"path": source.path, **source.written()}
     return source.path if len(written) == 1 else written
-
-
-def _without_defaults(part: ModelSource | Output) -> dict[str, Any]:
-    return {
-        name: value
-        for name, field in type(part).model_fields.items()
-        if (value := getattr(part, name)) != field.default
-    }
 
 
 def _base(top: Method) -> Linear:

@@ -1,61 +1,84 @@
-"""The JSON Schema of recipes, for editors and other tools."""
+"""The JSON Schema of recipes, for editors and other tools, from what the fields declare."""
 
 from __future__ import annotations
 
+import inspect
 import json
-from typing import Any
+from dataclasses import MISSING
+from typing import TYPE_CHECKING, Any
 
+from submerge.recipe.fields import Guidance, ModelSource, Output, Rule
 from submerge.values import PerModel, Value
 
-__all__ = ["published", "tidy"]
+if TYPE_CHECKING:
+    from submerge.recipe.kinds import Part
+
+__all__ = ["published", "schema_of"]
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
-# Written once and referred to, instead of repeated in every field that takes them.
-_SHARED = {"Value": Value.schema(), "PerModel": PerModel.schema()}
 
 
-def tidy(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return pydantic's schema without what it adds for its own sake, shared parts by reference.
-
-    Dropped: None as a value (empty fields are refused), defaults that are objects, titles made from
-    field names.
-    """
-    found = _walk(schema)
-    shared = {
-        name: {key: _walk(item) for key, item in part.items()} for name, part in _SHARED.items()
+def schema_of(recipe: type[Part]) -> dict[str, Any]:
+    """Return the schema of a recipe; what several fields take is written once and referred to."""
+    # Value comes first: PerModel holds it.
+    shared = {"Value": Value.schema(), "PerModel": PerModel.schema()}
+    parts = {part.__name__: _part(part) for part in (ModelSource, Output, Rule)}
+    definitions = {
+        name: {key: _referring(item, shared) for key, item in schema.items()}
+        for name, schema in (parts | shared).items()
     }
-    return {"$schema": _DIALECT, **found, "$defs": {**found.get("$defs", {}), **shared}}
+    return {
+        "$schema": _DIALECT,
+        "title": "submerge recipe",
+        **_referring(_part(recipe), shared),
+        "$defs": definitions,
+    }
 
 
-def _walk(node: Any) -> Any:
+def _part(part: type[Part]) -> dict[str, Any]:
+    declared = part.declared()
+    required = [name for name, field in declared.items() if field.default is MISSING]
+    return {
+        "description": inspect.cleandoc(part.__doc__ or ""),
+        "type": "object",
+        "properties": {
+            name: {
+                "description": field.metadata["description"],
+                **_default(field.default),
+                **field.metadata["kind"].schema(),
+            }
+            for name, field in declared.items()
+        },
+        **({"required": required} if required else {}),
+        "additionalProperties": False,
+        **part.schema_also,
+    }
+
+
+def _default(value: object) -> dict[str, Any]:
+    """Return a default as it is written; a part's are those of its fields."""
+    match value:
+        case Guidance():
+            return {"default": value.plain()}
+        case tuple():
+            return {"default": list(value)}
+        case str() | int():
+            return {"default": value}
+        case _:
+            return {}
+
+
+def _referring(node: Any, shared: dict[str, dict[str, Any]]) -> Any:
+    """Return a schema with references in place of the shared ones."""
     if isinstance(node, list):
-        return [_walk(item) for item in node]
+        return [_referring(item, shared) for item in node]
     if not isinstance(node, dict):
         return node
-    described = {"description": node["description"]} if "description" in node else {}
-    node = {key: item for key, item in node.items() if not _noise(key, item)}
-    if "anyOf" in node:
-        choices = [item for item in node["anyOf"] if item != {"type": "null"}]
-        rest = {key: item for key, item in node.items() if key != "anyOf"}
-        node = {**rest, **choices[0]} if len(choices) == 1 else {**rest, "anyOf": choices}
-    bare = {key: item for key, item in node.items() if key != "description"}
-    for name, part in _SHARED.items():
-        if bare == part:
-            return {**described, "$ref": f"#/$defs/{name}"}
-    return {
-        key: _untitled(item) if key == "properties" else _walk(item) for key, item in node.items()
-    }
-
-
-def _noise(key: str, item: object) -> bool:
-    return key == "default" and (item is None or isinstance(item, dict))
-
-
-def _untitled(properties: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: {key: part for key, part in _walk(item).items() if key != "title"}
-        for name, item in properties.items()
-    }
+    for name, schema in shared.items():
+        if schema.items() <= node.items():
+            rest = {key: item for key, item in node.items() if key not in schema}
+            return {**rest, "$ref": f"#/$defs/{name}"}
+    return {key: _referring(item, shared) for key, item in node.items()}
 
 
 def published() -> str:
