@@ -1,10 +1,11 @@
 //! Linux: mapped windows, write-behind, unnamed files, renames that never replace.
 
+use std::collections::BTreeMap;
 use std::ffi::{CString, c_int};
 use std::ops::Deref;
 use std::os::fd::{AsRawFd as _, FromRawFd as _};
 use std::os::unix::ffi::OsStrExt as _;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::{File, Path, io};
 
@@ -36,7 +37,14 @@ pub struct Mapping {
     file: File,
     start: *mut libc::c_void,
     len: usize,
+    /// How many open windows touch each block that any touches.
+    open: Mutex<BTreeMap<usize, u32>>,
 }
+
+/// What is released in one piece, once no window touches it. A fault maps more than the page that
+/// was asked for: the pages around it, since Linux 6.18 all of a large folio, but nothing beyond
+/// the page table it is in, which spans this much.
+const BLOCK: usize = 2 << 20;
 
 // SAFETY: the mapping is read-only and owned by this value until it is dropped; the kernel
 // synchronises the page tables.
@@ -63,7 +71,7 @@ impl Mapping {
             release(&file);
             return Err(error);
         }
-        Ok(Self { file, start, len })
+        Ok(Self { file, start, len, open: Mutex::default() })
     }
 
     /// Whether nobody waits to change the file.
@@ -83,9 +91,22 @@ impl Mapping {
             .filter(|start| len > 0 && start.checked_add(len).is_some_and(|end| end <= self.len));
         let start = start.ok_or(io::ErrorKind::InvalidInput)?;
         let window = MappedWindow { mapping: self, start, len };
-        let first = window.first_page();
+        window.mapping.enter(window.blocks());
+        let first = start - start % page_size();
         window.mapping.advise(first, start + len - first, libc::MADV_POPULATE_READ)?;
         Ok(window)
+    }
+
+    fn enter(&self, blocks: std::ops::Range<usize>) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        blocks.for_each(|block| *open.entry(block).or_default() += 1);
+    }
+
+    /// Whether the window that leaves was the last one in `block`.
+    fn leave(&self, block: usize) -> bool {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = open.get(&block).map_or(0, |count| count - 1);
+        if count > 0 { open.insert(block, count).is_none() } else { open.remove(&block).is_some() }
     }
 
     /// `madvise` on a range inside the mapping that starts on a page.
@@ -135,8 +156,8 @@ pub struct MappedWindow {
 }
 
 impl MappedWindow {
-    fn first_page(&self) -> usize {
-        self.start - self.start % page_size()
+    fn blocks(&self) -> std::ops::Range<usize> {
+        self.start / BLOCK..(self.start + self.len).div_ceil(BLOCK)
     }
 }
 
@@ -154,12 +175,12 @@ impl Deref for MappedWindow {
 
 impl Drop for MappedWindow {
     fn drop(&mut self) {
-        // Without the page in which the window ends: the next window starts there and releases
-        // it. A neighbour that still reads a released page just faults it in again.
-        let (first, end) = (self.first_page(), self.start + self.len);
-        let whole = if end == self.mapping.len { end } else { end - end % page_size() };
-        if whole > first {
-            let _ = self.mapping.advise(first, whole - first, libc::MADV_DONTNEED);
+        for block in self.blocks() {
+            if self.mapping.leave(block) {
+                let (start, end) = (block * BLOCK, self.mapping.len.min((block + 1) * BLOCK));
+                // Should a window have opened there meanwhile, it faults its pages in again.
+                let _ = self.mapping.advise(start, end - start, libc::MADV_DONTNEED);
+            }
         }
     }
 }
