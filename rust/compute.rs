@@ -9,7 +9,7 @@ use crate::inputs::{Inputs, len_of, split};
 use crate::kernels::{Kernel, Learned, Sums};
 use crate::resolve::{Action, Work};
 use crate::schedule::Part;
-use crate::simd::{BLOCK, Isa, prefetch};
+use crate::simd::{BLOCK, Isa};
 use crate::stats::UnitStats;
 
 /// The buffers of one worker, kept from item to item.
@@ -166,9 +166,6 @@ impl Combining<'_> {
     }
 
     fn cell(&mut self, kernel: &Kernel, to: Float, cell: Range<usize>) -> UnitStats {
-        if let Some((pair, weights)) = self.inputs.pair(to).zip(kernel.as_blend()) {
-            return self.blend(pair, weights, to, &cell);
-        }
         let Setting { work, isa, stats: measured, .. } = self.setting;
         let Buffers { out, decoded, result } = &mut self.buffers;
         let mut stats = UnitStats::new(if measured { self.inputs.count() } else { 0 });
@@ -185,29 +182,6 @@ impl Combining<'_> {
                     stats.elements += n as u64;
                 }
             });
-        }
-        stats
-    }
-
-    /// The commonest case, two operands and the output in one dtype, without a decoded copy.
-    fn blend(&mut self, x: [&[u8]; 2], w: [f32; 2], to: Float, cell: &Range<usize>) -> UnitStats {
-        let Setting { work, isa, stats: measured, .. } = self.setting;
-        let mut stats = UnitStats::new(if measured { 2 } else { 0 });
-        for first in cell.clone().step_by(BLOCK) {
-            let elements = first..cell.end.min(first + BLOCK);
-            let bytes = elements.start * to.bytes()..elements.end * to.bytes();
-            let block = x.map(|x| {
-                prefetch(&x[bytes.end..x.len().min(bytes.end + bytes.len())]);
-                &x[bytes.clone()]
-            });
-            let out = &mut self.buffers.out[bytes];
-            if measured {
-                let seen = isa.blend_bytes_measured((to, work.overflow), block, w, out);
-                stats.add_blended(elements.len(), &seen);
-            } else {
-                isa.blend_bytes((to, work.overflow), block, w, out);
-                stats.elements += elements.len() as u64;
-            }
         }
         stats
     }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::dtype::{Dtype, Float};
+use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::io::source::Window;
 use crate::kernels::Stretch;
@@ -80,19 +80,6 @@ impl<'a> Inputs<'a> {
     pub fn common_bytes(&self) -> Option<&[u8]> {
         let first = self.open.first().map_or(&[][..], Input::bytes);
         self.open.iter().all(|input| input.bytes() == first).then_some(first)
-    }
-
-    /// The bytes of the operands, if they are two and both of dtype `to`.
-    #[must_use]
-    pub fn pair(&self, to: Float) -> Option<[&[u8]; 2]> {
-        match self.open.as_slice() {
-            [Input::Bytes(a, first), Input::Bytes(b, second)]
-                if *first == to.dtype() && first == second =>
-            {
-                Some([a, b])
-            }
-            _ => None,
-        }
     }
 
     /// Decode the elements `range` of the part, one buffer for each operand, and show them.

@@ -7,7 +7,7 @@
 use serde::Serialize;
 
 use crate::dtype::Float;
-use crate::simd::{BLOCK, Blended, Isa};
+use crate::simd::{BLOCK, Isa};
 
 pub use crate::simd::Pair;
 
@@ -60,7 +60,10 @@ impl UnitStats {
         let reference = operands[0];
         for (i, x) in operands.iter().enumerate() {
             let pair = if i == 0 { isa.norm2(x) } else { isa.gram(x, reference) };
-            self.add_pair(i, &pair);
+            self.nonfinite[i] += pair.nonfinite;
+            self.norm2[i] += pair.norm2;
+            self.dot[i] += pair.dot;
+            self.delta2[i] += pair.delta2;
         }
         let written = isa.written(to, bytes, reference);
         self.elements += reference.len() as u64;
@@ -80,23 +83,6 @@ impl UnitStats {
             let bytes = &bytes[block.start * to.bytes()..block.end * to.bytes()];
             self.add_block(isa, &operands, to, bytes);
         }
-    }
-
-    /// Adds the next block of two operands, measured while it was made.
-    pub fn add_blended(&mut self, elements: usize, seen: &Blended) {
-        self.elements += elements as u64;
-        self.changed += seen.written.changed;
-        self.nonfinite_out += seen.written.nonfinite;
-        for (i, pair) in seen.pairs.iter().enumerate() {
-            self.add_pair(i, pair);
-        }
-    }
-
-    fn add_pair(&mut self, operand: usize, pair: &Pair) {
-        self.nonfinite[operand] += pair.nonfinite;
-        self.norm2[operand] += pair.norm2;
-        self.dot[operand] += pair.dot;
-        self.delta2[operand] += pair.delta2;
     }
 
     /// Adds the next cell of the grid. Cells are added in grid order.

@@ -118,18 +118,6 @@ impl Kernel {
         }
     }
 
-    /// The weights, if the formula is `w_0 x_0 + w_1 x_1` whatever the unit holds.
-    #[must_use]
-    pub fn as_blend(&self) -> Option<[f32; 2]> {
-        match self {
-            Self::Linear(Linear { weights }) => match weights[..] {
-                [first, second] => Some([first as f32, second as f32]),
-                _ => None,
-            },
-            Self::Combine(_) => None,
-        }
-    }
-
     /// Fills `out` from one stretch of every operand.
     ///
     /// # Panics

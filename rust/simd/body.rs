@@ -3,12 +3,12 @@
 
 #![allow(clippy::inline_always)]
 
-use super::{Blended, Pair, Written};
+use super::{Pair, Written};
 use crate::dtype::{Float, Overflow};
 
-/// f32 accumulators per sum: two registers of AVX2, so that four sums at once stay in registers and
-/// the adder's latency stays hidden. Part of the meaning of the statistics, not of the machine.
-const LANES: usize = 16;
+/// f32 accumulators per sum: four registers of AVX2, and enough to hide the adder's latency. Part
+/// of the meaning of the statistics, not of the machine.
+const LANES: usize = 32;
 
 #[inline(always)]
 pub(super) fn decode(from: Float, bytes: &[u8], out: &mut [f32]) {
@@ -230,108 +230,4 @@ fn written_as<const N: usize>(to: Float, bytes: &[u8], reference: &[f32]) -> Wri
         }
     }
     seen
-}
-
-#[inline(always)]
-pub(super) fn blend_bytes<const MEASURE: bool>(
-    (float, overflow): (Float, Overflow),
-    x: [&[u8]; 2],
-    w: [f32; 2],
-    out: &mut [u8],
-) -> Blended {
-    use Overflow::{Nan, Saturate};
-    match (float, overflow) {
-        (Float::F32, _) => blend_as::<4, MEASURE>((Float::F32, Nan), x, w, out),
-        (Float::F16, _) => blend_as::<2, MEASURE>((Float::F16, Nan), x, w, out),
-        (Float::BF16, _) => blend_as::<2, MEASURE>((Float::BF16, Nan), x, w, out),
-        (Float::F8E4M3, Nan) => blend_as::<1, MEASURE>((Float::F8E4M3, Nan), x, w, out),
-        (Float::F8E4M3, Saturate) => blend_as::<1, MEASURE>((Float::F8E4M3, Saturate), x, w, out),
-        (Float::F8E5M2, Nan) => blend_as::<1, MEASURE>((Float::F8E5M2, Nan), x, w, out),
-        (Float::F8E5M2, Saturate) => blend_as::<1, MEASURE>((Float::F8E5M2, Saturate), x, w, out),
-    }
-}
-
-/// The running sums of one block, a lane each.
-struct Running {
-    norm2: [Lanes; 2],
-    dot: Lanes,
-    delta2: Lanes,
-    changed: [u32; LANES],
-    largest: [u32; LANES],
-}
-
-/// `float` and `overflow` are constants at every call, `N` the size.
-#[inline(always)]
-fn blend_as<const N: usize, const MEASURE: bool>(
-    (float, overflow): (Float, Overflow),
-    x: [&[u8]; 2],
-    w: [f32; 2],
-    out: &mut [u8],
-) -> Blended {
-    let zero = [0.0; LANES];
-    let (changed, largest) = ([0; LANES], [0; LANES]);
-    let mut sums = Running { norm2: [zero; 2], dot: zero, delta2: zero, changed, largest };
-    let value = |element: &[u8; N]| {
-        let mut bits = [0; 4];
-        bits[..N].copy_from_slice(element);
-        float.decode(u32::from_le_bytes(bits))
-    };
-    let mut one = |lane: usize, a: &[u8; N], b: &[u8; N], out: &mut [u8; N]| {
-        let (a, b) = (value(a), value(b));
-        let bits = float.encode(overflow, a * w[0] + b * w[1]);
-        out.copy_from_slice(&bits.to_le_bytes()[..N]);
-        if MEASURE {
-            let written = float.decode(bits).to_bits();
-            sums.norm2[0][lane] += a * a;
-            sums.norm2[1][lane] += b * b;
-            sums.dot[lane] += b * a;
-            sums.delta2[lane] += (b - a) * (b - a);
-            sums.changed[lane] += u32::from(written != a.to_bits());
-            sums.largest[lane] = sums.largest[lane].max(written & !(1 << 31));
-        }
-    };
-    let (a_rows, a_rest) = x[0].as_chunks::<N>().0.as_chunks::<LANES>();
-    let (b_rows, b_rest) = x[1].as_chunks::<N>().0.as_chunks::<LANES>();
-    let (out_rows, out_rest) = out.as_chunks_mut::<N>().0.as_chunks_mut::<LANES>();
-    for ((a, b), out) in a_rows.iter().zip(b_rows).zip(&mut *out_rows) {
-        for lane in 0..LANES {
-            one(lane, &a[lane], &b[lane], &mut out[lane]);
-        }
-    }
-    for (lane, ((a, b), out)) in a_rest.iter().zip(b_rest).zip(&mut *out_rest).enumerate() {
-        one(lane, a, b, out);
-    }
-    if MEASURE { sums.blended::<N>(float, x, out) } else { Blended::default() }
-}
-
-impl Running {
-    #[inline(always)]
-    fn blended<const N: usize>(&self, float: Float, x: [&[u8]; 2], out: &[u8]) -> Blended {
-        let [norm2, other] = self.norm2.each_ref().map(total);
-        let (dot, delta2) = (total(&self.dot), total(&self.delta2));
-        let changed: u32 = self.changed.iter().sum();
-        let largest = self.largest.iter().fold(0, |most: u32, x| most.max(*x));
-        let finite = [norm2, other, dot, delta2].iter().all(|sum| sum.is_finite());
-        if finite && largest < 0x7F80_0000 {
-            let first = Pair { norm2, dot: norm2, delta2: 0.0, nonfinite: 0 };
-            let second = Pair { norm2: other, dot, delta2, nonfinite: 0 };
-            return Blended {
-                pairs: [first, second],
-                written: Written { changed: changed.into(), nonfinite: 0 },
-            };
-        }
-        blended_slowly::<N>(float, x, out)
-    }
-}
-
-/// The block again, step by step: some sum or element is not finite.
-#[cold]
-fn blended_slowly<const N: usize>(float: Float, x: [&[u8]; 2], out: &[u8]) -> Blended {
-    let mut decoded = [[0.0; super::BLOCK]; 2];
-    let n = out.len() / N;
-    for (x, decoded) in x.iter().zip(&mut decoded) {
-        decode(float, x, &mut decoded[..n]);
-    }
-    let [a, b] = decoded.each_ref().map(|x| &x[..n]);
-    Blended { pairs: [norm2(a), gram(b, a)], written: written(float, out, a) }
 }

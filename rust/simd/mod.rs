@@ -40,18 +40,6 @@ pub struct Written {
     pub nonfinite: u64,
 }
 
-/// What is measured while two operands are blended.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Blended {
-    /// Each operand against the first.
-    pub pairs: [Pair; 2],
-    /// The output against the first operand.
-    pub written: Written,
-}
-
-/// Blends bytes into bytes; see [`Isa::blend_bytes`].
-type BlendBytes = unsafe fn((Float, Overflow), [&[u8]; 2], [f32; 2], &mut [u8]) -> Blended;
-
 /// The operations, compiled for one instruction set.
 pub struct Isa {
     name: &'static str,
@@ -59,8 +47,6 @@ pub struct Isa {
     encode: unsafe fn(Float, Overflow, &[f32], &mut [u8]),
     scale: unsafe fn(&[f32], f32, &mut [f32]),
     blend: unsafe fn([&[f32]; 2], [f32; 2], &mut [f32]),
-    blend_bytes: BlendBytes,
-    blend_bytes_measured: BlendBytes,
     add_scaled: unsafe fn(&[f32], f32, &mut [f32]),
     gram: unsafe fn(&[f32], &[f32]) -> Pair,
     norm2: unsafe fn(&[f32]) -> Pair,
@@ -73,7 +59,7 @@ pub struct Isa {
 macro_rules! isa {
     ($name:literal $(, $features:literal)?) => {{
         use crate::dtype::{Float, Overflow};
-        use crate::simd::{Blended, Isa, Pair, Written, body};
+        use crate::simd::{Isa, Pair, Written, body};
 
         $(#[target_feature(enable = $features)])?
         fn decode(from: Float, bytes: &[u8], out: &mut [f32]) {
@@ -90,24 +76,6 @@ macro_rules! isa {
         $(#[target_feature(enable = $features)])?
         fn blend(x: [&[f32]; 2], w: [f32; 2], acc: &mut [f32]) {
             body::blend(x, w, acc);
-        }
-        $(#[target_feature(enable = $features)])?
-        fn blend_bytes(
-            to: (Float, Overflow),
-            x: [&[u8]; 2],
-            w: [f32; 2],
-            out: &mut [u8],
-        ) -> Blended {
-            body::blend_bytes::<false>(to, x, w, out)
-        }
-        $(#[target_feature(enable = $features)])?
-        fn blend_bytes_measured(
-            to: (Float, Overflow),
-            x: [&[u8]; 2],
-            w: [f32; 2],
-            out: &mut [u8],
-        ) -> Blended {
-            body::blend_bytes::<true>(to, x, w, out)
         }
         $(#[target_feature(enable = $features)])?
         fn add_scaled(x: &[f32], w: f32, acc: &mut [f32]) {
@@ -139,8 +107,6 @@ macro_rules! isa {
             encode,
             scale,
             blend,
-            blend_bytes,
-            blend_bytes_measured,
             add_scaled,
             gram,
             norm2,
@@ -226,41 +192,6 @@ impl Isa {
         unsafe { (self.blend)(x, w, acc) }
     }
 
-    /// Two operands and the output in one dtype, from bytes to bytes: the same bits as `decode`,
-    /// [`Isa::blend`] and `encode`, and measured alike, in one pass over registers.
-    ///
-    /// # Panics
-    /// If the lengths differ, or exceed [`BLOCK`] elements.
-    pub fn blend_bytes(
-        &self,
-        to: (Float, Overflow),
-        x: [&[u8]; 2],
-        w: [f32; 2],
-        out: &mut [u8],
-    ) -> Blended {
-        assert!(x.iter().all(|x| x.len() == out.len()), "bytes to blend");
-        assert!(out.len() <= BLOCK * to.0.bytes(), "at most one block");
-        // SAFETY: as in `decode`.
-        unsafe { (self.blend_bytes)(to, x, w, out) }
-    }
-
-    /// [`Isa::blend_bytes`], and what [`Isa::norm2`], [`Isa::gram`] and [`Isa::written`] say of it.
-    ///
-    /// # Panics
-    /// If the lengths differ, or exceed [`BLOCK`] elements.
-    pub fn blend_bytes_measured(
-        &self,
-        to: (Float, Overflow),
-        x: [&[u8]; 2],
-        w: [f32; 2],
-        out: &mut [u8],
-    ) -> Blended {
-        assert!(x.iter().all(|x| x.len() == out.len()), "bytes to blend");
-        assert!(out.len() <= BLOCK * to.0.bytes(), "at most one block");
-        // SAFETY: as in `decode`.
-        unsafe { (self.blend_bytes_measured)(to, x, w, out) }
-    }
-
     /// `acc = acc + x * w`: the product is rounded to f32, then the sum.
     ///
     /// # Panics
@@ -273,7 +204,7 @@ impl Isa {
 
     /// Norm, dot product and squared distance of one block.
     ///
-    /// Element `i` is added to f32 lane `i % 16`, in order; the lanes are added in f64, the upper
+    /// Element `i` is added to f32 lane `i % 32`, in order; the lanes are added in f64, the upper
     /// half onto the lower until one is left. When a sum is not finite (an element is not, or f32 squares overflowed) all three are formed
     /// again in f64, element by element, without the non-finite elements. Squares below f32's
     /// smallest number vanish: elements below about 1e-22 do not count.
@@ -351,4 +282,103 @@ pub fn standard_arithmetic() {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    /// Every exponent and sign, many mantissas, NaNs and infinities.
+    fn values(len: usize) -> Vec<f32> {
+        (0..len as u32).map(|i| f32::from_bits(i.wrapping_mul(0x9E37_79B9) ^ 0x7F80_0001)).collect()
+    }
+
+    #[test]
+    fn the_scalar_table_is_always_there_and_the_best_is_the_last() {
+        let all = Isa::available();
+        assert_eq!(all[0].name(), "scalar");
+        assert_eq!(all[all.len() - 1].name(), Isa::best().name());
+        assert!(all.iter().all(|isa| Isa::named(isa.name()).is_some()));
+        assert!(Isa::named("mmx").is_none());
+    }
+
+    #[test]
+    fn every_isa_decodes_every_pattern_at_any_alignment() {
+        for isa in Isa::available() {
+            for float in Float::ALL.iter().copied() {
+                let n = float.bytes();
+                let patterns: Vec<u32> = match n {
+                    4 => values(65_536).iter().map(|x| x.to_bits()).collect(),
+                    _ => (0..1 << (8 * n)).collect(),
+                };
+                let mut bytes = vec![0xAA];
+                bytes.extend(
+                    patterns.iter().flat_map(|bits| bits.to_le_bytes().into_iter().take(n)),
+                );
+                let mut out = vec![0.0; patterns.len()];
+                isa.decode(float, &bytes[1..], &mut out);
+                for (bits, out) in patterns.iter().zip(out) {
+                    let want = float.decode(*bits).to_bits();
+                    assert_eq!(out.to_bits(), want, "{} {float:?} {bits:#x}", isa.name());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_isa_encodes_alike_at_odd_lengths_and_alignments() {
+        for isa in Isa::available() {
+            for float in Float::ALL.iter().copied() {
+                for overflow in [Overflow::Saturate, Overflow::Nan] {
+                    for len in (0..70).chain([1_023, 100_001]) {
+                        check_encode(isa, float, overflow, &values(len));
+                    }
+                }
+            }
+        }
+    }
+
+    fn check_encode(isa: &Isa, float: Float, overflow: Overflow, values: &[f32]) {
+        let n = float.bytes();
+        let mut out = vec![0xAA; values.len() * n + 2];
+        let end = out.len() - 1;
+        isa.encode(float, overflow, values, &mut out[1..end]);
+        assert_eq!((out[0], out[end]), (0xAA, 0xAA), "bytes outside were written");
+        for (x, got) in values.iter().zip(out[1..end].chunks_exact(n)) {
+            let want = float.encode(overflow, *x).to_le_bytes();
+            assert_eq!(got, &want[..n], "{} {float:?} {overflow:?} {x:e}", isa.name());
+        }
+    }
+
+    #[test]
+    fn every_isa_computes_alike_at_odd_lengths() {
+        for isa in Isa::available() {
+            for len in (0..70).chain([BLOCK - 1, BLOCK]) {
+                let x = values(len);
+                let y: Vec<f32> = x.iter().rev().map(|y| y * 0.75).collect();
+                let mut acc = vec![0.0; len];
+                isa.scale(&x, 0.3, &mut acc);
+                assert!(x.iter().zip(&acc).all(|(x, acc)| same(x * 0.3, *acc)), "{}", isa.name());
+                let before = acc.clone();
+                isa.add_scaled(&y, 0.7, &mut acc);
+                for ((y, acc), before) in y.iter().zip(&acc).zip(before) {
+                    let product = std::hint::black_box(y * 0.7);
+                    assert!(same(before + product, *acc), "{} {y:e}", isa.name());
+                }
+                let mut blend = vec![0.0; len];
+                isa.blend([&x, &y], [0.3, 0.7], &mut blend);
+                assert!(acc.iter().zip(blend).all(|(a, b)| same(*a, b)), "{}", isa.name());
+                assert_eq!(isa.gram(&x, &y), SCALAR.gram(&x, &y), "{} {len}", isa.name());
+                assert_eq!(isa.gram(&x, &x), isa.norm2(&x), "{} {len}", isa.name());
+            }
+        }
+    }
+
+    /// Equal bits, or both NaN: the sign and payload of a computed NaN are not defined.
+    fn same(a: f32, b: f32) -> bool {
+        a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan()
+    }
+
+    #[test]
+    #[should_panic(expected = "bytes to decode")]
+    fn a_wrong_length_is_refused() {
+        Isa::best().decode(Float::BF16, &[0; 5], &mut [0.0; 2]);
+    }
+}
