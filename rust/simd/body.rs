@@ -6,9 +6,10 @@
 use super::{Pair, Written};
 use crate::dtype::{Float, Overflow};
 
-/// f32 accumulators per sum: four registers of AVX2, and enough to hide the adder's latency. Part
-/// of the meaning of the statistics, not of the machine.
-const LANES: usize = 32;
+/// f32 accumulators per sum: two registers of AVX2, so that three sums and their operands stay in
+/// registers, and enough to hide the adder's latency. Part of the meaning of the statistics, not of
+/// the machine.
+const LANES: usize = 16;
 
 #[inline(always)]
 pub(super) fn decode(from: Float, bytes: &[u8], out: &mut [f32]) {
