@@ -177,7 +177,7 @@ pub struct Options {
     pub mode: Mode,
     /// Worker threads.
     pub threads: usize,
-    /// Bytes per window and buffer.
+    /// Bytes per window and buffer of a unit with two operands; more operands share their room.
     pub chunk: u64,
     /// Bytes that all windows and buffers together may take.
     pub memory_budget: u64,

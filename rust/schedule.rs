@@ -71,7 +71,9 @@ pub fn fit(work: &Work, options: &Options) -> Result<Shape> {
     let need = |threads: usize, elements: u64| {
         (streams * elements * widest + scratch).saturating_mul(threads as u64)
     };
-    let mut elements = (options.chunk / widest / cell).max(1) * cell;
+    // Many operands share the room of two, so that memory stays the same however many models meet.
+    let chunk = options.chunk.saturating_mul(3) / streams.max(3);
+    let mut elements = (chunk / widest / cell).max(1) * cell;
     let mut threads = options.threads;
     while need(threads, elements) > options.memory_budget {
         if elements > cell {

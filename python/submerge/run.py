@@ -90,7 +90,8 @@ class RunOptions:
         threads: worker threads; None is one for each core this process may use.
         memory_budget: bytes of working memory, as a number or `"64MiB"`. A job that does not fit
             takes smaller chunks, then fewer threads, then is refused.
-        chunk: bytes of output computed at a time, as a number or `"1MiB"`.
+        chunk: bytes of output computed at a time, as a number or `"1MiB"`; less with more than two
+            models, so that memory stays the same.
         io: `mmap` windows, positioned reads (`pread`), or whichever suits the filesystem (`auto`).
         cache: `drop` keeps the pages of the output out of the page cache; `keep` leaves them for
             a program that loads the output next.

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from submerge.errors import counted, listing
-from submerge.plan.decide import execution_key
 from submerge.plan.sizes import bytes_in_words
-from submerge.plan.words import grouped
+from submerge.plan.words import formulas
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from submerge.plan.form import Plan
 
-    from submerge.plan.form import Plan, Unit
-
-__all__ = ["Running", "describe", "formulas", "working_bytes"]
+__all__ = ["Running", "describe", "working_bytes"]
 
 # Selectors shown for one formula; a gradient has few, a scattered rule many.
 _SHOWN = 6
@@ -23,8 +19,7 @@ _SHOWN = 6
 _SCRATCH = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Running:
+class Running(NamedTuple):
     """How the plan would be run: worker threads, bytes per chunk, bytes of working memory."""
 
     threads: int
@@ -49,16 +44,11 @@ def describe(plan: Plan, running: Running) -> str:
     return "\n".join(lines)
 
 
-def formulas(units: Iterable[Unit]) -> list[tuple[str, list[str]]]:
-    """Return each formula with the selectors of its units, in execution order; extras stay out."""
-    inside = [unit for unit in units if unit.reason != "extras"]
-    return grouped(sorted(inside, key=lambda unit: execution_key(unit.name)))
-
-
 def working_bytes(plan: Plan, running: Running) -> int:
     """Return the memory of windows and buffers: threads * (operands + 1) * chunk, in the budget."""
     streams = max((len(unit.operands) for unit in plan.units), default=0) + 1
-    return min(running.memory_budget, running.threads * streams * (running.chunk + _SCRATCH))
+    chunk = running.chunk * 3 // max(3, streams)  # many operands share the room of two
+    return min(running.memory_budget, running.threads * streams * (chunk + _SCRATCH))
 
 
 def _formula_lines(plan: Plan) -> list[str]:
