@@ -104,7 +104,8 @@ impl<'a> Inputs<'a> {
         let (first, row) = (self.first + range.start as u64, self.unit.row_elements);
         if self.count() <= FEW {
             let mut few = [&[][..]; FEW];
-            few.iter_mut().zip(buffers.iter()).for_each(|(slot, buffer)| *slot = &buffer[..n]);
+            let operands = &buffers[..self.count()]; // others may be left from a unit with more
+            few.iter_mut().zip(operands).for_each(|(slot, buffer)| *slot = &buffer[..n]);
             show(Stretch { isa, first, row, operands: &few[..self.count()] })
         } else {
             let many: Vec<_> = buffers[..self.count()].iter().map(|b| &b[..n]).collect();

@@ -47,7 +47,7 @@ def test_what_it_says_of_itself() -> None:
     assert INFO["numerics"] == 1
     assert INFO["profile"] in ("release", "debug")
     assert INFO["isas"][0] == "scalar"
-    assert set(INFO["ops"]) == {"copy", "linear", "same"}
+    assert set(INFO["ops"]) >= {"copy", "linear", "same"}
 
 
 def test_a_header_as_the_package_reads_it(pair: list[Path]) -> None:
