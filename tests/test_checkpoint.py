@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from typing import TYPE_CHECKING, Any
@@ -376,7 +375,7 @@ def test_a_header_over_the_limit_is_refused(tmp_path: Path) -> None:
 
 def test_a_checkpoint_cannot_be_changed(tmp_path: Path) -> None:
     opened = open_checkpoint(factory.write(tmp_path / "one.safetensors", ONE))
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         opened.form = "pipeline"  # type: ignore[misc]
     with pytest.raises(TypeError):
         opened.tensors["b"] = opened.tensors["a"]  # type: ignore[index]

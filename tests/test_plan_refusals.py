@@ -12,7 +12,7 @@ import factory
 from factory import KREA, SCHNELL, Flux
 from planning import opened, planned, saved
 from submerge.errors import LayoutError, RecipeError, SubmergeError
-from submerge.plan import comparison_plan
+from submerge.plan.comparison import comparison_plan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

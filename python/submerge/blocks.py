@@ -16,8 +16,7 @@ from __future__ import annotations
 import fnmatch
 import functools
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from submerge.errors import RecipeError, nearest, quoted
 
@@ -40,21 +39,19 @@ _SLICE = re.compile(r"(?P<start>[0-9]{0,5}):(?P<stop>[0-9]{0,5})(?::(?P<step>[0-
 _INDEX = re.compile(r"[0-9]{1,5}")
 
 
-@dataclass(frozen=True, slots=True)
-class _Slice:
+class _Slice(NamedTuple):
     """The indices `start`, `start + step`, ... below `stop`; None means without end."""
 
     start: int
     stop: int | None
     step: int
 
-    def __contains__(self, index: int) -> bool:
+    def holds(self, index: int) -> bool:
         below = self.stop is None or index < self.stop
         return below and index >= self.start and (index - self.start) % self.step == 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
+class _Piece(NamedTuple):
     """One segment of a selector: a glob for the word, and the indices it takes (None: any)."""
 
     word: str
@@ -64,11 +61,12 @@ class _Piece:
         word, index = segment
         if not fnmatch.fnmatchcase(word, self.word):
             return False
-        return self.indices is None or (index is not None and any(index in s for s in self.indices))
+        return self.indices is None or (
+            index is not None and any(s.holds(index) for s in self.indices)
+        )
 
 
-@dataclass(frozen=True, slots=True)
-class Selector:
+class Selector(NamedTuple):
     """A parsed selector; `text` is what the user wrote and `where` the field it stands in."""
 
     text: str

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from submerge.checkpoint import open_checkpoint
 from submerge.layout import identify
 from submerge.merge import named
-from submerge.plan import comparison_plan
+from submerge.plan.comparison import comparison_plan
 from submerge.report import Row, Run, grouped, rows_of, table
 from submerge.run import RunArguments, RunOptions, execute
 

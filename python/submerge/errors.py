@@ -17,7 +17,6 @@ with the path. A message reads `<where>: <what>, expected <x>, got <y>`; the hin
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -116,4 +115,6 @@ def listing(names: Collection[str], limit: int = 10, noun: str = "tensor") -> st
 
 def nearest(name: str, choices: Iterable[str]) -> list[str]:
     """Return up to three of the choices that look most like `name`, best first."""
+    import difflib  # only errors need it
+
     return difflib.get_close_matches(name, list(choices), n=3, cutoff=0.6)

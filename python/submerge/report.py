@@ -10,7 +10,7 @@ import json
 import math
 import os
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from submerge.blocks import block_of, part_of
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Pair", "Report", "Row", "Run", "grouped", "rows_of", "table"]
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(NamedTuple):
     """Two models over some units.
 
     Attributes:
@@ -65,8 +64,7 @@ class Pair:
         return names | {"cosine": self.cosine, "relative_l2": self.relative_l2}
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """What became of one part of one block.
 
     Attributes:
@@ -120,8 +118,7 @@ class Row:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """How a run went.
 
     Attributes:
@@ -150,7 +147,7 @@ class Run:
     @classmethod
     def of(cls, figures: Mapping[str, Any]) -> Run:
         """Pick the run's own figures out of what the core returned."""
-        return cls(**{name: figures[name] for name in cls.__slots__})
+        return cls(**{name: figures[name] for name in cls._fields})
 
     @property
     def speed(self) -> float:
@@ -204,15 +201,15 @@ class Report:
             figures: what the core returned.
             build: what the core says of itself.
         """
-        about = asdict(plan.about)
-        recipe = about.pop("recipe")
+        summary = plan.about.plain()
+        recipe = summary.pop("recipe")
         names = [file.path or plan.target.name for file in plan.files]
         python = ".".join(map(str, sys.version_info[:3]))
         versions = _Versions(build["version"], build["numerics"], python, _system())
         return cls(
             path=plan.target,
             files=dict(zip(names, plan.file_sizes, strict=True)),
-            summary=about,
+            summary=summary,
             recipe=recipe,
             rows=rows_of(plan, figures),
             run=Run.of(figures),
@@ -227,7 +224,7 @@ class Report:
             **self.summary,
             "recipe": self.recipe,
             "rows": [row.to_dict() for row in self.rows],
-            "run": asdict(self.run) | {"bytes_per_second": self.run.speed},
+            "run": self.run._asdict() | {"bytes_per_second": self.run.speed},
             "versions": dict(self.versions),
         }
 
@@ -271,7 +268,7 @@ def grouped(rows: Iterable[Row], by: Literal["part", "block"]) -> list[Row]:
             key = (row.block.partition(".")[0], row.part)
         else:
             key = (row.block, "all" if inside else row.part)
-        named = Row(key[0], key[1], *(getattr(row, name) for name in Row.__slots__[2:]))
+        named = row._replace(block=key[0], part=key[1])
         sums[key] = sums[key].plus(named) if key in sums else named
     return list(sums.values())
 

@@ -22,7 +22,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from submerge.blocks import Block, Selector, block_of, position, select
 from submerge.errors import RecipeError, counted, listing, quoted
@@ -50,8 +50,7 @@ _SIZE_UNITS = {"b": 1} | {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(NamedTuple):
     """The units a value speaks of.
 
     Attributes:

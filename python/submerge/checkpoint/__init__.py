@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from submerge.checkpoint import files as _files
 from submerge.errors import CheckpointError, listing, quoted
@@ -48,8 +47,7 @@ DTYPES: Mapping[str, int] = MappingProxyType(
 FLOATS = frozenset({"F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 
 
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
+class TensorInfo(NamedTuple):
     """One tensor of a file: `start` and `end` are byte offsets inside the file's data section."""
 
     name: str
@@ -80,8 +78,7 @@ class TensorInfo:
         return self.end - self.start
 
 
-@dataclass(frozen=True, slots=True)
-class FileInfo:
+class FileInfo(NamedTuple):
     """One file as it was when its header was read; `identity` is dev, ino, size and mtime_ns."""
 
     path: Path
@@ -90,8 +87,7 @@ class FileInfo:
     metadata: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Checkpoint(NamedTuple):
     """The opened headers of one model.
 
     Attributes:

@@ -13,7 +13,7 @@ import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from submerge.errors import CheckpointError, listing, nearest, quoted
 
@@ -32,8 +32,7 @@ _SAFETENSORS = (".safetensors", ".sft")
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
 
 
-@dataclass(frozen=True, slots=True)
-class Index:
+class Index(NamedTuple):
     """A `*.safetensors.index.json`: the shard of each tensor, and the payload bytes it claims."""
 
     path: Path

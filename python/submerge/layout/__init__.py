@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from submerge.errors import LayoutError, nearest, quoted
-from submerge.layout import detect, families, flux1, generic
+from submerge.layout import detect, flux1, generic
 from submerge.layout.generic import tensors_like
 from submerge.layout.model import Architecture, LayoutName, Model, OutTensor, Place, UnitInfo
 
@@ -62,6 +62,8 @@ def identify(checkpoint: Checkpoint, *, layout: str = "auto") -> Model:
     try:
         return detect.recognise(checkpoint, wanted)
     except LayoutError as error:
+        from submerge.layout import families
+
         # A file that is something else fails the table in many ways; its own name says more.
         known = families.explain(checkpoint)
         if known is None:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from submerge.errors import LayoutError, counted, listing, quoted
 from submerge.layout import flux1, generic
-from submerge.layout.families import EXTRAS, PREFIXES
 from submerge.layout.model import Architecture, Model, OutTensor, Place, UnitInfo
 
 if TYPE_CHECKING:
@@ -23,7 +22,30 @@ if TYPE_CHECKING:
 
     from submerge.checkpoint import Checkpoint
 
-__all__ = ["recognise"]
+__all__ = ["EXTRAS", "PREFIXES", "recognise"]
+
+# What may stand before a transformer's tensor names; "" first, so that it wins a tie.
+PREFIXES = (
+    "",
+    "model.diffusion_model.",
+    "diffusion_model.",
+    "model.model.",
+    "model.",
+    "net.",
+    "transformer.",
+    "base_model.model.",
+)
+
+# Namespaces of the other models in an all-in-one file.
+EXTRAS = (
+    "vae.",
+    "first_stage_model.",
+    "text_encoders.",
+    "text_encoder.",
+    "text_encoder_2.",
+    "cond_stage_model.",
+    "conditioner.",
+)
 
 _GENERIC_HINT = "`layout: generic` merges by tensor name and shape alone"
 # FLUX.1's own depth, width and input channels, to tell its relatives apart.
@@ -47,8 +69,7 @@ _CONFIG_DEFAULTS: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidate:
+class _Candidate(NamedTuple):
     """A layout and prefix under which the file has block tensors, and the block indices found."""
 
     layout: Literal["bfl", "diffusers"]

@@ -8,38 +8,15 @@ is the answer, so the particular ones stand before the general ones.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from submerge.errors import LayoutError, counted, quoted
+from submerge.layout.detect import EXTRAS, PREFIXES
 
 if TYPE_CHECKING:
     from submerge.checkpoint import Checkpoint
 
-__all__ = ["EXTRAS", "PREFIXES", "explain"]
-
-# What may stand before a transformer's tensor names; "" first, so that it wins a tie.
-PREFIXES = (
-    "",
-    "model.diffusion_model.",
-    "diffusion_model.",
-    "model.model.",
-    "model.",
-    "net.",
-    "transformer.",
-    "base_model.model.",
-)
-
-# Namespaces of the other models in an all-in-one file.
-EXTRAS = (
-    "vae.",
-    "first_stage_model.",
-    "text_encoders.",
-    "text_encoder.",
-    "text_encoder_2.",
-    "cond_stage_model.",
-    "conditioner.",
-)
+__all__ = ["explain"]
 
 _ADAPTER = "submerge merges full transformers; fuse the adapter into its base model first"
 _BESIDE = "it is used beside a model, not merged into it"
@@ -48,17 +25,16 @@ _FAMILY = "models merge within one family; `layout: generic` merges by name and 
 _COMPONENT = "name the transformer; text encoders and VAEs are carried along, never merged"
 
 
-@dataclass(frozen=True, slots=True)
-class _Kind:
+class _Kind(NamedTuple):
     """A kind of file: every one of its marks is found at the start of some tensor's name.
 
-    With `count`, the number of tensors that the first mark matches is told, as so many `count`s.
+    With `noun`, the number of tensors that the first mark matches is told, as so many `noun`s.
     """
 
     name: str
     marks: tuple[str, ...]
     hint: str
-    count: str | None = None
+    noun: str | None = None
 
 
 # Anywhere in a name, instead of at its start (after a prefix).
@@ -170,8 +146,8 @@ def _search(mark: str) -> re.Pattern[str]:
 
 def _error(checkpoint: Checkpoint, kind: _Kind, text: str) -> LayoutError:
     number = ""
-    if kind.count is not None:
-        number = f" ({counted(len(_search(kind.marks[0]).findall(text)), kind.count)})"
+    if kind.noun is not None:
+        number = f" ({counted(len(_search(kind.marks[0]).findall(text)), kind.noun)})"
     return LayoutError(
         f"{checkpoint.path}: is {kind.name}{number}, expected a full FLUX.1 transformer",
         hint=kind.hint,

@@ -14,8 +14,7 @@ Sources: black-forest-labs/flux `src/flux/model.py` and `modules/layers.py`; dif
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from submerge.layout.model import Architecture, OutTensor
 
@@ -69,8 +68,7 @@ _TIME_CHANNELS = 256
 MLP_RATIO = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Names:
+class Names(NamedTuple):
     """One layout: its tables, the names of its two stacks, and how it calls a norm's parameter."""
 
     double: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,8 +15,7 @@ __all__ = ["Architecture", "LayoutName", "Model", "OutTensor", "Place", "UnitInf
 LayoutName = Literal["diffusers", "bfl", "generic"]
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Rows `start` to `end` (exclusive) of one tensor in a file."""
 
     tensor: str
@@ -24,8 +23,7 @@ class Place:
     end: int
 
 
-@dataclass(frozen=True, slots=True)
-class UnitInfo:
+class UnitInfo(NamedTuple):
     """The finest row range any layout uses, and where it lies in this model.
 
     A one-dimensional tensor of n elements is n rows of one element; a tensor without dimensions is
@@ -72,8 +70,7 @@ class Architecture:
     axes_dims_rope: tuple[int, ...] = (16, 56, 56)
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
+class Model(NamedTuple):
     """A checkpoint whose layout is known.
 
     Attributes:
@@ -95,8 +92,7 @@ class Model:
     extras: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class OutTensor:
+class OutTensor(NamedTuple):
     """One tensor of a layout: the units stacked along dimension 0, in order."""
 
     name: str

@@ -1,10 +1,9 @@
 """Plans: what a recipe and opened models come to, as data the core executes.
 
-`compile_plan` makes one; converting is a recipe with one model and `take`. `comparison_plan` is for
-measuring two models against each other.
+`compile_plan` makes one; converting is a recipe with one model and `take`. `comparison_plan`, in a
+module of its own, is for measuring two models against each other.
 """
 
-from submerge.plan.comparison import comparison_plan
 from submerge.plan.compile import compile_plan
 from submerge.plan.form import About, Output, Parent, Plan, Unit, Unused
 
@@ -15,6 +14,5 @@ __all__ = [
     "Plan",
     "Unit",
     "Unused",
-    "comparison_plan",
     "compile_plan",
 ]

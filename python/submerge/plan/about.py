@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from submerge.errors import listing, quoted
-from submerge.plan.card import Facts, card, notice
-from submerge.plan.describe import formulas
 from submerge.plan.form import About, Copy, Parent, Text
 from submerge.plan.licence import Licence, Terms, combined, is_permissive, license_files, terms_of
 from submerge.plan.provenance import label, public_recipe
+from submerge.plan.words import formulas
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -124,6 +123,8 @@ def beside(draft: Draft) -> tuple[tuple[Text, ...], tuple[Copy, ...]]:
     """Return the card and the notice of an output folder, and the licence texts taken over."""
     if not draft.shape.is_folder or not draft.recipe.output.card:
         return (), ()
+    from submerge.plan.card import Facts, card, notice
+
     copies = tuple(_licence_texts(draft))
     facts = Facts(
         title=draft.title,

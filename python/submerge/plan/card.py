@@ -7,8 +7,7 @@ front matter is what the hub reads: parents, relation, licence, tags.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from submerge.plan.licence import is_permissive
 from submerge.plan.provenance import hub_id
@@ -46,8 +45,7 @@ _DERIVATIVE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(NamedTuple):
     """What the card tells.
 
     Attributes:

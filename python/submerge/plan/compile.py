@@ -98,8 +98,7 @@ def compile_plan(recipe: Recipe, models: Mapping[str, Model], target: Path) -> P
         copies=(*taken.copies, *licences),
         outputs=placed.outputs,
         units=placed.units,
-        about=replace(
-            about(draft),
+        about=about(draft)._replace(
             notes=(*decided.notes, *settled.notes, *taken.notes, *remarks(draft, licences)),
             unused=unused,
         ),

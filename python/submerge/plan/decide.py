@@ -8,7 +8,7 @@ becomes of guidance in models without it is decided afterwards, in `guidance`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from submerge.blocks import Selector, select
 from submerge.errors import quoted
@@ -55,8 +55,7 @@ class Choice:
         return words
 
 
-@dataclass(frozen=True, slots=True)
-class Decided:
+class Decided(NamedTuple):
     """The choice for every unit, and remarks on unusual ones."""
 
     choices: dict[str, Choice]

@@ -7,7 +7,7 @@ no bit; weights of 0 were left out before; one whole model is a copy, which keep
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from submerge.checkpoint import FLOATS
 from submerge.errors import LayoutError, RecipeError, quoted
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Filled", "Filler"]
 
 
-@dataclass(frozen=True, slots=True)
-class Filled:
+class Filled(NamedTuple):
     """What fills one unit, before it is known where in the output it goes.
 
     Attributes:

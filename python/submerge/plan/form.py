@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from submerge.checkpoint import DTYPES
 from submerge.plan.sizes import header_bytes
@@ -42,8 +43,7 @@ __all__ = [
 VERSION = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
+class Rows(NamedTuple):
     """Rows `start..end` of a tensor in `Plan.sources[source]`."""
 
     source: int
@@ -61,8 +61,7 @@ class Rows:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Mix:
+class Mix(NamedTuple):
     """A weighted sum of tensors of one shape: `sum_i weights[i] * operands[i]`."""
 
     operands: tuple[Rows, ...]
@@ -73,16 +72,14 @@ class Mix:
         return {"operands": [o.plain() for o in self.operands], "weights": list(self.weights)}
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(NamedTuple):
     """One affine layer: weight (out, in) and bias (out)."""
 
     weight: Mix
     bias: Mix
 
 
-@dataclass(frozen=True, slots=True)
-class Mlp:
+class Mlp(NamedTuple):
     """The vector `W2 @ silu(W1 @ input + b1) + b2`, computed in f64, rounded once to f32."""
 
     input: tuple[float, ...]
@@ -97,8 +94,7 @@ class Mlp:
 Operand: TypeAlias = Rows | Mlp
 
 
-@dataclass(frozen=True, slots=True)
-class Unit:
+class Unit(NamedTuple):
     """Rows `start..end` of `Plan.outputs[output]` and what fills them.
 
     Attributes:
@@ -137,8 +133,7 @@ class Unit:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(NamedTuple):
     """A tensor of the output: `Plan.files[file]` holds it under `name`."""
 
     file: int
@@ -161,32 +156,28 @@ class Output:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(NamedTuple):
     """An input file; `identity` is dev, ino, size and mtime_ns when its header was read."""
 
     path: Path
     identity: Mapping[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class OutFile:
+class OutFile(NamedTuple):
     """A weight file of the output; `path` is empty when the target is one file."""
 
     path: str
     metadata: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(NamedTuple):
     """A small file of an output folder."""
 
     path: str
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Copy:
+class Copy(NamedTuple):
     """A file taken over into an output folder; `size` is what it had when the plan was made."""
 
     path: str
@@ -195,8 +186,7 @@ class Copy:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Unused:
+class Unused(NamedTuple):
     """Input tensors with no place of their own in the output, and why.
 
     A tensor used in part is named with the rows that are not: `x rows 0..4`.
@@ -207,8 +197,7 @@ class Unused:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Parent:
+class Parent(NamedTuple):
     """One model of the plan, in words.
 
     Attributes:
@@ -226,8 +215,7 @@ class Parent:
     contributes: bool
 
 
-@dataclass(frozen=True, slots=True)
-class About:
+class About(NamedTuple):
     """What a plan says of itself; decides no byte."""
 
     title: str
@@ -238,7 +226,13 @@ class About:
     parents: tuple[Parent, ...]
     notes: tuple[str, ...] = ()
     unused: tuple[Unused, ...] = ()
-    recipe: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = MappingProxyType({})
+
+    def plain(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        parents = [parent._asdict() for parent in self.parents]
+        unused = [gone._asdict() for gone in self.unused]
+        return self._asdict() | {"parents": parents, "unused": unused}
 
 
 @dataclass(frozen=True, slots=True)

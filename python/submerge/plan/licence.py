@@ -15,8 +15,7 @@ These are facts for the user to judge, not legal advice.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from submerge.errors import RecipeError, quoted
 
@@ -50,8 +49,7 @@ _FRONT_MATTER = re.compile(r"\A\ufeff?---\r?\n(?P<yaml>.*?)\r?\n---\s*(?:\r?\n|\
 _FIELD = re.compile(r"^(?P<key>license|license_name):[ \t]*(?P<value>\S.*?)[ \t]*$", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(NamedTuple):
     """The licences of one model, and where each was found: `(name, evidence)`."""
 
     found: tuple[tuple[str, str], ...]
@@ -67,8 +65,7 @@ class Terms:
         return ", ".join(f"{name} ({evidence})" for name, evidence in self.found)
 
 
-@dataclass(frozen=True, slots=True)
-class Licence:
+class Licence(NamedTuple):
     """The licence of an output.
 
     Attributes:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from submerge.checkpoint import DTYPES, FLOATS
 from submerge.errors import InternalError, LayoutError, RecipeError, quoted
@@ -38,8 +37,7 @@ DTYPE_NAMES = {
 _SHARD_SIZE = 10_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(NamedTuple):
     """What kind of output is made.
 
     Attributes:
@@ -69,8 +67,7 @@ class Shape:
         return "comfy" if self.carries_extras else self.layout
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
+class Tensor(NamedTuple):
     """A tensor of the output before it has a file: what fills it, in row order."""
 
     name: str
@@ -84,8 +81,7 @@ class Tensor:
         return math.prod(self.shape) * DTYPES[self.dtype] // 8
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(NamedTuple):
     """The tensors in their files: `paths` of the files, outputs and units in data order."""
 
     paths: tuple[str, ...]

@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from submerge.checkpoint.files import MAX_CONFIG_BYTES, read_object
 from submerge.errors import CheckpointError, RecipeError, listing, quoted
@@ -35,8 +34,7 @@ _PLAIN = re.compile(r"[^.]+\.safetensors(?:\.index\.json)?")
 _COMPONENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(NamedTuple):
     """What stands around the transformer: files taken over, the index, and remarks."""
 
     copies: tuple[Copy, ...] = ()
@@ -44,11 +42,10 @@ class Taken:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Pipeline:
+class _Pipeline(NamedTuple):
     name: str
     folder: Path
-    index: dict[str, Any]
+    listed: dict[str, Any]
 
     def component(self, name: str) -> Path:
         folder = self.folder / name
@@ -74,12 +71,12 @@ def take_over(wanted: Output, models: Mapping[str, Model], *, guidance: bool) ->
     base = _open(wanted.pipeline_from, models, "pipeline_from")
     other = wanted.scheduler_from
     scheduler = base if other is None else _open(other, models, "scheduler_from")
-    index = {key: value for key, value in base.index.items() if key != "_name_or_path"}
+    index = {key: value for key, value in base.listed.items() if key != "_name_or_path"}
     copies: list[Copy] = []
     left: list[str] = []
     for name in _components(base):
         source = scheduler if name == "scheduler" else base
-        index[name] = source.index.get(name, index[name])
+        index[name] = source.listed.get(name, index[name])
         found, skipped = _files(source.component(name), name, wanted.link)
         copies += found
         left += skipped
@@ -112,7 +109,7 @@ def _open(name: str, models: Mapping[str, Model], field: str) -> _Pipeline:
 def _components(pipeline: _Pipeline) -> list[str]:
     """Return the components to take over; the index comes from a stranger."""
     names = []
-    for name, value in pipeline.index.items():
+    for name, value in pipeline.listed.items():
         is_component = isinstance(value, list) and len(value) == 2 and None not in value
         if name.startswith("_") or name == "transformer" or not is_component:
             continue

@@ -1,18 +1,26 @@
-"""Sets of units in words: the shortest selectors that reach exactly them."""
+"""Sets of units in words: their formulas, and the shortest selectors that reach exactly them."""
 
 from __future__ import annotations
 
 import functools
 from typing import TYPE_CHECKING
 
+from submerge.plan.decide import execution_key
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from submerge.plan.form import Unit
 
-__all__ = ["grouped", "selectors"]
+__all__ = ["formulas", "grouped", "selectors"]
 
 _STACKS = ("double", "single")
+
+
+def formulas(units: Iterable[Unit]) -> list[tuple[str, list[str]]]:
+    """Return each formula with the selectors of its units, in execution order; extras stay out."""
+    inside = [unit for unit in units if unit.reason != "extras"]
+    return grouped(sorted(inside, key=lambda unit: execution_key(unit.name)))
 
 
 def grouped(units: Sequence[Unit]) -> list[tuple[str, list[str]]]:

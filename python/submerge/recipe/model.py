@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 from submerge.blocks import Selector
 from submerge.errors import RecipeError, nearest, quoted
@@ -41,8 +41,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _RESERVED = ("drop", "same", "default")
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """A method and the units it is for.
 
     Attributes:
