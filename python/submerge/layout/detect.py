@@ -8,7 +8,6 @@ shape; then the config beside the weights, if any, must agree.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
@@ -133,31 +132,38 @@ def _only_candidate(checkpoint: Checkpoint, layouts: Sequence[str]) -> _Candidat
 def _candidates(checkpoint: Checkpoint, layout: str) -> list[_Candidate]:
     """Return every prefix under which the file has block tensors of this layout."""
     names = flux1.LAYOUTS[layout]
+    # The last name of a stack counts: nothing inside a block is called like one.
     blocks = re.compile(
-        rf"(?P<prefix>(?:.*?\.)?)(?:{names.double}\.(?P<double>0|[1-9][0-9]{{0,4}})\."
-        rf"(?:{_any_of(names, names.in_double)})"
-        rf"|{names.single}\.(?P<single>0|[1-9][0-9]{{0,4}})\.(?:{_any_of(names, names.in_single)}))"
+        rf"(?P<prefix>(?:.*\.)?)(?P<stack>{names.double}|{names.single})"
+        r"\.(?P<index>0|[1-9][0-9]{0,4})\.(?P<inside>.+)"
     )
-    found: dict[str, tuple[set[int], set[int]]] = defaultdict(lambda: (set(), set()))
+    inside = {
+        names.double: _parameters(names, names.in_double),
+        names.single: _parameters(names, names.in_single),
+    }
+    found: dict[str, dict[str, set[int]]] = {}
     for name in checkpoint.tensors:
         match = blocks.fullmatch(name)
-        if match is not None:
-            stack = found[match["prefix"]][0 if match["double"] is not None else 1]
-            stack.add(int(match["double"] or match["single"]))
+        if match is not None and match["inside"] in inside[match["stack"]]:
+            stacks = found.setdefault(match["prefix"], {stack: set() for stack in inside})
+            stacks[match["stack"]].add(int(match["index"]))
     return [
         _Candidate(
-            cast(Literal["bfl", "diffusers"], layout), prefix, frozenset(double), frozenset(single)
+            cast(Literal["bfl", "diffusers"], layout),
+            prefix,
+            frozenset(stacks[names.double]),
+            frozenset(stacks[names.single]),
         )
-        for prefix, (double, single) in found.items()
+        for prefix, stacks in found.items()
     ]
 
 
-def _any_of(names: flux1.Names, table: Iterable[tuple[str, tuple[str, ...]]]) -> str:
-    """Return the alternatives for what follows a block's index, as a regular expression."""
-    return "|".join(
-        re.escape(module)
-        + (rf"\.{names.norm}" if ".norm." in f".{units[0]}" else r"\.(?:weight|bias)")
+def _parameters(names: flux1.Names, table: Iterable[tuple[str, tuple[str, ...]]]) -> frozenset[str]:
+    """Return what may follow a block's index."""
+    return frozenset(
+        f"{module}.{parameter}"
         for module, units in table
+        for parameter in ((names.norm,) if ".norm." in f".{units[0]}" else ("weight", "bias"))
     )
 
 
