@@ -18,11 +18,10 @@ use crate::io::sys;
 use crate::kernels::{Kernel, Learned, Sums};
 use crate::output::Output;
 use crate::plan::{self, Options, Plan};
-use crate::report::{Phases, Report};
+use crate::report::{Phases, Report, UnitReport};
 use crate::resolve::{Action, resolve};
 use crate::schedule::{Item, Part, Pass, Shape, cut, fit};
 use crate::simd::Isa;
-use crate::stats::UnitStats;
 
 /// Called on the calling thread, at most every [`WAKE`], with bytes done and bytes in all; an error
 /// stops the job.
@@ -84,7 +83,7 @@ fn run(plan: &Plan, options: &Options, cancel: &AtomicBool, observer: Observer) 
     job.work_through(shape, observer)?;
     let computed = begun.elapsed();
 
-    let Finished { output, stats, read } = job.finish()?;
+    let Finished { output, units, read } = job.finish()?;
     work.sources.iter().try_for_each(Source::check_unchanged)?;
     if cancel.load(Ordering::Relaxed) {
         return Err(Error::cancelled());
@@ -93,10 +92,7 @@ fn run(plan: &Plan, options: &Options, cancel: &AtomicBool, observer: Observer) 
     let ended = begun.elapsed();
 
     Ok(Report {
-        units: stats
-            .into_iter()
-            .map(|(unit, stats)| crate::report::UnitReport { unit, stats })
-            .collect(),
+        units,
         bytes_read: read,
         bytes_written: written,
         seconds: ended.as_secs_f64(),
@@ -136,7 +132,7 @@ struct Turn<'a> {
     stopped: bool,
     read: u64,
     output: Output<'a>,
-    stats: Vec<(usize, UnitStats)>,
+    units: Vec<UnitReport>,
     /// The sums of the pass that is being made.
     sums: Option<Sums>,
     /// What the passes before taught of the unit that is being made.
@@ -145,13 +141,13 @@ struct Turn<'a> {
 
 struct Finished<'a> {
     output: Output<'a>,
-    stats: Vec<(usize, UnitStats)>,
+    units: Vec<UnitReport>,
     read: u64,
 }
 
 impl<'a> Job<'a> {
     fn new(setting: Setting<'a>, items: &'a [Item], parts: &'a [Part], output: Output<'a>) -> Self {
-        let stats = Vec::with_capacity(setting.work.units.len());
+        let units = Vec::with_capacity(setting.work.units.len());
         let turn = Turn {
             next: 0,
             running: 0,
@@ -159,7 +155,7 @@ impl<'a> Job<'a> {
             stopped: false,
             read: 0,
             output,
-            stats,
+            units,
             sums: None,
             learned: Arc::default(),
         };
@@ -202,7 +198,7 @@ impl<'a> Job<'a> {
         match turn.failure {
             Some(error) => Err(error),
             None if turn.next == self.items.len() => {
-                Ok(Finished { output: turn.output, stats: turn.stats, read: turn.read })
+                Ok(Finished { output: turn.output, units: turn.units, read: turn.read })
             }
             None => Err(Error::internal("core: workers ended before their work")),
         }
@@ -298,7 +294,7 @@ impl<'a> Job<'a> {
             return Ok(());
         }
         let settle = turn.output.append(item, scratch.bytes())?;
-        turn.fold(parts, done);
+        turn.fold(parts, done, &learned);
         if last {
             turn.learned = Arc::default(); // the next unit starts from nothing
         }
@@ -329,13 +325,16 @@ impl Turn<'_> {
     }
 
     /// Add the cells of an item, in order, to the sums of their units.
-    fn fold(&mut self, parts: &[Part], done: Done) {
+    fn fold(&mut self, parts: &[Part], done: Done, learned: &Learned) {
         self.read += done.read;
         for (part, cell) in done.cells {
             let unit = parts[part].unit;
-            match self.stats.last_mut() {
-                Some((last, sums)) if *last == unit => sums.merge_next(&cell),
-                _ => self.stats.push((unit, cell)),
+            match self.units.last_mut() {
+                Some(last) if last.unit == unit => last.stats.merge_next(&cell),
+                _ => {
+                    let note = learned.note().map(str::to_owned);
+                    self.units.push(UnitReport { unit, note, stats: cell });
+                }
             }
         }
     }

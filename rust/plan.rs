@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::io::sink::CachePolicy;
 use crate::io::source::{Identity, ReadMode};
 use crate::io::transaction::{Copied, Target, Text};
-use crate::kernels::{Combine, Linear};
+use crate::kernels::{Combine, Linear, Rows};
 
 /// The version of the plan's form; Python and Rust ship together, so it must be equal.
 pub const PLAN_VERSION: u32 = 1;
@@ -159,6 +159,8 @@ pub enum OpSpec {
     Linear(Linear),
     /// A weighted sum whose weights follow from norms and angles.
     Combine(Combine),
+    /// The same, row by row.
+    Rows(Rows),
 }
 
 /// No arguments: an object, so that arguments can be added without changing the form.
@@ -167,7 +169,7 @@ pub enum OpSpec {
 pub struct Nothing {}
 
 /// The names of the operations a plan may use, for the completeness test on the Python side.
-pub const OPS: [&str; 4] = ["combine", "copy", "linear", "same"];
+pub const OPS: [&str; 5] = ["combine", "copy", "linear", "rows", "same"];
 
 /// How to run; never decides a byte.
 #[derive(Clone, Debug, Deserialize)]

@@ -47,6 +47,9 @@ pub struct Phases {
 pub struct UnitReport {
     /// Index into the plan's units.
     pub unit: usize,
+    /// What is unusual about it, such as a formula's branch for vectors that are nearly parallel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     /// What was measured.
     #[serde(flatten)]
     pub stats: UnitStats,

@@ -3,6 +3,7 @@
 //! Models that are merged lie close together: `<x_i, x_j>` formed directly would lose their
 //! difference to cancellation. So the sums are of `d_i = x_i - x_0`, rounded to f32, beside `x_0`
 //! itself: `<x_0, x_0>`, `<x_0, d_i>` and `<d_i, d_j>`. Everything else follows without another pass.
+//! A product leaves out the elements where either of its two vectors is not finite.
 
 use super::Stretch;
 use crate::simd::BLOCK;
@@ -21,11 +22,22 @@ impl Gram {
         Self { vectors: operands, products: vec![0.0; operands * (operands + 1) / 2] }
     }
 
+    /// All zero again.
+    pub fn clear(&mut self) {
+        self.products.fill(0.0);
+    }
+
     /// Adds a stretch of at most [`BLOCK`] elements.
     pub fn add(&mut self, stretch: Stretch) {
         let n = stretch.operands[0].len();
-        let mut deltas = vec![[0.0; BLOCK]; self.vectors - 1];
-        for (x, delta) in stretch.operands[1..].iter().zip(&mut deltas) {
+        let (mut one, mut many) = ([[0.0; BLOCK]], Vec::new());
+        let deltas = if self.vectors == 2 {
+            &mut one[..]
+        } else {
+            many.resize(self.vectors - 1, [0.0; BLOCK]);
+            &mut many[..]
+        };
+        for (x, delta) in stretch.operands[1..].iter().zip(deltas.iter_mut()) {
             let pairs = x.iter().zip(stretch.operands[0]);
             delta.iter_mut().zip(pairs).for_each(|(d, (x, r))| *d = x - r);
         }
@@ -37,6 +49,12 @@ impl Gram {
                 at += 1;
             }
         }
+    }
+
+    /// Bytes that making one takes, with the differences of a block.
+    #[must_use]
+    pub fn bytes(operands: usize) -> u64 {
+        (operands * operands * size_of::<f64>() + operands * BLOCK * size_of::<f32>()) as u64
     }
 
     /// Adds the next cell of the grid.

@@ -24,11 +24,14 @@ mod linear;
 pub mod mlp;
 #[cfg(test)]
 mod naive;
+mod rows;
 mod sums;
+mod trig;
 
 pub use combine::Combine;
 pub use linear::Linear;
-pub use sums::{Learned, Sums};
+pub use rows::Rows;
+pub use sums::{Learned, Sums, Weights};
 
 /// The formula of one unit.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +40,8 @@ pub enum Kernel {
     Linear(Linear),
     /// A weighted sum whose weights follow from norms and angles.
     Combine(Combine),
+    /// The same, row by row.
+    Rows(Rows),
 }
 
 /// One stretch of every operand of a unit, decoded.
@@ -60,7 +65,7 @@ impl Kernel {
     pub fn check(&self, operands: usize) -> Result<(), String> {
         match self {
             Self::Linear(linear) => linear.check(operands),
-            Self::Combine(combine) => combine.check(operands),
+            Self::Combine(combine) | Self::Rows(Rows(combine)) => combine.check(operands),
         }
     }
 
@@ -69,6 +74,7 @@ impl Kernel {
     pub fn by_rows(&self) -> bool {
         match self {
             Self::Linear(_) | Self::Combine(_) => false,
+            Self::Rows(_) => true,
         }
     }
 
@@ -76,7 +82,7 @@ impl Kernel {
     #[must_use]
     pub fn passes(&self) -> usize {
         match self {
-            Self::Linear(_) => 0,
+            Self::Linear(_) | Self::Rows(_) => 0,
             Self::Combine(_) => 1,
         }
     }
@@ -86,7 +92,7 @@ impl Kernel {
     pub fn start(&self, pass: usize, operands: usize, learned: &Learned) -> Option<Sums> {
         match (self, pass, learned) {
             (Self::Combine(_), 0, _) => Some(Sums::Gram(Gram::new(operands))),
-            (Self::Linear(_) | Self::Combine(_), ..) => None,
+            (Self::Linear(_) | Self::Combine(_) | Self::Rows(_), ..) => None,
         }
     }
 
@@ -95,7 +101,7 @@ impl Kernel {
         let _ = (pass, learned);
         match (self, sums) {
             (Self::Combine(_), Sums::Gram(gram)) => gram.add(stretch),
-            (Self::Linear(_), _) => {}
+            (Self::Linear(_) | Self::Rows(_), _) => {}
         }
     }
 
@@ -103,9 +109,9 @@ impl Kernel {
     #[must_use]
     pub fn learn(&self, pass: usize, sums: &Sums, learned: &Learned) -> Learned {
         let _ = pass;
-        match self {
-            Self::Linear(_) => learned.clone(),
-            Self::Combine(combine) => combine.learn(sums),
+        match (self, sums) {
+            (Self::Linear(_) | Self::Rows(_), _) => learned.clone(),
+            (Self::Combine(combine), Sums::Gram(gram)) => Learned::Weights(combine.weigh(gram)),
         }
     }
 
@@ -114,7 +120,7 @@ impl Kernel {
     pub fn state_bytes(&self, operands: usize) -> u64 {
         match self {
             Self::Linear(_) => 0,
-            Self::Combine(_) => (operands * operands * size_of::<f64>()) as u64,
+            Self::Combine(_) | Self::Rows(_) => Gram::bytes(operands),
         }
     }
 
@@ -126,9 +132,10 @@ impl Kernel {
         match self {
             Self::Linear(linear) => linear.map(stretch.isa, stretch.operands, out),
             Self::Combine(_) => match learned {
-                Learned::Weights(weights) => sums::weighted_sum(stretch, weights, out),
+                Learned::Weights(weights) => weights.sum(stretch, out),
                 Learned::Nothing => out.fill(f32::NAN),
             },
+            Self::Rows(rows) => rows.map(stretch, out),
         }
     }
 }

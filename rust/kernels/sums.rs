@@ -2,6 +2,7 @@
 
 use super::Stretch;
 use super::gram::Gram;
+use crate::simd::BLOCK;
 
 /// Sums over a stretch of a unit, in the making.
 #[derive(Clone, Debug)]
@@ -34,20 +35,79 @@ pub enum Learned {
     #[default]
     Nothing,
     /// The weights of a sum over the operands.
-    Weights(Vec<f32>),
+    Weights(Weights),
 }
 
-/// `out = sum_i weights_i x_i`, each product and sum rounded to f32, in operand order; an operand of
-/// weight 0 is left out.
-///
-/// # Panics
-/// If there is not one weight per operand, or the lengths differ.
-pub(super) fn weighted_sum(stretch: Stretch, weights: &[f32], out: &mut [f32]) {
-    assert_eq!(stretch.operands.len(), weights.len(), "operands of a weighted sum");
-    let mut terms = stretch.operands.iter().zip(weights).filter(|(_, w)| **w != 0.0);
-    match terms.next() {
-        Some((x, w)) => stretch.isa.scale(x, *w, out),
-        None => out.fill(0.0),
+impl Learned {
+    /// What is unusual about the unit, if anything is.
+    #[must_use]
+    pub fn note(&self) -> Option<&str> {
+        match self {
+            Self::Nothing => None,
+            Self::Weights(weights) => weights.note,
+        }
     }
-    terms.for_each(|(x, w)| stretch.isa.add_scaled(x, *w, out));
+}
+
+/// A weighted sum of the operands of a unit, or of what they add to the first.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Weights {
+    from_base: bool,
+    each: Vec<f32>,
+    note: Option<&'static str>,
+}
+
+impl Weights {
+    /// One weight for each operand, or with a base for each but the first; each is rounded to f32.
+    #[must_use]
+    pub fn new(from_base: bool, weights: &[f64]) -> Self {
+        let each = weights.iter().map(|&w| w as f32).collect();
+        Self { from_base, each, note: None }
+    }
+
+    /// The same, with a remark for the report.
+    #[must_use]
+    pub fn noting(self, note: &'static str) -> Self {
+        Self { note: Some(note), ..self }
+    }
+
+    /// Fills `out` with `sum_i w_i x_i`, or with a base `x_0 + sum_i w_i (x_i - x_0)`.
+    ///
+    /// Order: operand by operand. Every difference, product and sum is rounded to f32, and no
+    /// multiply-add is fused; an operand of weight 0 is left out.
+    ///
+    /// # Panics
+    /// If there is not one weight for each operand, or the lengths differ.
+    pub fn sum(&self, stretch: Stretch, out: &mut [f32]) {
+        let operands = stretch.operands;
+        assert_eq!(operands.len(), self.each.len() + usize::from(self.from_base), "operands");
+        if self.from_base {
+            return self.sum_from_base(stretch, out);
+        }
+        let mut terms = operands.iter().zip(&self.each).filter(|(_, w)| **w != 0.0);
+        match (terms.next(), terms.next()) {
+            (Some((x0, w0)), Some((x1, w1))) => stretch.isa.blend([x0, x1], [*w0, *w1], out),
+            (Some((x, w)), None) => stretch.isa.scale(x, *w, out),
+            (None, _) => out.fill(0.0),
+        }
+        terms.for_each(|(x, w)| stretch.isa.add_scaled(x, *w, out));
+    }
+
+    fn sum_from_base(&self, stretch: Stretch, out: &mut [f32]) {
+        let base = stretch.operands[0];
+        let mut delta = [0.0; BLOCK];
+        for first in (0..out.len()).step_by(BLOCK) {
+            let block = first..out.len().min(first + BLOCK);
+            let (out, base) = (&mut out[block.clone()], &base[block.clone()]);
+            let delta = &mut delta[..block.len()];
+            out.copy_from_slice(base);
+            for (x, w) in stretch.operands[1..].iter().zip(&self.each) {
+                if *w != 0.0 {
+                    let pairs = x[block.clone()].iter().zip(base);
+                    delta.iter_mut().zip(pairs).for_each(|(d, (x, r))| *d = x - r);
+                    stretch.isa.add_scaled(delta, *w, out);
+                }
+            }
+        }
+    }
 }

@@ -312,6 +312,7 @@ fn action_of(op: &OpSpec, dtype: Dtype, operands: &[Operand], here: &str) -> Res
         OpSpec::Copy(_) => Kernel::Linear(Linear { weights: vec![1.0] }),
         OpSpec::Linear(linear) => Kernel::Linear(linear.clone()),
         OpSpec::Combine(combine) => Kernel::Combine(combine.clone()),
+        OpSpec::Rows(rows) => Kernel::Rows(rows.clone()),
     };
     kernel.check(operands.len()).map_err(|what| Error::plan(format!("{here}: {what}")))?;
     let floats = dtypes.iter().flatten().chain([&dtype]);

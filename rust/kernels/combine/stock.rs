@@ -1,0 +1,45 @@
+//! As far from the base as the angles of the models allow.
+
+use serde::Deserialize;
+
+use super::vectors::Vectors;
+use super::{Rule, expect_at_least};
+use crate::kernels::gram::Gram;
+use crate::kernels::sums::Weights;
+
+/// `out = x_0 + t · mean_i d_i` with `d_i = x_i - x_0` of `n` models and
+/// `t = n c / (1 + (n - 1) c)`, `c` the mean cosine of all pairs of them.
+///
+/// A cosine is `<d_i, d_j> / max(|d_i| |d_j|, 1e-6)`, at most 1 either way. Where the divisor of `t`
+/// is within 1e-6 of 0, `t = 0`. A unit that stays the base is noted.
+///
+/// Source: Jang et al. 2024, "Model Stock", arXiv:2403.19522; the mean over pairs and both floors are
+/// those of mergekit 0.1.5.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct ModelStock {}
+
+impl Rule for ModelStock {
+    fn check(&self, operands: usize) -> Result<(), String> {
+        expect_at_least("model stock", operands, 3)
+    }
+
+    fn weigh(&self, gram: &Gram) -> Weights {
+        let vectors = Vectors::new(gram, true);
+        let norms = vectors.norms();
+        let n = norms.len();
+        let (mut sum, mut pairs) = (0.0, 0.0);
+        for i in 0..n {
+            for j in i + 1..n {
+                let product = (norms[i] * norms[j]).max(1e-6);
+                sum += (gram.of(i + 1, j + 1) / product).clamp(-1.0, 1.0);
+                pairs += 1.0;
+            }
+        }
+        let (cosine, n) = (sum / pairs, n as f64);
+        let divisor = 1.0 + (n - 1.0) * cosine;
+        let t = if divisor.abs() < 1e-6 { 0.0 } else { n * cosine / divisor };
+        let weights = Weights::new(true, &vec![t / n; norms.len()]);
+        if t == 0.0 { weights.noting("no common direction: base") } else { weights }
+    }
+}
