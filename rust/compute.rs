@@ -82,10 +82,10 @@ impl Setting<'_> {
         let mut done = Done::default();
         scratch.out.clear();
         for part in parts {
-            let inputs = Inputs::open(self.work, part, &mut scratch.windows)?;
-            let unit = inputs.unit();
+            let unit = &self.work.units[part.unit];
             let Action::Compute(kernel) = &unit.action else { return Err(split(unit)) };
-            let Some(empty) = kernel.start(pass, inputs.count(), learned) else { continue };
+            let Some(empty) = kernel.start(pass, unit.operands.len(), learned) else { continue };
+            let inputs = Inputs::open(self.work, part, &mut scratch.windows)?;
             done.read += inputs.read();
             for cell in cells(part, unit.cell()) {
                 self.check_cancel()?;

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::io::sink::CachePolicy;
 use crate::io::source::{Identity, ReadMode};
 use crate::io::transaction::{Copied, Target, Text};
-use crate::kernels::{Combine, Linear, Rows};
+use crate::kernels::{Combine, Delta, Linear, Pointwise, Rows};
 
 /// The version of the plan's form; Python and Rust ship together, so it must be equal.
 pub const PLAN_VERSION: u32 = 1;
@@ -161,6 +161,10 @@ pub enum OpSpec {
     Combine(Combine),
     /// The same, row by row.
     Rows(Rows),
+    /// What models add to a base.
+    Delta(Delta),
+    /// A formula of single elements.
+    Pointwise(Pointwise),
 }
 
 /// No arguments: an object, so that arguments can be added without changing the form.
@@ -169,7 +173,7 @@ pub enum OpSpec {
 pub struct Nothing {}
 
 /// The names of the operations a plan may use, for the completeness test on the Python side.
-pub const OPS: [&str; 5] = ["combine", "copy", "linear", "rows", "same"];
+pub const OPS: [&str; 7] = ["combine", "copy", "delta", "linear", "pointwise", "rows", "same"];
 
 /// How to run; never decides a byte.
 #[derive(Clone, Debug, Deserialize)]

@@ -19,17 +19,23 @@ use self::gram::Gram;
 use crate::simd::Isa;
 
 mod combine;
+mod delta;
 pub mod gram;
 mod linear;
 pub mod mlp;
 #[cfg(test)]
 mod naive;
+mod noise;
+mod pointwise;
 mod rows;
+mod select;
 mod sums;
 mod trig;
 
 pub use combine::Combine;
+pub use delta::Delta;
 pub use linear::Linear;
+pub use pointwise::Pointwise;
 pub use rows::Rows;
 pub use sums::{Learned, Sums, Weights};
 
@@ -42,6 +48,10 @@ pub enum Kernel {
     Combine(Combine),
     /// The same, row by row.
     Rows(Rows),
+    /// What models add to a base.
+    Delta(Delta),
+    /// A formula of single elements.
+    Pointwise(Pointwise),
 }
 
 /// One stretch of every operand of a unit, decoded.
@@ -66,6 +76,8 @@ impl Kernel {
         match self {
             Self::Linear(linear) => linear.check(operands),
             Self::Combine(combine) | Self::Rows(Rows(combine)) => combine.check(operands),
+            Self::Delta(delta) => delta.check(operands),
+            Self::Pointwise(pointwise) => pointwise.check(operands),
         }
     }
 
@@ -73,8 +85,18 @@ impl Kernel {
     #[must_use]
     pub fn by_rows(&self) -> bool {
         match self {
-            Self::Linear(_) | Self::Combine(_) => false,
+            Self::Linear(_) | Self::Combine(_) | Self::Pointwise(_) => false,
             Self::Rows(_) => true,
+            Self::Delta(delta) => delta.by_rows(),
+        }
+    }
+
+    /// The most elements of a unit.
+    #[must_use]
+    pub fn longest(&self) -> u64 {
+        match self {
+            Self::Delta(_) => select::LONGEST,
+            _ => u64::MAX,
         }
     }
 
@@ -82,8 +104,9 @@ impl Kernel {
     #[must_use]
     pub fn passes(&self) -> usize {
         match self {
-            Self::Linear(_) | Self::Rows(_) => 0,
+            Self::Linear(_) | Self::Rows(_) | Self::Pointwise(_) => 0,
             Self::Combine(_) => 1,
+            Self::Delta(delta) => delta.passes(),
         }
     }
 
@@ -92,34 +115,36 @@ impl Kernel {
     pub fn start(&self, pass: usize, operands: usize, learned: &Learned) -> Option<Sums> {
         match (self, pass, learned) {
             (Self::Combine(_), 0, _) => Some(Sums::Gram(Gram::new(operands))),
-            (Self::Linear(_) | Self::Combine(_) | Self::Rows(_), ..) => None,
+            (Self::Delta(delta), ..) => delta.start(pass, learned),
+            _ => None,
         }
     }
 
     /// Adds a stretch to the sums of a pass.
     pub fn reduce(&self, pass: usize, stretch: Stretch, learned: &Learned, sums: &mut Sums) {
-        let _ = (pass, learned);
         match (self, sums) {
             (Self::Combine(_), Sums::Gram(gram)) => gram.add(stretch),
-            (Self::Linear(_) | Self::Rows(_), _) => {}
+            (Self::Delta(delta), sums) => delta.reduce(pass, stretch, learned, sums),
+            _ => {}
         }
     }
 
     /// What the total of a pass teaches.
     #[must_use]
     pub fn learn(&self, pass: usize, sums: &Sums, learned: &Learned) -> Learned {
-        let _ = pass;
         match (self, sums) {
-            (Self::Linear(_) | Self::Rows(_), _) => learned.clone(),
             (Self::Combine(combine), Sums::Gram(gram)) => Learned::Weights(combine.weigh(gram)),
+            (Self::Delta(delta), sums) => delta.learn(pass, sums, learned),
+            _ => learned.clone(),
         }
     }
 
-    /// Bytes of sums that a worker holds while it looks.
+    /// Bytes that a worker holds besides the operands, of which it sees `stretch` elements at once.
     #[must_use]
-    pub fn state_bytes(&self, operands: usize) -> u64 {
+    pub fn state_bytes(&self, operands: usize, stretch: usize) -> u64 {
         match self {
-            Self::Linear(_) => 0,
+            Self::Linear(_) | Self::Pointwise(_) => 0,
+            Self::Delta(delta) => delta.state_bytes(stretch),
             Self::Combine(_) | Self::Rows(_) => Gram::bytes(operands),
         }
     }
@@ -133,9 +158,11 @@ impl Kernel {
             Self::Linear(linear) => linear.map(stretch.isa, stretch.operands, out),
             Self::Combine(_) => match learned {
                 Learned::Weights(weights) => weights.sum(stretch, out),
-                Learned::Nothing => out.fill(f32::NAN),
+                _ => out.fill(f32::NAN),
             },
             Self::Rows(rows) => rows.map(stretch, out),
+            Self::Delta(delta) => delta.map(stretch, learned, out),
+            Self::Pointwise(pointwise) => pointwise.map(stretch, out),
         }
     }
 }

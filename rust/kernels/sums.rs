@@ -1,7 +1,9 @@
 //! What a kernel gathers over a whole unit, and what it learns from it.
 
 use super::Stretch;
+use super::delta::{Found, Lengths};
 use super::gram::Gram;
+use super::select::Tally;
 use crate::simd::BLOCK;
 
 /// Sums over a stretch of a unit, in the making.
@@ -9,6 +11,10 @@ use crate::simd::BLOCK;
 pub enum Sums {
     /// Inner products of the operands.
     Gram(Gram),
+    /// Counts of magnitudes.
+    Tallies(Vec<Tally>),
+    /// Sums of magnitudes.
+    Lengths(Lengths),
 }
 
 impl Sums {
@@ -16,7 +22,8 @@ impl Sums {
     #[must_use]
     pub fn is_exact(&self) -> bool {
         match self {
-            Self::Gram(_) => false,
+            Self::Gram(_) | Self::Lengths(_) => false,
+            Self::Tallies(_) => true,
         }
     }
 
@@ -24,6 +31,11 @@ impl Sums {
     pub fn merge_next(&mut self, next: &Self) {
         match (self, next) {
             (Self::Gram(sums), Self::Gram(next)) => sums.merge_next(next),
+            (Self::Lengths(sums), Self::Lengths(next)) => sums.merge_next(next),
+            (Self::Tallies(sums), Self::Tallies(next)) => {
+                sums.iter_mut().zip(next).for_each(|(sum, next)| sum.merge(next));
+            }
+            _ => debug_assert!(false, "sums of two kinds"),
         }
     }
 }
@@ -36,6 +48,8 @@ pub enum Learned {
     Nothing,
     /// The weights of a sum over the operands.
     Weights(Weights),
+    /// Which differences stay, or with what factor.
+    Delta(Found),
 }
 
 impl Learned {
@@ -43,7 +57,7 @@ impl Learned {
     #[must_use]
     pub fn note(&self) -> Option<&str> {
         match self {
-            Self::Nothing => None,
+            Self::Nothing | Self::Delta(_) => None,
             Self::Weights(weights) => weights.note,
         }
     }

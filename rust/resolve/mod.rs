@@ -122,7 +122,7 @@ impl Unit {
     #[must_use]
     pub fn state_bytes(&self) -> u64 {
         match &self.action {
-            Action::Compute(kernel) => kernel.state_bytes(self.operands.len()),
+            Action::Compute(kernel) => kernel.state_bytes(self.operands.len(), self.stretch()),
             Action::Copy | Action::Same => 0,
         }
     }
@@ -286,6 +286,13 @@ fn resolve_unit(
         });
     }
     let action = action_of(&spec.op, output.dtype, &operands, &here)?;
+    if let Action::Compute(kernel) = &action
+        && elements > kernel.longest()
+    {
+        let longest = kernel.longest();
+        let what = format!("{here}: {elements} elements, expected at most {longest} for its op");
+        return Err(Error::plan(what));
+    }
     let (name, dtype) = (spec.name.clone(), output.dtype);
     let row_elements = usize::try_from(row_elements).map_err(|_| too_large(&here))?;
     Ok(Unit { name, file: output.file, elements, row_elements, dtype, action, operands })
@@ -313,6 +320,8 @@ fn action_of(op: &OpSpec, dtype: Dtype, operands: &[Operand], here: &str) -> Res
         OpSpec::Linear(linear) => Kernel::Linear(linear.clone()),
         OpSpec::Combine(combine) => Kernel::Combine(combine.clone()),
         OpSpec::Rows(rows) => Kernel::Rows(rows.clone()),
+        OpSpec::Delta(delta) => Kernel::Delta(delta.clone()),
+        OpSpec::Pointwise(pointwise) => Kernel::Pointwise(pointwise.clone()),
     };
     kernel.check(operands.len()).map_err(|what| Error::plan(format!("{here}: {what}")))?;
     let floats = dtypes.iter().flatten().chain([&dtype]);

@@ -11,8 +11,11 @@ use crate::dtype::{Float, Overflow};
 mod body;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod run;
 #[cfg(target_arch = "x86_64")]
 mod x86;
+
+pub use run::Body;
 
 /// Elements per call: three f32 buffers of this length fit the first-level cache. Also the block
 /// of the statistics.

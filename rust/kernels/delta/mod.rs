@@ -1,0 +1,324 @@
+//! What models add to a base: task arithmetic, and its thinned and voted variants.
+
+use serde::Deserialize;
+
+use self::mask::{Masks, MasksOver};
+use self::mix::{Agree, Divide, Settle, Signs};
+use super::Stretch;
+use super::select::{LOOKS, TALLY_BYTES};
+use super::sums::{Learned, Sums};
+use crate::simd::BLOCK;
+
+mod learn;
+mod mask;
+mod mix;
+mod rank;
+
+pub use learn::{Found, Lengths};
+
+/// `out = b + lambda (sum_i m_i p_i) / divisor`, with `p_i = w_i s_i(x_i - b)`; operand 0 is the
+/// base `b`, the others are the models.
+///
+/// For each element, every result rounded to f32, nothing fused, models in the plan's order:
+/// 1. `d_i = x_i - b`.
+/// 2. The sparsifier multiplies `d_i` by 0 or 1, or by 0 or its scale ([`Sparsify`]).
+/// 3. `p_i = d_i w_i`, the weight rounded to f32 once.
+/// 4. With a consensus, `S = ((0 + p_0) + p_1) + ...`, or the same sum of the signs of `p_i`; the
+///    majority is positive if `S >= 0`, so also if it is 0. `m_i` is 1 where `p_i` has the sign of
+///    the majority and is not 0, else 0. Without a consensus every `m_i` is 1.
+/// 5. `M = ((0 + p_0 m_0) + p_1 m_1) + ...` and `D = ((0 + w_0 m_0) + w_1 m_1) + ...`.
+/// 6. If normalised, `M = M / D`, where `D = 0` (or without a consensus `|D| < 1e-8`) counts as 1.
+/// 7. `out = b + M lambda`.
+///
+/// An operand that is not finite makes the element NaN or infinite, whether it is masked or not. With
+/// densities of 1 this is mergekit's arithmetic in `dtype: float32`, bit for bit.
+///
+/// Source: Ilharco et al. 2023, "Editing models with task arithmetic", arXiv:2212.04089; Yadav et
+/// al. 2023, "TIES-merging", arXiv:2306.01708; steps 3 to 7 as mergekit 0.1.5, which elects the sign
+/// of the weighted sum where the paper elects that of the plain one, and divides by weights.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Delta {
+    /// One finite weight for each model.
+    pub weights: Vec<f64>,
+    /// What the sum is multiplied by.
+    pub lambda: f64,
+    /// Whether the sum is divided by the weights that went into it.
+    pub normalize: bool,
+    /// Which models take part in an element.
+    pub consensus: Consensus,
+    /// What of a difference is left.
+    pub sparsify: Sparsify,
+}
+
+/// Which models take part in an element.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Consensus {
+    /// All.
+    None,
+    /// Those that agree with the sign of the sum.
+    Sum,
+    /// Those that agree with the sign that most have.
+    Count,
+}
+
+/// What of the differences `d` of a unit of `n` elements is left. A density of 1 leaves a model as
+/// it is; lists have one entry for each model.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Sparsify {
+    /// Everything.
+    None {},
+    /// The `max(1, floor(density n))` largest magnitudes, of equals those of lowest index; nothing
+    /// at a density of 0. TIES.
+    Magnitude(Magnitude),
+    /// Without the `min(floor(gamma n), n - k)` largest, the `k = floor(density n)` next largest
+    /// magnitudes; of equals those of lowest index count as larger. Davari and Belilovsky 2023,
+    /// "Model breadcrumbs", arXiv:2312.06795, with mergekit's counts.
+    Outliers(Outliers),
+    /// Each with a probability of `density`: if its word of noise (see `noise`) is below
+    /// `floor(density 2^32)`. Yu et al. 2023, "DARE", arXiv:2311.03099.
+    Random(Random),
+    /// Each with a probability of `(density - epsilon) + r / (c - 1) 2 epsilon`, formed in f64, where
+    /// `r` is the place of its magnitude in its row of `c` elements, the smallest at 0 and of equals
+    /// the lowest column first; the word of noise decides as above. In a row of one element the
+    /// probability is `density`. Nothing at a density of 0. Deep et al. 2024, "DELLA-merging",
+    /// arXiv:2406.11617.
+    Rank(Rank),
+}
+
+/// The largest stay.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Magnitude {
+    /// The shares that stay.
+    pub density: Vec<f64>,
+}
+
+/// The largest go, and the smallest.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Outliers {
+    /// The shares that stay.
+    pub density: Vec<f64>,
+    /// The shares that go from the top.
+    pub gamma: Vec<f64>,
+}
+
+/// Chance decides.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Random {
+    /// The shares that stay.
+    pub density: Vec<f64>,
+    /// The keys of the noise.
+    pub keys: Vec<u64>,
+    /// What makes up for what went.
+    pub rescale: Rescale,
+}
+
+/// Chance decides, and favours large magnitudes.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Rank {
+    /// The shares that stay.
+    pub density: Vec<f64>,
+    /// How far the probability falls below and rises above the share.
+    pub epsilon: Vec<f64>,
+    /// The keys of the noise.
+    pub keys: Vec<u64>,
+    /// What makes up for what went.
+    pub rescale: Rescale,
+}
+
+/// What makes up for the elements that went: a factor on those that stay, rounded to f32.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Rescale {
+    /// Nothing.
+    None,
+    /// One over the probability with which the element stayed.
+    Inverse,
+    /// The sum of all magnitudes over that of those left, both in f64; 1 if one of them is below
+    /// 1e-7.
+    L1,
+}
+
+impl Delta {
+    pub(super) fn check(&self, operands: usize) -> Result<(), String> {
+        let models = self.weights.len();
+        if models == 0 || operands != models + 1 {
+            return Err(format!(
+                "{models} weights for {operands} operands, expected one for each but the base"
+            ));
+        }
+        let finite = |x: &&f64| !(**x as f32).is_finite();
+        if let Some(bad) = self.weights.iter().chain([&self.lambda]).find(finite) {
+            return Err(format!("weight or lambda {bad}, expected a finite f32"));
+        }
+        self.sparsify.check(models)
+    }
+
+    pub(super) fn by_rows(&self) -> bool {
+        matches!(self.sparsify, Sparsify::Rank(_))
+    }
+
+    pub(super) fn passes(&self) -> usize {
+        match self.sparsify {
+            Sparsify::None {} => 0,
+            Sparsify::Magnitude(_) | Sparsify::Outliers(_) => LOOKS,
+            Sparsify::Random(Random { rescale, .. }) | Sparsify::Rank(Rank { rescale, .. }) => {
+                usize::from(rescale == Rescale::L1)
+            }
+        }
+    }
+
+    /// Bytes that a worker holds besides the operands: counts, or masks and products.
+    pub(super) fn state_bytes(&self, stretch: usize) -> u64 {
+        let models = self.weights.len() as u64;
+        let targets = match self.sparsify {
+            Sparsify::Magnitude(_) => models,
+            Sparsify::Outliers(_) => 2 * models,
+            _ => 0,
+        };
+        let rooms = (models + 4) * (BLOCK * size_of::<f32>()) as u64;
+        let masks = match self.sparsify {
+            Sparsify::Random(_) => models * (stretch * size_of::<f32>()) as u64,
+            // Beside the mask of a model, its ranks, words and chances while it is made.
+            Sparsify::Rank(_) => (models + 10) * (stretch * size_of::<f32>()) as u64,
+            _ => 0,
+        };
+        targets * TALLY_BYTES + rooms + masks
+    }
+
+    pub(super) fn map(&self, stretch: Stretch, learned: &Learned, out: &mut [f32]) {
+        let masks = Masks::new(self, stretch, learned);
+        let mut room = vec![0.0; (self.weights.len() + 3) * BLOCK];
+        for first in (0..out.len()).step_by(BLOCK) {
+            let block = first..out.len().min(first + BLOCK);
+            let operands: Vec<_> = stretch.operands.iter().map(|x| &x[block.clone()]).collect();
+            let part =
+                Stretch { first: stretch.first + first as u64, operands: &operands, ..stretch };
+            let masks = masks.over(block.clone());
+            self.block(part, &masks, &mut room, &mut out[block]);
+        }
+    }
+
+    fn block(&self, stretch: Stretch, masks: &MasksOver, room: &mut [f32], out: &mut [f32]) {
+        let (isa, n, base) = (stretch.isa, out.len(), stretch.operands[0]);
+        let mut rows = room.chunks_mut(BLOCK).map(|row| &mut row[..n]);
+        let mut next = || rows.next().unwrap_or_default();
+        let (sum, mixed, divisor) = (next(), next(), next());
+        for row in [&mut *sum, &mut *mixed, &mut *divisor] {
+            row.fill(0.0);
+        }
+        let mut products: Vec<_> = rows.collect();
+        for (i, products) in products.iter_mut().enumerate() {
+            masks.products((i, self.weights[i] as f32), stretch, products, sum);
+        }
+        let voted = self.consensus != Consensus::None;
+        if self.consensus == Consensus::Count {
+            sum.fill(0.0);
+            for products in &products {
+                isa.run(Signs { products, sum });
+            }
+        }
+        if voted {
+            for (products, w) in products.iter().zip(&self.weights) {
+                let weight = *w as f32;
+                isa.run(Agree { products, weight, sum, mixed, divisor });
+            }
+        }
+        let mixed = if voted { mixed } else { sum };
+        if self.normalize {
+            if !voted {
+                divisor.fill(self.divisor());
+            }
+            isa.run(Divide { mixed, divisor });
+        }
+        isa.run(Settle { base, mixed, lambda: self.lambda as f32, out });
+    }
+
+    /// The sum of all weights; 1 if there is as good as none.
+    fn divisor(&self) -> f32 {
+        let sum = self.weights.iter().fold(0.0, |sum, w| sum + *w as f32);
+        if sum.abs() < 1e-8 { 1.0 } else { sum }
+    }
+
+    pub(super) fn start(&self, pass: usize, learned: &Learned) -> Option<Sums> {
+        learn::start(self, pass, learned)
+    }
+
+    pub(super) fn reduce(&self, pass: usize, stretch: Stretch, learned: &Learned, sums: &mut Sums) {
+        match sums {
+            Sums::Tallies(tallies) => learn::count(self, pass, stretch, learned, tallies),
+            Sums::Lengths(lengths) => learn::measure(self, stretch, lengths),
+            Sums::Gram(_) => {}
+        }
+    }
+
+    pub(super) fn learn(&self, pass: usize, sums: &Sums, learned: &Learned) -> Learned {
+        learn::learn(self, pass, sums, learned)
+    }
+}
+
+impl Sparsify {
+    /// The shares that stay, one for each model.
+    fn density(&self) -> &[f64] {
+        match self {
+            Self::None {} => &[],
+            Self::Magnitude(Magnitude { density })
+            | Self::Outliers(Outliers { density, .. })
+            | Self::Random(Random { density, .. })
+            | Self::Rank(Rank { density, .. }) => density,
+        }
+    }
+
+    /// Whether anything of a model goes.
+    fn thins(&self, model: usize) -> bool {
+        self.density().get(model).is_some_and(|density| *density < 1.0)
+    }
+
+    fn check(&self, models: usize) -> Result<(), String> {
+        let shares = |name: &str, shares: &[f64]| {
+            if shares.len() != models {
+                return Err(format!("{} of {name}, expected {models}", shares.len()));
+            }
+            match shares.iter().find(|share| !(0.0..=1.0).contains(*share)) {
+                Some(share) => Err(format!("{name} {share}, expected 0 to 1")),
+                None => Ok(()),
+            }
+        };
+        let keys = |keys: &[u64]| {
+            let n = keys.len();
+            if n == models { Ok(()) } else { Err(format!("{n} keys, expected {models}")) }
+        };
+        match self {
+            Self::None {} => Ok(()),
+            Self::Magnitude(args) => shares("density", &args.density),
+            Self::Outliers(args) => {
+                shares("density", &args.density)?;
+                shares("gamma", &args.gamma)
+            }
+            Self::Random(args) => {
+                shares("density", &args.density)?;
+                keys(&args.keys)
+            }
+            Self::Rank(args) => {
+                shares("density", &args.density)?;
+                shares("epsilon", &args.epsilon)?;
+                let mut pairs = args.density.iter().zip(&args.epsilon);
+                let bad = |(p, e): &(&f64, &f64)| {
+                    **p > 0.0 && **p < 1.0 && (*p - *e <= 0.0 || *p + *e >= 1.0)
+                };
+                if let Some((p, e)) = pairs.find(bad) {
+                    return Err(format!(
+                        "density {p} and epsilon {e}, expected their sum and difference between 0 and 1"
+                    ));
+                }
+                keys(&args.keys)
+            }
+        }
+    }
+}
