@@ -11,6 +11,7 @@ import pytest
 from flux_units import flux_units
 from submerge.blocks import Selector, select
 from submerge.errors import RecipeError
+from submerge.methods import Linear, Take
 from submerge.recipe import Recipe
 from submerge.recipe.importers import import_recipe
 from submerge.values import Selection
@@ -23,6 +24,7 @@ MERGE = "ModelMergeSimple"
 
 def shares(recipe: Recipe, units: list[str] = UNITS) -> dict[str, dict[str, float]]:
     (step,) = recipe.steps()
+    assert isinstance(step.method, Linear)
     return step.method.weights(list(recipe.models), Selection.of(units), step.path)
 
 
@@ -359,6 +361,7 @@ def test_the_rule_that_is_offered_leaves_the_norms_at_model_a() -> None:
     step, _ = ruled.steps()
     norms = select(Selector.parse("**.norm", "x"), UNITS)
     assert len(norms) == 19 * 4 + 38 * 2
+    assert isinstance(step.method, Take)
     rows = step.method.weights(["a", "b"], Selection.of(norms), step.path)
     assert {row["b"] for row in rows.values()} == {0.0}
 

@@ -14,6 +14,7 @@ from jsonschema import Draft202012Validator
 
 from flux_units import flux_units
 from submerge.errors import RecipeError
+from submerge.methods import Linear, Take
 from submerge.recipe import Guidance, Recipe
 from submerge.recipe.schema import published
 from submerge.recipe.template import template, template_names
@@ -34,6 +35,7 @@ def applied(recipe: Recipe, units: list[str]) -> dict[str, dict[str, float]]:
     for step in recipe.steps():
         at = units if step.where is None else select(Selector.parse(step.where, step.path), units)
         chosen = Selection.of(at, [unit for unit in at if unit not in rows])
+        assert isinstance(step.method, Linear | Take)
         rows |= step.method.weights(list(recipe.models), chosen, step.path)
     return rows
 

@@ -42,6 +42,7 @@ _COMMANDS = {
     "doctor": "tools",
     "inspect": "look",
     "merge": "write",
+    "methods": "tools",
     "plan": "write",
     "recipe": "recipe",
     "verify": "look",

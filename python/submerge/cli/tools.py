@@ -1,4 +1,4 @@
-"""Commands about submerge itself: demo, doctor."""
+"""Commands about submerge itself: demo, doctor, methods."""
 
 from __future__ import annotations
 
@@ -44,4 +44,15 @@ def doctor(folders: tuple[str, ...], as_json: bool) -> None:
     from submerge.doctor import doctor as examine
 
     found = examine(folders or (".",))
+    emit(found, found.text(), as_json=as_json, quiet=False)
+
+
+@click.command()
+@click.argument("names", nargs=-1)
+@as_json
+def methods(names: tuple[str, ...], as_json: bool) -> None:
+    """List the merge methods with their formulas, parameters and defaults; or those of NAMES."""
+    from submerge.methods.catalogue import catalogue
+
+    found = catalogue().of(names)
     emit(found, found.text(), as_json=as_json, quiet=False)

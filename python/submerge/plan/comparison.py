@@ -58,7 +58,7 @@ def comparison_plan(models: Mapping[str, Model]) -> Plan:
             end=info.rows,
             operands=operands,
             op="linear",
-            weights=(0.0, 1.0),
+            arguments={"weights": [0.0, 1.0]},
             models=(first, second),
             formula=second,
             reason="comparison",

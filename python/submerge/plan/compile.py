@@ -142,7 +142,11 @@ def _fill(filler: Filler, decided: Decided, settled: Settled) -> dict[str, Fille
             if unit in settled.choices:
                 filled[unit] = filler.fill(unit, settled.choices[unit])
         else:
-            filled[unit] = filler.fill(unit, choice, mlp if unit == BAKED_INTO else None)
+            # A vector can be added to a sum, not into another formula.
+            baked = mlp is not None and unit == BAKED_INTO
+            filled[unit] = (
+                filler.fill(unit, choice.summed(), mlp) if baked else filler.fill(unit, choice)
+            )
     return filled
 
 
@@ -165,7 +169,7 @@ def _contributing(
 ) -> frozenset[str]:
     """Return the models that numbers of the transformer come from."""
     names = {model for part in filled.values() for model in part.models if model in models}
-    baked = {model for choice in (settled.baked or {}).values() for model in choice.weights}
+    baked = {model for choice in (settled.baked or {}).values() for model in choice.models}
     return frozenset(names | baked)
 
 

@@ -7,12 +7,12 @@ becomes of guidance in models without it is decided afterwards, in `guidance`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from submerge.blocks import Selector, select
 from submerge.errors import quoted
-from submerge.methods import Take, notes_on
+from submerge.methods import Blend, Linear, Take, notes_on, weighted_words
 from submerge.values import Selection
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from submerge.layout import Model
     from submerge.recipe import Recipe, Step
 
-__all__ = ["Choice", "Decided", "alone", "decide", "execution_key", "number_in_words", "union"]
+__all__ = ["Choice", "Decided", "alone", "decide", "execution_key", "union"]
 
 _ORDER = ("embed", "guidance", "double", "single", "final")
 
@@ -31,28 +31,33 @@ class Choice:
     """What goes into one unit.
 
     Attributes:
-        weights: the models with a weight other than 0, in the recipe's order.
+        weights: the models with a weight other than 0, in the recipe's order; under a `blend` those
+            of the weighted sum that stands in for it.
         reason: the field that decided: `method`, `rules[0]`, `include`, `exclude` or `guidance`.
         step: index of the rule, or None.
         take: whether one model's bytes were asked for by name.
+        blend: what the unit is made by, if not by a weighted sum.
     """
 
     weights: Mapping[str, float]
     reason: str
     step: int | None = None
     take: bool = False
+    blend: Blend | None = None
 
     @property
     def formula(self) -> str:
-        """The weighted sum in words: `0.70 * schnell + 0.30 * krea`; a whole model is its name."""
-        if not self.weights:
-            return "0"
-        words = ""
-        for model, weight in self.weights.items():
-            sign = " - " if weight < 0 else " + "
-            term = model if abs(weight) == 1 else f"{number_in_words(abs(weight))} * {model}"
-            words += (sign if words else sign.strip().replace("+", "")) + term
-        return words
+        """The formula in words: `0.70 * schnell + 0.30 * krea`; a whole model is its name."""
+        return weighted_words(self.weights) if self.blend is None else self.blend.words
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models the unit is made of."""
+        return tuple(self.weights) if self.blend is None else self.blend.models
+
+    def summed(self, weights: Mapping[str, float] | None = None) -> Choice:
+        """Return the weighted sum that stands in for a blend, or one with other weights."""
+        return replace(self, weights=self.weights if weights is None else weights, blend=None)
 
 
 class Decided(NamedTuple):
@@ -60,11 +65,6 @@ class Decided(NamedTuple):
 
     choices: dict[str, Choice]
     notes: tuple[str, ...]
-
-
-def number_in_words(value: float) -> str:
-    """Return a weight with two decimals where that says it, else with up to six digits."""
-    return f"{value:.2f}" if abs(round(value, 2) - value) < 1e-9 else f"{value:.6g}"
 
 
 def alone(model: str, reason: str) -> Choice:
@@ -91,7 +91,7 @@ def decide(recipe: Recipe, units: Sequence[str]) -> Decided:
     Raises:
         RecipeError: a selector that matches nothing, or values that do not fit the selection.
     """
-    names = list(recipe.models)
+    setting = recipe.setting()
     choices = _fenced(recipe, units)
     notes = []
     for index, step in enumerate(recipe.steps()):
@@ -102,13 +102,23 @@ def decide(recipe: Recipe, units: Sequence[str]) -> Decided:
             notes += _idle(step, index, reached, choices)
             continue
         inside = [u for u in reached if u not in choices or choices[u].step is not None]
-        weights = step.method.weights(names, Selection.of(inside, wanted), step.path)
+        mixtures = step.method.mixtures(setting, Selection.of(inside, wanted), step.path)
         reason = "method" if rule is None else f"rules[{rule}]"
-        notes += notes_on(weights, step.path)
-        for unit, row in weights.items():
-            chosen = {model: weight for model, weight in row.items() if weight != 0}
-            choices[unit] = Choice(chosen, reason, rule, isinstance(step.method, Take))
+        if isinstance(step.method, Linear):
+            rows = {u: row for u, row in mixtures.items() if not isinstance(row, Blend)}
+            notes += notes_on(rows, step.path)
+        for unit, mixture in mixtures.items():
+            choices[unit] = _choice(mixture, reason, rule, take=isinstance(step.method, Take))
     return Decided(choices, tuple(notes))
+
+
+def _choice(
+    mixture: dict[str, float] | Blend, reason: str, rule: int | None, *, take: bool
+) -> Choice:
+    if isinstance(mixture, Blend):
+        return Choice(mixture.among(mixture.models), reason, rule, take, mixture)
+    chosen = {model: weight for model, weight in mixture.items() if weight != 0}
+    return Choice(chosen, reason, rule, take)
 
 
 def _reached(step: Step, index: int, units: Sequence[str]) -> list[str]:

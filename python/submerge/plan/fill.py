@@ -1,13 +1,13 @@
 """Where the rows of each unit come from: choices turned into operands the core can read.
 
-Operands stand in the order of the models' names, so that permuting the models of a recipe changes
-no bit; weights of 0 were left out before; one whole model is a copy, which keeps its bytes.
+Operands stand in an order that permuting the models of a recipe does not change: by name, a base
+first. Weights of 0 were left out before; one whole model is a copy, which keeps its bytes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from submerge.checkpoint import FLOATS
 from submerge.errors import LayoutError, RecipeError, quoted
@@ -37,8 +37,8 @@ class Filled(NamedTuple):
     """
 
     operands: tuple[Operand, ...]
-    op: Literal["copy", "linear", "same"]
-    weights: tuple[float, ...]
+    op: str
+    arguments: Mapping[str, Any]
     models: tuple[str, ...]
     formula: str
     reason: str
@@ -65,7 +65,7 @@ class Filler:
             RecipeError: every weight is 0.
             LayoutError: a model lacks the unit, or shapes or dtypes do not fit together.
         """
-        names = sorted(choice.weights)
+        names = sorted(choice.weights) if choice.blend is None else list(choice.blend.models)
         if not names:
             raise RecipeError(
                 f"recipe.{choice.reason}: every weight of {quoted(unit)} is 0, expected at least "
@@ -75,24 +75,28 @@ class Filler:
         rows, trailing = self._shape(unit, names)
         dtypes = frozenset(self.models[name].units[unit].dtype for name in names)
         operands: tuple[Operand, ...] = tuple(self.rows(name, unit) for name in names)
-        weights = tuple(choice.weights[name] for name in names)
-        formula = choice.formula
-        if mlp is not None:
-            operands, weights = (*operands, mlp), (*weights, 1.0)
-            formula, names = f"{formula} + guidance", [*names, "guidance"]
-        op = self._op(unit, dtypes, weights)
+        formula, models = choice.formula, tuple(names)
+        if choice.blend is not None and dtypes <= FLOATS:
+            op, arguments = choice.blend.op, choice.blend.arguments
+        else:
+            weights = tuple(choice.weights.get(name, 0.0) for name in names)
+            if mlp is not None:
+                operands, weights = (*operands, mlp), (*weights, 1.0)
+                formula, models = f"{formula} + guidance", (*models, "guidance")
+            op = self._op(unit, dtypes, weights)
+            arguments = {"weights": list(weights)} if op == "linear" else {}
         return Filled(
             operands=operands,
             op=op,
-            weights=weights if op == "linear" else (),
-            models=tuple(names),
+            arguments=arguments,
+            models=models,
             formula=formula,
             reason=choice.reason,
             rows=rows,
             trailing=trailing,
-            scalar=all(not self._tensor(name, unit).shape for name in sorted(choice.weights)),
+            scalar=all(not self._tensor(name, unit).shape for name in names),
             dtypes=dtypes,
-            nbytes=sum(self.nbytes(name, unit) for name in choice.weights),
+            nbytes=sum(self.nbytes(name, unit) for name in names),
         )
 
     def tensor(self, model: str, name: str) -> Filled:
@@ -101,7 +105,7 @@ class Filler:
         return Filled(
             operands=(Rows(self._source(model, name), name, 0, info.rows),),
             op="copy",
-            weights=(),
+            arguments={},
             models=(model,),
             formula=model,
             reason="extras",
@@ -136,7 +140,7 @@ class Filler:
             raise LayoutError(
                 f"{unit}: dtype {', '.join(sorted(filled.dtypes))}, expected floats to bake"
             )
-        weights = filled.weights or (1.0,)
+        weights = tuple(filled.arguments.get("weights", (1.0,)))
         return Mix(tuple(o for o in filled.operands if isinstance(o, Rows)), weights)
 
     def _source(self, model: str, tensor: str) -> int:
@@ -180,9 +184,7 @@ class Filler:
         return first
 
     @staticmethod
-    def _op(
-        unit: str, dtypes: frozenset[str], weights: tuple[float, ...]
-    ) -> Literal["copy", "linear", "same"]:
+    def _op(unit: str, dtypes: frozenset[str], weights: tuple[float, ...]) -> str:
         if dtypes <= FLOATS:
             return "copy" if weights == (1.0,) else "linear"
         if len(dtypes) > 1 or unit == BAKED_INTO:

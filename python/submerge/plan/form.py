@@ -99,10 +99,12 @@ class Unit(NamedTuple):
 
     Attributes:
         name: canonical name, for messages and the report.
-        operands: in the order the core adds them up: by model name, then a baked MLP.
+        operands: in the order of the core's arithmetic: the base first where there is one, then by
+            model name, then a baked MLP; where `alpha` is a way from one model to another, these.
         op: `copy` (one operand, as bytes if the dtypes are equal), `same` (all operands equal byte
-            for byte, the first is copied) or `linear` (`sum_i weights[i] * operands[i]`).
-        weights: one per operand for `linear`, else empty.
+            for byte, the first is copied), `linear` (`sum_i weights[i] * operands[i]`) or another
+            of the core's operations.
+        arguments: those of the operation, as the core reads them.
         models: the model each operand comes from; a baked MLP counts as `guidance`.
         formula: the same in words, `0.70 * schnell + 0.30 * krea`.
         reason: what in the recipe decided it: `method`, `rules[0]`, `include`, `guidance`, ...
@@ -113,15 +115,14 @@ class Unit(NamedTuple):
     start: int
     end: int
     operands: tuple[Operand, ...]
-    op: Literal["copy", "linear", "same"]
-    weights: tuple[float, ...]
+    op: str
+    arguments: Mapping[str, Any]
     models: tuple[str, ...]
     formula: str
     reason: str
 
     def plain(self) -> dict[str, Any]:
         """Return the JSON form."""
-        arguments = {"weights": list(self.weights)} if self.op == "linear" else {}
         kinds = [{"mlp" if isinstance(o, Mlp) else "rows": o.plain()} for o in self.operands]
         return {
             "name": self.name,
@@ -129,8 +130,13 @@ class Unit(NamedTuple):
             "start": self.start,
             "end": self.end,
             "operands": kinds,
-            "op": {self.op: arguments},
+            "op": {self.op: dict(self.arguments)},
         }
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The weights of a `linear` sum, else none."""
+        return tuple(self.arguments["weights"]) if self.op == "linear" else ()
 
 
 class Output(NamedTuple):

@@ -24,7 +24,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from submerge.errors import RecipeError, listing, quoted
-from submerge.plan.decide import Choice, alone, number_in_words
+from submerge.methods import number_in_words
+from submerge.plan.decide import Choice, alone
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -94,7 +95,7 @@ def settle(recipe: Recipe, models: Mapping[str, Model], choices: Mapping[str, Ch
         if policy.policy == "bake":
             raise _nothing_to_bake(policy, "no model has guidance")
         return Settled({}, "none: no model has a guidance embedder")
-    contributing = {model for choice in choices.values() for model in choice.weights}
+    contributing = {model for choice in choices.values() for model in choice.models}
     guided = [m for m in models if m in contributing and any(u in models[m].units for u in units)]
     mixed = {unit: _mixture(unit, choices[unit], models, guided) for unit in units}
     kept = _all_or_none(mixed)
@@ -116,14 +117,17 @@ def _mixture(
     unit: str, choice: Choice, models: Mapping[str, Model], guided: Sequence[str]
 ) -> Choice | str:
     """Return the mixture of the guided parents, or why there is none."""
-    missing = [model for model in choice.weights if unit not in models[model].units]
-    if not missing and choice.weights:
+    missing = [model for model in choice.models if unit not in models[model].units]
+    if not missing and choice.models:
         return choice
     if choice.take:
         return f"{choice.reason} takes `{missing[0]}`, which has none"
     if not guided:
         return "no model with guidance contributes"
-    weights = {model: choice.weights[model] for model in guided if model in choice.weights}
+    if choice.blend is None:
+        weights = {model: choice.weights[model] for model in guided if model in choice.weights}
+    else:
+        weights = choice.blend.among(guided)
     if len(guided) == 1:
         return alone(guided[0], choice.reason)
     total = math.fsum(weights.values())
@@ -135,7 +139,7 @@ def _mixture(
         )
     if len(weights) == 1:
         return alone(next(iter(weights)), choice.reason)
-    return replace(choice, weights={model: w / total for model, w in weights.items()})
+    return choice.summed({model: w / total for model, w in weights.items()})
 
 
 def _all_or_none(mixed: Mapping[str, Choice | str]) -> dict[str, Choice] | None:
@@ -195,7 +199,8 @@ def _bake(policy: Guidance, kept: Mapping[str, Choice]) -> Settled:
     value = policy.value or 0.0
     words = f"bake {value:g}: {_source(kept)}, folded into `{BAKED_INTO}`; guidance_embeds false"
     absent = f"folded into `{BAKED_INTO}` at guidance {value:g}"
-    return Settled({}, words, absent=absent, baked=dict(kept), value=value)
+    summed = {unit: choice.summed() for unit, choice in kept.items()}
+    return Settled({}, words, absent=absent, baked=summed, value=value)
 
 
 def _scale(
@@ -211,8 +216,10 @@ def _scale(
             continue
         share = policy.value if policy.value is not None else _share(unit, choices[unit], models)
         shares.append(share)
+        if share == 1:
+            continue
         weights = {model: weight * share for model, weight in choice.weights.items()}
-        scaled[unit] = replace(choice, weights=weights, take=False)
+        scaled[unit] = replace(choice.summed(weights), take=False)
     if not shares:
         return Settled(kept, f"keep: {_source(kept)} as taken; guidance_embeds true")
     words = " and ".join(dict.fromkeys(map(number_in_words, shares)))
@@ -226,7 +233,7 @@ def _scale(
 
 def _share(unit: str, choice: Choice, models: Mapping[str, Model]) -> float:
     """Return the guided parents' part of all weights of a unit; 1 when every parent has it."""
-    if all(unit in models[model].units for model in choice.weights):
+    if all(unit in models[model].units for model in choice.models):
         return 1.0
     return math.fsum(w for model, w in choice.weights.items() if unit in models[model].units)
 

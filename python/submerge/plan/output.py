@@ -248,7 +248,7 @@ def _units(tensor: Tensor, output: int) -> list[Unit]:
             end=start + part.rows,
             operands=part.operands,
             op=part.op,
-            weights=part.weights,
+            arguments=part.arguments,
             models=part.models,
             formula=part.formula,
             reason=part.reason,

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 from submerge.blocks import Selector
 from submerge.errors import RecipeError, nearest, quoted
-from submerge.methods import Linear, Method, Take, plain_method
+from submerge.methods import Linear, Method, Setting, Take, plain_method
 from submerge.recipe.fields import (
     GUIDANCE,
     MODEL,
@@ -92,6 +92,9 @@ class Recipe(Action):
         None,
     )
     output: Output = given(OUTPUT, "What is written, and how.", Output())
+    base: str | None = given(
+        TEXT, "A model's name: what methods on differences take them from.", None
+    )
     seed: int = given(whole(below=2**64), "Seed of methods that draw random numbers.", 0)
 
     @classmethod
@@ -156,8 +159,10 @@ class Recipe(Action):
                     f"{where}.models: the name {quoted(name)} has a meaning of its own, "
                     "expected another"
                 )
+        if self.base is not None and self.base not in self.models:
+            raise _no_model(f"{where}.base", self.base, list(self.models))
         for step in self.steps():
-            step.method.check(list(self.models), step.path)
+            step.method.check(self.setting(), step.path)
         for field in ("include", "exclude"):
             for i, text in enumerate(getattr(self, field)):
                 Selector.parse(text, f"{where}.{field}[{i}]")
@@ -175,6 +180,10 @@ class Recipe(Action):
                 raise RecipeError(
                     error.message, hint=error.hint or f"for a folder write `./{name}`"
                 )
+
+    def setting(self) -> Setting:
+        """Return what methods are told of the recipe around them."""
+        return Setting(tuple(self.models), self.base, self.seed)
 
     def steps(self) -> tuple[Step, ...]:
         """Return the rules in order and then what the top level says, each method resolved.
@@ -219,6 +228,8 @@ class Recipe(Action):
             data["guidance"] = self.guidance.plain()
         if self.extras is not None:
             data["extras"] = self.extras
+        if self.base is not None:
+            data["base"] = self.base
         output = self.output.written()
         if "shard_size" in output:
             output["shard_size"] = plain_size(output["shard_size"])

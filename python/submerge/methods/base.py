@@ -1,0 +1,173 @@
+"""What a merge method is: parameters in, for each unit an operation of the core out."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeAlias
+
+from submerge.errors import RecipeError, nearest, quoted
+
+if typing.TYPE_CHECKING:
+    from submerge.values import Selection
+
+__all__ = [
+    "Blend",
+    "Method",
+    "Mixtures",
+    "Setting",
+    "Weights",
+    "known",
+    "names",
+    "near",
+    "number_in_words",
+    "weighted_words",
+]
+
+Weights: TypeAlias = dict[str, dict[str, float]]
+"""Unit name to model name to weight, models in the recipe's order, f64, every model present."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a recipe says around a method.
+
+    Attributes:
+        models: the names of the models, in the recipe's order.
+        base: the model that deltas are taken from, unless the method names another.
+        seed: of the methods that draw random numbers.
+    """
+
+    models: tuple[str, ...]
+    base: str | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Blend:
+    """What one unit is made by, where that is not a weighted sum with known weights.
+
+    Attributes:
+        op: the core's operation.
+        arguments: its arguments, as the plan spells them.
+        models: the operands, in the order of the arithmetic.
+        words: the formula, for people.
+        base: the model that deltas are taken from, if the formula has one.
+        shares: the other models' shares where no more than a weighted sum can be had.
+    """
+
+    op: str
+    arguments: Mapping[str, Any]
+    models: tuple[str, ...]
+    words: str
+    base: str | None = None
+    shares: Mapping[str, float] = field(default_factory=dict)
+
+    def among(self, having: Iterable[str]) -> dict[str, float]:
+        """Return the weights of the sum that stands in among the models that have the unit.
+
+        With a base that has it: `base + sum_i share_i * (x_i - base)`. Without: the shares over
+        their sum.
+        """
+        present = set(having)
+        parts = {model: s for model, s in self.shares.items() if model in present and s != 0}
+        total = math.fsum(parts.values())
+        if self.base in present:
+            whole = {self.base: 1.0 - total, **parts}
+            return {model: weight for model, weight in whole.items() if weight != 0}
+        return {model: share / total for model, share in parts.items()} if total else parts
+
+
+Mixtures: TypeAlias = Mapping[str, "dict[str, float] | Blend"]
+"""Unit name to the weights of a weighted sum, or to what else the unit is made by."""
+
+
+class Method(ABC):
+    """A merge formula with its parameters.
+
+    Attributes:
+        name: the word recipes use.
+        ops: the core's operations that execute it.
+        formula: the result in one line; `A` and `B` are the first and second model, `C` the base.
+        passes: how often a unit is read: looks at the whole of it, and the pass that merges.
+        state: what is kept of a unit between its passes.
+        source: where the formula and its defaults come from.
+    """
+
+    __slots__ = ()
+    name: ClassVar[str]
+    ops: ClassVar[tuple[str, ...]]
+    formula: ClassVar[str]
+    passes: ClassVar[int] = 1
+    state: ClassVar[str] = "nothing"
+    source: ClassVar[str] = ""
+
+    @abstractmethod
+    def check(self, setting: Setting, where: str) -> None:
+        """Refuse parameters that do not fit these models; needs no units.
+
+        Args:
+            setting: the recipe's models, base and seed.
+            where: the method's path in the recipe; a parameter's is `<where>.<name>`.
+
+        Raises:
+            RecipeError: with the path of the offending parameter.
+        """
+
+    @abstractmethod
+    def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
+        """Return what every wanted unit of `selection` is made by.
+
+        Raises:
+            RecipeError: as `check`, and for values that do not fit the selection.
+        """
+
+    @classmethod
+    def parameters(cls) -> dict[str, dataclasses.Field[Any]]:
+        """Return the fields by the names recipes use: `lambda_` is written `lambda`."""
+        fields = dataclasses.fields(typing.cast("Any", cls))
+        return {found.name.rstrip("_"): found for found in fields}
+
+
+def known(model: str, models: Sequence[str], where: str) -> None:
+    """Refuse the name of a model that is not in the recipe."""
+    if model not in models:
+        raise RecipeError(
+            f"{where}: no model is called {quoted(model)}, expected one of {names(models)}",
+            hint=near(model, models),
+        )
+
+
+def names(given: Iterable[str]) -> str:
+    """Return names for a message: in backticks, ten at most."""
+    listed = list(given)
+    return ", ".join(quoted(name) for name in listed[:10]) + (
+        f" and {len(listed) - 10} more" if len(listed) > 10 else ""
+    )
+
+
+def near(name: str, choices: Iterable[str]) -> str | None:
+    """Return the hint that names the nearest choice, if one is near."""
+    close = nearest(name, choices)
+    return f"did you mean {quoted(close[0])}?" if close else None
+
+
+def number_in_words(value: float) -> str:
+    """Return a weight with two decimals where that says it, else with up to six digits."""
+    return f"{value:.2f}" if abs(round(value, 2) - value) < 1e-9 else f"{value:.6g}"
+
+
+def weighted_words(weights: Mapping[str, float]) -> str:
+    """Return a weighted sum in words: `0.70 * schnell + 0.30 * krea`; a whole model is its name."""
+    if not weights:
+        return "0"
+    words = ""
+    for model, weight in weights.items():
+        sign = " - " if weight < 0 else " + "
+        term = model if abs(weight) == 1 else f"{number_in_words(abs(weight))} * {model}"
+        words += (sign if words else sign.strip().replace("+", "")) + term
+    return words

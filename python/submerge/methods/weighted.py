@@ -1,0 +1,208 @@
+"""Weighted sums whose weights are known before any tensor is read.
+
+Ratios are shares of the SECOND model: `alpha: 0.3` means `0.7 * first + 0.3 * second`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from submerge.errors import RecipeError, counted, quoted
+from submerge.methods.base import Method, Mixtures, Setting, Weights, known
+from submerge.methods.parameters import difference, roles
+from submerge.values import Number, PerModel, Selection, Value
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["AddDifference", "Linear", "Take", "notes_on"]
+
+# A sum this small against its largest weight is a cancellation, not a scale anybody meant.
+_CANCELLED = 1e-12
+# Sums of decimal weights miss 1 by a few ulp; anything beyond is the user's intent and is reported.
+_UNITY = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Linear(Method):
+    """The weighted sum `w_1 x_1 + ... + w_n x_n`, element by element.
+
+    Attributes:
+        alpha: two models: the share of the second, `(1 - alpha) * first + alpha * second`. Shares
+            outside 0..1 extrapolate. 0.5 where neither `alpha` nor `weight` is given.
+        weight: any number of models: a weight for each by name; models left out have 0.
+        normalize: divide the weights by their sum (`weight` only; those of `alpha` sum to 1).
+    """
+
+    name: ClassVar[str] = "linear"
+    ops: ClassVar[tuple[str, ...]] = ("linear",)
+    formula: ClassVar[str] = "(1 - alpha) A + alpha B, or sum_i w_i X_i"
+    source: ClassVar[str] = "Wortsman et al. 2022, model soups (arXiv 2203.05482)"
+    EVEN: ClassVar[Value] = Number(0.5)
+
+    alpha: Value | None = None
+    weight: PerModel | None = None
+    normalize: bool = True
+
+    def check(self, setting: Setting, where: str) -> None:
+        """Refuse `alpha` for other than two models, unknown names, and both parameters at once."""
+        self._check(setting.models, where)
+
+    def _check(self, models: Sequence[str], where: str) -> None:
+        if self.weight is not None:
+            if self.alpha is not None:
+                raise RecipeError(
+                    f"{where}: both `alpha` and `weight` are given, expected one of them"
+                )
+            for model, _ in self.weight.entries:
+                known(model, models, f"{where}.weight")
+        elif len(models) != 2 and (self.alpha is not None or len(models) > 2):
+            raise RecipeError(
+                f"{where}.alpha: the share of the second model, expected two models, "
+                f"got {len(models)}",
+                hint="name them: `weight: {"
+                + ", ".join(f"{model}: 1" for model in models[:10])
+                + "}`",
+            )
+
+    def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
+        """Return the weights."""
+        return self.weights(setting.models, selection, where)
+
+    def weights(self, models: Sequence[str], selection: Selection, where: str) -> Weights:
+        """Return `1 - alpha` and `alpha`, or the named weights over their sum."""
+        self._check(models, where)
+        if self.weight is not None:
+            return self._named(self.weight, models, selection, f"{where}.weight")
+        if len(models) == 1:
+            return {unit: {models[0]: 1.0} for unit in selection.wanted}
+        first, second = models
+        shares = (self.alpha or self.EVEN).table(selection, f"{where}.alpha")
+        return {
+            unit: {first: 1.0 - shares[unit], second: shares[unit]} for unit in selection.wanted
+        }
+
+    def _named(
+        self, weight: PerModel, models: Sequence[str], selection: Selection, where: str
+    ) -> Weights:
+        values = dict(weight.entries)
+        tables = {
+            model: values[model].table(selection, f"{where}.{model}")
+            for model in models
+            if model in values
+        }
+        result: Weights = {}
+        for unit in selection.wanted:
+            row = {model: tables[model][unit] if model in tables else 0.0 for model in models}
+            result[unit] = self._normalized(row, unit, where) if self.normalize else row
+        return result
+
+    def _normalized(self, row: dict[str, float], unit: str, where: str) -> dict[str, float]:
+        try:
+            total = math.fsum(row.values())
+        except OverflowError:
+            total = math.inf
+        largest = max(abs(weight) for weight in row.values())
+        if abs(total) <= _CANCELLED * largest:
+            raise RecipeError(
+                f"{where}: the weights of {quoted(unit)} cannot be normalised, "
+                f"expected a sum other than 0, got {total:g}",
+                hint="`method: {linear: {weight: ..., normalize: false}}` uses them as they are",
+            )
+        scaled = {model: weight / total for model, weight in row.items()}
+        if not math.isfinite(total) or not all(map(math.isfinite, scaled.values())):
+            raise RecipeError(f"{where}: the weights of {quoted(unit)} are too large to normalise")
+        return scaled
+
+
+@dataclass(frozen=True, slots=True)
+class Take(Method):
+    """One model's bytes, unchanged; written `take: <model>`."""
+
+    name: ClassVar[str] = "take"
+    ops: ClassVar[tuple[str, ...]] = ("copy",)
+    formula: ClassVar[str] = "X"
+
+    model: str
+
+    def check(self, setting: Setting, where: str) -> None:
+        """Refuse an unknown name."""
+        known(self.model, setting.models, f"{where}.take")
+
+    def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
+        """Return the weights."""
+        return self.weights(setting.models, selection, where)
+
+    def weights(self, models: Sequence[str], selection: Selection, where: str) -> Weights:
+        """Return 1 for the model taken and 0 for the others."""
+        known(self.model, models, f"{where}.take")
+        return {
+            unit: {model: float(model == self.model) for model in models}
+            for unit in selection.wanted
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class AddDifference(Method):
+    """The first model plus what the second has learned on top of the third: `A + alpha (B - C)`.
+
+    Computed as the weighted sum `1 A + alpha B - alpha C`, in the order of the models' names.
+
+    Attributes:
+        alpha: how much of the difference.
+        to: the model added to; the recipe's first where nothing is said.
+        plus: the model whose difference is added; the second of those left.
+        minus: the model it is taken from; the recipe's `base`, else the last.
+    """
+
+    name: ClassVar[str] = "add_difference"
+    ops: ClassVar[tuple[str, ...]] = ("linear",)
+    formula: ClassVar[str] = "A + alpha (B - C)"
+    source: ClassVar[str] = "AUTOMATIC1111's add difference; sd-mecha `add_difference`"
+
+    alpha: Value = Number(1.0)
+    to: str | None = None
+    plus: str | None = None
+    minus: str | None = None
+
+    def check(self, setting: Setting, where: str) -> None:
+        """Refuse unknown names, and less than three different models."""
+        self._roles(setting, where)
+
+    def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
+        """Return 1, `alpha` and `-alpha`."""
+        to, plus, minus = self._roles(setting, where)
+        shares = self.alpha.table(selection, f"{where}.alpha")
+        return {unit: difference(to, plus, minus, shares[unit]) for unit in selection.wanted}
+
+    def _roles(self, setting: Setting, where: str) -> tuple[str, str, str]:
+        return roles(setting, (self.to, self.plus, self.minus), where)
+
+
+def notes_on(weights: Weights, where: str) -> list[str]:
+    """Return what is allowed but unusual in weights: extrapolation, sums other than 1."""
+    outside = [
+        row for row in weights.values() if any(not 0.0 <= weight <= 1.0 for weight in row.values())
+    ]
+    sums = [math.fsum(row.values()) for row in weights.values()]
+    scaled = [total for total in sums if abs(total - 1.0) > _UNITY]
+    found = []
+    if outside:
+        low = min(min(row.values()) for row in outside)
+        high = max(max(row.values()) for row in outside)
+        found.append(
+            f"{where}: shares from {low:g} to {high:g} in {counted(len(outside), 'unit')} "
+            "lie outside 0..1: the result extrapolates beyond its parents"
+        )
+    if scaled:
+        spread = (
+            f"{min(scaled):g}"
+            if min(scaled) == max(scaled)
+            else f"{min(scaled):g} to {max(scaled):g}"
+        )
+        found.append(
+            f"{where}: the weights of {counted(len(scaled), 'unit')} sum to {spread}, not 1"
+        )
+    return found

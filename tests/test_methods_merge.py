@@ -1,0 +1,262 @@
+"""Every method through a whole merge, against its formula in numpy.
+
+Equality: `exact` methods agree bit for bit in F32; the others to a few units of their last place,
+as their norms and angles are summed in another order.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+import factory
+import formulas
+import submerge
+from submerge.methods import METHODS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from formulas import Vector
+
+SHAPES = {"a.weight": (24, 48), "b.weight": (300, 260), "c.bias": (97,), "d.scale": (1, 70)}
+MODELS = ("anna", "base", "carl", "dora")
+# A few ulp of f32 for numbers about 1.
+CLOSE = 3e-6
+
+
+def parent(model: str) -> dict[str, Vector]:
+    """A base and what three models learned on top of it."""
+    found = {}
+    for i, (name, shape) in enumerate(SHAPES.items()):
+        x = np.random.default_rng(i).standard_normal(shape)
+        if model != "base":
+            mine = np.random.default_rng(100 * (1 + MODELS.index(model)) + i)
+            x = x + 0.4 * mine.standard_normal(shape) * (mine.random(shape) < 0.8)
+        found[name] = x.astype(np.float32)
+    return found
+
+
+PARENTS = {model: parent(model) for model in MODELS}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method with its parameters, the recipe's models in order, and the formula of one unit."""
+
+    method: str
+    parameters: dict[str, Any]
+    models: tuple[str, ...]
+    formula: Callable[[str, dict[str, Vector]], Vector]
+    words: str
+    exact: bool = False
+    base: str | None = None
+
+
+def flat(formula: Callable[..., Vector], order: str, **arguments: Any) -> Any:
+    """A formula of whole units in f64."""
+
+    def unit(_: str, of: dict[str, Vector]) -> Vector:
+        operands = [of[model].astype(np.float64).ravel() for model in order.split()]
+        return formula(*operands, **arguments)
+
+    return unit
+
+
+def rowwise(formula: Callable[..., Vector], order: str, **arguments: Any) -> Any:
+    def unit(_: str, of: dict[str, Vector]) -> Vector:
+        operands = [of[model].astype(np.float64) for model in order.split()]
+        return formulas.by_rows(formula, *operands, **arguments)
+
+    return unit
+
+
+def single(formula: Callable[..., Vector], order: str, **arguments: Any) -> Any:
+    """A formula of single elements in f32."""
+    return lambda _, of: formula(*(of[model] for model in order.split()), **arguments)
+
+
+def deltas(
+    thin: Callable[[str, str, Vector], Vector], weights: dict[str, float], **arguments: Any
+) -> Any:
+    def unit(name: str, of: dict[str, Vector]) -> Vector:
+        left = [thin(name, model, of[model] - of["base"]) for model in weights]
+        return formulas.delta(of["base"], left, list(weights.values()), **arguments)
+
+    return unit
+
+
+def whole(_: str, __: str, d: Vector) -> Vector:
+    return d
+
+
+TWO, PAIR, ALL = ("carl", "anna"), {"anna": 0.7, "carl": 0.4}, ("dora", "anna", "base", "carl")
+THREE = {"anna": 1.0, "carl": 0.5, "dora": -0.25}
+OTHERS = dict.fromkeys(("anna", "carl", "dora"), 1.0)
+
+
+def random(density: float, rescale: str) -> Any:
+    return lambda unit, model, d: formulas.random(d, density, formulas.key(7, unit, model), rescale)
+
+
+def ranked(density: float, epsilon: float, rescale: str) -> Any:
+    return lambda unit, model, d: formulas.ranked(
+        d, density, epsilon, formulas.key(7, unit, model), rescale
+    )
+
+
+def thinned(formula: Callable[..., Vector], *shares: float) -> Any:
+    return lambda _, __, d: formula(d, *shares)
+
+
+CASES = [
+    Case("slerp", {"alpha": 0.3}, TWO, flat(formulas.slerp, "carl anna", t=0.3),
+         "slerp from carl to anna at 0.30"),
+    Case("slerp", {"alpha": 0.3, "rowwise": True}, TWO,
+         rowwise(formulas.slerp, "carl anna", t=0.3),
+         "slerp from carl to anna at 0.30, row by row"),
+    Case("norm_lerp", {"alpha": 0.6}, TWO, flat(formulas.norm_lerp, "carl anna", t=0.6),
+         "norm_lerp from carl to anna at 0.60"),
+    Case("nuslerp", {"alpha": 0.25}, TWO, flat(formulas.nuslerp, "carl anna", t=0.25),
+         "nuslerp from carl to anna at 0.25"),
+    Case("nuslerp", {"alpha": 0.25}, ("carl", "base", "anna"),
+         flat(formulas.nuslerp, "base carl anna", t=0.25),
+         "nuslerp from carl to anna at 0.25 on base", base="base"),
+    Case("multislerp", {"weight": {"carl": 2, "anna": 1, "dora": 1}}, ALL,
+         flat(formulas.multislerp, "anna carl dora", weights=[1.0, 2.0, 1.0]),
+         "multislerp of anna + 2.00 * carl + dora"),
+    Case("karcher", {}, (*TWO, "dora"), flat(formulas.karcher, "anna carl dora"),
+         "karcher of anna, carl, dora"),
+    Case("geometric_median", {}, (*TWO, "dora"),
+         flat(formulas.geometric_median, "anna carl dora"),
+         "geometric_median of anna, carl, dora"),
+    Case("model_stock", {}, ALL, flat(formulas.model_stock, "base anna carl dora"),
+         "model_stock of anna, carl, dora on base", base="base"),
+    Case("model_stock", {"rowwise": True}, ALL,
+         rowwise(formulas.model_stock, "base anna carl dora"),
+         "model_stock of anna, carl, dora on base, row by row", base="base"),
+    Case("orthogonal", {"alpha": 0.8, "base": "base"}, ("carl", "anna", "base"),
+         flat(formulas.orthogonal, "base carl anna", alpha=0.8),
+         "carl + 0.80 * what is new in anna on base"),
+    Case("add_difference", {"alpha": 0.5}, ("carl", "anna", "base"),
+         single(lambda a, b, c: np.float32(0.5) * a + np.float32(-0.5) * b + c, "anna base carl"),
+         "carl + 0.50 * anna - 0.50 * base", exact=True),
+    Case("task_arithmetic", {"weight": PAIR, "lambda": 0.8}, ALL,
+         deltas(whole, PAIR, scale=0.8), "base + 0.80 * task_arithmetic(0.70 * anna + 0.40 * carl)",
+         exact=True, base="base"),
+    Case("ties", {"weight": THREE, "density": 0.4}, ALL,
+         deltas(thinned(formulas.largest, 0.4), THREE, normalize=True, consensus="sum"),
+         "base + ties(anna + 0.50 * carl - 0.25 * dora; density 0.40)", exact=True, base="base"),
+    Case("ties", {"density": {"anna": 0.5, "carl": 0.5, "dora": 1}, "consensus": "count"}, ALL,
+         deltas(lambda _, m, d: formulas.largest(d, 1 if m == "dora" else 0.5), OTHERS,
+                normalize=True, consensus="count"),
+         "base + ties(anna + carl + dora; density 0.50, 1.00)", exact=True, base="base"),
+    Case("breadcrumbs", {"density": 0.7, "gamma": 0.1, "weight": PAIR}, ALL,
+         deltas(thinned(formulas.middle, 0.7, 0.1), PAIR),
+         "base + breadcrumbs(0.70 * anna + 0.40 * carl; density 0.70; gamma 0.10)",
+         exact=True, base="base"),
+    Case("breadcrumbs_ties", {"density": 0.7, "gamma": 0.1}, ALL,
+         deltas(thinned(formulas.middle, 0.7, 0.1), OTHERS, consensus="sum"),
+         "base + breadcrumbs_ties(anna + carl + dora; density 0.70; gamma 0.10)",
+         exact=True, base="base"),
+    Case("dare_linear", {"density": 0.3, "rescale": "inverse"}, ALL,
+         deltas(random(0.3, "inverse"), OTHERS),
+         "base + dare_linear(anna + carl + dora; density 0.30)", exact=True, base="base"),
+    Case("dare_linear", {"density": 0.3}, ALL, deltas(random(0.3, "l1"), OTHERS),
+         "base + dare_linear(anna + carl + dora; density 0.30)", base="base"),
+    Case("dare_ties", {"density": 0.5, "rescale": "none", "weight": PAIR}, ALL,
+         deltas(random(0.5, "none"), PAIR, consensus="sum"),
+         "base + dare_ties(0.70 * anna + 0.40 * carl; density 0.50)", exact=True, base="base"),
+    Case("della", {"density": 0.6, "epsilon": 0.2, "rescale": "none"}, ALL,
+         deltas(ranked(0.6, 0.2, "none"), OTHERS, normalize=True, consensus="sum"),
+         "base + della(anna + carl + dora; density 0.60; epsilon 0.20)", exact=True, base="base"),
+    Case("della_linear", {"density": 0.6, "rescale": "inverse"}, ALL,
+         deltas(ranked(0.6, 0.15, "inverse"), OTHERS),
+         "base + della_linear(anna + carl + dora; density 0.60; epsilon 0.15)",
+         exact=True, base="base"),
+    Case("nearswap", {"t": 0.1}, TWO, single(formulas.nearswap, "carl anna", t=0.1),
+         "carl, anna where it is within 0.10", exact=True),
+    Case("ram", {}, ALL, single(formulas.ram, "base anna carl dora"),
+         "base + ram(anna + carl + dora)", exact=True, base="base"),
+    Case("train_difference", {"alpha": 0.7}, ("carl", "anna", "base"),
+         single(formulas.train_difference, "carl anna base", alpha=0.7),
+         "train_difference(carl + 0.70 * (anna - base))", exact=True),
+    Case("clamp", {"alpha": 1.5}, ("carl", "anna", "base"),
+         single(formulas.clamp, "carl anna base", alpha=1.5),
+         "clamp(carl + 1.50 * (anna - base))", exact=True),
+    Case("consensus_mask", {"tolerance": 0.5, "lambda": 0.9}, ALL,
+         single(formulas.consensus_mask, "base anna carl dora", weights=[1.0] * 3, scale=0.9,
+                tolerance=0.5, agree=2),
+         "base + 0.90 * consensus_mask(anna + carl + dora; tolerance 0.50, 2 agree)",
+         exact=True, base="base"),
+]  # fmt: skip
+IDS = [f"{case.method}-{i}" for i, case in enumerate(CASES)]
+
+
+def recipe(folder: Path, case: Case, models: tuple[str, ...] | None = None) -> dict[str, Any]:
+    paths = {}
+    for model in case.models if models is None else models:
+        path = folder / f"{model}.safetensors"
+        if not path.exists():
+            factory.write(path, PARENTS[model])
+        paths[model] = {"path": str(path), "layout": "generic"}
+    made = {"models": paths, "method": {case.method: case.parameters}, "seed": 7}
+    return made if case.base is None else made | {"base": case.base}
+
+
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_a_method_is_its_formula(tmp_path: Path, case: Case) -> None:
+    out = tmp_path / "out.safetensors"
+    plan = submerge.plan(recipe(tmp_path, case), out)
+    assert f"result = {case.words}" in plan.describe().splitlines()
+    submerge.merge(recipe(tmp_path, case), out)
+    found = factory.read(out)
+    assert found.keys() == SHAPES.keys()
+    for name, shape in SHAPES.items():
+        expected = case.formula(name, {model: PARENTS[model][name] for model in case.models})
+        got = found[name]
+        assert got.dtype == np.float32
+        assert not np.array_equal(got, PARENTS[case.models[0]][name])
+        if case.exact:
+            assert expected.dtype == np.float32
+            np.testing.assert_array_equal(got, expected, err_msg=name)
+        else:
+            np.testing.assert_allclose(got, expected.reshape(shape), atol=CLOSE, err_msg=name)
+
+
+def test_every_method_has_a_case() -> None:
+    assert {case.method for case in CASES} | {"linear"} == set(METHODS)
+
+
+# Where the first and the second model are that by their place.
+ORDERED = {"slerp", "norm_lerp", "nuslerp", "orthogonal", "nearswap", "add_difference",
+           "train_difference", "clamp"}  # fmt: skip
+PERMUTED = [case for case in CASES if case.method not in ORDERED]
+
+
+@pytest.mark.parametrize("case", PERMUTED, ids=[case.method for case in PERMUTED])
+def test_the_order_of_models_changes_no_bit(tmp_path: Path, case: Case) -> None:
+    outputs = set()
+    for i, order in enumerate(itertools.islice(itertools.permutations(case.models), 0, None, 5)):
+        out = tmp_path / f"{i}.safetensors"
+        submerge.merge(recipe(tmp_path, case, order), out)
+        outputs.add(b"".join(array.tobytes() for _, array in sorted(factory.read(out).items())))
+    assert len(outputs) == 1
+
+
+SOME = [case for case in CASES if case.method in ("slerp", "ties", "dare_linear", "della", "ram")]
+
+
+@pytest.mark.parametrize("case", SOME, ids=lambda case: case.method)
+def test_how_a_merge_is_run_changes_no_bit(tmp_path: Path, case: Case) -> None:
+    outputs = set()
+    for i, (threads, chunk) in enumerate([(1, 1 << 20), (2, 1 << 14), (3, 1 << 16)]):
+        out = tmp_path / f"{i}.safetensors"
+        submerge.merge(recipe(tmp_path, case), out, threads=threads, chunk=chunk)
+        outputs.add(b"".join(array.tobytes() for _, array in sorted(factory.read(out).items())))
+    assert len(outputs) == 1
