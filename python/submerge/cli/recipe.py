@@ -61,12 +61,15 @@ def schema() -> None:
 @click.option("--model-a", help="The first model of a supermerger vector.", metavar="PATH")
 @click.option("--model-b", help="The second model of a supermerger vector.", metavar="PATH")
 def import_(source: str, node: str | None, model_a: str | None, model_b: str | None) -> None:
-    """Turn a ComfyUI workflow (.json) or a supermerger block vector (text) into a recipe.
+    """Turn a ComfyUI workflow, mergekit YAML or a supermerger block vector into a recipe.
 
     How the ratios were read is told on standard error: ComfyUI's are shares of the first model,
-    submerge's and supermerger's of the second.
+    submerge's and supermerger's of the second; mergekit's `t` is that of the model that is not its
+    base.
     """
     from submerge.errors import RecipeError
+    from submerge.recipe.mergekit import import_mergekit, looks_like_mergekit
+    from submerge.recipe.parse import load_text
 
     text = sys.stdin.read() if source == "-" else _text(Path(source))
     name = "standard input" if source == "-" else source
@@ -75,6 +78,8 @@ def import_(source: str, node: str | None, model_a: str | None, model_b: str | N
         from submerge.recipe.parse import load_json
 
         found = import_workflow(load_json(text, name), name, node)
+    elif looks_like_mergekit(text):
+        found = import_mergekit(load_text(text, name), name)
     else:
         from submerge.merge import named
         from submerge.recipe.supermerger import import_vector

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 from submerge.errors import RecipeError
 from submerge.recipe.comfy import import_workflow
-from submerge.recipe.parse import load_json, read_text
+from submerge.recipe.mergekit import import_mergekit, looks_like_mergekit
+from submerge.recipe.parse import load_json, load_text, read_text
 from submerge.recipe.preset import Imported
 from submerge.recipe.supermerger import import_vector
 
@@ -22,16 +23,16 @@ _UNNAMED = {"a": "model_a.safetensors", "b": "model_b.safetensors"}
 
 def import_recipe(
     source: str | os.PathLike[str],
-    kind: Literal["auto", "comfy", "supermerger"] = "auto",
+    kind: Literal["auto", "comfy", "mergekit", "supermerger"] = "auto",
     *,
     models: Mapping[str, str] | None = None,
     node: str | None = None,
 ) -> Imported:
-    """Read a ComfyUI workflow (editor or API format) or a supermerger FLUX.1 vector.
+    """Read a ComfyUI workflow (editor or API format), mergekit YAML or a supermerger FLUX.1 vector.
 
     Args:
-        source: a file, or the text itself: JSON, or numbers parted by commas.
-        kind: which tool it is from; `auto` tells by the first character.
+        source: a file, or the text itself: JSON, YAML, or numbers parted by commas.
+        kind: which tool it is from; `auto` tells by the first character and by `merge_method:`.
         models: for a vector, the paths of A and B by the names they get in the recipe.
         node: for a workflow, the id of the merge node; None for the last.
 
@@ -47,6 +48,10 @@ def import_recipe(
         if models is not None:
             raise RecipeError(f"{name}: a workflow names its models itself, expected no `models`")
         return import_workflow(load_json(text, name), name, node)
+    if kind == "mergekit" or (kind == "auto" and looks_like_mergekit(text)):
+        if models is not None:
+            raise RecipeError(f"{name}: mergekit names its models itself, expected no `models`")
+        return import_mergekit(load_text(text, name), name)
     if node is not None:
         raise RecipeError(f"{name}: a vector has no nodes, expected no `node`")
     imported = import_vector(text, name, _UNNAMED if models is None else models)
