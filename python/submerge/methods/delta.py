@@ -225,7 +225,7 @@ class _Outliers(Thin):
         gamma = shares_of(self.gamma, setting, models, selection, f"{where}.gamma")
         return {**Thin.tables(self, setting, models, selection, where), "gamma": gamma}
 
-    def _sparsify(
+    def _thinned(
         self, given: Mapping[str, list[float]], keys: list[int]
     ) -> tuple[str, dict[str, Any]]:
         del keys
