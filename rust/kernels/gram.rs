@@ -5,8 +5,10 @@
 //! itself: `<x_0, x_0>`, `<x_0, d_i>` and `<d_i, d_j>`. Everything else follows without another pass.
 //! A product leaves out the elements where either of its two vectors is not finite.
 
+#![allow(clippy::inline_always)]
+
 use super::Stretch;
-use crate::simd::BLOCK;
+use crate::simd::{BLOCK, Body};
 
 /// The inner products of `x_0, d_1, ..., d_n`, upper triangle, row by row, in f64.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,7 +31,7 @@ impl Gram {
 
     /// Adds a stretch of at most [`BLOCK`] elements.
     pub fn add(&mut self, stretch: Stretch) {
-        let n = stretch.operands[0].len();
+        let (reference, isa) = (stretch.operands[0], stretch.isa);
         let (mut one, mut many) = ([[0.0; BLOCK]], Vec::new());
         let deltas = if self.vectors == 2 {
             &mut one[..]
@@ -37,16 +39,21 @@ impl Gram {
             many.resize(self.vectors - 1, [0.0; BLOCK]);
             &mut many[..]
         };
-        for (x, delta) in stretch.operands[1..].iter().zip(deltas.iter_mut()) {
-            let pairs = x.iter().zip(stretch.operands[0]);
-            delta.iter_mut().zip(pairs).for_each(|(d, (x, r))| *d = x - r);
-        }
-        let vector = |i: usize| if i == 0 { stretch.operands[0] } else { &deltas[i - 1][..n] };
-        let mut at = 0;
-        for i in 0..self.vectors {
-            for j in i..self.vectors {
-                self.products[at] += stretch.isa.dot(vector(i), vector(j));
-                at += 1;
+        self.products[0] += isa.dot(reference, reference);
+        for (j, x) in stretch.operands.iter().enumerate().skip(1) {
+            let (earlier, delta) = deltas.split_at_mut(j - 1);
+            let delta = &mut delta[0][..reference.len()];
+            let (along, own) = isa.run(Delta { x, reference, delta: &mut *delta });
+            // A sum that is not finite is formed again, in f64 and without the elements at fault.
+            let finite = |sum: f64, a: &[f32], b: &[f32]| {
+                if sum.is_finite() { sum } else { isa.dot(a, b) }
+            };
+            let (first, last) = (self.at(0, j), self.at(j, j));
+            self.products[first] += finite(along, reference, delta);
+            self.products[last] += finite(own, delta, delta);
+            for (i, other) in earlier.iter().enumerate() {
+                let at = self.at(i + 1, j);
+                self.products[at] += isa.dot(&other[..reference.len()], delta);
             }
         }
     }
@@ -65,8 +72,12 @@ impl Gram {
     /// `<v_i, v_j>` of `v = x_0, d_1, ..., d_n`.
     #[must_use]
     pub fn of(&self, i: usize, j: usize) -> f64 {
-        let (i, j) = (i.min(j), i.max(j));
-        self.products[i * self.vectors - i * (i + 1) / 2 + j]
+        self.products[self.at(i.min(j), i.max(j))]
+    }
+
+    /// Where the product of `i` and a `j` of at least `i` is kept.
+    fn at(&self, i: usize, j: usize) -> usize {
+        i * self.vectors - i * (i + 1) / 2 + j
     }
 
     /// `<x_i, x_j>` of the operands themselves.
@@ -82,6 +93,57 @@ impl Gram {
     pub fn count(&self) -> usize {
         self.vectors
     }
+}
+
+/// Lanes of a sum, as those of [`crate::simd::Isa::dot`].
+const LANES: usize = 32;
+
+/// `delta = x - reference`, and `<reference, delta>` and `<delta, delta>` as `Isa::dot` forms them,
+/// in one loop.
+struct Delta<'a> {
+    x: &'a [f32],
+    reference: &'a [f32],
+    delta: &'a mut [f32],
+}
+
+impl Body for Delta<'_> {
+    type Output = (f64, f64);
+
+    #[inline(always)]
+    fn run(self) -> (f64, f64) {
+        let (mut along, mut own) = ([0.0; LANES], [0.0; LANES]);
+        let mut add = |lane: usize, x: f32, r: f32, delta: &mut f32| {
+            *delta = x - r;
+            along[lane] += r * *delta;
+            own[lane] += *delta * *delta;
+        };
+        let (x_rows, x_rest) = self.x.as_chunks::<LANES>();
+        let (r_rows, r_rest) = self.reference.as_chunks::<LANES>();
+        let (d_rows, d_rest) = self.delta.as_chunks_mut::<LANES>();
+        for ((x, r), delta) in x_rows.iter().zip(r_rows).zip(d_rows) {
+            for lane in 0..LANES {
+                add(lane, x[lane], r[lane], &mut delta[lane]);
+            }
+        }
+        for (lane, ((x, r), delta)) in x_rest.iter().zip(r_rest).zip(d_rest).enumerate() {
+            add(lane, *x, *r, delta);
+        }
+        (total(&along), total(&own))
+    }
+}
+
+/// The lanes in f64, the upper half added onto the lower until one is left.
+#[inline(always)]
+fn total(lanes: &[f32; LANES]) -> f64 {
+    let mut sums = lanes.map(f64::from);
+    let mut half = LANES / 2;
+    while half > 0 {
+        for lane in 0..half {
+            sums[lane] += sums[lane + half];
+        }
+        half /= 2;
+    }
+    sums[0]
 }
 
 #[cfg(test)]
@@ -104,6 +166,29 @@ mod tests {
                 let pairs = x[i].iter().zip(&x[j]);
                 let exact: f64 = pairs.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
                 assert!((gram.operands(i, j) - exact).abs() < 1e-5 * exact.abs(), "{i} {j}");
+            }
+        }
+    }
+
+    #[test]
+    fn products_are_those_of_the_dot_product_of_every_isa() {
+        for len in [1, 31, 32, 77, BLOCK] {
+            let of = |k: u32, i: u32| (i * 7 + k * 13).wrapping_mul(0x9E37_79B9) as f32 / 4e9 - 0.5;
+            let x: Vec<Vec<f32>> =
+                (0..3).map(|k| (0..len as u32).map(|i| of(k, i)).collect()).collect();
+            let minus =
+                |k: usize| -> Vec<f32> { x[k].iter().zip(&x[0]).map(|(x, r)| x - r).collect() };
+            let vectors = [x[0].clone(), minus(1), minus(2)];
+            let operands: Vec<_> = x.iter().map(Vec::as_slice).collect();
+            for isa in Isa::available() {
+                let mut gram = Gram::new(3);
+                gram.add(Stretch { isa, first: 0, row: len, operands: &operands });
+                for i in 0..3 {
+                    for j in i..3 {
+                        let want = Isa::best().dot(&vectors[i], &vectors[j]);
+                        assert_eq!(gram.of(i, j).to_bits(), want.to_bits(), "{len} {i} {j}");
+                    }
+                }
             }
         }
     }

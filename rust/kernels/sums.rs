@@ -1,10 +1,12 @@
 //! What a kernel gathers over a whole unit, and what it learns from it.
 
+#![allow(clippy::inline_always)]
+
 use super::Stretch;
 use super::delta::{Found, Lengths};
 use super::gram::Gram;
 use super::select::Tally;
-use crate::simd::BLOCK;
+use crate::simd::{BLOCK, Body};
 
 /// Sums over a stretch of a unit, in the making.
 #[derive(Clone, Debug)]
@@ -109,19 +111,35 @@ impl Weights {
 
     fn sum_from_base(&self, stretch: Stretch, out: &mut [f32]) {
         let base = stretch.operands[0];
-        let mut delta = [0.0; BLOCK];
         for first in (0..out.len()).step_by(BLOCK) {
             let block = first..out.len().min(first + BLOCK);
             let (out, base) = (&mut out[block.clone()], &base[block.clone()]);
-            let delta = &mut delta[..block.len()];
             out.copy_from_slice(base);
-            for (x, w) in stretch.operands[1..].iter().zip(&self.each) {
-                if *w != 0.0 {
-                    let pairs = x[block.clone()].iter().zip(base);
-                    delta.iter_mut().zip(pairs).for_each(|(d, (x, r))| *d = x - r);
-                    stretch.isa.add_scaled(delta, *w, out);
+            for (x, weight) in stretch.operands[1..].iter().zip(&self.each) {
+                if *weight != 0.0 {
+                    let x = &x[block.clone()];
+                    stretch.isa.run(Add { x, base, weight: *weight, out: &mut *out });
                 }
             }
+        }
+    }
+}
+
+/// `out = out + weight * (x - base)`, each step rounded to f32.
+struct Add<'a> {
+    x: &'a [f32],
+    base: &'a [f32],
+    weight: f32,
+    out: &'a mut [f32],
+}
+
+impl Body for Add<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for ((out, x), base) in self.out.iter_mut().zip(self.x).zip(self.base) {
+            *out += self.weight * (x - base);
         }
     }
 }
