@@ -15,6 +15,7 @@ pub struct Inputs {
     pub rows: usize,
     pub columns: usize,
     pub values: [Vec<f32>; 4],
+    operands: usize,
 }
 
 /// A number in -1..1 for every seed and index.
@@ -36,7 +37,7 @@ impl Inputs {
             bytes.extend(values.iter().flat_map(|x| x.to_le_bytes()));
             fs::write(folder.path().join(format!("{i}")), bytes).expect("room for an input");
         }
-        Self { folder, rows, columns, values: values.map(<[f32]>::to_vec) }
+        Self { folder, rows, columns, values: values.map(<[f32]>::to_vec), operands: 4 }
     }
 
     /// Hardly two differences are equal.
@@ -55,6 +56,12 @@ impl Inputs {
         let round = |x: &f32| f32::from_bits((x.to_bits() + 0x8000) & 0xFFFF_0000);
         let values = smooth.values.map(|values| values.iter().map(round).collect::<Vec<_>>());
         Self::of(rows, columns, [&values[0], &values[1], &values[2], &values[3]])
+    }
+
+    /// The same, of which a job has only so many operands.
+    pub fn first(&self, operands: usize) -> Self {
+        let [a, b, c, d] = &self.values;
+        Self { operands, ..Self::of(self.rows, self.columns, [a, b, c, d]) }
     }
 
     pub fn run(&self, op: &Value) -> Vec<f32> {
@@ -89,7 +96,7 @@ impl Inputs {
             "files": [{"path": "", "metadata": {}}], "texts": [], "copies": [],
             "outputs": [{"file": 0, "name": "t", "dtype": "F32", "shape": [self.rows, self.columns]}],
             "units": [{"name": "t", "output": 0, "start": 0, "end": self.rows,
-                "operands": (0..4).map(operand).collect::<Vec<_>>(), "op": op}],
+                "operands": (0..self.operands).map(operand).collect::<Vec<_>>(), "op": op}],
         });
         let mut options = json!({
             "mode": "write", "threads": 2, "chunk": 1 << 18, "memory_budget": 64 << 20,
@@ -107,7 +114,8 @@ impl Inputs {
 
 /// Equal values within so many steps of f32; NaN equals NaN, +0 and -0 are equal.
 pub fn same(got: &[f32], want: &[f32], ulps: i64) -> bool {
-    let place = |x: f32| i64::from(x.to_bits().cast_signed() & i32::MAX) * if x < 0.0 { -1 } else { 1 };
+    let place =
+        |x: f32| i64::from(x.to_bits().cast_signed() & i32::MAX) * if x < 0.0 { -1 } else { 1 };
     let close = |a: f32, b: f32| a.is_nan() && b.is_nan() || (place(a) - place(b)).abs() <= ulps;
     let different = got.iter().zip(want).position(|(a, b)| !close(*a, *b));
     if let Some(i) = different {

@@ -4,6 +4,7 @@
 
 mod formula;
 mod job;
+mod pointwise;
 
 use serde_json::{Value, json};
 
