@@ -95,8 +95,7 @@ def test_linear_keeps_its_normalisation_and_order_means_nothing() -> None:
 def test_nuslerp_weights_become_a_share() -> None:
     recipe, _ = read(
         "merge_method: nuslerp\nmodels:\n  - {model: a, parameters: {weight: 3}}\n"
-        "  - {model: b, parameters: {weight: 1}}\nparameters: {nuslerp_flatten: false, "
-        "nuslerp_row_wise: true}\n"
+        "  - {model: b, parameters: {weight: 1}}\nparameters: {nuslerp_flatten: false}\n"
     )
     found = blend(recipe, "final.linear.weight")
     assert found.op == "rows"
@@ -119,6 +118,13 @@ REFUSED = [
     (TIES.replace("lambda: 0.8", "lambda: [{filter: mlp, value: 1}]"), "no value for the rest"),
     (TIES.replace("lambda: 0.8", "lambda: []"), "an empty list"),
     ("merge_method: ties\n", "models: expected a list"),
+    (
+        (
+            "merge_method: nuslerp\nmodels: [{model: a}, {model: b}]\n"
+            "parameters: {nuslerp_flatten: false, nuslerp_row_wise: true, weight: 1}\n"
+        ),
+        "vectors down the columns",
+    ),
     ("merge_method: ties\nmodels: [{model: a}]\n", "no base is named"),
 ]
 

@@ -20,11 +20,9 @@ __all__ = ["import_mergekit", "looks_like_mergekit"]
 
 # Where a parameter is called something else here.
 _RENAMED = {
-    "nuslerp": {"nuslerp_row_wise": "rowwise"},
     "multislerp": {"normalize_weights": "normalize"},
     "model_stock": {"filter_wise": "rowwise"},
     "slerp": {"t": "alpha"},
-    "ties": {},
 }
 # Parameters that change memory, not the result.
 _IDLE = frozenset({"int8_mask"})
@@ -210,13 +208,18 @@ class _Reader:
     ) -> dict[str, Any]:
         """Turn the two weights of nuslerp into the second model's share."""
         flat = found.pop("nuslerp_flatten", True)
-        if not flat and not found.get("rowwise"):
+        # By this word mergekit means vectors along the first dimension: columns.
+        columns = found.pop("nuslerp_row_wise", False)
+        if columns and not flat:
             raise RecipeError(
-                f"{self.name}.parameters.nuslerp_flatten: vectors down the columns, expected whole "
-                "tensors, or rows by `nuslerp_row_wise`"
+                f"{self.name}.parameters.nuslerp_row_wise: vectors down the columns, expected "
+                "whole tensors or rows",
+                hint="with `nuslerp_flatten: false` alone mergekit's vectors are rows",
             )
-        if flat and found.pop("rowwise", False):
+        if columns:
             self.notes.append("nuslerp_row_wise: means nothing while nuslerp_flatten holds")
+        if not flat:
+            found["rowwise"] = True
         weights = found.pop("weight", {})
         base = self.data.get("base_model")
         pair = [names[path] for path, _ in entries if path != base]
