@@ -32,18 +32,19 @@ impl Gram {
     /// Adds a stretch of at most [`BLOCK`] elements.
     pub fn add(&mut self, stretch: Stretch) {
         let (reference, isa) = (stretch.operands[0], stretch.isa);
-        let (mut one, mut many) = ([[0.0; BLOCK]], Vec::new());
-        let deltas = if self.vectors == 2 {
-            &mut one[..]
-        } else {
-            many.resize(self.vectors - 1, [0.0; BLOCK]);
-            &mut many[..]
-        };
+        if let [_, x] = stretch.operands {
+            let sums = isa.run(Two { x, reference });
+            if sums.iter().all(|sum| sum.is_finite()) {
+                self.products.iter_mut().zip(sums).for_each(|(product, sum)| *product += sum);
+                return;
+            }
+        }
+        let mut deltas = vec![[0.0; BLOCK]; self.vectors - 1];
         self.products[0] += isa.dot(reference, reference);
         for (j, x) in stretch.operands.iter().enumerate().skip(1) {
             let (earlier, delta) = deltas.split_at_mut(j - 1);
             let delta = &mut delta[0][..reference.len()];
-            let (along, own) = isa.run(Delta { x, reference, delta: &mut *delta });
+            let (along, own) = isa.run(Delta { x, reference, out: &mut *delta });
             // A sum that is not finite is formed again, in f64 and without the elements at fault.
             let finite = |sum: f64, a: &[f32], b: &[f32]| {
                 if sum.is_finite() { sum } else { isa.dot(a, b) }
@@ -98,12 +99,12 @@ impl Gram {
 /// Lanes of a sum, as those of [`crate::simd::Isa::dot`].
 const LANES: usize = 32;
 
-/// `delta = x - reference`, and `<reference, delta>` and `<delta, delta>` as `Isa::dot` forms them,
+/// `out = delta = x - reference`, and `<reference, delta>` and `<delta, delta>` as `Isa::dot` forms them,
 /// in one loop.
 struct Delta<'a> {
     x: &'a [f32],
     reference: &'a [f32],
-    delta: &'a mut [f32],
+    out: &'a mut [f32],
 }
 
 impl Body for Delta<'_> {
@@ -119,7 +120,7 @@ impl Body for Delta<'_> {
         };
         let (x_rows, x_rest) = self.x.as_chunks::<LANES>();
         let (r_rows, r_rest) = self.reference.as_chunks::<LANES>();
-        let (d_rows, d_rest) = self.delta.as_chunks_mut::<LANES>();
+        let (d_rows, d_rest) = self.out.as_chunks_mut::<LANES>();
         for ((x, r), delta) in x_rows.iter().zip(r_rows).zip(d_rows) {
             for lane in 0..LANES {
                 add(lane, x[lane], r[lane], &mut delta[lane]);
@@ -129,6 +130,39 @@ impl Body for Delta<'_> {
             add(lane, *x, *r, delta);
         }
         (total(&along), total(&own))
+    }
+}
+
+/// `<reference, reference>`, `<reference, delta>` and `<delta, delta>`, the same bits, of the only
+/// other operand: no difference is stored.
+struct Two<'a> {
+    x: &'a [f32],
+    reference: &'a [f32],
+}
+
+impl Body for Two<'_> {
+    type Output = [f64; 3];
+
+    #[inline(always)]
+    fn run(self) -> [f64; 3] {
+        let (mut norm2, mut along, mut own) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+        let mut add = |lane: usize, x: f32, r: f32| {
+            let delta = x - r;
+            norm2[lane] += r * r;
+            along[lane] += r * delta;
+            own[lane] += delta * delta;
+        };
+        let (x_rows, x_rest) = self.x.as_chunks::<LANES>();
+        let (r_rows, r_rest) = self.reference.as_chunks::<LANES>();
+        for (x, r) in x_rows.iter().zip(r_rows) {
+            for lane in 0..LANES {
+                add(lane, x[lane], r[lane]);
+            }
+        }
+        for (lane, (x, r)) in x_rest.iter().zip(r_rest).enumerate() {
+            add(lane, *x, *r);
+        }
+        [total(&norm2), total(&along), total(&own)]
     }
 }
 
@@ -180,11 +214,11 @@ mod tests {
                 |k: usize| -> Vec<f32> { x[k].iter().zip(&x[0]).map(|(x, r)| x - r).collect() };
             let vectors = [x[0].clone(), minus(1), minus(2)];
             let operands: Vec<_> = x.iter().map(Vec::as_slice).collect();
-            for isa in Isa::available() {
-                let mut gram = Gram::new(3);
-                gram.add(Stretch { isa, first: 0, row: len, operands: &operands });
-                for i in 0..3 {
-                    for j in i..3 {
+            for (isa, count) in Isa::available().into_iter().flat_map(|isa| [(isa, 2), (isa, 3)]) {
+                let mut gram = Gram::new(count);
+                gram.add(Stretch { isa, first: 0, row: len, operands: &operands[..count] });
+                for i in 0..count {
+                    for j in i..count {
                         let want = Isa::best().dot(&vectors[i], &vectors[j]);
                         assert_eq!(gram.of(i, j).to_bits(), want.to_bits(), "{len} {i} {j}");
                     }
