@@ -46,8 +46,7 @@ fn every_formula_is_that_of_f64() {
 #[test]
 fn differences_that_enough_models_need_stay() {
     // T = 3: the first model needs 2 of 3 up to a tolerance of 2, the second 1 of 3 up to 0.5.
-    let columns: [Vec<f32>; 4] =
-        [[1.0; 2000], [3.0; 2000], [2.0; 2000], [1.0; 2000]].map(Vec::from);
+    let columns: [Vec<f32>; 4] = [1.0, 3.0, 2.0, 1.0].map(|x| vec![x; 2000]);
     let inputs = Inputs::of(2000, 1, [&columns[0], &columns[1], &columns[2], &columns[3]]);
     let run = |tolerance: f64, agree: u32| {
         let args = json!({"weights": [1.0, 0.5, 1.0], "lambda": 2.0, "tolerance": tolerance,
