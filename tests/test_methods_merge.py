@@ -16,6 +16,7 @@ import pytest
 import factory
 import formulas
 import submerge
+from submerge import cli
 from submerge.methods import METHODS
 
 if TYPE_CHECKING:
@@ -260,3 +261,29 @@ def test_how_a_merge_is_run_changes_no_bit(tmp_path: Path, case: Case) -> None:
         submerge.merge(recipe(tmp_path, case), out, threads=threads, chunk=chunk)
         outputs.add(b"".join(array.tobytes() for _, array in sorted(factory.read(out).items())))
     assert len(outputs) == 1
+
+
+def test_the_report_says_which_units_took_another_branch(tmp_path: Path) -> None:
+    near = {name: x * np.float32(1.0001) for name, x in PARENTS["anna"].items()}
+    near["c.bias"] = PARENTS["carl"]["c.bias"]
+    paths = {
+        "anna": factory.write(tmp_path / "a.safetensors", PARENTS["anna"]),
+        "near": factory.write(tmp_path / "b.safetensors", near),
+    }
+    models = {name: {"path": str(path), "layout": "generic"} for name, path in paths.items()}
+    made = submerge.merge({"models": models, "method": "slerp"}, tmp_path / "out.safetensors")
+    (note,) = [note for note in made.summary["notes"] if "parallel" in note]
+    assert note.startswith("nearly parallel: linear, in 3 units: ")
+    assert "c.bias" not in note
+
+
+def test_the_command_line_tells_them_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("anna", "carl"):
+        factory.write(tmp_path / f"{name}.safetensors", PARENTS["anna"])
+    made = tmp_path / "recipe.yaml"
+    lines = [f"  {n}: {{path: {tmp_path / n}.safetensors, layout: generic}}" for n in TWO]
+    made.write_text("\n".join(["models:", *lines, "method: slerp", ""]), encoding="utf-8")
+    assert cli._run(["merge", str(made), "-o", str(tmp_path / "out.safetensors")]) == 0
+    assert "nearly parallel: linear, in 4 units: `**`" in capsys.readouterr().err

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from submerge.blocks import block_of, part_of
+from submerge.errors import counted, quoted
 from submerge.plan.sizes import bytes_in_words
+from submerge.plan.words import selectors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -203,6 +205,7 @@ class Report:
         """
         summary = plan.about.plain()
         recipe = summary.pop("recipe")
+        summary["notes"] = (*summary["notes"], *remarked(plan, figures))
         names = [file.path or plan.target.name for file in plan.files]
         python = ".".join(map(str, sys.version_info[:3]))
         versions = _Versions(build["version"], build["numerics"], python, _system())
@@ -235,6 +238,22 @@ class Report:
     def table(self, by: Literal["part", "block"] = "part") -> str:
         """Return the rows as a table: one line for each part of each stack, or for each block."""
         return table(grouped(self.rows, by))
+
+
+def remarked(plan: Plan, figures: Mapping[str, Any]) -> list[str]:
+    """Return what was unusual about units: ``nearly parallel: linear, in 2 units: `final` ``."""
+    found: dict[str, list[str]] = {}
+    for figure in figures["units"]:
+        if figure.get("note"):
+            found.setdefault(figure["note"], []).append(plan.units[figure["unit"]].name)
+    everywhere = [unit.name for unit in plan.units]
+    lines = []
+    for note, names in found.items():
+        where = selectors(everywhere, names)
+        more = f" and {len(where) - 10} more" if len(where) > 10 else ""
+        shown = ", ".join(map(quoted, where[:10]))
+        lines.append(f"{note}, in {counted(len(names), 'unit')}: {shown}{more}")
+    return lines
 
 
 def rows_of(plan: Plan, figures: Mapping[str, Any]) -> tuple[Row, ...]:
