@@ -8,7 +8,7 @@
 #![allow(clippy::inline_always)]
 
 use super::Stretch;
-use crate::simd::{BLOCK, Body};
+use crate::simd::{Body, Isa};
 
 /// The inner products of `x_0, d_1, ..., d_n`, upper triangle, row by row, in f64.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,40 +29,41 @@ impl Gram {
         self.products.fill(0.0);
     }
 
-    /// Adds a stretch of at most [`BLOCK`] elements.
+    /// Adds a stretch of at most one block.
     pub fn add(&mut self, stretch: Stretch) {
         let (reference, isa) = (stretch.operands[0], stretch.isa);
-        if let [_, x] = stretch.operands {
-            let sums = isa.run(Two { x, reference });
-            if sums.iter().all(|sum| sum.is_finite()) {
-                self.products.iter_mut().zip(sums).for_each(|(product, sum)| *product += sum);
-                return;
-            }
+        let others = &stretch.operands[1..];
+        if others.is_empty() {
+            self.products[0] += isa.dot(reference, reference);
         }
-        let mut deltas = vec![[0.0; BLOCK]; self.vectors - 1];
-        self.products[0] += isa.dot(reference, reference);
-        for (j, x) in stretch.operands.iter().enumerate().skip(1) {
-            let (earlier, delta) = deltas.split_at_mut(j - 1);
-            let delta = &mut delta[0][..reference.len()];
-            let (along, own) = isa.run(Delta { x, reference, out: &mut *delta });
-            // A sum that is not finite is formed again, in f64 and without the elements at fault.
-            let finite = |sum: f64, a: &[f32], b: &[f32]| {
-                if sum.is_finite() { sum } else { isa.dot(a, b) }
-            };
-            let (first, last) = (self.at(0, j), self.at(j, j));
-            self.products[first] += finite(along, reference, delta);
-            self.products[last] += finite(own, delta, delta);
-            for (i, other) in earlier.iter().enumerate() {
-                let at = self.at(i + 1, j);
-                self.products[at] += isa.dot(&other[..reference.len()], delta);
+        for (j, x) in others.iter().enumerate() {
+            let beside = others[..j].first().copied();
+            let pair = Products { reference, beside, x };
+            let mut sums = isa.run(pair);
+            if !sums.iter().all(|sum| sum.is_finite()) {
+                sums = pair.in_f64(isa);
+            }
+            let first = if j == 0 { self.at(0, 0) } else { self.at(1, j + 1) };
+            for (at, sum) in [first, self.at(0, j + 1), self.at(j + 1, j + 1)].into_iter().zip(sums)
+            {
+                self.products[at] += sum;
+            }
+            for (i, other) in others[..j].iter().enumerate().skip(1) {
+                let pair = Products { reference, beside: Some(other), x };
+                let mut sums = isa.run(pair);
+                if !sums[0].is_finite() {
+                    sums = pair.in_f64(isa);
+                }
+                let at = self.at(i + 1, j + 1);
+                self.products[at] += sums[0];
             }
         }
     }
 
-    /// Bytes that making one takes, with the differences of a block.
+    /// Bytes that one takes.
     #[must_use]
     pub fn bytes(operands: usize) -> u64 {
-        (operands * operands * size_of::<f64>() + operands * BLOCK * size_of::<f32>()) as u64
+        (operands * operands * size_of::<f64>()) as u64
     }
 
     /// Adds the next cell of the grid.
@@ -99,70 +100,63 @@ impl Gram {
 /// Lanes of a sum, as those of [`crate::simd::Isa::dot`].
 const LANES: usize = 32;
 
-/// `out = delta = x - reference`, and `<reference, delta>` and `<delta, delta>` as `Isa::dot` forms them,
-/// in one loop.
-struct Delta<'a> {
-    x: &'a [f32],
+/// Three inner products with `delta = x - reference`, in one loop that stores no difference: of
+/// `beside - reference`, of `reference` and of itself. With nothing beside, the first is
+/// `<reference, reference>`. Each is formed as [`Isa::dot`] forms it.
+#[derive(Clone, Copy)]
+struct Products<'a> {
     reference: &'a [f32],
-    out: &'a mut [f32],
+    beside: Option<&'a [f32]>,
+    x: &'a [f32],
 }
 
-impl Body for Delta<'_> {
-    type Output = (f64, f64);
-
-    #[inline(always)]
-    fn run(self) -> (f64, f64) {
-        let (mut along, mut own) = ([0.0; LANES], [0.0; LANES]);
-        let mut add = |lane: usize, x: f32, r: f32, delta: &mut f32| {
-            *delta = x - r;
-            along[lane] += r * *delta;
-            own[lane] += *delta * *delta;
+impl Products<'_> {
+    /// The sums without the elements that are not finite, when f32 could not hold one.
+    #[cold]
+    fn in_f64(self, isa: &Isa) -> [f64; 3] {
+        let minus =
+            |x: &[f32]| -> Vec<f32> { x.iter().zip(self.reference).map(|(x, r)| x - r).collect() };
+        let delta = minus(self.x);
+        let first = match self.beside {
+            None => isa.dot(self.reference, self.reference),
+            Some(beside) => isa.dot(&minus(beside), &delta),
         };
-        let (x_rows, x_rest) = self.x.as_chunks::<LANES>();
-        let (r_rows, r_rest) = self.reference.as_chunks::<LANES>();
-        let (d_rows, d_rest) = self.out.as_chunks_mut::<LANES>();
-        for ((x, r), delta) in x_rows.iter().zip(r_rows).zip(d_rows) {
-            for lane in 0..LANES {
-                add(lane, x[lane], r[lane], &mut delta[lane]);
-            }
-        }
-        for (lane, ((x, r), delta)) in x_rest.iter().zip(r_rest).zip(d_rest).enumerate() {
-            add(lane, *x, *r, delta);
-        }
-        (total(&along), total(&own))
+        [first, isa.dot(self.reference, &delta), isa.dot(&delta, &delta)]
     }
-}
-
-/// `<reference, reference>`, `<reference, delta>` and `<delta, delta>`, the same bits, of the only
-/// other operand: no difference is stored.
-struct Two<'a> {
-    x: &'a [f32],
-    reference: &'a [f32],
-}
-
-impl Body for Two<'_> {
-    type Output = [f64; 3];
 
     #[inline(always)]
-    fn run(self) -> [f64; 3] {
-        let (mut norm2, mut along, mut own) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
-        let mut add = |lane: usize, x: f32, r: f32| {
+    fn sums(self, first: impl Fn(f32, f32, f32) -> f32) -> [f64; 3] {
+        let (mut beside, mut along, mut own) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+        let mut add = |lane: usize, r: f32, b: f32, x: f32| {
             let delta = x - r;
-            norm2[lane] += r * r;
+            beside[lane] += first(r, b, delta);
             along[lane] += r * delta;
             own[lane] += delta * delta;
         };
         let (x_rows, x_rest) = self.x.as_chunks::<LANES>();
+        let (b_rows, b_rest) = self.beside.unwrap_or(self.reference).as_chunks::<LANES>();
         let (r_rows, r_rest) = self.reference.as_chunks::<LANES>();
-        for (x, r) in x_rows.iter().zip(r_rows) {
+        for ((x, b), r) in x_rows.iter().zip(b_rows).zip(r_rows) {
             for lane in 0..LANES {
-                add(lane, x[lane], r[lane]);
+                add(lane, r[lane], b[lane], x[lane]);
             }
         }
-        for (lane, (x, r)) in x_rest.iter().zip(r_rest).enumerate() {
-            add(lane, *x, *r);
+        for (lane, ((x, b), r)) in x_rest.iter().zip(b_rest).zip(r_rest).enumerate() {
+            add(lane, *r, *b, *x);
         }
-        [total(&norm2), total(&along), total(&own)]
+        [total(&beside), total(&along), total(&own)]
+    }
+}
+
+impl Body for Products<'_> {
+    type Output = [f64; 3];
+
+    #[inline(always)]
+    fn run(self) -> [f64; 3] {
+        match self.beside {
+            None => self.sums(|r, _, _| r * r),
+            Some(_) => self.sums(|r, b, delta| (b - r) * delta),
+        }
     }
 }
 
@@ -183,7 +177,7 @@ fn total(lanes: &[f32; LANES]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simd::Isa;
+    use crate::simd::BLOCK;
 
     #[test]
     fn products_of_the_operands_follow_from_those_of_the_deltas() {
@@ -209,12 +203,14 @@ mod tests {
         for len in [1, 31, 32, 77, BLOCK] {
             let of = |k: u32, i: u32| (i * 7 + k * 13).wrapping_mul(0x9E37_79B9) as f32 / 4e9 - 0.5;
             let x: Vec<Vec<f32>> =
-                (0..3).map(|k| (0..len as u32).map(|i| of(k, i)).collect()).collect();
+                (0..4).map(|k| (0..len as u32).map(|i| of(k, i)).collect()).collect();
             let minus =
                 |k: usize| -> Vec<f32> { x[k].iter().zip(&x[0]).map(|(x, r)| x - r).collect() };
-            let vectors = [x[0].clone(), minus(1), minus(2)];
+            let vectors = [x[0].clone(), minus(1), minus(2), minus(3)];
             let operands: Vec<_> = x.iter().map(Vec::as_slice).collect();
-            for (isa, count) in Isa::available().into_iter().flat_map(|isa| [(isa, 2), (isa, 3)]) {
+            for (isa, count) in
+                Isa::available().into_iter().flat_map(|isa| [(isa, 1), (isa, 2), (isa, 4)])
+            {
                 let mut gram = Gram::new(count);
                 gram.add(Stretch { isa, first: 0, row: len, operands: &operands[..count] });
                 for i in 0..count {
