@@ -141,7 +141,7 @@ def _finite(model: Model, options: RunOptions) -> Check:
         "finite",
         False,
         f"{total:,} of {elements:,} elements are infinite or NaN, "
-        f"{worst.nonfinite_out:,} of them in {worst.block} {worst.part}",
+        f"{worst.nonfinite_out:,} of them in {' '.join(dict.fromkeys((worst.block, worst.part)))}",
     )
 
 
