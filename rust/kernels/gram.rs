@@ -8,7 +8,7 @@
 #![allow(clippy::inline_always)]
 
 use super::Stretch;
-use crate::simd::{Body, Isa};
+use crate::simd::{Body, Isa, LANES, total};
 
 /// The inner products of `x_0, d_1, ..., d_n`, upper triangle, row by row, in f64.
 #[derive(Clone, Debug, PartialEq)]
@@ -97,9 +97,6 @@ impl Gram {
     }
 }
 
-/// Lanes of a sum, as those of [`crate::simd::Isa::dot`].
-const LANES: usize = 32;
-
 /// Three inner products with `delta = x - reference`, in one loop that stores no difference: of
 /// `beside - reference`, of `reference` and of itself. With nothing beside, the first is
 /// `<reference, reference>`. Each is formed as [`Isa::dot`] forms it.
@@ -158,20 +155,6 @@ impl Body for Products<'_> {
             Some(_) => self.sums(|r, b, delta| (b - r) * delta),
         }
     }
-}
-
-/// The lanes in f64, the upper half added onto the lower until one is left.
-#[inline(always)]
-fn total(lanes: &[f32; LANES]) -> f64 {
-    let mut sums = lanes.map(f64::from);
-    let mut half = LANES / 2;
-    while half > 0 {
-        for lane in 0..half {
-            sums[lane] += sums[lane + half];
-        }
-        half /= 2;
-    }
-    sums[0]
 }
 
 #[cfg(test)]

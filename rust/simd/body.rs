@@ -6,10 +6,9 @@
 use super::{Pair, Written};
 use crate::dtype::{Float, Overflow};
 
-/// f32 accumulators per sum: two registers of AVX2, so that three sums and their operands stay in
-/// registers, and enough to hide the adder's latency. Part of the meaning of the statistics, not of
-/// the machine.
-const LANES: usize = 16;
+/// f32 accumulators per sum: four registers of AVX2, and enough to hide the adder's latency. Part
+/// of the meaning of the statistics, not of the machine.
+pub const LANES: usize = 32;
 
 #[inline(always)]
 pub(super) fn decode(from: Float, bytes: &[u8], out: &mut [f32]) {
@@ -89,7 +88,7 @@ pub(super) fn add_scaled(x: &[f32], w: f32, acc: &mut [f32]) {
 }
 
 /// One accumulator per lane.
-type Lanes = [f32; LANES];
+pub type Lanes = [f32; LANES];
 
 #[inline(always)]
 pub(super) fn gram(x: &[f32], reference: &[f32]) -> Pair {
@@ -157,7 +156,8 @@ pub(super) fn norm2(x: &[f32]) -> Pair {
 
 /// The lanes in f64, the upper half added onto the lower until one is left.
 #[inline(always)]
-fn total(lanes: &Lanes) -> f64 {
+#[must_use]
+pub fn total(lanes: &Lanes) -> f64 {
     let mut sums = lanes.map(f64::from);
     let mut half = LANES / 2;
     while half > 0 {

@@ -6,6 +6,7 @@
 
 #![allow(unsafe_code)]
 
+pub use self::body::{LANES, Lanes, total};
 use crate::dtype::{Float, Overflow};
 
 mod body;
@@ -207,7 +208,7 @@ impl Isa {
 
     /// Norm, dot product and squared distance of one block.
     ///
-    /// Element `i` is added to f32 lane `i % 16`, in order; the lanes are added in f64, the upper
+    /// Element `i` is added to f32 lane `i % 32`, in order; the lanes are added in f64, the upper
     /// half onto the lower until one is left. When a sum is not finite (an element is not, or f32
     /// squares overflowed) all three are formed again in f64, element by element, without the
     /// non-finite elements. Squares below f32's
