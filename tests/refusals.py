@@ -202,6 +202,19 @@ def nameless(bench: Bench) -> Act:
     return partial(boundary.execute, plan)
 
 
+def too_long(bench: Bench) -> Act:
+    """A method that counts elements, on a tensor of 2^32 of them that takes no room."""
+    header = b'{"x":{"dtype":"F8_E4M3","shape":[65536,65536],"data_offsets":[0,4294967296]}}   '
+    models = {}
+    for name in "ab":
+        path = bench.root / f"{name}.safetensors"
+        path.write_bytes(len(header).to_bytes(8, "little") + header)
+        os.truncate(path, 8 + len(header) + (1 << 32))
+        models[name] = {"path": str(path), "layout": "generic"}
+    recipe = {"models": models, "base": "a", "method": {"ties": {"density": 0.5}}}
+    return lambda: submerge.merge(recipe, bench.out)
+
+
 # What the core refuses.
 CORE = {
     "dtype that cannot be merged": Row(
@@ -350,6 +363,13 @@ CORE = {
         PlanError,
         "plan unit `y`",
         "elements in rows of a layer, expected at most",
+        None,
+    ),
+    "a tensor too long to count": Row(
+        too_long,
+        PlanError,
+        "plan unit `x`",
+        "4294967296 elements, expected at most 4294967295 for its op",
         None,
     ),
     "an unknown instruction set": Row(

@@ -12,6 +12,7 @@ from submerge.errors import RecipeError
 from submerge.methods import Blend
 from submerge.recipe import Recipe
 from submerge.recipe.importers import Imported, import_recipe
+from submerge.recipe.mergekit import import_mergekit
 from submerge.values import Selection
 
 if TYPE_CHECKING:
@@ -126,7 +127,32 @@ REFUSED = [
         "vectors down the columns",
     ),
     ("merge_method: ties\nmodels: [{model: a}]\n", "no base is named"),
+    ("merge_method: ties\nmodels: [a]\n", "models[0]: expected a mapping, got the text `a`"),
+    ("merge_method: ties\nmodels: [{model: 3}]\n", "models[0].model: expected a model, got 3"),
+    (
+        "merge_method: ties\nmodels: [{model: a, parameters: 3}]\n",
+        "models[0].parameters: expected a mapping, got 3",
+    ),
+    (
+        "merge_method: passthrough\nmodels: [{model: a}, {model: b}]\n",
+        "passthrough, expected one model without parameters",
+    ),
+    (
+        "merge_method: nuslerp\nmodels: [{model: a}, {model: b}]\n",
+        "nuslerp, expected two models with a number as `weight` each",
+    ),
+    (
+        TIES.replace("lambda: 0.8", "lambda: [{filter: mlp, value: 1}, {filter: attn}]"),
+        "[1]: expected {filter, value}, got a mapping of 1 key",
+    ),
 ]
+
+
+def test_what_is_no_configuration_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"^x\.yml: expected a mapping with `merge_method`"):
+        import_mergekit(["merge_method"], "x.yml")
+    with pytest.raises(RecipeError, match="mergekit names its models itself"):
+        import_recipe(TIES, models={"a": "x", "b": "y"})
 
 
 @pytest.mark.parametrize(("text", "message"), REFUSED)

@@ -153,6 +153,13 @@ REFUSED: list[tuple[dict[str, Any], Setting, str]] = [
     ({"multislerp": {"weight": {"krea": 1}}}, THREE, "m.multislerp: expected at least two models"),
     ({"clamp": {}}, Setting(("a", "b")), "m.clamp: three models in `A + (B - C)`"),
     ({"clamp": {"to": "dev", "plus": "dev"}}, THREE, "m.clamp: three models in `A + (B - C)`"),
+    ({"clamp": {}}, Setting(("a", "b", "c", "d")), "m.clamp: three models in `A + (B - C)`"),
+    ({"ties": {"density": {3: 1}}}, THREE, "m.ties.density: expected models or selectors as keys"),
+    (
+        {"multislerp": {"weight": {"krea": 1, "schnell": {"double": 0, "default": 1}}}},
+        THREE,
+        "m.multislerp.weight: expected two models with a weight, got 1",
+    ),
     ({"nearswap": {"t": -1}}, Setting(("a", "b")), "m.t: -1, expected a distance"),
     ({"ram": {"epsilon": -1}}, THREE, "m.ram.epsilon: -1, expected at least 0"),
 ]
