@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 # jobs that run to their end.
 WIDE = Flux(1, 1, 3072, 128, 4096, 768, guidance=True)
 NARROWER = Flux(1, 1, 1536, 128, 4096, 768, guidance=True)
-# Cancelled within 250 ms; a busy machine must not fail a test.
-PROMISE, GENEROUS = 0.25, 1.0
+# Seconds in which a job has stopped. Promised are 0.25; a busy machine must not fail a test.
+GENEROUS = 1.0
 
 
 @dataclass
