@@ -3,7 +3,8 @@
 //!
 //! The core knows no model family, no default value and no Python object outside `python.rs`.
 //! Modules stand on floors and import only downwards:
-//! `error -> dtype -> simd -> {io, checkpoint, kernels} -> {plan, stats} -> resolve -> exec -> python`.
+//! `error -> dtype -> simd -> {io, checkpoint, kernels} -> {plan, stats} ->
+//! {resolve, schedule, report} -> {inputs, output} -> compute -> exec -> python`.
 
 pub mod checkpoint;
 pub mod compute;
