@@ -69,7 +69,7 @@ $(ORACLE)/.groups: pyproject.toml scripts/setup.sh
 # Other people's implementations judge what the wheel writes.
 test-oracle: $(ORACLE)/.groups wheel
 	@$(UV) pip install --quiet --python $(ORACLE)/bin/python --reinstall --no-deps dist/*.whl
-	$(ORACLE)/bin/pytest -q tests/oracles
+	$(ORACLE)/bin/pytest -q tests/oracles tests/inference
 
 bench: develop
 	cargo bench --locked --bench kernels
