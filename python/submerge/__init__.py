@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from submerge.inspection import Inspection, inspect
     from submerge.merge import MergedModel, convert, merge, merge_flux_models, plan
     from submerge.plan import Plan
+    from submerge.profile import Profile, profile
     from submerge.recipe import Recipe
     from submerge.report import Report
     from submerge.run import CancelToken, RunOptions
@@ -52,6 +53,7 @@ _HOMES = {
     "MergedModel": "merge",
     "Plan": "plan",
     "PlanError": "errors",
+    "Profile": "profile",
     "Recipe": "recipe",
     "RecipeError": "errors",
     "Report": "report",
@@ -65,6 +67,7 @@ _HOMES = {
     "merge": "merge",
     "merge_flux_models": "merge",
     "plan": "merge",
+    "profile": "profile",
     "verify": "verify",
 }
 
@@ -80,6 +83,7 @@ __all__ = [
     "MergedModel",
     "Plan",
     "PlanError",
+    "Profile",
     "Recipe",
     "RecipeError",
     "Report",
@@ -93,6 +97,7 @@ __all__ = [
     "merge",
     "merge_flux_models",
     "plan",
+    "profile",
     "verify",
 ]
 

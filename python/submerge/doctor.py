@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import os
 import platform
 import shutil
 import tempfile
@@ -17,9 +15,11 @@ import numpy as np
 from submerge.demo import write_file
 from submerge.merge import plan, single_model_recipe
 from submerge.plan.sizes import bytes_in_words
+from submerge.profile.environment import cores, installed, physical_memory
 from submerge.run import RunOptions, build_info, execute
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterable, Sequence
 
 __all__ = ["Findings", "doctor"]
@@ -91,20 +91,13 @@ def doctor(folders: Sequence[str | os.PathLike[str]] = (".",)) -> Findings:
         system={
             "platform": platform.platform(),
             "python": platform.python_version(),
-            "cores": os.cpu_count() or 1,
-            "memory": _memory(),
+            "cores": cores(),
+            "memory": physical_memory() or 0,
         },
-        packages={name: _installed(name) for name in _PACKAGES},
+        packages={name: installed(name) for name in _PACKAGES},
         paths={str(folder): _folder(Path(folder)) for folder in folders},
         problems=tuple(problems),
     )
-
-
-def _installed(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _folder(folder: Path) -> dict[str, Any]:
@@ -143,9 +136,3 @@ def _mounts(lines: Iterable[str]) -> list[tuple[str, str]]:
     return [
         (fields[1].replace("\\040", " "), fields[2]) for line in lines if (fields := line.split())
     ]
-
-
-def _memory() -> int:
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return 0

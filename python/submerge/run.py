@@ -7,17 +7,19 @@ a plan to the core.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, fields, replace
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from submerge import _core
 from submerge.checkpoint import MAX_HEADER_BYTES
 from submerge.errors import RecipeError, listing, nearest
+from submerge.profile.environment import cores
+from submerge.profile.spans import record
 from submerge.values import size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 __all__ = [
     "CancelToken",
@@ -142,7 +144,7 @@ class RunOptions:
     def sizes(self) -> dict[str, int]:
         """Return `threads`, `chunk` and `memory_budget` as numbers, defaults filled in."""
         return {
-            "threads": self.threads if self.threads is not None else _cores(),
+            "threads": self.threads if self.threads is not None else cores(),
             "chunk": size(self.chunk, "chunk"),
             "memory_budget": size(self.memory_budget, "memory_budget"),
         }
@@ -173,10 +175,13 @@ def execute(plan: str, options: RunOptions, mode: Mode) -> dict[str, Any]:
     done: dict[str, Any] = json.loads(
         _core.execute(plan, options.to_json(mode), token._job, options.progress)  # noqa: SLF001
     )
+    _mark(done["phases"], perf_counter())
     return done
 
 
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _mark(phases: Mapping[str, float], end: float) -> None:
+    """Tell a running profile of the core's phases, the last of which has just ended."""
+    start = end - sum(phases.values())
+    for name, seconds in phases.items():
+        record(name, start, seconds)
+        start += seconds
