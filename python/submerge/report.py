@@ -78,6 +78,7 @@ class Row(NamedTuple):
         nonfinite: infinite and NaN elements of the inputs.
         nonfinite_out: the same, of the output.
         pairs: each further model against the first, where both were read and measured.
+        shares: the weight of each model, times the elements it was used for; see `Unit.shares`.
     """
 
     block: str
@@ -88,6 +89,7 @@ class Row(NamedTuple):
     nonfinite: int
     nonfinite_out: int
     pairs: tuple[Pair, ...]
+    shares: Mapping[str, float]
 
     def plus(self, other: Row) -> Row:
         """Return the sum of two rows, under this row's block and part."""
@@ -104,6 +106,10 @@ class Row(NamedTuple):
             self.nonfinite + other.nonfinite,
             self.nonfinite_out + other.nonfinite_out,
             tuple(pairs.values()),
+            {
+                model: self.shares.get(model, 0.0) + other.shares.get(model, 0.0)
+                for model in {**self.shares, **other.shares}
+            },
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -117,6 +123,7 @@ class Row(NamedTuple):
             "nonfinite": self.nonfinite,
             "nonfinite_out": self.nonfinite_out,
             "pairs": [pair.to_dict() for pair in self.pairs],
+            "shares": {m: total / max(1, self.elements) for m, total in self.shares.items()},
         }
 
 
@@ -272,6 +279,7 @@ def rows_of(plan: Plan, figures: Mapping[str, Any]) -> tuple[Row, ...]:
             sum(figure["nonfinite"]),
             figure["nonfinite_out"],
             _pairs(unit.models, figure),
+            {model: share * figure["elements"] for model, share in unit.shares.items()},
         )
         key = (name, part)
         rows[key] = rows[key].plus(row) if key in rows else row

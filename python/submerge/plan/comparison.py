@@ -60,6 +60,7 @@ def comparison_plan(models: Mapping[str, Model]) -> Plan:
             op="linear",
             arguments={"weights": [0.0, 1.0]},
             models=(first, second),
+            shares={second: 1.0},
             formula=second,
             reason="comparison",
         )

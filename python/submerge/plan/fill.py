@@ -29,6 +29,7 @@ class Filled(NamedTuple):
     """What fills one unit, before it is known where in the output it goes.
 
     Attributes:
+        shares: the weight of each model, as in `Unit`.
         rows: rows of the unit.
         trailing: the shape of one row.
         scalar: whether it is a tensor without dimensions, and not one of a single row.
@@ -40,6 +41,7 @@ class Filled(NamedTuple):
     op: str
     arguments: Mapping[str, Any]
     models: tuple[str, ...]
+    shares: Mapping[str, float]
     formula: str
     reason: str
     rows: int
@@ -90,6 +92,7 @@ class Filler:
             op=op,
             arguments=arguments,
             models=models,
+            shares=choice.weights,
             formula=formula,
             reason=choice.reason,
             rows=rows,
@@ -107,6 +110,7 @@ class Filler:
             op="copy",
             arguments={},
             models=(model,),
+            shares={model: 1.0},
             formula=model,
             reason="extras",
             rows=info.rows,

@@ -106,6 +106,8 @@ class Unit(NamedTuple):
             of the core's operations.
         arguments: those of the operation, as the core reads them.
         models: the model each operand comes from; a baked MLP counts as `guidance`.
+        shares: the weight of each model; under another operation than a weighted sum, those of the
+            sum that comes nearest to it.
         formula: the same in words, `0.70 * schnell + 0.30 * krea`.
         reason: what in the recipe decided it: `method`, `rules[0]`, `include`, `guidance`, ...
     """
@@ -118,6 +120,7 @@ class Unit(NamedTuple):
     op: str
     arguments: Mapping[str, Any]
     models: tuple[str, ...]
+    shares: Mapping[str, float]
     formula: str
     reason: str
 

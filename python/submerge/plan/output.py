@@ -250,6 +250,7 @@ def _units(tensor: Tensor, output: int) -> list[Unit]:
             op=part.op,
             arguments=part.arguments,
             models=part.models,
+            shares=part.shares,
             formula=part.formula,
             reason=part.reason,
         )
