@@ -109,16 +109,17 @@ def test_every_option_reaches_the_core() -> None:
     }
 
 
-def row(block: str, part: str, elements: int, pair: Pair) -> Row:
-    return Row(block, part, ("f",), elements, 1, 0, 0, (pair,))
+def row(block: str, part: str, elements: int, pair: Pair, **shares: float) -> Row:
+    return Row(block, part, ("f",), elements, 1, 0, 0, (pair,), shares)
 
 
 def test_rows_add_up_as_their_sums_do() -> None:
     # Vectors (3, 0) and (0, 4) against (3, 4) and (0, 0), cut in two.
-    one = row("double.0", "mlp", 1, Pair("a", "b", (9.0, 9.0), 9.0, 0.0))
-    two = row("double.1", "mlp", 1, Pair("a", "b", (0.0, 16.0), 0.0, 16.0))
+    one = row("double.0", "mlp", 1, Pair("a", "b", (9.0, 9.0), 9.0, 0.0), a=0.25, b=0.75)
+    two = row("double.1", "mlp", 3, Pair("a", "b", (0.0, 16.0), 0.0, 16.0), a=3.0)
     (both,) = grouped([one, two], "part")
-    assert (both.block, both.part, both.elements, both.changed) == ("double", "mlp", 2, 2)
+    assert (both.block, both.part, both.elements, both.changed) == ("double", "mlp", 4, 2)
+    assert both.to_dict()["shares"] == {"a": 3.25 / 4, "b": 0.75 / 4}
     (joined,) = both.pairs
     assert joined.cosine == pytest.approx(9 / (3 * 5))
     assert joined.relative_l2 == pytest.approx(4 / 3)
@@ -136,6 +137,9 @@ def test_a_report_is_json_all_the_way(pair: tuple[Path, Path]) -> None:
     assert "non-commercial" in plain["license"]
     assert plain["recipe"]["models"].keys() == {"schnell", "krea"}
     assert sum(row["elements"] for row in plain["rows"]) > 100_000
+    shares = {row["part"]: row["shares"] for row in plain["rows"]}
+    assert shares["mlp"] == pytest.approx({"schnell": 0.7, "krea": 0.3})
+    assert shares["guidance"] == {"krea": 1.0}
     assert plain["files"]["diffusion_pytorch_model.safetensors"] > 100_000
     assert plain["versions"]["submerge"] == submerge.__version__
 
