@@ -29,6 +29,15 @@ if TYPE_CHECKING:
         RecipeError,
         SubmergeError,
     )
+    from submerge.inference import (
+        GeneratedImage,
+        InferenceOptions,
+        InferenceResult,
+        LoadedModel,
+        LoadPlan,
+        load_model,
+        run_inference,
+    )
     from submerge.inspection import Inspection, inspect
     from submerge.merge import MergedModel, convert, merge, merge_flux_models, plan
     from submerge.plan import Plan
@@ -47,9 +56,14 @@ _HOMES = {
     "Cancelled": "errors",
     "CheckpointError": "errors",
     "Difference": "diff",
+    "GeneratedImage": "inference",
+    "InferenceOptions": "inference",
+    "InferenceResult": "inference",
     "Inspection": "inspection",
     "InternalError": "errors",
     "LayoutError": "errors",
+    "LoadPlan": "inference",
+    "LoadedModel": "inference",
     "MergedModel": "merge",
     "Plan": "plan",
     "PlanError": "errors",
@@ -64,10 +78,12 @@ _HOMES = {
     "convert": "merge",
     "diff": "diff",
     "inspect": "inspection",
+    "load_model": "inference",
     "merge": "merge",
     "merge_flux_models": "merge",
     "plan": "merge",
     "profile": "profile",
+    "run_inference": "inference",
     "verify": "verify",
 }
 
@@ -77,9 +93,14 @@ __all__ = [
     "Cancelled",
     "CheckpointError",
     "Difference",
+    "GeneratedImage",
+    "InferenceOptions",
+    "InferenceResult",
     "Inspection",
     "InternalError",
     "LayoutError",
+    "LoadPlan",
+    "LoadedModel",
     "MergedModel",
     "Plan",
     "PlanError",
@@ -94,10 +115,12 @@ __all__ = [
     "convert",
     "diff",
     "inspect",
+    "load_model",
     "merge",
     "merge_flux_models",
     "plan",
     "profile",
+    "run_inference",
     "verify",
 ]
 

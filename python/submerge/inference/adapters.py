@@ -1,0 +1,118 @@
+"""What is put on top of a loaded model for one run: LoRAs, an IP-Adapter, a ControlNet.
+
+All of it is diffusers' own; here it is only switched on for a run and off after it.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from submerge.errors import AdapterError, RecipeError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from submerge.inference.loading import LoadedModel
+    from submerge.inference.options import InferenceOptions
+
+__all__ = ["adapted"]
+
+
+@contextmanager
+def adapted(model: LoadedModel, options: InferenceOptions) -> Iterator[dict[str, Any]]:
+    """Give the keywords a run's adapters add to the call of the pipeline, `pipe` among them.
+
+    Raises:
+        AdapterError: diffusers cannot apply an adapter.
+        RecipeError: an adapter's fields are malformed.
+    """
+    keywords: dict[str, Any] = dict(options.more)
+    with model.phase("denoise") as pipe:
+        try:
+            if options.loras:
+                _told("loras", _load_loras, pipe, options.loras)
+            if options.ip_adapter is not None:
+                keywords |= _told("ip_adapter", _load_ip_adapter, pipe, options.ip_adapter)
+            if options.controlnet is not None:
+                keywords |= _told("controlnet", _load_controlnet, pipe, options.controlnet)
+            yield keywords
+        finally:
+            if options.loras:
+                pipe.unload_lora_weights()
+            if options.ip_adapter is not None:
+                pipe.unload_ip_adapter()
+
+
+def _load_loras(pipe: Any, loras: Mapping[str, float]) -> None:
+    """Load LoRAs and set their scales; text encoder parts have no effect on encoded prompts."""
+    names = [f"lora_{index}" for index in range(len(loras))]
+    for name, path in zip(names, loras, strict=True):
+        pipe.load_lora_weights(str(path), adapter_name=name)
+    pipe.set_adapters(names, [float(scale) for scale in loras.values()])
+
+
+def _load_ip_adapter(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    fields = dict(given)
+    image, scale = fields.pop("image", None), fields.pop("scale", 1.0)
+    if image is None:
+        raise RecipeError("options.ip_adapter: has no `image`, expected a path or a picture")
+    pipe.load_ip_adapter(**fields)
+    pipe.set_ip_adapter_scale(scale)
+    return {"ip_adapter_image": _picture(image)}
+
+
+def _load_controlnet(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    from diffusers import FluxControlNetModel, FluxControlNetPipeline
+
+    fields = dict(given)
+    for name in ("model", "image"):
+        if name not in fields:
+            raise RecipeError(f"options.controlnet: has no `{name}`, expected `model` and `image`")
+    net = FluxControlNetModel.from_pretrained(
+        fields.pop("model"), torch_dtype=pipe.transformer.dtype, local_files_only=True
+    )
+    parts = {name: part for name, part in pipe.components.items() if name in _COMPONENTS}
+    control = FluxControlNetPipeline(**parts, controlnet=net.to(pipe.device))
+    control.set_progress_bar_config(disable=True)
+    scale = fields.pop("scale", 1.0)
+    return {
+        "pipe": control,
+        "control_image": _picture(fields.pop("image")),
+        "controlnet_conditioning_scale": scale,
+        **fields,
+    }
+
+
+_COMPONENTS = (
+    "scheduler",
+    "vae",
+    "text_encoder",
+    "tokenizer",
+    "text_encoder_2",
+    "tokenizer_2",
+    "transformer",
+)
+
+
+def _picture(image: Any) -> Any:
+    """Return a picture, opened where a path is given."""
+    from PIL import Image
+
+    if not isinstance(image, str):
+        return image
+    with Image.open(image) as file:
+        return file.convert("RGB")
+
+
+def _told(field: str, load: Any, *arguments: Any) -> Any:
+    """Call a loader of diffusers, whose failure is told as that of the option."""
+    try:
+        return load(*arguments)
+    except (AttributeError, ImportError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, RecipeError):
+            raise
+        raise AdapterError(
+            f"options.{field}: cannot be applied: {error}",
+            hint="LoRAs need `peft`: pip install peft" if isinstance(error, ImportError) else None,
+        ) from error

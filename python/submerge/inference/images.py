@@ -1,0 +1,128 @@
+"""One painted image, and the PNG that says how it was painted.
+
+The text chunks of the PNG are `parameters`, in the form that A1111, Forge and ComfyUI's readers
+know, and `submerge`, one JSON object with everything that decides the image. Neither holds a date
+or a time: the same image is the same file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from submerge.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from PIL.Image import Image
+
+__all__ = ["FORMAT", "GeneratedImage", "read_metadata"]
+
+FORMAT = "submerge-image/1"
+
+
+@dataclass(eq=False)
+class GeneratedImage:
+    """One image and how it was painted.
+
+    Attributes:
+        image: the picture, RGB.
+        prompt: its text.
+        prompt_index: which of the prompts it was, from 0.
+        seed: the seed of its start noise.
+        options: the options it was painted with, defaults filled in.
+        metadata: what the PNG's `submerge` chunk holds.
+        seconds: how long it took, its share of the batch; 0 for one that was there already.
+        phases: seconds of `text`, `denoise` and `decode`.
+        notes: what is worth telling, a prompt that was cut for instance.
+        path: the file it was written to, or None.
+    """
+
+    image: Image
+    prompt: str
+    prompt_index: int
+    seed: int
+    options: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+    seconds: float = 0.0
+    phases: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    path: Path | None = None
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write a PNG with its metadata; the file appears whole or not at all."""
+        from PIL.PngImagePlugin import PngInfo
+
+        target = Path(path)
+        info = PngInfo()
+        info.add_text("parameters", _parameters(self.metadata))
+        info.add_text("submerge", json.dumps(self.metadata, ensure_ascii=False, sort_keys=True))
+        part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
+        try:
+            with part.open("wb") as file:
+                self.image.save(file, "PNG", pnginfo=info)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+        self.path = target
+        return target
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the picture as plain data."""
+        return {
+            "path": None if self.path is None else str(self.path),
+            "prompt": self.prompt,
+            "prompt_index": self.prompt_index,
+            "seed": self.seed,
+            "options": dict(self.options),
+            "seconds": self.seconds,
+            "phases": dict(self.phases),
+            "notes": list(self.notes),
+        }
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what the `submerge` chunk of a PNG holds.
+
+    Raises:
+        CheckpointError: not a PNG, or one that submerge did not write.
+        OSError: the file cannot be read.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            found = json.loads(image.info["submerge"])
+    except (KeyError, SyntaxError, UnidentifiedImageError, ValueError) as error:
+        raise CheckpointError(f"{path}: expected an image painted by submerge: {error}") from error
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: expected metadata of the format `{FORMAT}`")
+    return found
+
+
+def _parameters(metadata: Mapping[str, Any]) -> str:
+    """Return the settings as A1111 writes them: prompt, negative prompt, one line of fields."""
+    options = metadata["options"]
+    fields = {
+        "Steps": options["steps"],
+        "Sampler": "Euler",
+        "Schedule type": "Simple",
+        "CFG scale": options["true_cfg"],
+        "Distilled CFG Scale": options["guidance"],
+        "Seed": metadata["seed"],
+        "Size": f"{options['width']}x{options['height']}",
+        "Model": metadata["model"]["name"],
+        "Model hash": metadata["model"]["fingerprint"][:10],
+        "Version": f"submerge {metadata['version']}",
+    }
+    negative = options.get("negative_prompt")
+    lines = [metadata["prompt"]]
+    lines += [] if negative is None else [f"Negative prompt: {negative}"]
+    return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in fields.items())])

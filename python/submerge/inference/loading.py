@@ -1,0 +1,324 @@
+"""Open any model that submerge reads as a diffusers pipeline, within a memory budget."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+from collections.abc import Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypedDict
+
+from submerge.errors import RecipeError, SubmergeError, nearest, quoted
+from submerge.inference.options import Defaults, defaults_for
+from submerge.inference.parts import Parts, find_parts
+from submerge.inference.planner import LoadPlan, Machine, Work, plan_load
+from submerge.inference.quiet import quiet
+from submerge.values import shown, size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Unpack
+
+    from submerge.inference.placing import Placed
+    from submerge.merge import MergedModel
+
+__all__ = ["LoadArguments", "LoadedModel", "load_model", "plan_loading"]
+
+_DTYPES = {"bfloat16": 2, "float16": 2, "float32": 4}
+_SHORT = {
+    "bf16": "bfloat16",
+    "f16": "float16",
+    "fp16": "float16",
+    "f32": "float32",
+    "fp32": "float32",
+}
+_FILE_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+_QUANTIZATIONS = (None, "auto", "fp8")
+_HUB_ID = re.compile(r"(?:hf://)?([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?")
+
+
+class LoadArguments(TypedDict, total=False):
+    """Further keywords of `load_model`.
+
+    Attributes:
+        components: the pipeline folder to take text encoders, tokenizers, VAE and scheduler from.
+        width: pixels the memory plan is made for; 1024 for FLUX.1.
+        height: as `width`.
+        batch: images denoised together that the plan is made for.
+        tokens: text tokens the plan is made for; 512, or 256 without guidance.
+    """
+
+    components: str | os.PathLike[str] | None
+    width: int
+    height: int
+    batch: int
+    tokens: int
+
+
+class LoadedModel:
+    """A model ready to paint; also a context manager that closes it.
+
+    Attributes:
+        pipe: the diffusers `FluxPipeline`. Under a plan that reads the text encoders first,
+            modules that the current phase does not need are None.
+        plan: where its parts live and why.
+        source: the transformer's file or folder.
+        name: what the model is called.
+        guided: whether the transformer has a guidance embedder.
+        defaults: the options it is painted with unless told otherwise, and why.
+        notes: what is worth telling: the scheduler chosen, for instance.
+    """
+
+    def __init__(self, parts: Parts, plan: LoadPlan, placed: Placed) -> None:
+        self.pipe: Any = placed.pipe
+        self.plan = plan
+        self.parts = parts
+        self.source = parts.model.checkpoint.path
+        self.name = parts.name
+        self.guided = parts.guided
+        self.defaults: Defaults = defaults_for(
+            guided=parts.guided, few_step_parent=parts.few_step_parent, size=parts.default_size()
+        )
+        self.notes: tuple[str, ...] = _fit_scheduler(self.pipe, parts)
+        self._placed: Placed | None = placed
+        self._texts: dict[tuple[str, int], Any] = {}
+
+    @property
+    def device(self) -> Any:
+        """The torch device it computes on."""
+        import torch
+
+        return torch.device(self.plan.machine.device)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[Any]:
+        """Have in memory what a phase (`text`, `denoise` or `decode`) needs; gives the pipeline."""
+        if self._placed is None:
+            raise RecipeError(f"{self.name}: the model was closed, expected an open one")
+        with self._placed.phase(name):
+            yield self.pipe
+
+    def encode(self, prompt: str, tokens: int) -> tuple[Any, Any]:
+        """Return the T5 embeddings [1, tokens, width] and pooled CLIP embeddings [1, width].
+
+        On the CPU, and remembered: the text encoders run once for a prompt and a length.
+        """
+        key = (prompt, tokens)
+        if key not in self._texts:
+            import torch
+
+            with quiet(), self.phase("text") as pipe, torch.no_grad():
+                # With the encoders streamed from their files, they compute on the CPU.
+                streamed = self.plan.rung.placement["text"] == "disk"
+                embeds, pooled, _ = pipe.encode_prompt(
+                    prompt, device="cpu" if streamed else self.device, max_sequence_length=tokens
+                )
+            self._texts[key] = (embeds.cpu(), pooled.cpu())
+        return self._texts[key]  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """Give the memory back; the model cannot paint any more."""
+        if self._placed is not None:
+            self._placed.close()
+            self._placed = None
+        self._texts.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def load_model(
+    source: str | os.PathLike[str] | MergedModel,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    memory_budget: int | str | Mapping[str, int | str] | None = None,
+    quantization: str | None = None,
+    **more: Unpack[LoadArguments],
+) -> LoadedModel:
+    """Open a model as a diffusers pipeline, within a memory budget.
+
+    Args:
+        source: a pipeline folder; a transformer alone, a folder or single file in any layout that
+            submerge reads; a `MergedModel`; or a hub id, `owner/name` or `owner/name@revision`.
+        device: `cpu`, `cuda`, `cuda:1`, `mps`, `xpu`, ...; `auto` is the accelerator torch finds.
+        dtype: `bf16`, `f16` or `f32`; `auto` is the transformer's own, bf16 for fp8 files.
+        memory_budget: the most that may be used: `"12GB"` of the device's memory, or
+            `{"vram": "12GB", "ram": "16GB"}`. `ram` counts the whole process, libraries included.
+            None is the device's free memory, and no limit in main memory.
+        quantization: `fp8` stores the transformer's layers in fp8 and computes in `dtype`; `auto`
+            does so only where the budget asks for it; None never changes the weights.
+        **more: see `LoadArguments`.
+
+    Raises:
+        PlanError: the budget is too small; the hint names the smallest that would do.
+        CheckpointError, LayoutError: a part is damaged, missing, or would be opened as garbage.
+        RecipeError: an argument is malformed, or a transformer alone without `components`.
+        SubmergeError: torch, diffusers or transformers are not installed.
+        OSError: a file cannot be read.
+    """
+    parts, plan = _planned(source, (device, dtype, quantization), memory_budget, more)
+    _libraries("torch", "transformers", "accelerate", "diffusers")
+    import torch
+
+    from submerge.inference.placing import Placed
+
+    with quiet():
+        placed = Placed(parts, plan, torch.device(plan.machine.device))
+    return LoadedModel(parts, plan, placed)
+
+
+def plan_loading(
+    source: str | os.PathLike[str] | MergedModel,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    memory_budget: int | str | Mapping[str, int | str] | None = None,
+    quantization: str | None = None,
+    **more: Unpack[LoadArguments],
+) -> LoadPlan:
+    """Return the plan by which `load_model` would load, without loading a weight.
+
+    Takes what `load_model` takes and raises what it raises. With a named `device` it needs no
+    torch, unless the budget is left to the device's free memory.
+    """
+    return _planned(source, (device, dtype, quantization), memory_budget, more)[1]
+
+
+def _planned(
+    source: str | os.PathLike[str] | MergedModel,
+    how: tuple[str, str, str | None],
+    memory_budget: int | str | Mapping[str, int | str] | None,
+    more: LoadArguments,
+) -> tuple[Parts, LoadPlan]:
+    device, dtype, quantization = how
+    known = LoadArguments.__annotations__
+    if unknown := [name for name in more if name not in known]:
+        close = nearest(unknown[0], known) or list(known)
+        raise TypeError(f"load_model: unknown keyword {quoted(unknown[0])}, expected {close[0]}")
+    if quantization not in _QUANTIZATIONS:
+        raise RecipeError(
+            f"quantization: expected `fp8`, `auto` or nothing, got {shown(quantization)}"
+        )
+    parts = find_parts(_local(source), more.get("components"))
+    wanted = _dtype(dtype, parts)
+    pixels = parts.default_size()
+    work = Work(
+        more.get("width", pixels),
+        more.get("height", pixels),
+        more.get("batch", 1),
+        more.get("tokens", 512 if parts.guided else 256),
+    )
+    machine = _machine(device, memory_budget)
+    plan = plan_load(parts.sizes(_DTYPES[wanted]), machine, work, quantization=quantization)
+    return parts, plan.with_dtype(wanted)
+
+
+def _dtype(dtype: str, parts: Parts) -> str:
+    """Return torch's name of the dtype to compute in."""
+    if dtype == "auto":
+        counts: dict[str, int] = {}
+        for unit in parts.model.units.values():
+            elements = unit.rows * unit.row_elements
+            counts[unit.dtype] = counts.get(unit.dtype, 0) + elements
+        return _FILE_DTYPES.get(max(counts, key=counts.__getitem__), "bfloat16")
+    name = _SHORT.get(dtype, dtype)
+    if name not in _DTYPES:
+        raise RecipeError(f"dtype: expected `auto`, `bf16`, `f16` or `f32`, got {shown(dtype)}")
+    return name
+
+
+def _machine(device: str, memory_budget: int | str | Mapping[str, int | str] | None) -> Machine:
+    """Return the device with its limits."""
+    if device == "auto":
+        _libraries("torch")
+        import torch
+
+        found = torch.accelerator.current_accelerator(check_available=True)
+        device = "cpu" if found is None else str(found)
+    bare = Machine(device)
+    pool = "ram" if bare.shares_memory else "vram"
+    if memory_budget is None:
+        limits = {} if bare.shares_memory else {"vram": _free(device)}
+    elif isinstance(memory_budget, Mapping):
+        if unknown := set(memory_budget) - {"vram", "ram"}:
+            raise RecipeError(
+                f"memory_budget: expected `vram` and `ram`, got {quoted(str(min(unknown)))}"
+            )
+        limits = {name: size(raw, f"memory_budget.{name}") for name, raw in memory_budget.items()}
+        if bare.shares_memory and "vram" in limits:
+            # One memory: the tighter limit counts.
+            limits = {"ram": min(limits.values())}
+    else:
+        limits = {pool: size(memory_budget, "memory_budget")}
+    return Machine(device, limits.get("vram"), limits.get("ram"))
+
+
+def _free(device: str) -> int:
+    """Return the free bytes of an accelerator's memory."""
+    _libraries("torch")
+    import torch
+
+    return int(torch.accelerator.get_memory_info(torch.device(device))[0])
+
+
+def _local(source: str | os.PathLike[str] | MergedModel) -> str | os.PathLike[str] | MergedModel:
+    """Return the source, fetched first where it is a hub id."""
+    if not isinstance(source, str) or os.path.exists(source):  # noqa: PTH110
+        return source
+    match = _HUB_ID.fullmatch(source)
+    if match is None:
+        return source
+    _libraries("huggingface_hub")
+    from huggingface_hub import snapshot_download
+
+    # The repositories of FLUX.1 hold every weight a second time, as single files at the top.
+    patterns = ["model_index.json", "*/*.json", "*/*.safetensors", "*/*.txt", "*/*.model"]
+    try:
+        return Path(snapshot_download(match[1], revision=match[2], allow_patterns=patterns))
+    except (OSError, ValueError) as error:
+        raise SubmergeError(
+            f"{source}: no such file or folder, and not fetched from the hub: {error}",
+            hint="check the path, or log in with `hf auth login` for a gated model",
+        ) from error
+
+
+def _fit_scheduler(pipe: Any, parts: Parts) -> tuple[str, ...]:
+    """Give a borrowed scheduler the shift that suits the transformer, and say so."""
+    dynamic = bool(pipe.scheduler.config.get("use_dynamic_shifting", False))
+    if dynamic == parts.guided:
+        return ()
+    kind = "with" if parts.guided else "without"
+    suited = "dynamic shifting" if parts.guided else "a static shift of 1"
+    if parts.own_scheduler:
+        return (
+            (
+                f"scheduler: kept as the pipeline has it; models {kind} guidance were trained for "
+                f"{suited}"
+            ),
+        )
+    shift = {"use_dynamic_shifting": parts.guided, "shift": 3.0 if parts.guided else 1.0}
+    pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **shift)
+    return (f"scheduler: {suited}, because the model is one {kind} guidance",)
+
+
+def _libraries(*names: str) -> None:
+    """Import optional libraries, or say which extra brings them.
+
+    Raises:
+        SubmergeError: one is not installed.
+    """
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            extra = "hub" if name == "huggingface_hub" else "diffusers"
+            raise SubmergeError(
+                f"{name}: cannot be imported, expected to be installed: {error}",
+                hint=f"pip install 'submerge[{extra}]'",
+            ) from error

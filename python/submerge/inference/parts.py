@@ -1,0 +1,233 @@
+"""The files of a pipeline: a transformer in any layout, and the folder of its companions.
+
+Reads headers and configs only, and refuses what diffusers would open as something else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from submerge.checkpoint import open_checkpoint
+from submerge.checkpoint.files import MAX_CONFIG_BYTES, read_object
+from submerge.errors import CheckpointError, LayoutError, RecipeError, listing, quoted
+from submerge.inference.planner import Sizes
+from submerge.layout import Model, identify, tensors_of
+from submerge.merge import MergedModel
+from submerge.plan.provenance import label
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator
+
+__all__ = ["NOT_CAST", "Parts", "find_parts"]
+
+_INDEX = "model_index.json"
+_TEXT = ("text_encoder", "text_encoder_2")
+_NEEDED = {
+    "scheduler": "scheduler_config.json",
+    "text_encoder": "config.json",
+    "text_encoder_2": "config.json",
+    "tokenizer": "tokenizer_config.json",
+    "tokenizer_2": "tokenizer_config.json",
+    "vae": "config.json",
+}
+_CHANNELS = 64
+# Modules that diffusers' layerwise casting leaves in the dtype they compute in.
+NOT_CAST = re.compile(r"pos_embed|patch_embed|norm|^proj_in$|^proj_out$")
+# How much of each tensor speaks for it in the fingerprint.
+_SAMPLE = 4096
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A model and what paints with it.
+
+    Attributes:
+        model: the transformer, its layout known.
+        companions: the pipeline folder with text encoders, tokenizers, VAE and scheduler.
+        name: what the model is called in public.
+        own_scheduler: whether the scheduler belongs to this model.
+    """
+
+    model: Model
+    companions: Path
+    name: str
+    own_scheduler: bool
+
+    @property
+    def guided(self) -> bool:
+        """Whether the transformer has a guidance embedder."""
+        return self.model.arch.guidance
+
+    @property
+    def few_step_parent(self) -> bool:
+        """Whether a model without guidance is among the parents that the file names."""
+        inputs = json.loads(self.metadata.get("submerge.inputs", "[]"))
+        units = {entry.get("units") for entry in inputs if isinstance(entry, Mapping)}
+        return self.guided and len(units) > 1
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The text metadata of the transformer's first file."""
+        return self.model.checkpoint.files[0].metadata
+
+    @property
+    def recipe(self) -> Any:
+        """The recipe the transformer was merged by, where its file tells it."""
+        text = self.metadata.get("submerge.recipe")
+        return None if text is None else json.loads(text)
+
+    def config(self, component: str) -> dict[str, Any]:
+        """Return the config of a companion."""
+        return read_object(self.companions / component / _NEEDED[component], MAX_CONFIG_BYTES)
+
+    def default_size(self) -> int:
+        """Pixels along each side of an image: 1024 for FLUX.1."""
+        levels = len(self.config("vae").get("block_out_channels", (1,) * 4))
+        return int(128 * 2 ** (levels - 1))
+
+    def sizes(self, itemsize: int) -> Sizes:
+        """Return the bytes of the parts when every number takes `itemsize` bytes."""
+        transformer = _layers(
+            (tensor.name, math.prod(tensor.shape) * itemsize)
+            for tensor in tensors_of(self.model.arch, "diffusers")
+        )
+        blocks: dict[str, int] = defaultdict(int)
+        for name, size in transformer.items():
+            if block := re.match(r"(single_)?transformer_blocks\.[0-9]+\.", name):
+                blocks[block[0]] += size
+        text = [
+            _layers(
+                (name, tensor.elements * itemsize)
+                for name, tensor in open_checkpoint(self.companions / part).tensors.items()
+            )
+            for part in _TEXT
+        ]
+        vae = open_checkpoint(self.companions / "vae").tensors.values()
+        return Sizes(
+            text=sum(sum(part.values()) for part in text),
+            text_layer=max(max(part.values()) for part in text),
+            transformer=sum(transformer.values()),
+            blocks=tuple(blocks.values()),
+            layer=max(transformer.values()),
+            cast=sum(
+                size if NOT_CAST.search(name) else size // itemsize
+                for name, size in transformer.items()
+            ),
+            vae=sum(tensor.elements for tensor in vae) * itemsize,
+            hidden=self.model.arch.hidden,
+            vae_width=self.config("vae").get("block_out_channels", [128])[0],
+            itemsize=itemsize,
+        )
+
+    def fingerprint(self) -> str:
+        """Return a digest of the files' headers and of the first bytes of every tensor.
+
+        It tells models apart without reading them whole; it is no proof that two are equal.
+        """
+        digest = hashlib.sha256()
+        checkpoint = self.model.checkpoint
+        for index, file in enumerate(checkpoint.files):
+            with file.path.open("rb") as stream:
+                length = int.from_bytes(stream.read(8), "little")
+                digest.update(stream.read(length))
+                for tensor in checkpoint.tensors.values():
+                    if tensor.file == index:
+                        stream.seek(8 + length + tensor.start)
+                        digest.update(stream.read(min(_SAMPLE, tensor.nbytes)))
+        return digest.hexdigest()
+
+
+def find_parts(source: Any, components: str | os.PathLike[str] | None = None) -> Parts:
+    """Find the files of a pipeline.
+
+    Args:
+        source: a pipeline folder, a transformer's folder or file in any layout, or a
+            `MergedModel`, whose parents lend what a transformer alone lacks.
+        components: the pipeline folder to take text encoders, tokenizers, VAE and scheduler from.
+
+    Raises:
+        CheckpointError: a file is damaged, or a component is missing.
+        LayoutError: not a FLUX.1 text-to-image transformer, quantised with scales, or in
+            contradiction to its config.
+        RecipeError: a transformer alone, without `components`.
+        OSError: a file cannot be read.
+    """
+    path = source.path if isinstance(source, MergedModel) else Path(source)
+    model = identify(open_checkpoint(path))
+    if model.arch.family != "flux1" or model.arch.in_channels != _CHANNELS:
+        raise LayoutError(
+            f"{path}: is {model.variant}, expected a FLUX.1 text-to-image transformer",
+            hint="it paints from further images; use the diffusers pipeline made for it",
+        )
+    own = model.checkpoint.pipeline
+    if components is not None:
+        folder = _pipeline(Path(components), "components")
+    elif own is not None:
+        folder = own
+    else:
+        folder = _of_parents(source, model)
+    _check_companions(folder)
+    return Parts(model, folder, label(str(path)), own_scheduler=own == folder)
+
+
+def _of_parents(source: Any, model: Model) -> Path:
+    """Return the first parent of a merge that is a pipeline, one with the same guidance first."""
+    found: list[tuple[bool, Path]] = []
+    if isinstance(source, MergedModel):
+        for parent in source.recipe.models.values():
+            checkpoint = open_checkpoint(parent.path)
+            if checkpoint.pipeline is not None:
+                guided = (checkpoint.config or {}).get("guidance_embeds") is True
+                found.append((guided != model.arch.guidance, checkpoint.pipeline))
+    if not found:
+        raise RecipeError(
+            f"{model.checkpoint.path}: is a transformer alone, expected a pipeline or `components`",
+            hint="name a FLUX.1 pipeline folder as `components`, to take text encoders, "
+            "tokenizers, VAE and scheduler from",
+        )
+    return min(found, key=lambda entry: entry[0])[1]
+
+
+def _pipeline(folder: Path, where: str) -> Path:
+    if folder.name == _INDEX:
+        folder = folder.parent
+    if not (folder / _INDEX).is_file():
+        raise RecipeError(
+            f"{where}: {quoted(str(folder))} is no diffusers pipeline, expected a folder with "
+            f"`{_INDEX}`"
+        )
+    return folder
+
+
+def _check_companions(folder: Path) -> None:
+    index = read_object(folder / _INDEX, MAX_CONFIG_BYTES)
+    kind = index.get("_class_name")
+    if kind != "FluxPipeline":
+        raise CheckpointError(
+            f"{folder / _INDEX}: the pipeline is {quoted(str(kind))}, expected `FluxPipeline`",
+            hint="take the components of a FLUX.1 text-to-image pipeline",
+        )
+    missing = [part for part, file in _NEEDED.items() if not (folder / part / file).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{folder}: {listing(missing, noun='component')} missing, expected the folders of a "
+            "whole pipeline",
+            hint="download the whole pipeline, or name another one as `components`",
+        )
+
+
+def _layers(tensors: Iterator[tuple[str, int]]) -> dict[str, int]:
+    """Add up the bytes of tensors by the module they belong to."""
+    layers: dict[str, int] = defaultdict(int)
+    for name, size in tensors:
+        layers[name.rpartition(".")[0]] += size
+    return dict(layers)

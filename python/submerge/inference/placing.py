@@ -1,0 +1,273 @@
+"""Carry out a load plan: put each part of a pipeline where the plan says, phase by phase."""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from submerge.errors import CheckpointError
+from submerge.inference.planner import TILE
+from submerge.inference.weights import Weights
+from submerge.layout import config_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    import torch
+
+    from submerge.inference.parts import Parts
+    from submerge.inference.planner import LoadPlan
+
+__all__ = ["Placed"]
+
+# The modules of the pipeline that make up each part of the plan, and the phase that needs them.
+_MODULES = {
+    "text": ("text_encoder", "text_encoder_2"),
+    "transformer": ("transformer",),
+    "vae": ("vae",),
+}
+_PHASES = {"text": "text", "denoise": "transformer", "decode": "vae"}
+
+
+class Placed:
+    """The modules of a pipeline where their plan puts them; `phase` brings in what is needed."""
+
+    def __init__(self, parts: Parts, plan: LoadPlan, device: torch.device) -> None:
+        import torch
+
+        self._parts = parts
+        self._plan = plan
+        self._device = device
+        self._dtype: torch.dtype = getattr(torch, plan.dtype)
+        self._movers: dict[str, Any] = {}
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self.pipe = self._assemble()
+        self._text_first = plan.rung.placement["text"] == "once"
+        if self._text_first:
+            return
+        for part in _MODULES:
+            self._bring(part)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Have what the phase `text`, `denoise` or `decode` needs."""
+        if self._text_first:
+            for part in _MODULES:
+                if (part == "text") != (name == "text"):
+                    self._drop(part)
+            for part in _MODULES:
+                if (part == "text") == (name == "text"):
+                    self._bring(part)
+        try:
+            yield
+        finally:
+            for module in _MODULES[_PHASES[name]]:
+                if module in self._movers:
+                    self._movers[module].offload()
+
+    def close(self) -> None:
+        """Drop everything that was loaded."""
+        for part in _MODULES:
+            self._drop(part)
+        self._movers.clear()
+        if self._scratch is not None:
+            self._scratch.cleanup()
+            self._scratch = None
+
+    def _assemble(self) -> Any:
+        """Return the pipeline with scheduler and tokenizers, and no weights yet."""
+        from diffusers import FluxPipeline
+        from diffusers.image_processor import VaeImageProcessor
+
+        folder = self._parts.companions
+        nothing = dict.fromkeys(module for part in _MODULES.values() for module in part)
+        with _told(folder):
+            pipe = FluxPipeline.from_pretrained(folder, local_files_only=True, **nothing)
+        pipe.set_progress_bar_config(disable=True)
+        # What `FluxPipeline` works out from a VAE it is made with.
+        pipe.vae_scale_factor = self._parts.default_size() // 128
+        pipe.image_processor = VaeImageProcessor(vae_scale_factor=2 * pipe.vae_scale_factor)
+        return pipe
+
+    def _bring(self, part: str) -> None:
+        """Load a part, unless it is there, and put it in its place."""
+        if getattr(self.pipe, _MODULES[part][0]) is not None:
+            return
+        load = {"text": self._text, "transformer": self._transformer, "vae": self._vae}
+        self.pipe.register_modules(**load[part]())
+
+    def _drop(self, part: str) -> None:
+        if getattr(self.pipe, _MODULES[part][0]) is None:
+            return
+        self.pipe.register_modules(**dict.fromkeys(_MODULES[part]))
+        gc.collect()
+        if self._device.type != "cpu":
+            import torch
+
+            torch.accelerator.empty_cache()
+
+    def _text(self) -> dict[str, Any]:
+        import transformers
+
+        place = self._plan.rung.placement["text"]
+        classes = {"text_encoder": "CLIPTextModel", "text_encoder_2": "T5EncoderModel"}
+        modules = {}
+        for name, kind in classes.items():
+            folder = self._parts.companions / name
+            more: dict[str, Any] = {}
+            if place == "disk":
+                # transformers reads each layer from the file itself; the folder stays empty.
+                more = {"device_map": {"": "disk"}, "offload_folder": self._folder()}
+            with _told(folder):
+                module = getattr(transformers, kind).from_pretrained(
+                    folder, dtype=self._dtype, local_files_only=True, **more
+                )
+            modules[name] = self._settled(name, module, place)
+        return modules
+
+    def _vae(self) -> dict[str, Any]:
+        from diffusers import AutoencoderKL
+
+        folder = self._parts.companions / "vae"
+        with _told(folder):
+            vae = AutoencoderKL.from_pretrained(
+                folder, torch_dtype=self._dtype, local_files_only=True
+            )
+        if self._plan.rung.tiles:
+            vae.enable_tiling()
+            # The config's own tile is a whole image of 1024 x 1024.
+            vae.tile_sample_min_size = TILE
+            vae.tile_latent_min_size = TILE // 2 ** (len(vae.config.block_out_channels) - 1)
+        return {"vae": self._settled("vae", vae, self._plan.rung.placement["vae"])}
+
+    def _transformer(self) -> dict[str, Any]:
+        from accelerate import init_empty_weights
+        from diffusers import FluxTransformer2DModel
+
+        with init_empty_weights(include_buffers=False):
+            config = config_of(self._parts.model.arch)
+            transformer = FluxTransformer2DModel.from_config(config).to(self._dtype).eval()
+        place = self._plan.rung.placement["transformer"]
+        weights = Weights(self._parts.model, self._dtype)
+        if place == "disk":
+            self._stream(transformer, weights)
+        else:
+            self._fill(transformer, weights, keep_on_host=place != "resident")
+            transformer = self._settled("transformer", transformer, place)
+        return {"transformer": transformer}
+
+    def _fill(self, transformer: Any, weights: Weights, *, keep_on_host: bool) -> None:
+        """Give a transformer its weights, each moved on its own."""
+        import torch
+
+        home = torch.device("cpu") if keep_on_host else self._device
+        stored = torch.float8_e4m3fn
+        cast = self._plan.rung.cast and set(_castable(transformer))
+        state = {
+            name: weights[name].to(home, stored if cast and name in cast else None)
+            for name in weights
+        }
+        transformer.load_state_dict(state, assign=True)
+        if cast:
+            transformer.enable_layerwise_casting(storage_dtype=stored, compute_dtype=self._dtype)
+
+    def _stream(self, transformer: Any, weights: Weights) -> None:
+        """Have each layer read its weights when it is called and drop them afterwards."""
+        kept = self._plan.rung.kept
+        blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
+        stays = {id(module) for block in blocks[:kept] for module in block.modules()}
+        for name, module in transformer.named_modules():
+            names = [parameter for parameter, _ in module.named_parameters(recurse=False)]
+            if not names:
+                continue
+            load = _loader({p: f"{name}.{p}" for p in names}, weights, self._device)
+            if id(module) in stays:
+                load(module)
+            else:
+                module.register_forward_pre_hook(load)
+                module.register_forward_hook(_unloader(names), always_call=True)
+
+    def _settled(self, name: str, module: Any, place: str) -> Any:
+        """Put a loaded module into its place and return it."""
+        module.eval()
+        if place in ("resident", "once"):
+            return module.to(self._device)
+        if place == "host":
+            from accelerate import cpu_offload_with_hook
+
+            module, self._movers[name] = cpu_offload_with_hook(module, self._device)
+        elif place in ("blocks", "layers"):
+            self._offload_groups(module, place)
+        return module
+
+    def _offload_groups(self, module: Any, place: str) -> None:
+        import torch
+        from diffusers.hooks import apply_group_offloading
+
+        blocks = {"num_blocks_per_group": 1} if place == "blocks" else {}
+        apply_group_offloading(
+            module,
+            onload_device=self._device,
+            offload_device=torch.device("cpu"),
+            offload_type="block_level" if place == "blocks" else "leaf_level",
+            use_stream=self._device.type in ("cuda", "xpu"),
+            low_cpu_mem_usage=True,
+            **blocks,
+        )
+
+    def _folder(self) -> str:
+        if self._scratch is None:
+            self._scratch = tempfile.TemporaryDirectory(prefix="submerge-")
+        return self._scratch.name
+
+
+def _loader(names: dict[str, str], weights: Weights, device: torch.device) -> Callable[..., None]:
+    """Return the hook that gives a module its weights."""
+
+    def load(module: Any, *_: object) -> None:
+        import torch
+
+        for parameter, name in names.items():
+            value = torch.nn.Parameter(weights[name].to(device), requires_grad=False)
+            setattr(module, parameter, value)
+
+    return load
+
+
+def _unloader(names: list[str]) -> Callable[..., None]:
+    """Return the hook that takes a module's weights away again."""
+
+    def unload(module: Any, *_: object) -> None:
+        import torch
+
+        for parameter in names:
+            empty = torch.nn.Parameter(getattr(module, parameter).to("meta"), requires_grad=False)
+            setattr(module, parameter, empty)
+
+    return unload
+
+
+def _castable(transformer: Any) -> Iterator[str]:
+    """Return the parameters that diffusers' layerwise casting stores in another dtype."""
+    import torch
+
+    from submerge.inference.parts import NOT_CAST
+
+    for name, module in transformer.named_modules():
+        if isinstance(module, torch.nn.Linear) and not NOT_CAST.search(name):
+            yield from (f"{name}.{parameter}" for parameter, _ in module.named_parameters())
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """Say which component could not be loaded."""
+    try:
+        yield
+    except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder}: cannot be loaded: {error}",
+            hint="the component may be damaged or of another version; download it again",
+        ) from error

@@ -1,0 +1,351 @@
+"""Where each part of a pipeline lives so that painting stays within a memory budget.
+
+Pure: sizes in, plan out; nothing is loaded and torch is not imported. Painting has three phases,
+encoding the texts, denoising and decoding, and only what a phase needs must be in memory in it.
+The plan is the first rung of a ladder that fits; a rung costs more time than the one above it.
+
+Activations are estimated: `ACTIVATIONS` and `DECODING` are what FLUX.1-dev took on a GPU at
+1024 x 1024 in bf16 beside its weights, scaled by tokens, width and the bytes of a number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from submerge.errors import PlanError
+from submerge.plan.sizes import bytes_in_words
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+__all__ = ["LoadPlan", "Machine", "Rung", "Sizes", "Work", "plan_load"]
+
+PHASES = ("text", "denoise", "decode")
+POOLS = ("vram", "ram")
+
+_GIB = 1 << 30
+# Beside the weights: denoising 4,608 tokens of width 3,072, and decoding 1024 x 1024 pixels.
+ACTIVATIONS = int(1.1 * _GIB)
+DECODING = int(4.7 * _GIB)
+# Encoding 512 tokens with T5-XXL, of width 4,096.
+_ENCODING = 64 << 20
+# What a GPU's runtime takes for itself.
+_CONTEXT = int(0.6 * _GIB)
+# Pixels along the side of a tile the VAE decodes at a time, where it decodes in tiles.
+TILE = 512
+
+Placement = Literal["resident", "once", "host", "blocks", "layers", "disk"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Bytes of the parts in the dtype they are loaded in, from the headers of their files.
+
+    Attributes:
+        text: both text encoders; `text_layer` is the largest layer of them.
+        text_layer: bytes.
+        transformer: all of it; `blocks` are its blocks in order, `layer` its largest layer.
+        blocks: bytes of each block.
+        layer: bytes.
+        cast: the transformer with its layers stored in fp8 where that is possible.
+        vae: bytes.
+        hidden: width of the transformer (3072).
+        vae_width: channels of the VAE's widest picture, 128.
+        itemsize: bytes of a number.
+    """
+
+    text: int
+    text_layer: int
+    transformer: int
+    blocks: tuple[int, ...]
+    layer: int
+    cast: int
+    vae: int
+    hidden: int = 3072
+    vae_width: int = 128
+    itemsize: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where painting happens and what it may take.
+
+    Attributes:
+        device: the device, as torch writes it: `cpu`, `cuda`, `cuda:1`, `mps`, `xpu`.
+        vram: bytes of the device's memory that may be used; None is no limit. Nothing where the
+            device shares the main memory (CPU, MPS): there `ram` is the limit.
+        ram: bytes of main memory the process may take, its libraries included; None is no limit.
+        base: bytes of main memory the process takes before any weight is loaded.
+    """
+
+    device: str = "cpu"
+    vram: int | None = None
+    ram: int | None = None
+    base: int = 450_000_000
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether the device computes in main memory."""
+        return self.device.partition(":")[0] in ("cpu", "mps")
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is painted at a time: pixels, images together, text tokens."""
+
+    width: int = 1024
+    height: int = 1024
+    batch: int = 1
+    tokens: int = 512
+
+
+class Rung(NamedTuple):
+    """One way to place the parts.
+
+    Attributes:
+        name: what it is called.
+        placement: part -> where it lives: `resident` on the device; read `once` for its phase and
+            dropped; on the `host` and moved in for its phase; streamed from the host by `blocks`
+            or `layers`; streamed from `disk` layer by layer.
+        tiles: whether the VAE decodes in tiles.
+        cast: whether the transformer's layers are stored in fp8.
+        kept: how many of the transformer's blocks stay on the device though the rest is on disk.
+        needs: phase -> pool -> bytes.
+    """
+
+    name: str
+    placement: Mapping[str, Placement]
+    tiles: bool
+    cast: bool
+    kept: int
+    needs: Mapping[str, Mapping[str, int]]
+
+    @property
+    def peak(self) -> dict[str, int]:
+        """Pool -> the most bytes of any phase."""
+        return {pool: max(need[pool] for need in self.needs.values()) for pool in POOLS}
+
+    @property
+    def words(self) -> str:
+        """The rung with its modifiers: `text first, fp8 layers, tiled VAE`."""
+        more = ["fp8 layers"] * self.cast + ["tiled VAE"] * self.tiles
+        more += [f"{self.kept} blocks kept in memory"] if self.kept else []
+        return ", ".join([_TITLES[self.name], *more])
+
+
+_TITLES = {
+    "resident": "everything resident",
+    "text-first": "text encoders first, then dropped",
+    "time-share": "one part at a time on the device",
+    "blocks": "transformer streamed block by block from main memory",
+    "layers": "transformer streamed layer by layer from main memory",
+    "disk": "transformer and text encoders streamed layer by layer from their files",
+}
+_PLACEMENTS: dict[str, tuple[Placement, Placement, Placement]] = {
+    "resident": ("resident", "resident", "resident"),
+    "text-first": ("once", "resident", "resident"),
+    "time-share": ("host", "host", "host"),
+    "blocks": ("layers", "blocks", "resident"),
+    "layers": ("layers", "layers", "resident"),
+    "disk": ("disk", "disk", "resident"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPlan:
+    """How a pipeline is loaded, and why.
+
+    Attributes:
+        machine: the device and the budget.
+        work: what the plan was made for.
+        sizes: what it was made from.
+        rung: the way chosen.
+        rejected: the ways tried before it, each with the reason.
+        dtype: the dtype computed in, as torch writes it.
+    """
+
+    machine: Machine
+    work: Work
+    sizes: Sizes
+    rung: Rung
+    rejected: tuple[tuple[Rung, str], ...]
+    dtype: str = "bfloat16"
+
+    def with_dtype(self, dtype: str) -> LoadPlan:
+        """Return the plan with the name of the dtype it was sized for."""
+        return replace(self, dtype=dtype)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as plain data, ready for JSON; sizes in bytes."""
+        return {
+            "machine": asdict(self.machine),
+            "work": asdict(self.work),
+            "sizes": asdict(self.sizes),
+            "dtype": self.dtype,
+            "chosen": _plain(self.rung),
+            "rejected": [{**_plain(rung), "why": why} for rung, why in self.rejected],
+        }
+
+    def describe(self) -> str:
+        """Return the plan in words: what was chosen, bytes by phase, and what was not and why."""
+        work, machine = self.work, self.machine
+        limits = [f"{p} {bytes_in_words(n)}" for p in POOLS if (n := getattr(machine, p))]
+        lines = [
+            f"device:    {machine.device}, {self.dtype}, within {', '.join(limits) or 'no limit'}",
+            (
+                f"for:       {work.width} x {work.height} pixels, {work.batch} at a time, "
+                f"{work.tokens} text tokens"
+            ),
+            f"chosen:    {self.rung.words}",
+        ]
+        lines += [f"  {part + ':':<14} {place}" for part, place in self.rung.placement.items()]
+        lines += [f"  {phase + ':':<14} {_bytes(need)}" for phase, need in self.rung.needs.items()]
+        lines += [f"rejected:  {rung.words}: {why}" for rung, why in self.rejected]
+        return "\n".join(lines)
+
+
+def plan_load(
+    sizes: Sizes, machine: Machine, work: Work, *, quantization: str | None = None
+) -> LoadPlan:
+    """Return the first rung of the ladder that fits the machine.
+
+    Args:
+        sizes: bytes of the parts.
+        machine: the device and the budget.
+        work: what is painted at a time.
+        quantization: `fp8` stores the transformer's layers in fp8 in any case, `auto` where that
+            saves streaming them, None never.
+
+    Raises:
+        PlanError: nothing fits; the message names the smallest budget that would.
+    """
+    rejected: list[tuple[Rung, str]] = []
+    for rung in _ladder(sizes, machine, work, quantization):
+        filled = _fill(rung, sizes, machine)
+        why = _too_much(filled, machine)
+        if why is None:
+            return LoadPlan(machine, work, sizes, filled, tuple(rejected))
+        rejected.append((filled, why))
+    raise PlanError(
+        f"memory_budget: {rejected[-1][1]} at the least, and nothing needs less",
+        hint=f"the smallest budget that would do: {_least(rejected, machine)}",
+    )
+
+
+def _ladder(sizes: Sizes, machine: Machine, work: Work, quantization: str | None) -> Iterator[Rung]:
+    """Yield the rungs from the fastest to the smallest."""
+    one_pool = machine.shares_memory
+    in_memory = ["resident", "text-first"] if one_pool else ["resident", "text-first", "time-share"]
+    streamed = ["disk"] if one_pool else ["blocks", "layers", "disk"]
+    casts = {"fp8": (True,), "auto": (False, True)}.get(quantization or "", (False,))
+    tiled = (False, True) if max(work.width, work.height) > TILE else (False,)
+    for cast in casts:
+        for tiles in tiled:
+            for name in in_memory:
+                yield _rung(name, sizes, machine, work, (tiles, cast))
+    for name in streamed:
+        for tiles in tiled:
+            # What is streamed is read as it is in the files.
+            yield _rung(name, sizes, machine, work, (tiles, False))
+
+
+def _rung(name: str, sizes: Sizes, machine: Machine, work: Work, flags: tuple[bool, bool]) -> Rung:
+    tiles, cast = flags
+    placement = dict(zip(("text", "transformer", "vae"), _PLACEMENTS[name], strict=True))
+    weights = {
+        "text": sizes.text,
+        "transformer": sizes.cast if cast else sizes.transformer,
+        "vae": sizes.vae,
+    }
+    # What is never on the device as a whole: two blocks, one computed with and one on its way.
+    others = sizes.transformer - sum(sizes.blocks)
+    streamed = {
+        ("text", "layers"): 2 * sizes.text_layer,
+        ("text", "disk"): sizes.text_layer,
+        ("transformer", "blocks"): others + 2 * max(sizes.blocks, default=0),
+        ("transformer", "layers"): 2 * sizes.layer,
+        ("transformer", "disk"): sizes.layer,
+    }
+    phase_of = {"text": "text", "transformer": "denoise", "vae": "decode"}
+    activations = _activations(sizes, work, tiles=tiles)
+    needs: dict[str, dict[str, int]] = {}
+    for phase in PHASES:
+        device, host = activations[phase], 0
+        for part, place in placement.items():
+            here = phase_of[part] == phase
+            if place == "resident":
+                # Read once for the text phase, the encoders are gone before the rest is read.
+                early = phase == "text" and placement["text"] == "once" and part != "text"
+                device += 0 if early else weights[part]
+            elif place in ("once", "host"):
+                device += weights[part] if here else 0
+                host += weights[part] if place == "host" else 0
+            else:
+                device += streamed[part, place] if here else 0
+                host += weights[part] if place != "disk" else 0
+        needs[phase] = _pools(machine, device, host)
+    return Rung(name, placement, tiles, cast, 0, needs)
+
+
+def _activations(sizes: Sizes, work: Work, *, tiles: bool) -> dict[str, int]:
+    pixels = work.width * work.height
+    if tiles:
+        pixels = min(pixels, TILE * TILE)
+    tokens = work.width * work.height // 256 + work.tokens
+    bytes_ratio = sizes.itemsize / 2
+    decode = DECODING * pixels / 2**20 * sizes.vae_width / 128 * bytes_ratio
+    denoise = ACTIVATIONS * work.batch * tokens / 4608 * sizes.hidden / 3072 * bytes_ratio
+    text = _ENCODING * work.tokens / 512 * sizes.hidden / 3072 * bytes_ratio
+    return {"text": int(text), "denoise": int(denoise), "decode": int(decode)}
+
+
+def _pools(machine: Machine, device: int, host: int) -> dict[str, int]:
+    if machine.shares_memory:
+        return {"vram": 0, "ram": machine.base + device + host}
+    return {"vram": _CONTEXT + device, "ram": machine.base + host}
+
+
+def _fill(rung: Rung, sizes: Sizes, machine: Machine) -> Rung:
+    """Keep as many blocks in memory as fit, where the rest is on disk."""
+    if rung.name != "disk":
+        return rung
+    for kept, size in reversed(list(enumerate(accumulate(sizes.blocks, initial=0)))):
+        pool = "ram" if machine.shares_memory else "vram"
+        needs = {phase: {**need, pool: need[pool] + size} for phase, need in rung.needs.items()}
+        filled = rung._replace(kept=kept, needs=needs)
+        if _too_much(filled, machine) is None:
+            return filled
+    return rung
+
+
+def _too_much(rung: Rung, machine: Machine) -> str | None:
+    """Return which phase needs more than the machine gives, or None where all fit."""
+    for phase, need in rung.needs.items():
+        for pool in POOLS:
+            limit = getattr(machine, pool)
+            if limit is not None and need[pool] > limit:
+                return (
+                    f"the {phase} phase needs {bytes_in_words(need[pool])} of {pool}, "
+                    f"and {bytes_in_words(limit)} are allowed"
+                )
+    return None
+
+
+def _least(rejected: list[tuple[Rung, str]], machine: Machine) -> str:
+    """Return the smallest budget, which is that of the last rung in every pool, in bytes."""
+    peak = rejected[-1][0].peak
+    pools = [pool for pool in POOLS if getattr(machine, pool) is not None]
+    return ", ".join(f"{pool} {peak[pool]}B ({bytes_in_words(peak[pool])})" for pool in pools)
+
+
+def _bytes(need: Mapping[str, int]) -> str:
+    return ", ".join(f"{pool} {bytes_in_words(need[pool])}" for pool in POOLS if need[pool])
+
+
+def _plain(rung: Rung) -> dict[str, Any]:
+    plain = rung._asdict()
+    plain["placement"] = dict(rung.placement)
+    plain["needs"] = {phase: dict(need) for phase, need in rung.needs.items()}
+    return {**plain, "words": rung.words, "peak": rung.peak}

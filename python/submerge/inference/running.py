@@ -1,0 +1,354 @@
+"""Paint images: texts first, then batch by batch, each image written as soon as it is done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
+
+from submerge.errors import Cancelled, CheckpointError, RecipeError, counted
+from submerge.inference.adapters import adapted
+from submerge.inference.images import FORMAT, GeneratedImage, read_metadata
+from submerge.inference.loading import LoadedModel, load_model
+from submerge.inference.options import InferenceOptions
+from submerge.inference.quiet import quiet
+from submerge.profile import span
+from submerge.run import __version__
+from submerge.values import shown
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterator, Mapping
+
+    from submerge.merge import MergedModel
+
+__all__ = ["InferenceResult", "run_inference"]
+
+
+@dataclass(eq=False)
+class InferenceResult(Sequence[GeneratedImage]):
+    """The images in the order of the prompts, and of the seeds of each.
+
+    Attributes:
+        images: the images.
+        model: what the model is called.
+        phases: seconds of the whole run by phase.
+        notes: what is worth telling: defaults chosen and why, prompts that were cut.
+        resumed: how many images were there already.
+    """
+
+    images: list[GeneratedImage]
+    model: str
+    phases: dict[str, float]
+    notes: tuple[str, ...] = ()
+    resumed: int = 0
+
+    @overload
+    def __getitem__(self, index: int) -> GeneratedImage: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[GeneratedImage]: ...
+    def __getitem__(self, index: int | slice) -> GeneratedImage | list[GeneratedImage]:
+        return self.images[index]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the pictures as plain data."""
+        return {
+            "model": self.model,
+            "images": [image.to_dict() for image in self.images],
+            "phases": self.phases,
+            "notes": list(self.notes),
+            "resumed": self.resumed,
+        }
+
+
+class _Job(NamedTuple):
+    """An image to paint; `place` is where it stands in the result."""
+
+    place: int
+    prompt_index: int
+    prompt: str
+    seed: int
+    metadata: Mapping[str, Any]
+    path: Path | None
+
+
+@dataclass
+class _Run:
+    """What the phases of one run share."""
+
+    model: LoadedModel
+    options: InferenceOptions
+    callback: Callable[[int, int], object] | None
+    images: int = 0
+    total: int = 0
+    done: int = 0
+    phases: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(("text", "denoise", "decode"), 0.0)
+    )
+
+    def step(self, steps: int = 1) -> None:
+        """Report progress.
+
+        Raises:
+            Cancelled: the callback returned False.
+        """
+        self.done += steps
+        if self.callback is not None and self.callback(self.done, self.total) is False:
+            raise Cancelled(
+                f"painting: stopped by the callback after step {self.done} of {self.total}",
+                hint="images already written stay; the same call with the same output goes on",
+            )
+
+
+def run_inference(
+    model: LoadedModel | str | os.PathLike[str] | MergedModel,
+    prompts: str | Sequence[str],
+    options: InferenceOptions | Mapping[str, Any] | None = None,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    callback: Callable[[int, int], object] | None = None,
+) -> InferenceResult:
+    """Paint every prompt with every seed.
+
+    The same model, prompt, seed and options give the same image: each image has a generator of its
+    own, on the CPU, whatever the device and the batch.
+
+    Args:
+        model: a loaded model, or what `load_model` opens.
+        prompts: one text or several.
+        options: see `InferenceOptions`.
+        output: a folder to write `0000-0.png` (prompt and seed) into, each file whole and as soon
+            as it is painted. Images already there with the same metadata are not painted again.
+        callback: called as `callback(done_steps, total_steps)` after every denoising step;
+            returning False stops.
+
+    Raises:
+        RecipeError: an option or prompt is malformed or does not fit the model.
+        Cancelled: the callback returned False; images already written stay.
+        SubmergeError: as `load_model`, for a model that is not loaded yet.
+        OSError: an image cannot be written.
+    """
+    asked = InferenceOptions.of(options)
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise RecipeError(f"prompts[{index}]: expected a text, got {shown(text)}")
+    folder = None if output is None else Path(output)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(model, LoadedModel):
+        opened: Any = nullcontext(model)
+    else:
+        sides = {"width": asked.width, "height": asked.height, "batch": asked.batch}
+        opened = load_model(model, **{k: v for k, v in sides.items() if v is not None})  # type: ignore[arg-type]
+    with opened as loaded:
+        run = _Run(loaded, asked.filled(loaded.defaults), callback)
+        return _painted(run, texts, folder, () if asked.steps else (loaded.defaults.why,))
+
+
+def _painted(
+    run: _Run, prompts: Sequence[str], folder: Path | None, notes: tuple[str, ...]
+) -> InferenceResult:
+    _check_size(run)
+    jobs = _jobs(run, prompts, folder)
+    found = {job.place: image for job in jobs if (image := _already(job)) is not None}
+    todo = [job for job in jobs if job.place not in found]
+    run.images = len(todo)
+    run.total = run.options.steps * len(todo)  # type: ignore[operator]
+    cut = _texts(run, todo)
+    batches = [todo[i : i + run.options.batch] for i in range(0, len(todo), run.options.batch)]
+    if todo:
+        with adapted(run.model, run.options) as keywords:
+            for batch in batches:
+                found |= _batch(run, batch, keywords)
+    for job in todo:
+        text = [note for index, note in cut.items() if index == job.prompt_index]
+        found[job.place].notes = tuple(text)
+    return InferenceResult(
+        images=[found[job.place] for job in jobs],
+        model=run.model.name,
+        phases=run.phases,
+        notes=(*run.model.notes, *notes, *cut.values()),
+        resumed=len(jobs) - len(todo),
+    )
+
+
+def _check_size(run: _Run) -> None:
+    patch = run.model.parts.default_size() // 64
+    for side in ("width", "height"):
+        pixels = getattr(run.options, side)
+        if pixels % patch:
+            raise RecipeError(f"options.{side}: expected a multiple of {patch}, got {pixels}")
+
+
+def _jobs(run: _Run, prompts: Sequence[str], folder: Path | None) -> list[_Job]:
+    model = {
+        "name": run.model.name,
+        "fingerprint": run.model.parts.fingerprint(),
+        "recipe": run.model.parts.recipe,
+        "dtype": run.model.plan.dtype,
+        "fp8": run.model.plan.rung.cast,
+    }
+    jobs: list[_Job] = []
+    for prompt_index, prompt in enumerate(prompts):
+        for seed in run.options.all_seeds:
+            metadata = {
+                "format": FORMAT,
+                "version": __version__,
+                "model": model,
+                "prompt": prompt,
+                "seed": seed,
+                "options": run.options.to_dict(),
+            }
+            path = None if folder is None else folder / f"{prompt_index:04d}-{seed}.png"
+            jobs.append(_Job(len(jobs), prompt_index, prompt, seed, metadata, path))
+    return jobs
+
+
+def _already(job: _Job) -> GeneratedImage | None:
+    """Return the image a run before this one has written for the job."""
+    if job.path is None or not job.path.exists():
+        return None
+    from PIL import Image
+
+    try:
+        if read_metadata(job.path) != job.metadata:
+            return None
+        with Image.open(job.path) as file:
+            image = file.convert("RGB")
+    except (CheckpointError, OSError):
+        return None  # another program's, or damaged: painted again
+    return GeneratedImage(
+        image,
+        job.prompt,
+        job.prompt_index,
+        job.seed,
+        job.metadata["options"],
+        job.metadata,
+        path=job.path,
+    )
+
+
+def _texts(run: _Run, jobs: Sequence[_Job]) -> dict[int, str]:
+    """Encode every text that will be needed; return what was cut, by prompt."""
+    tokens: Any = run.options.max_sequence_length
+    cut: dict[int, str] = {}
+    begun = time.perf_counter()
+    prompts = {job.prompt: job.prompt_index for job in jobs}
+    negative = run.options.negative_prompt
+    for prompt, index in prompts.items():
+        with span("text", prompt=index):
+            run.model.encode(prompt, tokens)
+        with quiet():
+            length = len(run.model.pipe.tokenizer_2(prompt).input_ids)
+        if length > tokens:
+            cut[index] = f"prompt {index}: {counted(length, 'token')}, cut to {tokens}"
+    if negative is not None and jobs:
+        with span("text", prompt=-1):
+            run.model.encode(negative, tokens)
+    run.phases["text"] = time.perf_counter() - begun
+    return cut
+
+
+def _batch(
+    run: _Run, jobs: Sequence[_Job], keywords: Mapping[str, Any]
+) -> dict[int, GeneratedImage]:
+    """Paint some images together, decode and write them one by one."""
+    begun = time.perf_counter()
+    with span("denoise", prompts=len(jobs)), run.model.phase("denoise"):
+        latents = _denoise(run, jobs, keywords)
+    denoise = (time.perf_counter() - begun) / len(jobs)
+    run.phases["denoise"] += denoise * len(jobs)
+    images = {}
+    for job, latent in zip(jobs, latents, strict=True):
+        begun = time.perf_counter()
+        with span("decode", prompt=job.prompt_index), run.model.phase("decode"):
+            picture = _decode(run, latent[None])
+        decode = time.perf_counter() - begun
+        run.phases["decode"] += decode
+        phases = {"text": run.phases["text"] / run.images, "denoise": denoise, "decode": decode}
+        image = GeneratedImage(
+            picture,
+            job.prompt,
+            job.prompt_index,
+            job.seed,
+            job.metadata["options"],
+            job.metadata,
+            seconds=sum(phases.values()),
+            phases=phases,
+        )
+        if job.path is not None:
+            image.save(job.path)
+        images[job.place] = image
+    return images
+
+
+def _denoise(run: _Run, jobs: Sequence[_Job], keywords: Mapping[str, Any]) -> Any:
+    """Return the final latents of some images, packed: [images, patches, channels]."""
+    import torch
+
+    options: Any = run.options
+    device = run.model.device
+
+    def texts(prompts: Sequence[str]) -> tuple[Any, Any]:
+        pairs = [run.model.encode(text, options.max_sequence_length) for text in prompts]
+        embeds, pooled = (torch.cat(column).to(device) for column in zip(*pairs, strict=True))
+        return embeds, pooled
+
+    call: dict[str, Any] = dict(keywords)
+    call["prompt_embeds"], call["pooled_prompt_embeds"] = texts([job.prompt for job in jobs])
+    if options.negative_prompt is not None:
+        negative = texts([options.negative_prompt] * len(jobs))
+        call["negative_prompt_embeds"], call["negative_pooled_prompt_embeds"] = negative
+    pipe = call.pop("pipe", run.model.pipe)
+
+    def stepped(_: Any, __: int, ___: Any, kept: dict[str, Any]) -> dict[str, Any]:
+        run.step(len(jobs))
+        return kept
+
+    with _shifted(pipe, options.shift):
+        made = pipe(
+            width=options.width,
+            height=options.height,
+            num_inference_steps=options.steps,
+            guidance_scale=options.guidance,
+            true_cfg_scale=options.true_cfg,
+            generator=[torch.Generator("cpu").manual_seed(job.seed) for job in jobs],
+            output_type="latent",
+            callback_on_step_end=stepped,
+            **call,
+        )
+    return made.images
+
+
+@contextmanager
+def _shifted(pipe: Any, shift: float | None) -> Iterator[None]:
+    """Have the scheduler shift timesteps by a fixed factor, where one is given."""
+    kept = pipe.scheduler
+    if shift is not None:
+        static = {"shift": shift, "use_dynamic_shifting": False}
+        pipe.scheduler = type(kept).from_config(kept.config, **static)
+    try:
+        yield
+    finally:
+        pipe.scheduler = kept
+
+
+def _decode(run: _Run, latents: Any) -> Any:
+    """Return the picture of one image's packed latents, as the pipeline itself decodes it."""
+    import torch
+
+    pipe, options = run.model.pipe, run.options
+    with torch.no_grad():
+        unpacked = pipe._unpack_latents(  # noqa: SLF001 - diffusers has no public name for it
+            latents, options.height, options.width, pipe.vae_scale_factor
+        )
+        scaled = unpacked / pipe.vae.config.scaling_factor + pipe.vae.config.shift_factor
+        pixels = pipe.vae.decode(scaled.to(run.model.device), return_dict=False)[0]
+        return pipe.image_processor.postprocess(pixels, output_type="pil")[0]
