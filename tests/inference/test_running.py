@@ -87,8 +87,8 @@ def test_an_interrupted_run_goes_on_where_it_stopped(merged: LoadedModel, tmp_pa
     again = run_inference(merged, TEXT, options)
     for one, other in zip(result, again, strict=True):
         assert np.array_equal(pixels(one), pixels(other))
-    other = run_inference(merged, TEXT, options | {"steps": 1}, output=tmp_path)
-    assert other.resumed == 0
+    changed = run_inference(merged, TEXT, options | {"steps": 1}, output=tmp_path)
+    assert changed.resumed == 0
 
 
 def test_the_png_says_how_it_was_painted(merged: LoadedModel, tmp_path: Path) -> None:
