@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use submerge_core::dtype::{Float, Overflow};
 use submerge_core::kernels::{Kernel, Learned, Linear, Stretch};
 use submerge_core::simd::{BLOCK, Isa};
-use submerge_core::stats::UnitStats;
+use submerge_core::stats::{Made, UnitStats};
 
 /// Elements per stream: what a worker holds of one operand at a time.
 const ELEMENTS: usize = 512 * BLOCK;
@@ -74,7 +74,8 @@ impl Merge<'_> {
             self.kernel.map(stretch, &Learned::Nothing, &mut result);
             self.isa.encode(self.dtype, Overflow::Saturate, &result, out);
             if let Some(stats) = stats.as_deref_mut() {
-                stats.add(self.isa, &slices, self.dtype, out);
+                let (values, to) = (&result[..], self.dtype);
+                stats.add(self.isa, Made { operands: &slices, values, to, bytes: out });
             }
         }
     }

@@ -10,7 +10,7 @@ use crate::kernels::{Kernel, Learned, Sums};
 use crate::resolve::{Action, Work};
 use crate::schedule::Part;
 use crate::simd::{BLOCK, Isa};
-use crate::stats::UnitStats;
+use crate::stats::{Made, UnitStats};
 
 /// The buffers of one worker, kept from item to item.
 #[derive(Debug, Default)]
@@ -177,7 +177,8 @@ impl Combining<'_> {
                 kernel.map(stretch, self.learned, &mut result[..n]);
                 isa.encode(to, work.overflow, &result[..n], bytes);
                 if measured {
-                    stats.add(isa, stretch.operands, to, bytes);
+                    let operands = stretch.operands;
+                    stats.add(isa, Made { operands, values: &result[..n], to, bytes });
                 } else {
                     stats.elements += n as u64;
                 }
@@ -186,21 +187,21 @@ impl Combining<'_> {
         stats
     }
 
-    /// What a copied cell holds: only non-finite values are counted, and only if asked for.
+    /// What a copied cell holds: only non-finite values are looked for, and only if asked for.
     fn copied(&mut self, to: Option<Float>, cell: &Range<usize>) -> UnitStats {
         let Setting { isa, stats: measured, .. } = self.setting;
         let Buffers { out, result, .. } = &mut self.buffers;
         let mut stats = UnitStats::new(0);
-        stats.elements = cell.len() as u64;
         result.resize(BLOCK.max(result.len()), 0.0);
         if let Some(to) = to.filter(|_| measured) {
             for first in cell.clone().step_by(BLOCK) {
                 let block = first..cell.end.min(first + BLOCK);
                 let values = &mut result[..block.len()];
                 isa.decode(to, &out[block.start * to.bytes()..block.end * to.bytes()], values);
-                stats.nonfinite_out += isa.count_nonfinite(values);
+                stats.add_copied(isa, values);
             }
         }
+        stats.elements = cell.len() as u64;
         stats
     }
 }

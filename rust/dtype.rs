@@ -151,6 +151,32 @@ impl Float {
         }
     }
 
+    /// The largest finite value.
+    #[inline(always)]
+    #[must_use]
+    pub const fn largest(self) -> f32 {
+        match self {
+            Self::F32 => f32::MAX,
+            Self::F16 => 65_504.0,
+            Self::BF16 => f32::from_bits(0x7F7F_0000),
+            Self::F8E4M3 => 448.0,
+            Self::F8E5M2 => 57_344.0,
+        }
+    }
+
+    /// The smallest magnitude in f32 that rounds beyond [`Float::largest`] were the exponent
+    /// unbounded: halfway to the next value, or above halfway where the tie goes down to even.
+    #[must_use]
+    pub const fn overflow(self) -> f32 {
+        match self {
+            Self::F32 => f32::INFINITY,
+            Self::F16 => 65_520.0,
+            Self::BF16 => f32::from_bits(0x7F7F_8000),
+            Self::F8E4M3 => f32::from_bits(464.0_f32.to_bits() + 1),
+            Self::F8E5M2 => 61_440.0,
+        }
+    }
+
     /// The value of one element, exactly. `bits` holds the element in its low bits, the rest zero.
     #[inline(always)]
     #[must_use]
@@ -249,6 +275,17 @@ mod tests {
         }
         assert_eq!(Dtype::ALL.len(), 22);
         assert_eq!(Dtype::parse("bf16"), None);
+    }
+
+    #[test]
+    fn the_limits_are_where_encoding_changes() {
+        for float in Float::ALL.iter().copied().filter(|float| *float != Float::F32) {
+            let value = |x: f32| float.decode(float.encode(Overflow::Nan, x));
+            let (largest, limit) = (float.largest(), float.overflow());
+            assert_eq!(value(largest).to_bits(), largest.to_bits(), "{float:?}");
+            assert_eq!(value(limit.next_down()).to_bits(), largest.to_bits(), "{float:?}");
+            assert!(!value(limit).is_finite(), "{float:?}");
+        }
     }
 
     #[test]

@@ -4,18 +4,37 @@
 //! added in order into their cell, cells in order into the unit, both in f64. The grid is counted
 //! from the unit's first element, so threads, chunks and the machine change no bit.
 
+#![allow(clippy::inline_always)]
+
 use serde::Serialize;
 
 use crate::dtype::Float;
-use crate::simd::{BLOCK, Isa};
+use crate::simd::{BLOCK, Body, Isa, LANES, total};
 
 pub use crate::simd::Pair;
 
 /// Elements per cell of the reduction grid.
 pub const CELL: usize = 65_536;
 
+/// Of how many blocks of a cell one is sampled for the energy of rounding: all would cost the
+/// statistics of two bf16 operands half as much again.
+pub const SAMPLE: usize = 16;
+
+/// One stretch of a unit on its way to the output.
+#[derive(Clone, Copy)]
+pub struct Made<'a> {
+    /// Each operand, decoded.
+    pub operands: &'a [&'a [f32]],
+    /// What the formula gave, before it was rounded.
+    pub values: &'a [f32],
+    /// Dtype of the output.
+    pub to: Float,
+    /// The elements as written.
+    pub bytes: &'a [u8],
+}
+
 /// The statistics of one unit, or of one cell of it. Sums run over finite elements only; how many
-/// were left out is in `nonfinite`.
+/// were left out is in `nonfinite`. Elements are counted from the first of the unit, or the cell.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct UnitStats {
     /// Elements of the output.
@@ -24,8 +43,24 @@ pub struct UnitStats {
     pub changed: u64,
     /// Infinite and NaN elements of each operand.
     pub nonfinite: Vec<u64>,
+    /// The first of them.
+    pub first_nonfinite: Vec<Option<u64>>,
     /// Infinite and NaN elements as written.
     pub nonfinite_out: u64,
+    /// The first of them.
+    pub first_nonfinite_out: Option<u64>,
+    /// Elements whose operands are finite and whose value the output's dtype cannot hold.
+    pub overflowed: u64,
+    /// The first of them.
+    pub first_overflowed: Option<u64>,
+    /// Whether every element as written has the value of this operand's.
+    pub equal: Vec<bool>,
+    /// Elements the next two sums were taken of: one block of every [`SAMPLE`] of a cell, the first.
+    pub sampled: u64,
+    /// `|written - value|^2`: what rounding to the output's dtype changed.
+    pub rounding2: f64,
+    /// `|value - x_0|^2`: what the formula changed.
+    pub change2: f64,
     /// `|x_i|^2` of each operand.
     pub norm2: Vec<f64>,
     /// `<x_i, x_0>` of each operand.
@@ -42,59 +77,203 @@ impl UnitStats {
             elements: 0,
             changed: 0,
             nonfinite: vec![0; operands],
+            first_nonfinite: vec![None; operands],
             nonfinite_out: 0,
+            first_nonfinite_out: None,
+            overflowed: 0,
+            first_overflowed: None,
+            equal: vec![true; operands],
+            sampled: 0,
+            rounding2: 0.0,
+            change2: 0.0,
             norm2: vec![0.0; operands],
             dot: vec![0.0; operands],
             delta2: vec![0.0; operands],
         }
     }
 
-    /// Adds the next block: each operand decoded, and the output as it is written. Every
-    /// block but the last of a unit has [`BLOCK`] elements.
+    /// Adds the next block. Every block but the last of a unit has [`BLOCK`] elements.
     ///
     /// # Panics
     /// If the number of operands is not the one given to [`UnitStats::new`] or the lengths differ.
-    fn add_block(&mut self, isa: &Isa, operands: &[&[f32]], to: Float, bytes: &[u8]) {
+    fn add_block(&mut self, isa: &Isa, made: Made) {
+        let Made { operands, to, bytes, .. } = made;
         assert_eq!(operands.len(), self.nonfinite.len(), "operands of the statistics");
         debug_assert!((self.elements as usize).is_multiple_of(BLOCK), "a short block came before");
         let reference = operands[0];
         for (i, x) in operands.iter().enumerate() {
             let pair = if i == 0 { isa.norm2(x) } else { isa.gram(x, reference) };
+            if pair.nonfinite > 0 && self.first_nonfinite[i].is_none() {
+                self.first_nonfinite[i] = first_nonfinite(x).map(|at| at + self.elements);
+            }
             self.nonfinite[i] += pair.nonfinite;
             self.norm2[i] += pair.norm2;
             self.dot[i] += pair.dot;
             self.delta2[i] += pair.delta2;
         }
         let written = isa.written(to, bytes, reference);
+        if written.at_limit {
+            self.look_for_overflow(made);
+        }
+        if written.nonfinite > 0 && self.first_nonfinite_out.is_none() {
+            let found = first_where(made, |made, i| !decoded(made, i).is_finite());
+            self.first_nonfinite_out = found.map(|at| at + self.elements);
+        }
+        self.equal[0] &= written.changed == 0;
+        for (equal, x) in self.equal.iter_mut().zip(operands).skip(1) {
+            // Once a block of the cell differs, the others are not looked at.
+            *equal = *equal && isa.written(to, bytes, x).changed == 0;
+        }
+        if (self.elements as usize / BLOCK).is_multiple_of(SAMPLE) {
+            let [rounding2, change2] = Energies::of(isa, made);
+            self.sampled += reference.len() as u64;
+            self.rounding2 += rounding2;
+            self.change2 += change2;
+        }
         self.elements += reference.len() as u64;
         self.changed += written.changed;
         self.nonfinite_out += written.nonfinite;
     }
 
+    #[cold]
+    fn look_for_overflow(&mut self, made: Made) {
+        let overflowed = |made: Made, i: usize| {
+            let fits = made.values[i].abs() < made.to.overflow(); // not a NaN
+            !fits && made.operands.iter().all(|x| x[i].is_finite())
+        };
+        let count = (0..made.values.len()).filter(|i| overflowed(made, *i)).count();
+        self.overflowed += count as u64;
+        if self.first_overflowed.is_none() {
+            let found = first_where(made, overflowed);
+            self.first_overflowed = found.map(|at| at + self.elements);
+        }
+    }
+
     /// Adds the next stretch of a cell, block by block.
-    pub fn add(&mut self, isa: &Isa, operands: &[&[f32]], to: Float, bytes: &[u8]) {
-        let n = bytes.len() / to.bytes();
+    pub fn add(&mut self, isa: &Isa, made: Made) {
+        let Made { operands, values, to, bytes } = made;
+        let n = values.len();
         if n <= BLOCK {
-            return self.add_block(isa, operands, to, bytes);
+            return self.add_block(isa, made);
         }
         for first in (0..n).step_by(BLOCK) {
             let block = first..n.min(first + BLOCK);
             let operands: Vec<_> = operands.iter().map(|x| &x[block.clone()]).collect();
             let bytes = &bytes[block.start * to.bytes()..block.end * to.bytes()];
-            self.add_block(isa, &operands, to, bytes);
+            self.add_block(isa, Made { operands: &operands, values: &values[block], to, bytes });
         }
+    }
+
+    /// Adds what of a copied stretch can be seen in its decoded elements.
+    pub fn add_copied(&mut self, isa: &Isa, values: &[f32]) {
+        let count = isa.count_nonfinite(values);
+        if count > 0 && self.first_nonfinite_out.is_none() {
+            self.first_nonfinite_out = first_nonfinite(values).map(|at| at + self.elements);
+        }
+        self.nonfinite_out += count;
+        self.elements += values.len() as u64;
     }
 
     /// Adds the next cell of the grid. Cells are added in grid order.
     pub fn merge_next(&mut self, cell: &Self) {
+        let before = self.elements;
+        for (first, next) in self.first_nonfinite.iter_mut().zip(&cell.first_nonfinite) {
+            *first = first.or(next.map(|at| at + before));
+        }
+        let firsts = [
+            (&mut self.first_nonfinite_out, cell.first_nonfinite_out),
+            (&mut self.first_overflowed, cell.first_overflowed),
+        ];
+        for (first, next) in firsts {
+            *first = first.or(next.map(|at| at + before));
+        }
         self.elements += cell.elements;
         self.changed += cell.changed;
         self.nonfinite_out += cell.nonfinite_out;
+        self.overflowed += cell.overflowed;
+        self.sampled += cell.sampled;
+        self.rounding2 += cell.rounding2;
+        self.change2 += cell.change2;
+        self.equal.iter_mut().zip(&cell.equal).for_each(|(equal, next)| *equal &= next);
         add(&mut self.nonfinite, &cell.nonfinite);
         add(&mut self.norm2, &cell.norm2);
         add(&mut self.dot, &cell.dot);
         add(&mut self.delta2, &cell.delta2);
     }
+}
+
+fn first_nonfinite(values: &[f32]) -> Option<u64> {
+    values.iter().position(|x| !x.is_finite()).map(|at| at as u64)
+}
+
+fn first_where(made: Made, holds: impl Fn(Made, usize) -> bool) -> Option<u64> {
+    (0..made.values.len()).find(|i| holds(made, *i)).map(|at| at as u64)
+}
+
+/// `sum (written - value)^2` and `sum (value - reference)^2` of one block, each difference rounded to
+/// f32 and the sums formed as [`Isa::gram`] forms them.
+struct Energies<'a> {
+    written: &'a [f32],
+    values: &'a [f32],
+    reference: &'a [f32],
+}
+
+impl Energies<'_> {
+    fn of(isa: &Isa, made: Made) -> [f64; 2] {
+        let mut buffer = [0.0; BLOCK];
+        let written = &mut buffer[..made.values.len()];
+        isa.decode(made.to, made.bytes, written);
+        let energies = Energies { written, values: made.values, reference: made.operands[0] };
+        let sums = isa.run(Energies { ..energies });
+        if sums.iter().all(|sum| sum.is_finite()) { sums } else { energies.in_f64() }
+    }
+
+    /// In f64, without the elements of which anything is not finite.
+    #[cold]
+    fn in_f64(&self) -> [f64; 2] {
+        let mut sums = [0.0; 2];
+        for ((w, x), r) in self.written.iter().zip(self.values).zip(self.reference) {
+            if w.is_finite() && x.is_finite() && r.is_finite() {
+                let (w, x, r) = (f64::from(*w), f64::from(*x), f64::from(*r));
+                sums[0] += (w - x) * (w - x);
+                sums[1] += (x - r) * (x - r);
+            }
+        }
+        sums
+    }
+}
+
+impl Body for Energies<'_> {
+    type Output = [f64; 2];
+
+    #[inline(always)]
+    fn run(self) -> [f64; 2] {
+        let (mut rounding2, mut change2) = ([0.0; LANES], [0.0; LANES]);
+        let mut add = |lane: usize, w: f32, x: f32, r: f32| {
+            rounding2[lane] += (w - x) * (w - x);
+            change2[lane] += (x - r) * (x - r);
+        };
+        let (w_rows, w_rest) = self.written.as_chunks::<LANES>();
+        let (x_rows, x_rest) = self.values.as_chunks::<LANES>();
+        let (r_rows, r_rest) = self.reference.as_chunks::<LANES>();
+        for ((w, x), r) in w_rows.iter().zip(x_rows).zip(r_rows) {
+            for lane in 0..LANES {
+                add(lane, w[lane], x[lane], r[lane]);
+            }
+        }
+        for (lane, ((w, x), r)) in w_rest.iter().zip(x_rest).zip(r_rest).enumerate() {
+            add(lane, *w, *x, *r);
+        }
+        [total(&rounding2), total(&change2)]
+    }
+}
+
+/// Element `i` as written.
+fn decoded(made: Made, i: usize) -> f32 {
+    let size = made.to.bytes();
+    let mut bits = [0; 4];
+    bits[..size].copy_from_slice(&made.bytes[i * size..(i + 1) * size]);
+    made.to.decode(u32::from_le_bytes(bits))
 }
 
 fn add<T: Copy + std::ops::AddAssign>(sums: &mut [T], next: &[T]) {
@@ -105,104 +284,4 @@ fn add<T: Copy + std::ops::AddAssign>(sums: &mut [T], next: &[T]) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::simd::Written;
-
-    const LEN: usize = CELL + 5 * BLOCK + 77;
-
-    fn operand(seed: u64, spread: f32) -> Vec<f32> {
-        let value = |i: u64| {
-            let hash = (i + seed * 1_000_003).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
-            (hash as f32 / 8_388_608.0 - 1.0) * spread
-        };
-        (0..LEN as u64).map(value).collect()
-    }
-
-    fn bytes(values: &[f32]) -> Vec<u8> {
-        values.iter().flat_map(|x| x.to_le_bytes()).collect()
-    }
-
-    /// What `exec` does: cell by cell, the cells added in order.
-    fn stats(isa: &Isa, operands: &[&[f32]], written: &[f32]) -> UnitStats {
-        let mut unit = UnitStats::new(operands.len());
-        for start in (0..LEN).step_by(CELL) {
-            let mut cell = UnitStats::new(operands.len());
-            for start in (start..LEN.min(start + CELL)).step_by(BLOCK) {
-                let range = start..LEN.min(start + BLOCK);
-                let blocks: Vec<_> = operands.iter().map(|x| &x[range.clone()]).collect();
-                cell.add_block(isa, &blocks, Float::F32, &bytes(&written[range]));
-            }
-            unit.merge_next(&cell);
-        }
-        unit
-    }
-
-    fn dot(a: &[f32], b: &[f32]) -> f64 {
-        let product = |(a, b): (&f32, &f32)| f64::from(*a) * f64::from(*b);
-        a.iter().zip(b).filter(|(a, b)| a.is_finite() && b.is_finite()).map(product).sum()
-    }
-
-    fn near(got: f64, want: f64, scale: f64) {
-        assert!((got - want).abs() <= 1e-6 * scale, "{got} {want}");
-    }
-
-    #[test]
-    fn sums_are_those_of_f64_on_every_isa() {
-        let (a, b) = (operand(1, 0.05), operand(2, 0.05));
-        let delta: Vec<f32> = a.iter().zip(&b).map(|(a, b)| b - a).collect();
-        let want = stats(Isa::best(), &[&a, &b], &b);
-        for isa in Isa::available() {
-            let got = stats(isa, &[&a, &b], &b);
-            assert_eq!(got, want, "{}", isa.name());
-        }
-        assert_eq!((want.elements, want.nonfinite_out), (LEN as u64, 0));
-        assert_eq!(want.nonfinite, [0, 0]);
-        let scale = dot(&a, &a);
-        near(want.norm2[0], dot(&a, &a), scale);
-        near(want.norm2[1], dot(&b, &b), scale);
-        near(want.dot[1], dot(&a, &b), scale);
-        near(want.delta2[1], dot(&delta, &delta), scale);
-        assert_eq!((want.dot[0].to_bits(), want.delta2[0]), (want.norm2[0].to_bits(), 0.0));
-    }
-
-    #[test]
-    fn huge_values_do_not_overflow_and_non_finite_ones_are_counted_and_left_out() {
-        let (mut a, mut b) = (operand(1, 3e38), operand(2, 0.05));
-        (a[7], a[BLOCK], a[LEN - 1]) = (f32::NAN, f32::INFINITY, f32::NEG_INFINITY);
-        b[8] = f32::NAN;
-        for isa in Isa::available() {
-            let got = stats(isa, &[&a, &b], &a);
-            assert_eq!(got.nonfinite, [3, 1], "{}", isa.name());
-            assert_eq!((got.nonfinite_out, got.changed), (3, 0), "{}", isa.name());
-            near(got.norm2[0], dot(&a, &a), dot(&a, &a));
-            near(got.norm2[1], dot(&b, &b), dot(&b, &b));
-            // Beside values of 1e38 those of b vanish; a[8] has no partner.
-            let delta2 = dot(&a, &a) - f64::from(a[8]).powi(2);
-            near(got.delta2[1], delta2, delta2);
-            assert!((got.dot[1] - dot(&a, &b)).abs() < 1e-6 * (dot(&a, &a) * dot(&b, &b)).sqrt());
-        }
-    }
-
-    #[test]
-    fn changed_is_by_bits_but_for_nans() {
-        let a = [0.0, 0.0, f32::NAN, f32::NAN, 1.0, f32::INFINITY];
-        let b = [0.0, -0.0, -f32::NAN, 1.0, 1.0, f32::NEG_INFINITY];
-        for isa in Isa::available() {
-            let written = |x: &[f32], y: &[f32]| isa.written(Float::F32, &bytes(x), y);
-            assert_eq!(written(&a, &b), Written { changed: 3, nonfinite: 3 }, "{}", isa.name());
-            assert_eq!(written(&b, &a), Written { changed: 3, nonfinite: 2 }, "{}", isa.name());
-            assert_eq!(isa.count_nonfinite(&a), 3, "{}", isa.name());
-        }
-    }
-
-    #[test]
-    fn tiny_deltas_of_large_operands_survive() {
-        let a = [1024.0_f32; BLOCK];
-        let b = a.map(f32::next_up);
-        let mut stats = UnitStats::new(2);
-        stats.add_block(Isa::best(), &[&a, &b], Float::F32, &bytes(&b));
-        let ulp = f64::from(1024.0_f32.next_up()) - 1024.0;
-        assert_eq!(stats.delta2[1].to_bits(), (ulp * ulp * BLOCK as f64).to_bits());
-    }
-}
+mod tests;

@@ -221,7 +221,8 @@ fn written_as<const N: usize>(to: Float, bytes: &[u8], reference: &[f32]) -> Wri
         changed += u32::from(value != r.to_bits());
         largest = largest.max(value & !(1 << 31));
     }
-    let mut seen = Written { changed: changed.into(), nonfinite: 0 };
+    let at_limit = largest >= to.largest().to_bits();
+    let mut seen = Written { changed: changed.into(), nonfinite: 0, at_limit };
     if largest >= INFINITY {
         for (element, r) in elements.iter().zip(reference) {
             let value = value(element);

@@ -42,6 +42,8 @@ pub struct Written {
     pub changed: u64,
     /// Infinite and NaN elements.
     pub nonfinite: u64,
+    /// Whether any element is as large as the dtype's largest finite one, or larger.
+    pub at_limit: bool,
 }
 
 /// The operations, compiled for one instruction set.
