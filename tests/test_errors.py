@@ -191,12 +191,12 @@ OTHERS = {
     "an index that is a pipe": Row(
         piped_index, CheckpointError, "index.json", "is not a regular file, expected JSON", None
     ),
-    "a vector without models": Row(
+    "a vector of two": Row(
         lambda b: vector(b, b"0,0.5"),
         RecipeError,
         "vector.txt",
-        "a block vector names no models, expected --model-a",
-        None,
+        "expected 61 numbers, got 2",
+        "the order is CLIP, T5, IN",
     ),
     "a vector of bytes": Row(
         lambda b: vector(b, b"\xff\xfe"), RecipeError, "vector.txt", "byte 0 is not UTF-8", None

@@ -57,49 +57,35 @@ def schema() -> None:
 
 @recipe.command("import")
 @click.argument("source", type=click.Path(allow_dash=True))
-@click.option("--node", help="Id of the merge node to read, if a ComfyUI workflow has several.")
-@click.option("--model-a", help="The first model of a supermerger vector.", metavar="PATH")
-@click.option("--model-b", help="The second model of a supermerger vector.", metavar="PATH")
-def import_(source: str, node: str | None, model_a: str | None, model_b: str | None) -> None:
-    """Turn a ComfyUI workflow, mergekit YAML or a supermerger block vector into a recipe.
+@click.option("--node", help="Id of the node to read, of a ComfyUI workflow or an sd-mecha recipe.")
+@click.option("--model-a", help="The first model, where SOURCE names none.", metavar="PATH")
+@click.option("--model-b", help="The second model, where SOURCE names none.", metavar="PATH")
+@click.option("--model-c", help="The third model, where SOURCE names none.", metavar="PATH")
+def import_(
+    source: str,
+    node: str | None,
+    model_a: str | None,
+    model_b: str | None,
+    model_c: str | None,
+) -> None:
+    """Turn another tool's recipe into one of submerge.
+
+    SOURCE is a ComfyUI workflow, mergekit YAML, an sd-mecha recipe, a supermerger block vector, or
+    a checkpoint merged by sd-mecha, supermerger, ComfyUI or AUTOMATIC1111's web UI, whose header
+    holds the recipe.
 
     How the ratios were read is told on standard error: ComfyUI's are shares of the first model,
-    submerge's and supermerger's of the second; mergekit's `t` is that of the model that is not its
-    base.
+    all others' of the second, as submerge's are.
     """
-    from submerge.errors import RecipeError
-    from submerge.recipe.mergekit import import_mergekit, looks_like_mergekit
-    from submerge.recipe.parse import load_text
+    from submerge.merge import named
+    from submerge.recipe.importers import import_recipe, import_text
 
-    text = sys.stdin.read() if source == "-" else _text(Path(source))
-    name = "standard input" if source == "-" else source
-    if text.lstrip().startswith("{"):
-        from submerge.recipe.comfy import import_workflow
-        from submerge.recipe.parse import load_json
-
-        found = import_workflow(load_json(text, name), name, node)
-    elif looks_like_mergekit(text):
-        found = import_mergekit(load_text(text, name), name)
+    given = [path for path in (model_a, model_b, model_c) if path is not None]
+    models = named(given) if given else None
+    if source == "-":
+        found = import_text(sys.stdin.read(), "standard input", models=models, node=node)
     else:
-        from submerge.merge import named
-        from submerge.recipe.supermerger import import_vector
-
-        if model_a is None or model_b is None:
-            raise RecipeError(
-                f"{name}: a block vector names no models, expected --model-a and --model-b"
-            )
-        found = import_vector(text, name, named([model_a, model_b]))
+        found = import_recipe(Path(source), models=models, node=node)
     for note in found.notes:
         click.echo(note, err=True)
     click.echo(found.recipe.to_yaml().rstrip())
-
-
-def _text(path: Path) -> str:
-    from submerge.errors import RecipeError
-
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise RecipeError(
-            f"{path}: byte {error.start} is not UTF-8, expected a workflow or a block vector"
-        ) from None

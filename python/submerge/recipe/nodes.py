@@ -1,0 +1,368 @@
+"""What the merge methods of sd-mecha make of their arguments.
+
+A model is a weighted sum of files (`Sum`) until a method comes that is none (`Formula`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from submerge.errors import RecipeError, quoted
+from submerge.recipe.forms import Formula, Numbers, Sum, Value, selectors, value
+from submerge.recipe.instructions import Argument, Instruction, Reference
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+__all__ = ["NODES", "WITHOUT", "Call"]
+
+_ONE = Fraction(1)
+
+WITHOUT = {
+    "add_cosine_a": "shares that follow the cosine of each column",
+    "add_cosine_b": "shares that follow the cosine of each column",
+    "add_opposite_mask": "a mask on opposite differences",
+    "add_strict_opposite_mask": "a mask on opposite differences",
+    "balance_attention": "SDXL's attention heads",
+    "crossover": "a mix of frequencies",
+    "dropout": "random numbers of its own; `dare_linear` is the method here",
+    "exchange_ema": "the moving average kept beside the weights",
+    "geometric_sum": "complex powers of elements",
+    "multiply_quotient": "complex powers of elements",
+    "omit_component": "leaves a component out",
+    "pick_component": "picks a component",
+    "randperm": "permutes neurons at random",
+    "rebasin": "permutes neurons of SD1 and SDXL",
+    "rotate": "rotates matrices into each other",
+    "tensor_sum": "swaps a range of rows",
+    "ties_sum_with_dropout": "random numbers of its own; `dare_ties` is the method here",
+    "top_k_tensor_sum": "sorts elements",
+    "truncate_rank": "a low-rank approximation",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A merge method with its arguments.
+
+    Attributes:
+        where: for messages: the file and the line.
+        instruction: the line.
+        values: what the lines before it made.
+    """
+
+    where: str
+    instruction: Instruction
+    values: Mapping[int, Value]
+
+    @property
+    def count(self) -> int:
+        """How many arguments stand in order."""
+        return len(self.instruction.given) - (self.instruction.command == "merge")
+
+    def at(self, position: int, name: str = "") -> Value:
+        """Return an argument by position or name; None if it is missing."""
+        shift = self.instruction.command == "merge"
+        given = self.instruction.given[shift:]
+        raw = given[position] if 0 <= position < len(given) else self.instruction.named.get(name)
+        return self.one(raw)
+
+    def one(self, raw: object) -> Value:
+        """Return what an argument stands for; a number is the same everywhere."""
+        found = self.values[raw.at] if isinstance(raw, Reference) else raw
+        return {"": found} if isinstance(found, Fraction) else found  # type: ignore[return-value]
+
+    def number(self, raw: Argument, name: str) -> Fraction:
+        """Return a plain number."""
+        found = self.one(raw)
+        if isinstance(found, dict) and set(found) == {""}:
+            return Fraction(found[""])
+        raise RecipeError(f"{self.where}: {quoted(name)}, expected a number")
+
+    def numbers(self, position: int, name: str, default: Fraction | None = None) -> Numbers:
+        """Return numbers by selector."""
+        found = self.at(position, name)
+        if found is None and default is not None:
+            return {"": default}
+        if isinstance(found, dict) and all(isinstance(x, Fraction) for x in found.values()):
+            # A bare dict, which sd-mecha takes as one with the tensors' names.
+            return {
+                at: number
+                for key, number in found.items()
+                for at in ([key] if not key else selectors(key, "", self.where))
+            }
+        raise RecipeError(f"{self.where}: {quoted(name)}, expected a number, or one by tensor")
+
+    def scalar(self, name: str, default: Fraction) -> Fraction:
+        """Return a number that cannot differ by tensor."""
+        found = self.numbers(-1, name, default)
+        if set(found) != {""}:
+            raise RecipeError(f"{self.where}: {quoted(name)}, expected one number for all tensors")
+        return found[""]
+
+    def flag(self, name: str) -> bool:
+        """Return true or false; false where it is missing."""
+        found = self.at(-1, name)
+        if not isinstance(found, bool | None):
+            raise RecipeError(f"{self.where}: {quoted(name)}, expected true or false")
+        return bool(found)
+
+    def sum(self, position: int, name: str) -> Sum:
+        """Return a model or a difference that is a weighted sum."""
+        found = self.at(position, name)
+        if isinstance(found, Sum):
+            return found
+        if isinstance(found, Formula):
+            raise RecipeError(
+                f"{self.where}: {quoted(name)} is made by {quoted(next(iter(found.method)))}, "
+                "expected a weighted sum of files: one recipe has one method",
+                hint="import that node alone, `--node`, merge it, and use the result as a model",
+            )
+        raise RecipeError(f"{self.where}: {quoted(name)}, expected a model")
+
+    def leaf(self, position: int, name: str) -> str:
+        """Return a model that is a file."""
+        found = self.sum(position, name).row()
+        if list(found.values()) != [_ONE]:
+            raise RecipeError(
+                f"{self.where}: {quoted(name)} is a sum of models, expected a file",
+                hint="import that node alone, `--node`, merge it, and use the result as a model",
+            )
+        return next(iter(found))
+
+    def difference(self, position: int, name: str) -> tuple[str, str]:
+        """Return the two files of `a - b`."""
+        found = self.sum(position, name).row()
+        plus = [model for model, x in found.items() if x == 1]
+        minus = [model for model, x in found.items() if x == -1]
+        if len(found) != 2 or len(plus) != 1 or len(minus) != 1:
+            raise RecipeError(f"{self.where}: {quoted(name)}, expected a difference of two files")
+        return plus[0], minus[0]
+
+    def from_base(self) -> tuple[tuple[str, ...], str]:
+        """Return the files whose differences to one base are the arguments, and the base."""
+        pairs = [self.difference(i, f"deltas[{i}]") for i in range(self.count)]
+        bases = {minus for _, minus in pairs}
+        order = tuple(plus for plus, _ in pairs)
+        if len(bases) != 1 or len(set(order)) != len(order):
+            raise RecipeError(f"{self.where}: expected differences of different files to one base")
+        return order, bases.pop()
+
+
+def _together(*parts: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(at for part in parts for at in part))
+
+
+def _mix(call: Call, space: str, *terms: tuple[Numbers, Sum]) -> Sum:
+    """Return a sum of sums; a selector counts where every part has it or a number for the rest."""
+    places = _together(*(part for scale, found in terms for part in (scale, found.terms)))
+    total: dict[str, dict[str, Fraction]] = {}
+    for at in places:
+        row: dict[str, Fraction] = {}
+        for scale, found in terms:
+            factor, inner = scale.get(at, scale.get("")), found.terms.get(at, found.terms.get(""))
+            if factor is None or inner is None:
+                break
+            for model, coefficient in inner.items():
+                row[model] = row.get(model, Fraction(0)) + factor * coefficient
+        else:
+            total[at] = row
+    if not total:
+        raise RecipeError(f"{call.where}: no tensor has a number in every part")
+    return Sum(space, total)
+
+
+def _less(numbers: Numbers) -> Numbers:
+    return {at: 1 - number for at, number in numbers.items()}
+
+
+def _same_space(call: Call, *parts: Sum) -> str:
+    spaces = {part.space for part in parts}
+    if len(spaces) != 1:
+        raise RecipeError(f"{call.where}: expected models or differences, got both")
+    return spaces.pop()
+
+
+def _weighted_sum(call: Call) -> Value:
+    a, b = call.sum(0, "a"), call.sum(1, "b")
+    alpha = call.numbers(2, "alpha", Fraction(1, 2))
+    return _mix(call, _same_space(call, a, b), (_less(alpha), a), (alpha, b))
+
+
+def _n_average(call: Call) -> Value:
+    parts = [call.sum(i, f"models[{i}]") for i in range(call.count)]
+    share: Numbers = {"": Fraction(1, max(1, len(parts)))}
+    return _mix(call, _same_space(call, *parts), *((share, part) for part in parts))
+
+
+def _subtract(call: Call) -> Value:
+    a, b = call.sum(0, "a"), call.sum(1, "b")
+    return _mix(call, "delta", ({"": _ONE}, a), ({"": -_ONE}, b))
+
+
+def _scale(call: Call) -> Value:
+    by = call.at(1, "alpha")
+    if isinstance(by, Formula):
+        return _masked(call, call.difference(0, "a"), by)
+    given = call.at(0, "a")
+    if isinstance(given, Formula):
+        return _scaled(call, given, call.numbers(1, "alpha", _ONE))
+    a = call.sum(0, "a")
+    return _mix(call, a.space, (call.numbers(1, "alpha", _ONE), a))
+
+
+def _add_difference(call: Call) -> Value:
+    by, b = call.at(2, "alpha"), call.at(1, "b")
+    if isinstance(by, Formula):
+        b, alpha = _masked(call, call.difference(1, "b"), by), {"": _ONE}
+    else:
+        alpha = call.numbers(2, "alpha", _ONE)
+    if not isinstance(b, Formula):
+        a = call.sum(0, "a")
+        return _mix(call, a.space, ({"": _ONE}, a), (alpha, call.sum(1, "b")))
+    found = _scaled(call, b, alpha)
+    to = found.order[0] if found.base is None or "orthogonal" in found.method else found.base
+    if found.space != "delta" or call.leaf(0, "a") != to:
+        raise RecipeError(f"{call.where}: `a`, expected {quoted(to)}, which the difference is of")
+    ((name, given),) = found.method.items()
+    if name == "model_stock" and given.get("scale", _ONE) != 1:
+        raise RecipeError(f"{call.where}: a scaled `model_stock`, expected `alpha` 1")
+    given = {key: x for key, x in given.items() if key != "scale"}
+    return replace(found, space="weight", method={name: given})
+
+
+def _scaled(call: Call, found: Formula, alpha: Numbers) -> Formula:
+    """Return a difference with another factor."""
+    ((name, given),) = found.method.items()
+    word = {"ties": "lambda", "model_stock": "scale"}.get(name, "alpha")
+    old = given.get(word, _ONE)
+    if isinstance(old, dict) or (set(alpha) != {""} and old != 1):
+        raise RecipeError(f"{call.where}: two factors that differ by tensor, expected one")
+    if word == "scale" and set(alpha) != {""}:
+        raise RecipeError(f"{call.where}: a scaled `model_stock`, expected `alpha` 1")
+    new = {at: Fraction(old) * x for at, x in alpha.items()}
+    written = new[""] if word == "scale" else value(new)
+    return replace(found, method={name: {**given, word: written}})
+
+
+def _slerp(call: Call) -> Value:
+    order = call.leaf(0, "a"), call.leaf(1, "b")
+    alpha = call.numbers(2, "alpha", Fraction(1, 2))
+    if alpha == {"": Fraction(1, 2)}:
+        # Half-way the great circle meets the mean direction, and both have the mean norm.
+        return Formula("weight", {"multislerp": {"weight": dict.fromkeys(order, 1.0)}}, order)
+    note = (
+        "not the same: sd-mecha's slerp brings the result to the norm between the two models'; "
+        "`slerp` does not, and is equal where their norms are"
+    )
+    return Formula("weight", {"slerp": {"alpha": value(alpha)}}, order, notes=[note])
+
+
+def _perpendicular(call: Call) -> Value:
+    order, base = call.from_base()
+    return Formula("delta", {"orthogonal": {}}, order, base)
+
+
+def _train_difference(call: Call) -> Value:
+    order = (call.leaf(0, "a"), call.leaf(1, "b"), call.leaf(2, "c"))
+    alpha = value(call.numbers(3, "alpha", _ONE))
+    roles = dict(zip(("to", "plus", "minus"), order, strict=True))
+    method = {"train_difference": {"alpha": alpha, **roles}}
+    return Formula("mask", method, order, whole_tensors=False)
+
+
+def _masked(call: Call, pair: tuple[str, str], mask: Formula) -> Formula:
+    if mask.space != "mask" or pair != mask.order[1:]:
+        raise RecipeError(
+            f"{call.where}: expected a mask of the same models as the difference it scales"
+        )
+    return replace(mask, space="delta")
+
+
+def _clamp(call: Call) -> Value:
+    row, bounds = call.sum(0, "a").row(), [call.leaf(i, f"bounds[{i}]") for i in (1, 2)]
+    others = [model for model in row if model not in bounds]
+    to = next((model for model in bounds if row.get(model) == 1), None)
+    plus = next((model for model in bounds if model != to), None)
+    share = row.get(str(plus), Fraction(0))
+    if call.count != 3 or to is None or len(others) != 1 or row[others[0]] != -share:
+        raise RecipeError(
+            f"{call.where}: expected `a + alpha (b - c)` and the bounds a and b, got something else"
+        )
+    if call.scalar("stiffness", Fraction(0)):
+        raise RecipeError(f"{call.where}: `stiffness`, expected 0: it has no counterpart")
+    roles = {"to": to, "plus": plus, "minus": others[0]}
+    order = (to, str(plus), others[0])
+    return Formula(
+        "weight", {"clamp": {"alpha": float(share), **roles}}, order, whole_tensors=False
+    )
+
+
+def _ties(call: Call) -> Value:
+    extended = call.instruction.method == "ties_sum_extended"
+    if extended and (call.flag("apply_median") or not call.flag("apply_stock")):
+        raise RecipeError(
+            f"{call.where}: scales or replaces the sum by model stock or a median, expected "
+            "`apply_stock=true apply_median=false`, which in sd-mecha 1.1 is plain TIES"
+        )
+    order, base = call.from_base()
+    density = call.scalar("k", Fraction(1, 5) if extended else _ONE)
+    given = {
+        "density": float(density),
+        "consensus": "sum" if call.flag("vote_sgn") else "count",
+        "weight": dict.fromkeys(order, 1.0),
+    }
+    note = "ties: at the threshold sd-mecha keeps one element more of each tensor"
+    return Formula("delta", {"ties": given}, order, base, notes=[note] if density < 1 else [])
+
+
+def _model_stock(call: Call) -> Value:
+    order, base = call.from_base()
+    note = (
+        "not the same: sd-mecha averages the cosines of neighbours, `model_stock` those of all "
+        "pairs of models"
+    )
+    return Formula(
+        "delta",
+        {"model_stock": {"rowwise": True}},
+        order,
+        base,
+        whole_tensors=False,
+        notes=[note] if len(order) > 2 else [],
+    )
+
+
+def _geometric_median(call: Call) -> Value:
+    order = tuple(call.leaf(i, f"models[{i}]") for i in range(call.count))
+    if len(set(order)) != len(order):
+        raise RecipeError(f"{call.where}: a model twice, expected different files")
+    given = {
+        "max_iter": int(call.scalar("maxiter", Fraction(100))),
+        "tol": float(call.scalar("ftol", Fraction(10) ** -20)),
+        "eps": float(call.scalar("eps", Fraction(10) ** -6)),
+    }
+    note = (
+        "not the same: sd-mecha iterates in the dtype it merges in, f32, and stops where that sees "
+        "no more change; `geometric_median` goes on in f64"
+    )
+    return Formula("weight", {"geometric_median": given}, order, notes=[note])
+
+
+NODES: dict[str, Callable[[Call], Value]] = {
+    "add_difference": _add_difference,
+    "clamp": _clamp,
+    "convert_singleton": lambda call: call.at(0),
+    "geometric_median": _geometric_median,
+    "model_stock": _model_stock,
+    "n_average": _n_average,
+    "perpendicular_component": _perpendicular,
+    "scale": _scale,
+    "slerp": _slerp,
+    "subtract": _subtract,
+    "ties_sum": _ties,
+    "ties_sum_extended": _ties,
+    "train_difference_mask": _train_difference,
+    "weighted_sum": _weighted_sum,
+}
