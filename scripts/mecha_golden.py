@@ -60,7 +60,7 @@ def cases() -> dict[str, Any]:
         "perpendicular": m.add_perpendicular(anna, carl, base, alpha=0.7),
         "train_difference": anna + (carl - base) * mask,
         "train_difference_alpha": resolve("add_difference")(anna, carl - base, mask),
-        "ties_whole": base + m.ties_sum(*two) * 0.8,
+        "ties_whole": base + m.ties_sum(*two, vote_sgn=True) * 0.8,
         "ties": base + m.ties_sum(*two, k=0.5, vote_sgn=True) * 0.8,
         "model_stock": m.n_model_stock(base, anna, carl),
         "geometric_median": m.geometric_median(anna, base, carl),

@@ -148,7 +148,7 @@ REFUSED = {
     ),
     "another base": (
         (
-            'merge "subtract" &0 &2\nmerge "subtract" &1 &2\nmerge "ties_sum" &3 &4\n'
+            'merge "subtract" &0 &2\nmerge "subtract" &1 &2\nmerge "model_stock" &3 &4\n'
             'merge "add_difference" &0 &5 1.0'
         ),
         "`a`, expected `c`, which the difference is of",
@@ -168,6 +168,10 @@ REFUSED = {
         'merge "subtract" &0 &2\nmerge "subtract" &1 &2\nmerge "ties_sum_extended" &3 &4 k=0.5',
         "`apply_stock=true apply_median=false`",
     ),
+    "a vote that can be even": (
+        'merge "subtract" &0 &2\nmerge "subtract" &1 &2\nmerge "ties_sum" &3 &4',
+        "`vote_sgn=false` with 2 differences, expected an odd number",
+    ),
     "a mask of others": (
         'merge "subtract" &0 &1\nmerge "train_difference_mask" &0 &1 &2 1.0\nmerge "scale" &3 &4',
         "a mask of the same models",
@@ -180,7 +184,7 @@ REFUSED = {
         "`stiffness`, expected 0",
     ),
     "bounds of others": (
-        'merge "subtract" &1 &2\nmerge "add_difference" &0 &3 0.5\nmerge "clamp" &4 &0 &2',
+        'merge "subtract" &1 &2\nmerge "add_difference" &0 &3 0.5\nmerge "clamp" &4 &1 &2',
         "expected `a + alpha (b - c)` and the bounds a and b",
     ),
     "models and differences": (
@@ -234,7 +238,9 @@ def test_other_versions_and_empty_recipes_are_refused() -> None:
 
 
 def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["recipe", "import", str(RECIPES / "add_difference.mecha")]) == 0
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["recipe", "import", str(RECIPES / "add_difference.mecha")])
+    assert ended.value.code == 0
     shown = capsys.readouterr()
     assert Recipe.load(shown.out).to_dict()["method"]["linear"]["weight"] == {
         "anna": 1.0,

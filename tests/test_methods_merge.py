@@ -70,8 +70,10 @@ def flat(formula: Callable[..., Vector], order: str, **arguments: Any) -> Any:
 
 
 def rowwise(formula: Callable[..., Vector], order: str, **arguments: Any) -> Any:
+    """A formula of rows in f64; a bias is one row, as in mergekit."""
+
     def unit(_: str, of: dict[str, Vector]) -> Vector:
-        operands = [of[model].astype(np.float64) for model in order.split()]
+        operands = [np.atleast_2d(of[model].astype(np.float64)) for model in order.split()]
         return formulas.by_rows(formula, *operands, **arguments)
 
     return unit

@@ -90,7 +90,7 @@ class Slerp(_Pair):
 
     Attributes:
         alpha: the share of the second model; mergekit's `t`, with its base as the first model.
-        rowwise: norms and angles for each row instead of one for the unit.
+        rowwise: norms and angles for each row of a matrix instead of one for the unit.
     """
 
     name: ClassVar[str] = "slerp"
@@ -106,7 +106,7 @@ class NormLerp(_Pair):
 
     Attributes:
         alpha: the share of the second model.
-        rowwise: norms and angles for each row instead of one for the unit.
+        rowwise: norms and angles for each row of a matrix instead of one for the unit.
     """
 
     name: ClassVar[str] = "norm_lerp"
@@ -121,7 +121,7 @@ class NuSlerp(Method):
     Attributes:
         alpha: the share of the second model; mergekit's `w_2 / (w_1 + w_2)`.
         base: the model deltas are taken from; the recipe's, and none where it has none.
-        rowwise: norms and angles for each row instead of one for the unit.
+        rowwise: norms and angles for each row of a matrix instead of one for the unit.
     """
 
     name: ClassVar[str] = "nuslerp"
@@ -170,7 +170,7 @@ class MultiSlerp(Method):
         normalize: divide the weights by their sum; mergekit's `normalize_weights`.
         eps: below this a norm counts as nothing.
         base: the model deltas are taken from; the recipe's, and none where it has none.
-        rowwise: norms and angles for each row instead of one for the unit.
+        rowwise: norms and angles for each row of a matrix instead of one for the unit.
     """
 
     name: ClassVar[str] = "multislerp"
@@ -258,7 +258,7 @@ class Karcher(_Mean):
     """The mean on the sphere of all models' directions, times the mean of their norms.
 
     Attributes:
-        rowwise: norms and angles for each row instead of one for the unit.
+        rowwise: norms and angles for each row of a matrix instead of one for the unit.
         max_iter: steps at most.
         tol: a step shorter than this is the last.
     """
@@ -279,7 +279,7 @@ class GeometricMedian(_Mean):
     """The point with the least sum of distances to all models.
 
     Attributes:
-        rowwise: norms and angles for each row instead of one for the unit.
+        rowwise: norms and angles for each row of a matrix instead of one for the unit.
         max_iter: steps of Weiszfeld's iteration at most.
         tol: a relative change of the sum of distances that counts as none.
         eps: the least distance that is divided by.
@@ -304,7 +304,8 @@ class ModelStock(Method):
 
     Attributes:
         base: the model that differences are taken from; the recipe's where nothing is said.
-        rowwise: angles for each row instead of one for the unit; mergekit's `filter_wise`.
+        rowwise: angles for each row of a matrix instead of one for the unit; mergekit's
+            `filter_wise`.
     """
 
     name: ClassVar[str] = "model_stock"
@@ -346,7 +347,7 @@ class Orthogonal(Method):
     Attributes:
         alpha: how much of that part.
         base: the model that deltas are taken from; the recipe's where nothing is said.
-        rowwise: norms and angles for each row instead of one for the unit.
+        rowwise: norms and angles for each row of a matrix instead of one for the unit.
     """
 
     name: ClassVar[str] = "orthogonal"

@@ -6,6 +6,7 @@ first. Weights of 0 were left out before; one whole model is a copy, which keeps
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -79,7 +80,7 @@ class Filler:
         operands: tuple[Operand, ...] = tuple(self.rows(name, unit) for name in names)
         formula, models = choice.formula, tuple(names)
         if choice.blend is not None and dtypes <= FLOATS:
-            op, arguments = choice.blend.op, choice.blend.arguments
+            op, arguments = _among(choice.blend.op, trailing), choice.blend.arguments
         else:
             weights = tuple(choice.weights.get(name, 0.0) for name in names)
             if mlp is not None:
@@ -212,3 +213,8 @@ def _parent(unit: str) -> str:
 
 def _brackets(shape: tuple[int, tuple[int, ...]]) -> str:
     return f"[{', '.join(map(str, (shape[0], *shape[1])))}]"
+
+
+def _among(op: str, trailing: tuple[int, ...]) -> str:
+    """Return the operation for rows of this shape; rows of one element make one vector."""
+    return "combine" if op == "rows" and math.prod(trailing) == 1 else op

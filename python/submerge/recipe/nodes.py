@@ -309,13 +309,23 @@ def _ties(call: Call) -> Value:
         )
     order, base = call.from_base()
     density = call.scalar("k", Fraction(1, 5) if extended else _ONE)
+    signs = "sum" if call.flag("vote_sgn") else "count"
+    if signs == "count" and len(order) % 2 == 0:
+        raise RecipeError(
+            f"{call.where}: `vote_sgn=false` with {len(order)} differences, expected an odd "
+            "number; where as many point up as down sd-mecha keeps the base, `ties` does not",
+            hint="with `vote_sgn=true`, which elects by the sum as the paper does, both agree",
+        )
     given = {
         "density": float(density),
-        "consensus": "sum" if call.flag("vote_sgn") else "count",
+        "consensus": signs,
         "weight": dict.fromkeys(order, 1.0),
     }
-    note = "ties: at the threshold sd-mecha keeps one element more of each tensor"
-    return Formula("delta", {"ties": given}, order, base, notes=[note] if density < 1 else [])
+    notes = ["ties: at the threshold sd-mecha keeps one element more of each tensor"]
+    ups = "not the same: where as many differences point up as down, which takes zeros among them"
+    even = f"{ups}, sd-mecha keeps the base and `ties` takes those that point up"
+    notes = notes[: density < 1] + ([even] if signs == "count" else [])
+    return Formula("delta", {"ties": given}, order, base, notes=notes)
 
 
 def _model_stock(call: Call) -> Value:
