@@ -1,0 +1,285 @@
+"""Paint the same prompts with the same seeds by every model, and ask each the same questions.
+
+One model is loaded at a time. Texts are encoded once for all models whose text encoders are the
+same files; start latents are the same because seeds, dtype and size are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
+
+from submerge.checkpoint import open_checkpoint
+from submerge.evaluate.signals import Answers, Probe, ask
+from submerge.inference import LoadedModel, load_model, plan_loading, run_inference
+from submerge.inference.options import defaults_for
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from submerge.evaluate.options import EvaluateOptions
+    from submerge.evaluate.prompts import Prompt
+    from submerge.inference.parts import Parts
+
+__all__ = ["Contestant", "Gallery", "Painted", "Picture", "Plan", "run", "texts_identity"]
+
+_SAMPLE = 4096  # bytes at either end of a tensor that speak for it
+_SMALL = 1 << 26  # files up to this size are read whole
+
+
+class Contestant(NamedTuple):
+    """A model that takes part; `role` is `merge` or `parent`."""
+
+    name: str
+    role: str
+    source: Any
+    parts: Parts
+
+
+@dataclass(eq=False)
+class Picture:
+    """One painted image: in memory, or in the file `path`."""
+
+    prompt: Prompt
+    seed: int
+    seconds: float
+    phases: Mapping[str, float]
+    path: Path | None
+    made: Any
+
+    def open(self) -> Image:
+        """Return the image, RGB."""
+        if self.path is None:
+            image: Image = self.made.image
+            return image
+        from PIL import Image as Images
+
+        with Images.open(self.path) as file:
+            return file.convert("RGB")
+
+
+class Gallery(Sequence["Image"]):
+    """Images opened when they are looked at: those of a whole battery may not fit in memory."""
+
+    def __init__(self, pictures: Sequence[Picture]) -> None:
+        self._pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    @overload
+    def __getitem__(self, index: int) -> Image: ...
+    @overload
+    def __getitem__(self, index: slice) -> Gallery: ...
+    def __getitem__(self, index: int | slice) -> Image | Gallery:
+        if isinstance(index, slice):
+            return Gallery(self._pictures[index])
+        return self._pictures[index].open()
+
+
+@dataclass(frozen=True)
+class Painted:
+    """What one model painted and answered.
+
+    Attributes:
+        pictures: every prompt with every seed.
+        sweep: by steps and guidance, the probes' prompts with the first seed.
+        answers: what its transformer answered.
+        repeats: whether the same seed painted the same pixels twice.
+        device: where it ran, and `dtype` what it computed in.
+        settings: the options it was painted with.
+    """
+
+    pictures: list[Picture]
+    sweep: dict[tuple[int, float], list[Picture]]
+    answers: Answers
+    repeats: bool
+    device: str
+    dtype: str
+    settings: Mapping[str, Any]
+
+
+@dataclass
+class Plan:
+    """What is painted, where to, and what is shared on the way.
+
+    Attributes:
+        prompts: the battery.
+        options: how models are compared.
+        load: keywords of `load_model`, the same for all models.
+        folder: where images go, or None to keep them in memory.
+        notify: told what is being done, a line at a time.
+    """
+
+    prompts: Sequence[Prompt]
+    options: EvaluateOptions
+    load: dict[str, Any]
+    folder: Path | None
+    notify: Callable[[str], object]
+    probe: Probe | None = None
+    texts: dict[str, dict[Any, Any]] = field(default_factory=dict)
+
+    @property
+    def probes(self) -> list[Prompt]:
+        """The prompts that signals and the sweep look at: evenly spaced, with words to paint."""
+        worded = [prompt for prompt in self.prompts if prompt.text.strip()] or self.prompts
+        wanted = self.options.probes_of(len(worded))
+        return [worded[i * len(worded) // wanted] for i in range(wanted)]
+
+
+def run(cast: Sequence[Contestant], plan: Plan) -> dict[str, Painted]:
+    """Paint with one model after the other, the merge last, and return what each painted."""
+    merge = next(one for one in cast if one.role == "merge")
+    if "dtype" not in plan.load and not isinstance(merge.source, LoadedModel):
+        # Noise is drawn in the dtype of the model: one for all, or start latents would differ.
+        plan.load["dtype"] = plan_loading(merge.source, **plan.load | {"device": "cpu"}).dtype
+    common = _defaults(merge.parts)
+    tokens = [_defaults(one.parts)["max_sequence_length"] for one in cast]
+    common["max_sequence_length"] = min(tokens)
+    painted = {}
+    for one in sorted(cast, key=lambda one: one.role == "merge"):
+        native = plan.options.settings == "native"
+        settings = (_defaults(one.parts) if native else common) | dict(plan.options.painting)
+        plan.notify(f"{one.name}: loading")
+        with _opened(one, plan) as model, _same_texts(model, plan):
+            painted[one.name] = _paint(model, one, settings, plan)
+    return painted
+
+
+def _defaults(parts: Parts) -> dict[str, Any]:
+    size = parts.default_size()
+    made = defaults_for(guided=parts.guided, few_step_parent=parts.few_step_parent, size=size)
+    return dict(made.values)
+
+
+@contextmanager
+def _opened(one: Contestant, plan: Plan) -> Iterator[LoadedModel]:
+    """Load a model for the time it paints; one that came loaded stays so."""
+    if isinstance(one.source, LoadedModel):
+        yield one.source
+        return
+    painting = plan.options.painting
+    sides = {side: painting[side] for side in ("width", "height", "batch") if side in painting}
+    with load_model(one.source, **plan.load, **sides) as model:
+        yield model
+
+
+@contextmanager
+def _same_texts(model: LoadedModel, plan: Plan) -> Iterator[None]:
+    """Lend the model what others with the same text encoders have encoded, and keep its own."""
+    identity = f"{texts_identity(model.parts.companions)} {model.plan.dtype}"
+    model.texts.update(plan.texts.get(identity, {}))
+    try:
+        yield
+    finally:
+        plan.texts[identity] = dict(model.texts)
+
+
+def _paint(model: LoadedModel, one: Contestant, settings: Mapping[str, Any], plan: Plan) -> Painted:
+    folder = None if plan.folder is None else plan.folder / "images" / one.name
+    seeds = plan.options.seeds
+    plan.notify(f"{one.name}: painting {len(plan.prompts)} prompts with {len(seeds)} seeds each")
+    pictures = _pictures(model, plan.prompts, {**settings, "seeds": seeds}, folder)
+    plan.notify(f"{one.name}: asking for signals")
+    sweep = _sweep(model, settings, plan, folder, pictures)
+    first = {**settings, "seeds": seeds[:1], "steps": min(plan.options.few_steps)}
+    again = _pictures(model, plan.probes[:1], first, None)[0]
+    known = sweep[first["steps"], settings["guidance"]][0]
+    texts = [model.encode(p.text, settings["max_sequence_length"]) for p in plan.probes]
+    with model.phase("denoise") as pipe:
+        if plan.probe is None:
+            plan.probe = Probe.of(pipe, _stacked(texts), [seeds[0]] * len(texts), first)
+        answers = ask(pipe, plan.probe)
+    return Painted(
+        pictures,
+        sweep,
+        answers,
+        repeats=again.open().tobytes() == known.open().tobytes(),
+        device=str(model.device),
+        dtype=model.plan.dtype,
+        settings=settings,
+    )
+
+
+def _stacked(texts: Sequence[tuple[Any, Any]]) -> tuple[Any, Any]:
+    import torch
+
+    embeds, pooled = zip(*texts, strict=True)
+    return torch.cat(embeds), torch.cat(pooled)
+
+
+def _sweep(
+    model: LoadedModel,
+    settings: Mapping[str, Any],
+    plan: Plan,
+    folder: Path | None,
+    pictures: Sequence[Picture],
+) -> dict[tuple[int, float], list[Picture]]:
+    """Paint the probes at each count of steps and each guidance; reuse what is painted already."""
+    seed, probes = plan.options.seeds[0], plan.probes
+    scales = [settings["guidance"], *(plan.options.sweep_guidance if model.guided else ())]
+    made = {}
+    for steps in plan.options.few_steps:
+        for scale in dict.fromkeys(scales):
+            if (steps, scale) == (settings["steps"], settings["guidance"]):
+                ids = {probe.id for probe in probes}
+                found = [p for p in pictures if p.seed == seed and p.prompt.id in ids]
+            else:
+                how = {**settings, "steps": steps, "guidance": scale, "seeds": (seed,)}
+                place = None if folder is None else folder / f"steps-{steps}-guidance-{scale:g}"
+                found = _pictures(model, probes, how, place)
+            made[steps, scale] = found
+    return made
+
+
+def _pictures(
+    model: LoadedModel, prompts: Sequence[Prompt], how: Mapping[str, Any], folder: Path | None
+) -> list[Picture]:
+    made = run_inference(model, [prompt.text for prompt in prompts], how, output=folder)
+    return [
+        Picture(
+            prompts[image.prompt_index],
+            image.seed,
+            image.seconds,
+            dict(image.phases),
+            image.path,
+            # An image that lies in a file is opened again when it is looked at.
+            image if image.path is None else None,
+        )
+        for image in made
+    ]
+
+
+def texts_identity(pipeline: Path) -> str:
+    """Return a digest that is the same for pipelines that encode texts alike.
+
+    Covers configs and tokenizers, the headers of both encoders, and the first and last 4 KiB of each
+    of their tensors: a fine-tuned encoder has the same header, but not the same numbers.
+    """
+    digest = hashlib.sha256()
+    for name in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"):
+        folder = pipeline / name
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            if path.suffix != ".safetensors" and path.stat().st_size <= _SMALL:
+                digest.update(f"{path.relative_to(pipeline)}\0".encode())
+                digest.update(path.read_bytes())
+        if name.startswith("text_encoder"):
+            _digest_tensors(folder, digest)
+    return digest.hexdigest()
+
+
+def _digest_tensors(folder: Path, digest: Any) -> None:
+    """Digest name, dtype, shape and the ends of every tensor, however they are sharded."""
+    checkpoint = open_checkpoint(folder)
+    for name, tensor in sorted(checkpoint.tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tensor.shape}\0".encode())
+        with checkpoint.files[tensor.file].path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            stream.seek(8 + length + tensor.start)
+            digest.update(stream.read(min(_SAMPLE, tensor.nbytes)))
+            stream.seek(8 + length + max(tensor.start, tensor.end - _SAMPLE))
+            digest.update(stream.read(min(_SAMPLE, tensor.nbytes)))

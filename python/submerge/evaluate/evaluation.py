@@ -1,0 +1,164 @@
+"""The result of an evaluation: tables for people, one JSON for programs, images in files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from submerge.errors import RecipeError
+from submerge.files import write_whole
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping, Sequence
+
+    from submerge.evaluate.battery import Picture
+    from submerge.evaluate.verdicts import Question
+
+__all__ = ["FORMAT", "Evaluation"]
+
+FORMAT = "submerge-evaluation/1"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was painted, scored and found; every row is plain data, as in `evaluation.json`.
+
+    Attributes:
+        models: `{name, path, role}`, the merge first.
+        prompts: `{id, text, tags}`.
+        options: what the evaluation was told to do, defaults filled in.
+        environment: versions, hardware and settings.
+        images: `{model, prompt, seed, path, sha256, seconds, phases}`.
+        scores: `{scorer, unit, better, model, prompt, seed, value}`.
+        comparisons: `{scorer, parent, mean_difference, low, high, pairs, win_rate}`: the merge less
+            the parent, with its 95 % bootstrap interval; NaN where it cannot be said.
+        signals: `{signal, model, against, x, value}`.
+        sweep: `{model, steps, guidance, scorer, value}`, means over the probes.
+        questions: questions with verdicts and evidence.
+        not_run: `{what, why}`.
+        pictures: the images, by model, prompt and seed.
+    """
+
+    models: Sequence[Mapping[str, Any]]
+    prompts: Sequence[Mapping[str, Any]]
+    options: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    images: Sequence[Mapping[str, Any]]
+    scores: Sequence[Mapping[str, Any]]
+    comparisons: Sequence[Mapping[str, Any]]
+    signals: Sequence[Mapping[str, Any]]
+    sweep: Sequence[Mapping[str, Any]]
+    questions: Sequence[Question]
+    not_run: Sequence[Mapping[str, str]]
+    pictures: Mapping[tuple[str, str, int], Picture] = field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the pictures as JSON can hold it; what is not a number is null."""
+        return {
+            "format": FORMAT,
+            "models": _plain(self.models),
+            "prompts": _plain(self.prompts),
+            "options": _plain(self.options),
+            "environment": _plain(self.environment),
+            "images": _plain(self.images),
+            "scores": _plain(self.scores),
+            "comparisons": _plain(self.comparisons),
+            "signals": _plain(self.signals),
+            "sweep": _plain(self.sweep),
+            "questions": [question.to_dict() for question in self.questions],
+            "not_run": _plain(self.not_run),
+        }
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """Return what `evaluation.json` holds."""
+        return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False, allow_nan=False)
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the images that are not there yet, then `evaluation.json`, and return its path.
+
+        Raises:
+            RecipeError: the images lie in another folder.
+            OSError: the folder cannot be written to.
+        """
+        target = Path(folder)
+        rows = [self._saved(dict(row), target) for row in self.images]
+        path = target / "evaluation.json"
+        text = json.dumps(
+            {**self.to_dict(), "images": _plain(rows)},
+            indent=2,
+            ensure_ascii=False,
+            allow_nan=False,
+        )
+        write_whole(path, text + "\n")
+        return path
+
+    def _saved(self, row: dict[str, Any], folder: Path) -> dict[str, Any]:
+        """Write an image, or find it, and return its row with path and digest."""
+        if row["path"] is None:
+            picture = self.pictures[row["model"], row["prompt"], row["seed"]]
+            row["path"] = f"images/{row['model']}/{row['prompt']}-{row['seed']}.png"
+            path = folder / row["path"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture.made.save(path)
+        path = folder / row["path"]
+        if not path.is_file():
+            raise RecipeError(
+                f"{folder}: expected the images of this evaluation, got no `{row['path']}`",
+                hint="save into the folder that was given as `output`",
+            )
+        row["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        return row
+
+    def table(self) -> str:
+        """Return verdicts, comparisons and the sweep in words, a line each."""
+        lines = []
+        for question in self.questions:
+            lines.append(f"{question.verdict:<8} {question.question}")
+            lines.append(f"         {question.evidence}")
+        return "\n".join([*lines, *self._comparisons(), *self._sweep(), *self._left_out()])
+
+    def _comparisons(self) -> list[str]:
+        if not self.comparisons:
+            return []
+        lines = ["", f"{'merge less parent':<20} {'parent':<16} {'mean':>9}  95 % interval"]
+        for row in self.comparisons:
+            bounds = f"[{row['low']:+.3g}, {row['high']:+.3g}]"
+            won = "" if math.isnan(row["win_rate"]) else f"  wins {row['win_rate']:.0%}"
+            mean = row["mean_difference"]
+            lines.append(f"{row['scorer']:<20} {row['parent']:<16} {mean:>+9.3g}  {bounds}{won}")
+        return lines
+
+    def _sweep(self) -> list[str]:
+        """One line for each model, steps and guidance."""
+        scorers = list(dict.fromkeys(row["scorer"] for row in self.sweep))
+        cells: dict[tuple[Any, ...], dict[str, float]] = {}
+        for row in self.sweep:
+            key = row["model"], row["steps"], row["guidance"]
+            cells.setdefault(key, {})[row["scorer"]] = row["value"]
+        if not cells:
+            return []
+        head = "  ".join(f"{name:>14}" for name in scorers)
+        lines = ["", f"{'sweep':<16} steps  guidance  {head}"]
+        for (model, steps, guidance), values in cells.items():
+            shown = "  ".join(f"{values.get(name, math.nan):>14.4g}" for name in scorers)
+            lines.append(f"{model:<16} {steps:>5}  {guidance:>8g}  {shown}")
+        return lines
+
+    def _left_out(self) -> list[str]:
+        return ["", *(f"not run: {row['what']}: {row['why']}" for row in self.not_run)]
+
+
+def _plain(value: Any) -> Any:
+    """Return the value as JSON can hold it."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, str | int | bool) else str(value)
