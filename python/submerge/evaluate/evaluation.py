@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
 
-    from submerge.evaluate.battery import Picture
+    from submerge.evaluate.painting import Picture
     from submerge.evaluate.verdicts import Question
 
 __all__ = ["FORMAT", "Evaluation"]
@@ -99,20 +99,17 @@ class Evaluation:
 
     def _saved(self, row: dict[str, Any], folder: Path) -> dict[str, Any]:
         """Write an image, or find it, and return its row with path and digest."""
+        name = row["path"] or f"images/{row['model']}/{row['prompt']}-{row['seed']}.png"
+        path = folder / name
         if row["path"] is None:
-            picture = self.pictures[row["model"], row["prompt"], row["seed"]]
-            row["path"] = f"images/{row['model']}/{row['prompt']}-{row['seed']}.png"
-            path = folder / row["path"]
             path.parent.mkdir(parents=True, exist_ok=True)
-            picture.made.save(path)
-        path = folder / row["path"]
+            self.pictures[row["model"], row["prompt"], row["seed"]].made.save(path)
         if not path.is_file():
             raise RecipeError(
-                f"{folder}: expected the images of this evaluation, got no `{row['path']}`",
+                f"{folder}: expected the images of this evaluation, got no `{name}`",
                 hint="save into the folder that was given as `output`",
             )
-        row["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
-        return row
+        return row | {"path": name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
     def table(self) -> str:
         """Return verdicts, comparisons and the sweep in words, a line each."""

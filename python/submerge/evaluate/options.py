@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from submerge.errors import RecipeError, quoted
 from submerge.inference.options import InferenceOptions
 from submerge.values import number, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = ["EvaluateOptions"]
 
@@ -23,8 +25,8 @@ class EvaluateOptions:
         seeds: the seeds of every prompt; with one, diversity cannot be judged.
         settings: `common` paints with the merge's defaults throughout, `native` with each model's
             own; options given count for all models either way.
-        few_steps: counts of steps to compare; the largest is what the others should agree with.
-        sweep_guidance: further guidance scales to try at each of `few_steps`.
+        sweep_steps: counts of steps to compare; the largest is what the others should agree with.
+        sweep_guidance: further guidance scales to try at each of `sweep_steps`.
         probes: prompts that signals and the sweep look at; None is an eighth of them, at most 8.
         veil: save images that the safety classifier flags blurred beyond recognition.
         painting: what is passed on to `run_inference`.
@@ -32,7 +34,7 @@ class EvaluateOptions:
 
     seeds: tuple[int, ...] = (0, 1)
     settings: str = "common"
-    few_steps: tuple[int, ...] = (4, 8, 28)
+    sweep_steps: tuple[int, ...] = (4, 8, 28)
     sweep_guidance: tuple[float, ...] = ()
     probes: int | None = None
     veil: bool = False
@@ -40,7 +42,7 @@ class EvaluateOptions:
 
     def __post_init__(self) -> None:
         _whole(self.seeds, "seeds", least=0)
-        _whole(self.few_steps, "few_steps", least=1)
+        _whole(self.sweep_steps, "sweep_steps", least=1)
         if self.probes is not None:
             _whole((self.probes,), "probes", least=1)
         for at, scale in enumerate(self.sweep_guidance):
@@ -70,7 +72,7 @@ class EvaluateOptions:
                     f"options: expected `seeds`, got {quoted(name)}",
                     hint="every prompt is painted once with each of `seeds`",
                 )
-        for name in ("seeds", "few_steps", "sweep_guidance"):
+        for name in ("seeds", "sweep_steps", "sweep_guidance"):
             if isinstance(mine.get(name), list):
                 mine[name] = tuple(mine[name])
         return cls(**mine, painting=given)

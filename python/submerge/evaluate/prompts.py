@@ -153,7 +153,7 @@ def read_prompts(path: str | os.PathLike[str]) -> tuple[Prompt, ...]:
         lines = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError:
         raise RecipeError(f"{path}: expected prompts as UTF-8 text, got other bytes") from None
-    rows = []
+    rows: list[Prompt] = []
     for number, line in enumerate(lines, start=1):
         where, name = f"{path}:{number}", f"p{len(rows):03}"
         if not line.strip():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from submerge.errors import RecipeError, SubmergeError, listing, quoted
-from submerge.evaluate.battery import Contestant, Gallery, Painted, Picture, Plan, run
+from submerge.evaluate.painting import Contestant, Gallery, Painted, Picture, Plan, run
 from submerge.evaluate.evaluation import Evaluation
 from submerge.evaluate.options import EvaluateOptions
 from submerge.evaluate.prompts import Prompt, prompts_of
@@ -23,7 +24,7 @@ from submerge.evaluate.statistics import compare
 from submerge.evaluate.verdicts import Facts, questions
 from submerge.inference import LoadedModel
 from submerge.inference.parts import find_parts
-from submerge.merge import MergedModel, named
+from submerge.merge import MergedModel
 from submerge.profile import environment
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def evaluate_guidance(
     prompts: str | os.PathLike[str] | Sequence[object] | None = None,
     ground_truth: Mapping[str, Any] | Sequence[Any] | str | os.PathLike[str] | None = None,
     *,
-    parents: Sequence[Model] = (),
+    parents: Sequence[Model] | Mapping[str, Model] = (),
     scorers: str | Scorer | Sequence[str | Scorer] = "auto",
     **how: Unpack[EvaluateArguments],
 ) -> Evaluation:
@@ -75,7 +76,7 @@ def evaluate_guidance(
         prompts: texts, mappings or `Prompt`s; a file of them; None is the battery that ships.
         ground_truth: reference images: a mapping from prompt ids, one for each prompt, or a folder
             with `<id>.png`. Images may be PIL images or paths.
-        parents: what the merge is compared with, painted first.
+        parents: what the merge is compared with, painted first; a mapping names them.
         scorers: see `submerge.evaluate.scorers_of`; scorers of pixels always run.
         **how: see `EvaluateArguments`.
 
@@ -105,20 +106,41 @@ def _silent(_: str) -> None:
     return None
 
 
-def _cast(model: Model, parents: Sequence[Model], load: Mapping[str, Any]) -> list[Contestant]:
+def _cast(
+    model: Model, parents: Sequence[Model] | Mapping[str, Model], load: Mapping[str, Any]) -> list[Contestant]:
     """Name the models and read their headers; the merge first."""
     if isinstance(model, MergedModel) and not parents:
-        parents = [source.path for source in model.recipe.models.values()]
-    sources = [model, *parents]
+        parents = {name: source.path for name, source in model.recipe.models.items()}
+    sources = [model, *(parents.values() if isinstance(parents, Mapping) else parents)]
     parts = [
         one.parts if isinstance(one, LoadedModel) else find_parts(one, load.get("components"))
         for one in sources
     ]
-    names = [found.name for found in parts]
+    names = _names([Path(found.model.checkpoint.path) for found in parts])
+    if isinstance(parents, Mapping):
+        names[1:] = [_plain_name(name) for name in parents]
     if len(set(names)) < len(names):
-        names = list(named([found.model.checkpoint.path for found in parts]))
+        raise RecipeError(
+            f"parents: names must differ, got {listing(names, noun='name')}",
+            hint="name the parents: `{'schnell': ..., 'krea': ...}`",
+        )
     roles = ["merge", *["parent"] * len(parents)]
     return [Contestant(*entry) for entry in zip(names, roles, sources, parts, strict=True)]
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Call each model after its path, by as many of its last parts as tell them apart."""
+    parts = [[_plain_name(part) for part in path.absolute().parts[1:]] for path in paths]
+    for used in range(1, 4):
+        names = ["-".join(some[-used:]) for some in parts]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def _plain_name(name: str) -> str:
+    """Return a name that can be a folder's."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name.removesuffix(".safetensors")).strip(".-") or "model"
 
 
 def _references(raw: Any, prompts: Sequence[Prompt]) -> dict[str, Image]:
@@ -209,8 +231,11 @@ def _scored(scorer: Scorer, pictures: Sequence[Picture]) -> dict[tuple[str, int]
             f"scorer {quoted(scorer.name)}: expected {len(pictures)} numbers, "
             f"got shape {values.shape}"
         )
-    keys = [(picture.prompt.id, picture.seed) for picture in pictures]
-    return {key: float(value) for key, value in zip(keys, values, strict=True) if value == value}
+    return {
+        (picture.prompt.id, picture.seed): float(value)
+        for picture, value in zip(pictures, values, strict=True)
+        if not np.isnan(value)
+    }
 
 
 def _comparison(
@@ -259,7 +284,9 @@ def _image_signals(painted: Mapping[str, Painted]) -> list[Row]:
         for count in sorted(steps)[:-1]:
             pairs = zip(found.sweep[count, scale], best, strict=True)
             value = float(np.mean([_distance(one.open(), other.open()) for one, other in pairs]))
-            rows.append({**row, "signal": "few-step distance", "x": count, "value": value})
+            # Not a number where the most steps paint one flat colour: nothing to be far from.
+            if not np.isnan(value):
+                rows.append({**row, "signal": "few-step distance", "x": count, "value": value})
         rows.append({**row, "signal": "image repeats", "x": None, "value": float(found.repeats)})
         share = _seeds_differ(found.pictures)
         rows += (

@@ -210,7 +210,7 @@ def _norm(values: Floats) -> float:
 
 
 def rows_of(answers: dict[str, Answers], merge: str) -> list[Row]:
-    """Return the signals of all models; `merge` is compared with each other model, and they pairwise.
+    """Return the signals of all models, each pair compared once and `merge` first.
 
     A row is `{signal, model, against, x, value}`.
     """

@@ -8,11 +8,13 @@ constants here, each with its reason.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from submerge.evaluate.statistics import within
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 __all__ = ["Facts", "Question", "questions"]
 
@@ -93,14 +95,14 @@ def questions(facts: Facts) -> list[Question]:
 
 def _broken(facts: Facts) -> Question:
     asked = "Is it sound?"
-    bad, mixed, fine = [], [], []
+    found: dict[str, list[str]] = {"bad": [], "mixed": [], "good": []}
     if not all(facts.signal("velocity finite", facts.merge).values()):
-        bad.append("it predicts numbers that are not finite")
+        found["bad"].append("it predicts numbers that are not finite")
     for judge in (_defects, _agreement, _lengths, _blocks):
-        found, into = judge(facts)
-        {"bad": bad, "mixed": mixed, "good": fine}[into].append(found) if found else None
-    verdict = "bad" if bad else "mixed" if mixed else "good"
-    return Question(asked, verdict, _sentences([*bad, *mixed, *fine]))
+        words, verdict = judge(facts)
+        found[verdict].append(words)
+    verdict = next((word for word in ("bad", "mixed") if found[word]), "good")
+    return Question(asked, verdict, _sentences([*found["bad"], *found["mixed"], *found["good"]]))
 
 
 def _defects(facts: Facts) -> tuple[str, str]:
@@ -127,9 +129,9 @@ def _agreement(facts: Facts) -> tuple[str, str]:
     cosines = {p: facts.signal("velocity cosine", facts.merge, p) for p in facts.parents}
     worst, nearest, floor = math.inf, math.nan, math.nan
     for time in next(iter(cosines.values())):
-        best = max((c[time] for c in cosines.values() if c[time] == c[time]), default=math.nan)
+        best = max((c[time] for c in cosines.values() if not math.isnan(c[time])), default=math.nan)
         mutual = [value for c in _mutual(facts) if (value := c.get(time)) is not None]
-        least = min((m for m in mutual if m == m), default=math.nan)
+        least = min((m for m in mutual if not math.isnan(m)), default=math.nan)
         bound = _UNRELATED if math.isnan(least) else max(_UNRELATED, least - _SLACK)
         if math.isnan(best):
             return "its velocity is zero or not finite", "bad"
@@ -149,14 +151,14 @@ def _mutual(facts: Facts) -> Iterable[dict[Any, float]]:
 
 
 def _lengths(facts: Facts) -> tuple[str, str]:
-    """Length of velocities, which should lie between the parents' (or shorter: they are averaged)."""
+    """Length of velocities: between the parents', or shorter, for averages are."""
     ratios = {p: facts.signal("velocity norm ratio", facts.merge, p) for p in facts.parents}
     if not ratios:
         return "", "good"
     worst, shown = 1.0, 1.0
     for time in next(iter(ratios.values())):
-        found = [r[time] for r in ratios.values() if r[time] == r[time] and r[time] > 0]
-        # Outside the range of the parents only: 1 if it is longer than one and shorter than another.
+        found = [r[time] for r in ratios.values() if r[time] > 0]
+        # Only what is outside the parents' range: longer than one and shorter than another is fine.
         if not found or min(found) <= 1.0 <= max(found):
             continue
         nearest = min(found, key=lambda ratio: abs(math.log(ratio)))
@@ -192,13 +194,13 @@ def _blocks(facts: Facts) -> tuple[str, str]:
 
 def _few_steps(facts: Facts) -> Question:
     asked = "Does it paint at few steps?"
-    mine = {x: v for x, v in facts.signal("few-step distance", facts.merge).items() if v == v}
+    mine = facts.signal("few-step distance", facts.merge)
     if not mine:
         return Question(asked, "unknown", "Steps were not compared.")
     steps = min(mine)
     words = f"at {steps} steps its images are {mine[steps]:.2f} from those at the most steps"
-    theirs = {p: facts.signal("few-step distance", p).get(steps) for p in facts.parents}
-    known = {name: value for name, value in theirs.items() if value is not None and value == value}
+    theirs = {name: facts.signal("few-step distance", name) for name in facts.parents}
+    known = {name: found[steps] for name, found in theirs.items() if steps in found}
     if not known:
         return Question(asked, "unknown", _sentences([words, "no parent to compare with"]))
     words += " (" + ", ".join(f"{name} {value:.2f}" for name, value in known.items()) + ")"

@@ -69,6 +69,8 @@ class LoadedModel:
         guided: whether the transformer has a guidance embedder.
         defaults: the options it is painted with unless told otherwise, and why.
         notes: what is worth telling: the scheduler chosen, for instance.
+        texts: embeddings by prompt and tokens, as `encode` remembers them; models with the same
+            text encoders may lend each other theirs.
     """
 
     def __init__(self, parts: Parts, plan: LoadPlan, placed: Placed) -> None:
@@ -83,7 +85,7 @@ class LoadedModel:
         )
         self.notes: tuple[str, ...] = _fit_scheduler(self.pipe, parts)
         self._placed: Placed | None = placed
-        self._texts: dict[tuple[str, int], Any] = {}
+        self.texts: dict[tuple[str, int], Any] = {}
 
     @property
     def device(self) -> Any:
@@ -106,7 +108,7 @@ class LoadedModel:
         On the CPU, and remembered: the text encoders run once for a prompt and a length.
         """
         key = (prompt, tokens)
-        if key not in self._texts:
+        if key not in self.texts:
             import torch
 
             with quiet(), self.phase("text") as pipe, torch.no_grad():
@@ -115,15 +117,15 @@ class LoadedModel:
                 embeds, pooled, _ = pipe.encode_prompt(
                     prompt, device="cpu" if streamed else self.device, max_sequence_length=tokens
                 )
-            self._texts[key] = (embeds.cpu(), pooled.cpu())
-        return self._texts[key]  # type: ignore[no-any-return]
+            self.texts[key] = (embeds.cpu(), pooled.cpu())
+        return self.texts[key]  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """Give the memory back; the model cannot paint any more."""
         if self._placed is not None:
             self._placed.close()
             self._placed = None
-        self._texts.clear()
+        self.texts.clear()
 
     def __enter__(self) -> Self:
         return self

@@ -73,7 +73,8 @@ def rgb(image: Image) -> Values:
 
 def luma(image: Image) -> Values:
     """Return BT.601 luma, float64 `[height, width]` from 0 to 1."""
-    return rgb(image) @ np.array([0.299, 0.587, 0.114])
+    grey: Values = rgb(image) @ np.array([0.299, 0.587, 0.114])
+    return grey
 
 
 def batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

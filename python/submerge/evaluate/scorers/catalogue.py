@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,8 @@ from submerge.evaluate.scorers import clip, diversity, objects, ocr, pixels, ref
 from submerge.evaluate.scorers.base import Scorer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from PIL.Image import Image
 
     References = Mapping[str, Image]

@@ -2,7 +2,7 @@
 
 After GenEval (Ghosh et al. 2023): a detector finds objects, then counts, colours and positions are
 checked. The detector is any detection model of transformers at a path, or a function. Unlike there,
-a score is the share of the prompt's checks that pass, and a colour is read from pixels, not by CLIP.
+a score is the share of the prompt's checks that pass, and a colour is read from pixels.
 """
 
 from __future__ import annotations

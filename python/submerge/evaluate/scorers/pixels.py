@@ -7,7 +7,6 @@ made to contrast, sharpness and texture.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ from submerge.evaluate.prompts import COLOURS
 from submerge.evaluate.scorers.base import luma, rgb
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from PIL.Image import Image
 
@@ -183,7 +182,7 @@ def named_colours(pixels: Values) -> dict[str, float]:
     """
     places = _lab(np.array(list(COLOURS.values()), dtype=np.float64) / 255.0)
     found = _lab(pixels.reshape(-1, 3))
-    nearest = np.array([((places - lab) ** 2).sum(axis=1).argmin() for lab in found])
+    nearest = ((found[:, None] - places) ** 2).sum(axis=2).argmin(axis=1)
     shares = np.bincount(nearest, minlength=len(COLOURS)) / len(found)
     return dict(zip(COLOURS, shares.tolist(), strict=True))
 

@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from submerge.checkpoint import open_checkpoint
@@ -19,6 +18,8 @@ from submerge.inference import LoadedModel, load_model, plan_loading, run_infere
 from submerge.inference.options import defaults_for
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from PIL.Image import Image
 
     from submerge.evaluate.options import EvaluateOptions
@@ -186,7 +187,7 @@ def _paint(model: LoadedModel, one: Contestant, settings: Mapping[str, Any], pla
     pictures = _pictures(model, plan.prompts, {**settings, "seeds": seeds}, folder)
     plan.notify(f"{one.name}: asking for signals")
     sweep = _sweep(model, settings, plan, folder, pictures)
-    first = {**settings, "seeds": seeds[:1], "steps": min(plan.options.few_steps)}
+    first = {**settings, "seeds": seeds[:1], "steps": min(plan.options.sweep_steps)}
     again = _pictures(model, plan.probes[:1], first, None)[0]
     known = sweep[first["steps"], settings["guidance"]][0]
     texts = [model.encode(p.text, settings["max_sequence_length"]) for p in plan.probes]
@@ -223,7 +224,7 @@ def _sweep(
     seed, probes = plan.options.seeds[0], plan.probes
     scales = [settings["guidance"], *(plan.options.sweep_guidance if model.guided else ())]
     made = {}
-    for steps in plan.options.few_steps:
+    for steps in plan.options.sweep_steps:
         for scale in dict.fromkeys(scales):
             if (steps, scale) == (settings["steps"], settings["guidance"]):
                 ids = {probe.id for probe in probes}
@@ -257,8 +258,8 @@ def _pictures(
 def texts_identity(pipeline: Path) -> str:
     """Return a digest that is the same for pipelines that encode texts alike.
 
-    Covers configs and tokenizers, the headers of both encoders, and the first and last 4 KiB of each
-    of their tensors: a fine-tuned encoder has the same header, but not the same numbers.
+    Covers configs and tokenizers, the headers of both encoders, and both ends of each of their
+    tensors: a fine-tuned encoder has the same header, but not the same numbers.
     """
     digest = hashlib.sha256()
     for name in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"):
