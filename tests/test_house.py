@@ -128,6 +128,7 @@ def test_help_imports_click_and_little_more() -> None:
         "submerge.cli.look",
         "submerge.cli.options",
         "submerge.cli.recipe",
+        "submerge.cli.test",
         "submerge.cli.tools",
         "submerge.cli.write",
     }

@@ -3,46 +3,40 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from submerge.cli.options import as_json, given, quiet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # What `--sweep` tries, besides the guidance it paints with anyway.
 _SWEEP_STEPS = (1, 2, 4, 8, 20, 28)
 _SWEEP_GUIDANCE = (1.0, 2.5, 3.5, 4.5, 6.0)
 
 
-class _Numbers(click.ParamType):
-    """Numbers with commas between them."""
+def _numbers(kind: type[int | float]) -> Callable[..., tuple[int | float, ...] | None]:
+    """Read numbers with commas between them."""
 
-    name = "numbers"
-
-    def __init__(self, kind: type[int | float]) -> None:
-        self.kind = kind
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int | float, ...]:
+    def read(_: click.Context, __: click.Parameter, value: str | None) -> Any:
         try:
-            return tuple(self.kind(part) for part in value.split(","))
-        except ValueError:
-            self.fail(f"expected numbers with commas between, got {value!r}", param, ctx)
+            return None if value is None else tuple(kind(part) for part in value.split(","))
+        except ValueError as error:
+            raise click.BadParameter(f"expected numbers with commas between: {error}") from None
+
+    return read
 
 
-class _Size(click.ParamType):
-    """`1024`, or width and height as `1024x768`."""
-
-    name = "size"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
-        match = re.fullmatch(r"([0-9]{1,6})(?:x([0-9]{1,6}))?", value)
-        if match is None:
-            self.fail(f"expected `1024` or `1024x768`, got {value!r}", param, ctx)
-        return int(match[1]), int(match[2] or match[1])
+def _pixels(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """Read `1024`, or width and height as `1024x768`."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"([0-9]{1,6})(?:x([0-9]{1,6}))?", value)
+    if match is None:
+        raise click.BadParameter(f"expected `1024` or `1024x768`, got {value!r}")
+    return int(match[1]), int(match[2] or match[1])
 
 
 @click.command()
@@ -52,10 +46,15 @@ class _Size(click.ParamType):
 @click.option("-o", "--output", required=True, type=click.Path(), help="The folder to write.")
 @click.option("--prompts", type=click.Path(), help="JSON Lines, or one prompt a line.")
 @click.option("--tag", multiple=True, help="Only prompts with this tag; may be repeated.")
-@click.option("--seeds", type=_Numbers(int), help="Seeds of every prompt.  [default: 0,1]")
+@click.option(
+    "--seeds",
+    metavar="N,N,...",
+    callback=_numbers(int),
+    help="Seeds of every prompt.  [default: 0,1]",
+)
 @click.option("--steps", type=int, help="Denoising steps.  [default: what suits the merge]")
 @click.option("--guidance", type=float, help="Guidance.  [default: what suits the merge]")
-@click.option("--size", type=_Size(), help="Pixels, as in 768 or 1024x768.")
+@click.option("--size", metavar="SIZE", callback=_pixels, help="Pixels, as in 768 or 1024x768.")
 @click.option("--native", is_flag=True, help="Paint by each model's own defaults.")
 @click.option("--sweep", is_flag=True, help="Try steps 1 to 28 and guidance 1 to 6 as well.")
 @click.option("--scorer", multiple=True, metavar="NAME[=PATH]", help="As in clip=PATH.")

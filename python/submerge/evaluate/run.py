@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from submerge.errors import RecipeError, SubmergeError, listing, quoted
-from submerge.evaluate.painting import Contestant, Gallery, Painted, Picture, Plan, run
 from submerge.evaluate.evaluation import Evaluation
 from submerge.evaluate.options import EvaluateOptions
+from submerge.evaluate.painting import Contestant, Gallery, Painted, Picture, Plan, run
 from submerge.evaluate.prompts import Prompt, prompts_of
 from submerge.evaluate.scorers.base import need
 from submerge.evaluate.scorers.catalogue import scorers_of
@@ -107,7 +107,8 @@ def _silent(_: str) -> None:
 
 
 def _cast(
-    model: Model, parents: Sequence[Model] | Mapping[str, Model], load: Mapping[str, Any]) -> list[Contestant]:
+    model: Model, parents: Sequence[Model] | Mapping[str, Model], load: Mapping[str, Any]
+) -> list[Contestant]:
     """Name the models and read their headers; the merge first."""
     if isinstance(model, MergedModel) and not parents:
         parents = {name: source.path for name, source in model.recipe.models.items()}
@@ -140,7 +141,9 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 def _plain_name(name: str) -> str:
     """Return a name that can be a folder's."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name.removesuffix(".safetensors")).strip(".-") or "model"
+    return (
+        re.sub(r"[^A-Za-z0-9._-]+", "-", name.removesuffix(".safetensors")).strip(".-") or "model"
+    )
 
 
 def _references(raw: Any, prompts: Sequence[Prompt]) -> dict[str, Image]:
