@@ -127,6 +127,7 @@ def test_help_imports_click_and_little_more() -> None:
         "submerge.cli",
         "submerge.cli.look",
         "submerge.cli.options",
+        "submerge.cli.page",
         "submerge.cli.recipe",
         "submerge.cli.test",
         "submerge.cli.tools",

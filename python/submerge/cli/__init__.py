@@ -45,6 +45,7 @@ _COMMANDS = {
     "methods": "tools",
     "plan": "write",
     "recipe": "recipe",
+    "report": "page",
     "test": "test",
     "verify": "look",
 }
