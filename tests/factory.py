@@ -33,7 +33,14 @@ DTYPES: dict[str, tuple[np.dtype[Any], str]] = {
     "F8_E5M2": (np.dtype(ml_dtypes.float8_e5m2), "float8_e5m2"),
 }
 FLOATS = tuple(DTYPES)
-_OTHERS = {"I8": "int8", "U8": "uint8", "I32": "int32", "I64": "int64", "BOOL": "bool"}
+_OTHERS = {
+    "I8": "int8",
+    "U8": "uint8",
+    "I32": "int32",
+    "I64": "int64",
+    "F64": "float64",
+    "BOOL": "bool",
+}
 _NUMPY: dict[str, np.dtype[Any]] = {
     **{name: dtype for name, (dtype, _) in DTYPES.items()},
     **{name: np.dtype(word) for name, word in _OTHERS.items()},

@@ -54,3 +54,12 @@ def test_names_that_are_no_units_of_flux() -> None:
     assert selectors(names, ["a", "steps"]) == ["a", "steps"]
     assert selectors(names, ["a.b", "a.c"]) == ["a.b", "a.c"]
     assert selectors(names, []) == []
+
+
+def test_names_with_empty_segments() -> None:
+    names = [".", ".a", "a..b", "a.", "..", "double.0.", "double.0..x", "double.1.x"]
+    assert selectors(names, ["."]) == ["."]
+    assert selectors(names, [".a", "a..b"]) == [".a", "a..b"]
+    assert selectors(names, ["a..b", "a."]) == ["a"]
+    assert selectors(names, ["double.0.", "double.0..x"]) == ["double[0]"]
+    assert selectors(names, ["double.0..x"]) == ["double[0]..x"]

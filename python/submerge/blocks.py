@@ -237,6 +237,9 @@ def _slice(item: str, text: str, where: str) -> _Slice:
 
 def _advice(selector: Selector, names: Sequence[str]) -> str:
     """Say what a selector without a match may have meant."""
+    if selector.text in names:
+        spelled = re.sub(r"[\[\]]", "?", selector.text)
+        return f"write `?` for the brackets of a name: {quoted(spelled)}"
     leads: dict[str, list[int]] = {}
     for name in names:
         lead = ""

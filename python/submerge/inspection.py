@@ -32,7 +32,7 @@ class Inspection:
         variant: the model in words, or None when it is none that submerge merges.
         layout: `diffusers`, `bfl` or `generic`, or None; `prefix` stands before its names.
         prefix: what stands before the transformer's tensor names.
-        architecture: widths and block counts, or None.
+        architecture: widths and block counts, or None where they are not known.
         problem: why the model cannot be merged, with a hint, or None.
         files: the size in bytes of each weight file.
         tensors: how many tensors there are.
@@ -131,7 +131,7 @@ def inspect(path: str | os.PathLike[str], *, layout: str = "auto") -> Inspection
         variant=model.variant if model else None,
         layout=model.layout if model else None,
         prefix=model.prefix if model else "",
-        architecture=asdict(model.arch) if model else None,
+        architecture=asdict(model.arch) if model and model.layout != "generic" else None,
         problem=problem,
         files={file.path.name: file.size for file in checkpoint.files},
         tensors=len(tensors),

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from submerge.errors import LayoutError, RecipeError, counted, quoted
+from submerge.errors import LayoutError, RecipeError, counted, listing, quoted
 from submerge.plan.about import Draft, about, beside, remarks
 from submerge.plan.decide import Decided, decide, union
 from submerge.plan.fill import Filled, Filler
@@ -136,18 +136,33 @@ def agree(models: Mapping[str, Model]) -> None:
 def _fill(filler: Filler, decided: Decided, settled: Settled) -> dict[str, Filled]:
     """Return what fills every unit of the output; guidance as it was settled."""
     mlp = None if settled.baked is None else filler.bake(settled.baked, settled.value)
-    filled = {}
-    for unit, choice in decided.choices.items():
-        if is_guidance(unit):
-            if unit in settled.choices:
-                filled[unit] = filler.fill(unit, settled.choices[unit])
-        else:
-            # A vector can be added to a sum, not into another formula.
-            baked = mlp is not None and unit == BAKED_INTO
+    filled: dict[str, Filled] = {}
+    lost: dict[str, LayoutError] = {}
+    for unit, decision in decided.choices.items():
+        choice = settled.choices.get(unit) if is_guidance(unit) else decision
+        # A vector can be added to a sum, not into another formula.
+        baked = mlp is not None and unit == BAKED_INTO
+        if choice is None:
+            continue
+        try:
             filled[unit] = (
                 filler.fill(unit, choice.summed(), mlp) if baked else filler.fill(unit, choice)
             )
+        except LayoutError as error:
+            lost[unit] = error
+    if lost:
+        raise _all_of(lost)
     return filled
+
+
+def _all_of(lost: Mapping[str, LayoutError]) -> LayoutError:
+    """Return what is wrong with the first unit, and which others cannot be filled either."""
+    _, *others = lost
+    first = next(iter(lost.values()))
+    if not others:
+        return first
+    message = f"{first.message}; nor do {listing(others, noun='more unit')} fit together"
+    return LayoutError(message, hint=first.hint)
 
 
 def _architecture(

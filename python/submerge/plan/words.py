@@ -41,7 +41,7 @@ def selectors(universe: Iterable[str], chosen: Iterable[str]) -> list[str]:
     if wanted and wanted.issuperset(everything):
         return ["**"]
     plain = [unit for unit in everything if _block(unit) is None]
-    found = _split(plain, wanted, "")
+    found = _split(plain, wanted, None)
     last = [selector for selector in found if _under(selector, "final")]
     found = [selector for selector in found if not _under(selector, "final")]
     for stack in _STACKS:
@@ -68,12 +68,13 @@ def _blocks(stack: str, universe: Sequence[str], wanted: set[str]) -> list[str]:
             rests.setdefault(block[1], []).append(block[2])
             if unit in wanted:
                 chosen.setdefault(block[1], set()).add(block[2])
-    by_prefix: dict[str, list[int]] = {}
+    by_prefix: dict[str | None, list[int]] = {}
     for index in sorted(chosen):
-        for prefix in _prefixes(rests[index], chosen[index], ""):
+        whole = chosen[index].issuperset(rests[index])
+        for prefix in [None] if whole else _split(rests[index], chosen[index], None):
             by_prefix.setdefault(prefix, []).append(index)
     return [
-        stack + _indices(indices, len(rests)) + (f".{prefix}" if prefix else "")
+        stack + _indices(indices, len(rests)) + ("" if prefix is None else f".{prefix}")
         for prefix, indices in by_prefix.items()
     ]
 
@@ -100,9 +101,12 @@ def _prefixes(universe: Sequence[str], wanted: set[str], prefix: str) -> list[st
     return [prefix] if hits == len(inside) else _split(inside, wanted, prefix)
 
 
-def _split(inside: Sequence[str], wanted: set[str], prefix: str) -> list[str]:
-    """Return what covers the wanted names below a prefix that not all of them share."""
-    start = len(prefix) + 1 if prefix else 0
+def _split(inside: Sequence[str], wanted: set[str], prefix: str | None) -> list[str]:
+    """Return what covers the wanted names below a prefix that not all of them share.
+
+    None is no prefix, which differs from an empty one: a name may begin with a dot.
+    """
+    start = 0 if prefix is None else len(prefix) + 1
     # Outside FLUX a tensor's name may be the leading part of another's; no selector splits those.
     whole = [name for name in inside if name == prefix and name in wanted]
     below = [name for name in inside if name != prefix]
@@ -111,4 +115,4 @@ def _split(inside: Sequence[str], wanted: set[str], prefix: str) -> list[str]:
 
 
 def _under(name: str, prefix: str) -> bool:
-    return not prefix or name == prefix or name.startswith(prefix + ".")
+    return name == prefix or name.startswith(prefix + ".")

@@ -1,0 +1,145 @@
+"""Any tensors with equal names: what files hold beside floats, and names of every kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import factory
+import submerge
+from submerge.errors import LayoutError, PlanError, RecipeError
+
+NAMES = (
+    "*", ".", ".a", "0", "7.x", "a", "a..b", "a.", "a[0].weight", "ä/β 0 x", "new\nline",
+    "double.0.img", "double.x", "single.3", "guidance.w", "guidance.in.weight", "final.linear",
+    "embed.img.weight", "same", "default",
+)  # fmt: skip
+METHODS: tuple[Any, ...] = (
+    "linear",
+    "karcher",
+    "nearswap",
+    {"slerp": {"rowwise": True}},
+    {"ties": {"base": "a", "density": 0.5}},
+    {"dare_ties": {"base": "a", "density": 0.5}},
+)
+
+
+def arrays(seed: int) -> dict[str, np.ndarray[Any, Any]]:
+    """Return tensors of every shape and of dtypes that are merged and that are not."""
+    random = np.random.default_rng(seed)
+    shapes = {
+        "scalar": (),
+        "one": (1,),
+        "conv": (4, 3, 3, 3),
+        "column": (5, 1),
+        **dict.fromkeys(NAMES, (3, 2)),
+    }
+    made = {
+        name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()
+    }
+    return made | {
+        "empty": np.zeros(0, np.float32),
+        "no rows": np.zeros((0, 3), np.float32),
+        "no columns": np.zeros((3, 0), np.float32),
+        "half": random.standard_normal((4, 4)).astype(np.float16),
+        "count": np.array(7, np.int64),
+        "flags": np.array([True, False]),
+        "bytes": np.arange(4, dtype=np.uint8),
+        "double": np.arange(3, dtype=np.float64),
+    }
+
+
+def write(folder: Path, **models: dict[str, np.ndarray[Any, Any]]) -> dict[str, Any]:
+    return {
+        name: {
+            "path": str(factory.write(folder / f"{name}.safetensors", found)),
+            "layout": "generic",
+        }
+        for name, found in models.items()
+    }
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_everything_is_written_under_its_name(tmp_path: Path, method: object) -> None:
+    a, b = arrays(1), arrays(2)
+    out = tmp_path / "out.safetensors"
+    submerge.merge({"models": write(tmp_path, a=a, b=b), "method": method}, out)
+    got = factory.read(out)
+    assert {n: (x.shape, x.dtype) for n, x in got.items()} == {
+        n: (x.shape, x.dtype) for n, x in a.items()
+    }
+    for name, x in a.items():
+        if x.dtype == np.float32 and method == "linear":
+            np.testing.assert_allclose(got[name], (x + b[name]) / 2, atol=1e-6, err_msg=name)
+        elif x.dtype not in (np.float32, np.float16):
+            np.testing.assert_array_equal(got[name], x, err_msg=name)
+
+
+def test_a_model_with_itself_is_the_model(tmp_path: Path) -> None:
+    a = arrays(1)
+    models = write(tmp_path, a=a, b=a)
+    first = Path(models["a"]["path"]).read_bytes()
+    for method in ("linear", "slerp", {"ties": {"base": "a"}}, {"task_arithmetic": {"base": "a"}}):
+        out = tmp_path / "out.safetensors"
+        submerge.merge({"models": models, "method": method}, out, overwrite=True)
+        got = factory.read(out)
+        for name, x in factory.read(tmp_path / "a.safetensors").items():
+            assert got[name].tobytes() == x.tobytes(), (method, name)
+    assert Path(models["a"]["path"]).read_bytes() == first
+
+
+def test_shards_diff_verify_and_inspect(tmp_path: Path) -> None:
+    models = write(tmp_path, a=arrays(1), b=arrays(2))
+    folder = tmp_path / "shards"
+    submerge.merge({"models": models, "output": {"shard_size": "200B"}}, folder)
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    submerge.verify(folder, layout="generic").require()
+    found = submerge.diff(models["a"]["path"], models["b"]["path"], layout="generic")
+    assert found.total().elements == sum(
+        x.size for x in arrays(1).values() if x.dtype in (np.float32, np.float16)
+    )
+    assert any("not compared" in note and "`count`" in note for note in found.notes)
+    told = submerge.inspect(models["a"]["path"], layout="generic")
+    assert told.architecture is None
+    assert "tensors by name" in told.text()
+    assert "architecture" not in told.text()
+
+
+def test_selectors_reach_names_with_spaces_dots_and_brackets(tmp_path: Path) -> None:
+    a, b = arrays(1), arrays(2)
+    models = write(tmp_path, a=a, b=b)
+    out = tmp_path / "out.safetensors"
+    chosen = {"ä/β 0 x": "ä/β 0 x", "a?0?.weight": "a[0].weight", "a.*.b": "a..b"}
+    rules = [{"where": selector, "take": "b"} for selector in chosen]
+    submerge.merge({"models": models, "take": "a", "rules": rules}, out)
+    got = factory.read(out)
+    for name, x in got.items():
+        expected = b if name in chosen.values() else a
+        np.testing.assert_array_equal(x, expected[name], err_msg=name)
+    recipe = {"models": models, "rules": [{"where": "a[0].weight", "take": "b"}]}
+    with pytest.raises(RecipeError, match=r"write `\?` for the brackets of a name: `a\?0\?"):
+        submerge.merge(recipe, out, overwrite=True)
+
+
+def test_integers_that_differ_need_a_rule(tmp_path: Path) -> None:
+    b = arrays(2) | {"count": np.array(9, np.int64)}
+    models = write(tmp_path, a=arrays(1), b=b)
+    out = tmp_path / "out.safetensors"
+    with pytest.raises(PlanError, match="`count`: differs between the models"):
+        submerge.merge({"models": models}, out)
+    assert not out.exists()
+    submerge.merge({"models": models, "rules": [{"where": "count", "take": "b"}]}, out)
+    assert factory.read(out)["count"] == 9
+
+
+def test_all_that_does_not_fit_is_named_at_once(tmp_path: Path) -> None:
+    b = arrays(2) | {"scalar": np.zeros(2, np.float32), "one": np.zeros(3, np.float32)}
+    del b["conv"]
+    with pytest.raises(LayoutError) as caught:
+        submerge.plan({"models": write(tmp_path, a=arrays(1), b=b)}, tmp_path / "out.safetensors")
+    message = str(caught.value)
+    assert "`b` has no `conv`" in message
+    assert "nor do 2 more units: `one`, `scalar` fit together" in message
