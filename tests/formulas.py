@@ -116,6 +116,94 @@ def orthogonal(base: Vector, a: Vector, b: Vector, alpha: float) -> Vector:
     return np.asarray(a + alpha * (db - da * np.dot(da, db) / np.dot(da, da)))
 
 
+def polar(a: Vector, b: Vector, direction: float, length: float) -> Vector:
+    way = (1 - direction) * a / norm(a) + direction * b / norm(b)
+    return np.asarray(way / norm(way) * abs((1 - length) * norm(a) + length * norm(b)))
+
+
+def norm_limit(base: Vector, *vectors: Vector, weights: list[float], limit: float) -> Vector:
+    way = np.sum([w * (x - base) for w, x in zip(weights, vectors, strict=True)], axis=0)
+    return np.asarray(base + way * min(1.0, limit * norm(base) / norm(way)))
+
+
+def add_cosine(a: Vector, b: Vector, alpha: float, *, whole: bool) -> Vector:
+    """Cosines down the columns; a vector is one column."""
+    own = np.sum(a * b, axis=0) / np.sqrt(np.sum(a * a, axis=0) * np.sum(b * b, axis=0))
+    unit = np.sum(a * b) / (norm(a) * norm(b))
+    k = 1 - np.clip(((own + unit) / 2 if whole else own) - alpha, 0, 1)
+    return np.asarray((1 - k) * a + k * b)
+
+
+def sce(base: Vector, *models: Vector, share: float = 1.0, floor: float = 0.0) -> Vector:
+    """Variances and weights in f64, the rest in f32."""
+    deltas = [x - base for x in models]
+    if share < 1:
+        variance = np.var(np.stack(deltas).astype(np.float64), axis=0).astype(np.float32)
+        keep = int(share * np.count_nonzero(variance))
+        order = np.argsort(-variance.ravel(), kind="stable")[:keep]
+        deltas = [_only(d, order) for d in deltas]
+    squares = [float(np.mean(d.astype(np.float64) ** 2)) for d in deltas]
+    total = sum(squares)
+    even = total == 0 or total < floor
+    weights = [F32(1 / len(deltas) if even else square / total) for square in squares]
+    top, bottom, vote = np.zeros_like(base), np.zeros_like(base), np.zeros_like(base)
+    for d in deltas:
+        vote = vote + d
+    for d, w in zip(deltas, weights, strict=True):
+        part = w * (np.sign(d) == np.where(vote >= 0, 1, -1)).astype(np.float32)
+        top, bottom = top + d * part, bottom + part
+    bottom = np.maximum(bottom, F32(floor))
+    return np.asarray(base + top / np.where(bottom == 0, F32(1), bottom))
+
+
+def arcee_importance(base: Vector, x: Vector) -> Vector:
+    """In f32 from a divergence in f64; that of a vector is 1."""
+    if base.ndim < 2:
+        return np.asarray(np.abs(x - base))
+
+    def soft(rows: Vector) -> Vector:
+        top = np.exp(rows - rows.max(axis=-1, keepdims=True))
+        return np.asarray(top / top.sum(axis=-1, keepdims=True) + 1e-8)
+
+    p, q = soft(x.astype(np.float64)), soft(base.astype(np.float64))
+    divergence = np.sum(p * np.log(p / q), axis=-1, keepdims=True)
+    return np.asarray(np.abs(x - base) * np.maximum(divergence, 0).astype(np.float32))
+
+
+def arcee_threshold(importance: Vector) -> Any:
+    order = np.sort(importance.ravel())
+    low, mid, high = (order[k * (order.size - 1) // 4] for k in (1, 2, 3))
+    return mid + F32(1.5) * (high - low)
+
+
+def arcee_fusion(base: Vector, x: Vector) -> Vector:
+    importance = arcee_importance(base, x)
+    taken = (importance >= arcee_threshold(importance)).astype(np.float32)
+    return np.asarray(base + (x - base) * taken)
+
+
+def smooth_add(a: Vector, b: Vector, c: Vector, alpha: float) -> Vector:
+    """The median of three in every direction, then a Gaussian of width 1 as far as 4."""
+    d = (b - c).astype(np.float32)
+    padded = np.pad(d, 1, mode="symmetric")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, [3] * d.ndim)
+    smooth = np.median(windows.reshape(*d.shape, -1), axis=-1).astype(np.float32)
+    bell = np.exp(-0.5 * np.arange(-4, 5) ** 2)
+    bell = bell / bell.sum()
+    for axis in range(d.ndim):
+        wide = _reflected(smooth.astype(np.float64), axis)
+        near = np.lib.stride_tricks.sliding_window_view(wide, 9, axis=axis)
+        smooth = (near @ bell).astype(np.float32)
+    return np.asarray(a + F32(alpha) * smooth)
+
+
+def _reflected(x: Vector, axis: int) -> Vector:
+    """Symmetric padding by 4, over and over where the axis is shorter than that."""
+    n = x.shape[axis]
+    places = [(n - 1 - i % n) if (i // n) % 2 else i % n for i in range(-4, n + 4)]
+    return np.take(x, places, axis=axis)
+
+
 # Deltas, f32, in order.
 
 
@@ -134,11 +222,11 @@ def delta(
     zero = np.zeros_like(base)
     masks = [np.ones_like(base) for _ in parts]
     if consensus != "none":
-        total = zero
-        for part in parts:
-            total = total + (part if consensus == "sum" else np.sign(part))
+        total, voters = zero, models if consensus == "plain" else parts
+        for voter in voters:
+            total = total + (np.sign(voter) if consensus == "count" else voter)
         majority = np.where(total >= 0, F32(1), F32(-1))
-        masks = [(np.sign(part) == majority).astype(np.float32) for part in parts]
+        masks = [(np.sign(voter) == majority).astype(np.float32) for voter in voters]
     mixed, divisor = zero, zero
     for part, mask, wi in zip(parts, masks, w, strict=True):
         mixed = mixed + part * mask
@@ -245,6 +333,32 @@ def ram(base: Vector, *models: Vector, epsilon: float = 1e-5) -> Vector:
     for d, on in zip(deltas, active, strict=True):
         total = total + np.where(on, d, F32(0)) / count
     return base + total
+
+
+def ramplus(base: Vector, *models: Vector, r: float, alpha: float, epsilon: float) -> Vector:
+    deltas = [x - base for x in models]
+    active = [np.abs(d) > F32(epsilon) for d in deltas]
+    count = sum(x.astype(int) for x in active)
+    total = np.zeros_like(base)
+    for d, on in zip(deltas, active, strict=True):
+        alone, shared = np.count_nonzero(on & (count == 1)), np.count_nonzero(on & (count > 1))
+        rho = min(F32(shared) / max(F32(alone), F32(epsilon)), F32(alpha))
+        factor = F32(1) + F32(r) * rho
+        divided = d / np.maximum(count, 1).astype(np.float32)
+        total = total + np.where(on, np.where(count == 1, d * factor, divided), F32(0))
+    return base + total
+
+
+def add_opposite(a: Vector, b: Vector, c: Vector, alpha: float) -> Vector:
+    whole = np.abs(a - b) + np.abs(a + b - F32(2) * c)
+    m = np.where(whole == 0, F32(0), np.abs(a - b) / np.where(whole == 0, F32(1), whole))
+    return a + (b - c) * m * F32(2 * alpha)
+
+
+def add_strict_opposite(a: Vector, b: Vector, c: Vector, alpha: float) -> Vector:
+    whole = np.maximum(np.abs(a - c), np.abs(b - c)) ** 2
+    m = (c - a) * (b - c) / np.where(whole == 0, F32(1), whole)
+    return a + (b - c) * np.maximum(np.where(whole == 0, F32(0), m), F32(0)) * F32(2 * alpha)
 
 
 def train_difference(a: Vector, b: Vector, c: Vector, alpha: float) -> Vector:

@@ -35,13 +35,24 @@ fn rules() -> Vec<(&'static str, Value, usize)> {
         (multislerp(false, &[1.0, 2.0, 1.0]), 3),
         (multislerp(true, &[1.0, 2.0]), 3),
         (json!({"karcher": {"max_iter": 10, "tol": 1e-5}}), 3),
-        (json!({"model_stock": {}}), 3),
+        (json!({"model_stock": {"floor": 1e-6}}), 3),
         (json!({"orthogonal": {"alpha": 0.7, "base": true}}), 3),
         (json!({"geometric_median": median}), 3),
         (json!({"norm_lerp": {"t": 0.3}}), 2),
+        (json!({"norm_limit": {"weights": [1.0, 2.0], "lambda": 0.5, "limit": 0.1}}), 3),
+        (json!({"polar": {"direction": 0.3, "norm": 0.9}}), 2),
+    ];
+    let adaptive = [
+        (json!({"sce": {"select_topk": 1.0, "floor": 0.0}}), 3),
+        (json!({"sce": {"select_topk": 0.3, "floor": 1e-6}}), 3),
+        (json!({"arcee_fusion": {}}), 2),
+        (json!({"ramplus_tl": {"r": 0.1, "alpha": 0.2, "epsilon": 1e-5}}), 3),
+        (json!({"cosine": {"alpha": 0.5, "whole": false}}), 2),
+        (json!({"cosine": {"alpha": 0.5, "whole": true}}), 2),
     ];
     let of = |op: &'static str| both.clone().map(|(rule, count)| (op, rule, count));
-    of("combine").into_iter().chain(of("rows")).collect()
+    let looking = adaptive.map(|(rule, count)| ("adaptive", rule, count));
+    of("combine").into_iter().chain(of("rows")).chain(looking).collect()
 }
 
 /// Three models that are about as far apart as fine-tuned ones.

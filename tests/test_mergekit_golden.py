@@ -71,7 +71,8 @@ def test_a_method_agrees_with_mergekit(tmp_path: Path, case: str) -> None:
         path = factory.write(tmp_path / f"{model}.safetensors", {"w": GOLDEN[f"in.{model}"]})
         paths[model] = {"path": str(path), "layout": "generic"}
     out = tmp_path / "out.safetensors"
-    submerge.merge({"models": paths, "method": {method: parameters}}, out)
+    recipe = {"models": paths, "method": {method: parameters}, "compat": "mergekit"}
+    submerge.merge(recipe, out)
     got, expected = factory.read(out)["w"], GOLDEN[f"out.{case}"]
     assert not np.array_equal(got, GOLDEN[f"in.{models.split()[0]}"])
     if case in EXACT:

@@ -18,6 +18,7 @@ import formulas
 import submerge
 from submerge import cli
 from submerge.methods import METHODS
+from submerge.methods.base import CLOSE as CLOSELY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,6 +58,7 @@ class Case:
     words: str
     exact: bool = False
     base: str | None = None
+    compat: str | None = None
 
 
 def flat(formula: Callable[..., Vector], order: str, **arguments: Any) -> Any:
@@ -77,6 +79,11 @@ def rowwise(formula: Callable[..., Vector], order: str, **arguments: Any) -> Any
         return formulas.by_rows(formula, *operands, **arguments)
 
     return unit
+
+
+def wide(formula: Callable[..., Vector], order: str, **arguments: Any) -> Any:
+    """A formula of whole units in f64 that keep their shape."""
+    return lambda _, of: formula(*(of[m].astype(np.float64) for m in order.split()), **arguments)
 
 
 def single(formula: Callable[..., Vector], order: str, **arguments: Any) -> Any:
@@ -146,6 +153,21 @@ CASES = [
     Case("orthogonal", {"alpha": 0.8, "base": "base"}, ("carl", "anna", "base"),
          flat(formulas.orthogonal, "base carl anna", alpha=0.8),
          "carl + 0.80 * what is new in anna on base"),
+    Case("polar", {"direction": 0.7, "norm": 0.0}, TWO,
+         flat(formulas.polar, "carl anna", direction=0.7, length=0.0),
+         "polar from carl to anna: direction at 0.70, norm at 0.00"),
+    Case("polar", {"direction": 0, "norm": 0.25, "rowwise": True}, TWO,
+         rowwise(formulas.polar, "carl anna", direction=0.0, length=0.25),
+         "polar from carl to anna: direction at 0.00, norm at 0.25, row by row"),
+    Case("norm_limit", {"weight": PAIR, "lambda": 0.5, "limit": 0.1}, ALL,
+         flat(formulas.norm_limit, "base anna carl", weights=[0.35, 0.2], limit=0.1),
+         "base + 0.50 * (0.70 * anna + 0.40 * carl), at most 0.10 away", base="base"),
+    Case("norm_limit", {"weight": PAIR, "limit": 9}, ALL,
+         flat(formulas.norm_limit, "base anna carl", weights=[0.7, 0.4], limit=9.0),
+         "base + (0.70 * anna + 0.40 * carl), at most 9.00 away", base="base"),
+    Case("lerp", {"alpha": 0.25}, TWO,
+         single(lambda a, b: np.float32(0.25) * a + np.float32(0.75) * b, "anna carl"),
+         "0.75 * carl + 0.25 * anna", exact=True),
     Case("add_difference", {"alpha": 0.5}, ("carl", "anna", "base"),
          single(lambda a, b, c: np.float32(0.5) * a + np.float32(-0.5) * b + c, "anna base carl"),
          "carl + 0.50 * anna - 0.50 * base", exact=True),
@@ -153,8 +175,12 @@ CASES = [
          deltas(whole, PAIR, scale=0.8), "base + 0.80 * task_arithmetic(0.70 * anna + 0.40 * carl)",
          exact=True, base="base"),
     Case("ties", {"weight": THREE, "density": 0.4}, ALL,
-         deltas(thinned(formulas.largest, 0.4), THREE, normalize=True, consensus="sum"),
+         deltas(thinned(formulas.largest, 0.4), THREE, normalize=True, consensus="plain"),
          "base + ties(anna + 0.50 * carl - 0.25 * dora; density 0.40)", exact=True, base="base"),
+    Case("ties", {"weight": THREE, "density": 0.4}, ALL,
+         deltas(thinned(formulas.largest, 0.4), THREE, normalize=True, consensus="sum"),
+         "base + ties(anna + 0.50 * carl - 0.25 * dora; density 0.40)",
+         exact=True, base="base", compat="mergekit"),
     Case("ties", {"density": {"anna": 0.5, "carl": 0.5, "dora": 1}, "consensus": "count"}, ALL,
          deltas(lambda _, m, d: formulas.largest(d, 1 if m == "dora" else 0.5), OTHERS,
                 normalize=True, consensus="count"),
@@ -167,18 +193,28 @@ CASES = [
          deltas(thinned(formulas.middle, 0.7, 0.1), OTHERS, consensus="sum"),
          "base + breadcrumbs_ties(anna + carl + dora; density 0.70; gamma 0.10)",
          exact=True, base="base"),
-    Case("dare_linear", {"density": 0.3, "rescale": "inverse"}, ALL,
+    Case("dare_linear", {"density": 0.3}, ALL,
          deltas(random(0.3, "inverse"), OTHERS),
          "base + dare_linear(anna + carl + dora; density 0.30)", exact=True, base="base"),
     Case("dare_linear", {"density": 0.3}, ALL, deltas(random(0.3, "l1"), OTHERS),
-         "base + dare_linear(anna + carl + dora; density 0.30)", base="base"),
+         "base + dare_linear(anna + carl + dora; density 0.30)", base="base", compat="mergekit"),
     Case("dare_ties", {"density": 0.5, "rescale": "none", "weight": PAIR}, ALL,
-         deltas(random(0.5, "none"), PAIR, consensus="sum"),
+         deltas(random(0.5, "none"), PAIR, consensus="plain"),
          "base + dare_ties(0.70 * anna + 0.40 * carl; density 0.50)", exact=True, base="base"),
     Case("della", {"density": 0.6, "epsilon": 0.2, "rescale": "none"}, ALL,
          deltas(ranked(0.6, 0.2, "none"), OTHERS, normalize=True, consensus="sum"),
          "base + della(anna + carl + dora; density 0.60; epsilon 0.20)", exact=True, base="base"),
-    Case("della_linear", {"density": 0.6, "rescale": "inverse"}, ALL,
+    Case("dare_ties", {"density": 0.5, "rescale": "l1"}, ALL,
+         deltas(random(0.5, "l1"), OTHERS, consensus="plain"),
+         "base + dare_ties(anna + carl + dora; density 0.50)", base="base"),
+    Case("della", {"density": 0.6}, ALL,
+         deltas(ranked(0.6, 0.15, "l1"), OTHERS, normalize=True, consensus="sum"),
+         "base + della(anna + carl + dora; density 0.60; epsilon 0.15)",
+         base="base", compat="mergekit"),
+    Case("della_linear", {"density": 0.6, "rescale": "l1"}, ALL,
+         deltas(ranked(0.6, 0.15, "l1"), OTHERS),
+         "base + della_linear(anna + carl + dora; density 0.60; epsilon 0.15)", base="base"),
+    Case("della_linear", {"density": 0.6}, ALL,
          deltas(ranked(0.6, 0.15, "inverse"), OTHERS),
          "base + della_linear(anna + carl + dora; density 0.60; epsilon 0.15)",
          exact=True, base="base"),
@@ -186,6 +222,29 @@ CASES = [
          "carl, anna where it is within 0.10", exact=True),
     Case("ram", {}, ALL, single(formulas.ram, "base anna carl dora"),
          "base + ram(anna + carl + dora)", exact=True, base="base"),
+    Case("ramplus_tl", {"r": 0.5, "alpha": 3.0}, ALL,
+         single(formulas.ramplus, "base anna carl dora", r=0.5, alpha=3.0, epsilon=1e-5),
+         "base + ramplus_tl(anna + carl + dora)", exact=True, base="base"),
+    Case("sce", {}, ALL, single(formulas.sce, "base anna carl dora"),
+         "base + sce(anna + carl + dora)", base="base"),
+    Case("sce", {"select_topk": 0.3}, ALL, single(formulas.sce, "base anna carl dora", share=0.3),
+         "base + sce(anna + carl + dora; the 0.30 that differ most)", base="base"),
+    Case("sce", {}, ALL, single(formulas.sce, "base anna carl dora", floor=1e-6),
+         "base + sce(anna + carl + dora)", base="base", compat="mergekit"),
+    Case("arcee_fusion", {}, TWO, single(formulas.arcee_fusion, "carl anna"),
+         "carl, anna where it matters most", exact=True),
+    Case("add_cosine_a", {"alpha": 0.5}, TWO,
+         wide(formulas.add_cosine, "carl anna", alpha=0.5, whole=False),
+         "add_cosine_a of carl and anna at 0.50"),
+    Case("add_cosine_b", {"alpha": 0.5}, TWO,
+         wide(formulas.add_cosine, "carl anna", alpha=0.5, whole=True),
+         "add_cosine_b of carl and anna at 0.50"),
+    Case("add_opposite", {"alpha": 0.7}, ("carl", "anna", "base"),
+         single(formulas.add_opposite, "carl anna base", alpha=0.7),
+         "add_opposite(carl + 0.70 * (anna - base))", exact=True),
+    Case("add_strict_opposite", {"alpha": 0.7}, ("carl", "anna", "base"),
+         single(formulas.add_strict_opposite, "carl anna base", alpha=0.7),
+         "add_strict_opposite(carl + 0.70 * (anna - base))", exact=True),
     Case("train_difference", {"alpha": 0.7}, ("carl", "anna", "base"),
          single(formulas.train_difference, "carl anna base", alpha=0.7),
          "train_difference(carl + 0.70 * (anna - base))", exact=True),
@@ -209,7 +268,8 @@ def recipe(folder: Path, case: Case, models: tuple[str, ...] | None = None) -> d
             factory.write(path, PARENTS[model])
         paths[model] = {"path": str(path), "layout": "generic"}
     made = {"models": paths, "method": {case.method: case.parameters}, "seed": 7}
-    return made if case.base is None else made | {"base": case.base}
+    chosen = {"base": case.base, "compat": case.compat}
+    return made | {field: value for field, value in chosen.items() if value is not None}
 
 
 @pytest.mark.parametrize("case", CASES, ids=IDS)
@@ -236,9 +296,17 @@ def test_every_method_has_a_case() -> None:
     assert {case.method for case in CASES} | {"linear"} == set(METHODS)
 
 
+def test_the_catalogue_tells_how_exact_the_cases_are() -> None:
+    for name, method in METHODS.items():
+        cases = [case for case in CASES if case.method == name]
+        exact = all(case.exact for case in cases)
+        assert exact == (method.equal["numpy"] != CLOSELY), name
+
+
 # Where the first and the second model are that by their place.
-ORDERED = {"slerp", "norm_lerp", "nuslerp", "orthogonal", "nearswap", "add_difference",
-           "train_difference", "clamp"}  # fmt: skip
+ORDERED = {"lerp", "slerp", "norm_lerp", "polar", "nuslerp", "orthogonal", "nearswap",
+           "add_difference", "train_difference", "clamp", "add_opposite", "add_strict_opposite",
+           "smooth_add", "arcee_fusion", "add_cosine_a", "add_cosine_b"}  # fmt: skip
 PERMUTED = [case for case in CASES if case.method not in ORDERED]
 
 

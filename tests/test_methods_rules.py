@@ -142,7 +142,7 @@ REFUSED: list[tuple[dict[str, Any], Setting, str]] = [
     ({"ties": {"density": {"krea": 1}}}, THREE, "m.ties.density: no number for `schnell`"),
     ({"ties": {"density": {"krea": 1, "x": 1}}}, THREE, "m.ties.density: no model is called `x`"),
     ({"ties": {"density": {}}}, THREE, "m.ties.density: expected at least one model or selector"),
-    ({"ties": {"consensus": "all"}}, THREE, "m.ties.consensus: expected one of `sum`, `count`"),
+    ({"ties": {"consensus": "all"}}, THREE, "m.ties.consensus: expected one of `plain`, `sum`, "),
     ({"della": {"density": 0.9}}, THREE, "m.della.epsilon: 0.15 about the density 0.9 of `krea`"),
     ({"slerp": {}}, Setting(("a", "b", "c")), "m.slerp: a method of two models"),
     ({"nuslerp": {}}, Setting(("a", "b"), "a"), "m.nuslerp: a method of two models"),

@@ -18,8 +18,11 @@
 use self::gram::Gram;
 use crate::simd::Isa;
 
+mod adaptive;
 mod combine;
 mod delta;
+mod each;
+mod exp;
 pub mod gram;
 mod linear;
 pub mod mlp;
@@ -32,6 +35,7 @@ mod select;
 mod sums;
 mod trig;
 
+pub use adaptive::Adaptive;
 pub use combine::Combine;
 pub use delta::Delta;
 pub use linear::Linear;
@@ -52,6 +56,8 @@ pub enum Kernel {
     Delta(Delta),
     /// A formula of single elements.
     Pointwise(Pointwise),
+    /// A formula of single elements, with numbers that follow from the whole unit.
+    Adaptive(Adaptive),
 }
 
 /// One stretch of every operand of a unit, decoded.
@@ -78,6 +84,7 @@ impl Kernel {
             Self::Combine(combine) | Self::Rows(Rows(combine)) => combine.check(operands),
             Self::Delta(delta) => delta.check(operands),
             Self::Pointwise(pointwise) => pointwise.check(operands),
+            Self::Adaptive(adaptive) => adaptive.check(operands),
         }
     }
 
@@ -88,6 +95,7 @@ impl Kernel {
             Self::Linear(_) | Self::Combine(_) | Self::Pointwise(_) => false,
             Self::Rows(_) => true,
             Self::Delta(delta) => delta.by_rows(),
+            Self::Adaptive(adaptive) => adaptive.by_rows(),
         }
     }
 
@@ -95,7 +103,7 @@ impl Kernel {
     #[must_use]
     pub fn longest(&self) -> u64 {
         match self {
-            Self::Delta(_) => select::LONGEST,
+            Self::Delta(_) | Self::Adaptive(_) => select::LONGEST,
             _ => u64::MAX,
         }
     }
@@ -107,6 +115,7 @@ impl Kernel {
             Self::Linear(_) | Self::Rows(_) | Self::Pointwise(_) => 0,
             Self::Combine(_) => 1,
             Self::Delta(delta) => delta.passes(),
+            Self::Adaptive(adaptive) => adaptive.passes(),
         }
     }
 
@@ -116,6 +125,7 @@ impl Kernel {
         match (self, pass, learned) {
             (Self::Combine(_), 0, _) => Some(Sums::Gram(Gram::new(operands))),
             (Self::Delta(delta), ..) => delta.start(pass, learned),
+            (Self::Adaptive(adaptive), ..) => adaptive.start(pass, operands, learned),
             _ => None,
         }
     }
@@ -125,6 +135,7 @@ impl Kernel {
         match (self, sums) {
             (Self::Combine(_), Sums::Gram(gram)) => gram.add(stretch),
             (Self::Delta(delta), sums) => delta.reduce(pass, stretch, learned, sums),
+            (Self::Adaptive(adaptive), sums) => adaptive.reduce(pass, stretch, learned, sums),
             _ => {}
         }
     }
@@ -135,6 +146,7 @@ impl Kernel {
         match (self, sums) {
             (Self::Combine(combine), Sums::Gram(gram)) => Learned::Weights(combine.weigh(gram)),
             (Self::Delta(delta), sums) => delta.learn(pass, sums, learned),
+            (Self::Adaptive(adaptive), sums) => adaptive.learn(pass, sums, learned),
             _ => learned.clone(),
         }
     }
@@ -145,6 +157,7 @@ impl Kernel {
         match self {
             Self::Linear(_) | Self::Pointwise(_) => 0,
             Self::Delta(delta) => delta.state_bytes(stretch),
+            Self::Adaptive(adaptive) => adaptive.state_bytes(operands, stretch),
             Self::Combine(_) | Self::Rows(_) => Gram::bytes(operands),
         }
     }
@@ -163,6 +176,7 @@ impl Kernel {
             Self::Rows(rows) => rows.map(stretch, out),
             Self::Delta(delta) => delta.map(stretch, learned, out),
             Self::Pointwise(pointwise) => pointwise.map(stretch, out),
+            Self::Adaptive(adaptive) => adaptive.map(stretch, learned, out),
         }
     }
 }

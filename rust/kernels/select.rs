@@ -30,6 +30,8 @@ const BLOCK_SHIFT: u32 = BLOCK.ilog2();
 /// How many looks are enough for any stream: a sample, a guess, the upper and the lower bits, and
 /// two for the place of the last of many equals.
 pub const LOOKS: usize = 6;
+/// How many are enough where only the smallest magnitude of a set is wanted, not its members.
+pub const LOOKS_FOR_VALUE: usize = LOOKS - 2;
 /// The longest stream: counts of one bin are 32 bits wide.
 pub const LONGEST: u64 = u32::MAX as u64;
 
@@ -49,6 +51,8 @@ pub struct Target {
     /// The stream it is of.
     pub stream: usize,
     rank: u64,
+    /// Whether its members are wanted, and not only the smallest magnitude of them.
+    members: bool,
     stage: Stage,
 }
 
@@ -198,7 +202,16 @@ impl Target {
             rank if rank >= sample.seen => Stage::Known(Cut::ALL),
             _ => Stage::Magnitudes(guess(rank, sample)),
         };
-        Self { stream, rank, stage }
+        Self { stream, rank, members: true, stage }
+    }
+
+    /// The element of this rank from above, the largest being the first: [`Cut::bits`] of its cut.
+    #[must_use]
+    pub fn value(stream: usize, rank: u64, sample: &Tally) -> Self {
+        let known = rank == 0 || rank > sample.seen;
+        let stage =
+            if known { Stage::Known(Cut::NONE) } else { Stage::Magnitudes(guess(rank, sample)) };
+        Self { stream, rank, members: false, stage }
     }
 
     /// Its end, once it is known.
@@ -259,7 +272,8 @@ impl Target {
         }
         let (end, left) = ((bins.low + bin) as u32, self.rank - above);
         // Which of many zeros are kept makes no difference.
-        if end == 0 || left == u64::from(tally.bins[bin as usize]) {
+        let all = left == u64::from(tally.bins[bin as usize]);
+        if end == 0 || all || !self.members {
             return Stage::Known(Cut { bits: end, ..Cut::ALL });
         }
         let bins = Bins::over(0, tally.seen - 1, BLOCK_SHIFT);

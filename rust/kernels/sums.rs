@@ -3,6 +3,7 @@
 #![allow(clippy::inline_always)]
 
 use super::Stretch;
+use super::adaptive::Facts;
 use super::delta::{Found, Lengths};
 use super::gram::Gram;
 use super::select::Tally;
@@ -17,6 +18,12 @@ pub enum Sums {
     Tallies(Vec<Tally>),
     /// Sums of magnitudes.
     Lengths(Lengths),
+    /// Whole numbers.
+    Counts(Vec<u64>),
+    /// Sums in f64; none at all stands for as many zeros as there are.
+    Totals(Vec<f64>),
+    /// A number for each row.
+    Rows(Vec<f32>),
 }
 
 impl Sums {
@@ -24,8 +31,9 @@ impl Sums {
     #[must_use]
     pub fn is_exact(&self) -> bool {
         match self {
-            Self::Gram(_) | Self::Lengths(_) => false,
-            Self::Tallies(_) => true,
+            Self::Gram(_) | Self::Lengths(_) | Self::Totals(_) => false,
+            // Rows are not added up, but stand in order.
+            Self::Tallies(_) | Self::Counts(_) | Self::Rows(_) => true,
         }
     }
 
@@ -37,6 +45,14 @@ impl Sums {
             (Self::Tallies(sums), Self::Tallies(next)) => {
                 sums.iter_mut().zip(next).for_each(|(sum, next)| sum.merge(next));
             }
+            (Self::Counts(sums), Self::Counts(next)) => {
+                sums.iter_mut().zip(next).for_each(|(sum, next)| *sum += next);
+            }
+            (Self::Totals(sums), Self::Totals(next)) => {
+                sums.resize(sums.len().max(next.len()), 0.0);
+                sums.iter_mut().zip(next).for_each(|(sum, next)| *sum += next);
+            }
+            (Self::Rows(rows), Self::Rows(next)) => rows.extend(next),
             _ => debug_assert!(false, "sums of two kinds"),
         }
     }
@@ -52,6 +68,8 @@ pub enum Learned {
     Weights(Weights),
     /// Which differences stay, or with what factor.
     Delta(Found),
+    /// How far models differ, and where.
+    Adaptive(Facts),
 }
 
 impl Learned {
@@ -59,7 +77,7 @@ impl Learned {
     #[must_use]
     pub fn note(&self) -> Option<&str> {
         match self {
-            Self::Nothing | Self::Delta(_) => None,
+            Self::Nothing | Self::Delta(_) | Self::Adaptive(_) => None,
             Self::Weights(weights) => weights.note,
         }
     }

@@ -322,6 +322,7 @@ fn action_of(op: &OpSpec, dtype: Dtype, operands: &[Operand], here: &str) -> Res
         OpSpec::Rows(rows) => Kernel::Rows(rows.clone()),
         OpSpec::Delta(delta) => Kernel::Delta(delta.clone()),
         OpSpec::Pointwise(pointwise) => Kernel::Pointwise(pointwise.clone()),
+        OpSpec::Adaptive(adaptive) => Kernel::Adaptive(adaptive.clone()),
     };
     kernel.check(operands.len()).map_err(|what| Error::plan(format!("{here}: {what}")))?;
     let floats = dtypes.iter().flatten().chain([&dtype]);

@@ -8,7 +8,8 @@ import typing
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeAlias
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from submerge.errors import RecipeError, nearest, quoted
 
@@ -16,7 +17,15 @@ if typing.TYPE_CHECKING:
     from submerge.values import Selection
 
 __all__ = [
+    "AWAY_FROM_THRESHOLD",
+    "CLOSE",
+    "EXACT",
+    "IN_STATISTICS",
+    "MECHA",
+    "MERGEKIT",
+    "OUTSIDE_TIES",
     "Blend",
+    "Equality",
     "Method",
     "Mixtures",
     "Setting",
@@ -25,8 +34,22 @@ __all__ = [
     "names",
     "near",
     "number_in_words",
+    "parameter",
     "weighted_words",
 ]
+
+MERGEKIT = "mergekit 0.1.5"
+MECHA = "sd-mecha 1.1.8"
+
+# How far results in F32 agree with another program's, or with the formula in numpy.
+EXACT = "bit for bit"
+CLOSE = "to a few units of the last place"
+OUTSIDE_TIES = "bit for bit, but which of equal magnitudes at a threshold stay"
+AWAY_FROM_THRESHOLD = "bit for bit, but elements whose rank hangs on rounding"
+IN_STATISTICS = "in statistics: the noise is another"
+
+Equality: TypeAlias = Mapping[str, str]
+"""How far results agree with those of others, by name."""
 
 Weights: TypeAlias = dict[str, dict[str, float]]
 """Unit name to model name to weight, models in the recipe's order, f64, every model present."""
@@ -40,11 +63,18 @@ class Setting:
         models: the names of the models, in the recipe's order.
         base: the model that deltas are taken from, unless the method names another.
         seed: of the methods that draw random numbers.
+        compat: the program whose arithmetic is wanted where it differs from that of the papers.
     """
 
     models: tuple[str, ...]
     base: str | None = None
     seed: int = 0
+    compat: Literal["mergekit"] | None = None
+
+    @property
+    def floor(self) -> float:
+        """What mergekit takes for nothing in sums and products of deltas; 0 for no such limit."""
+        return 1e-6 if self.compat == "mergekit" else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +116,11 @@ Mixtures: TypeAlias = Mapping[str, "dict[str, float] | Blend"]
 """Unit name to the weights of a weighted sum, or to what else the unit is made by."""
 
 
+def parameter(meaning: str, default: Any = None) -> Any:
+    """Declare a parameter of a method, with what it means and what it is left out."""
+    return field(default=default, metadata={"meaning": meaning})
+
+
 class Method(ABC):
     """A merge formula with its parameters.
 
@@ -96,6 +131,8 @@ class Method(ABC):
         passes: how often a unit is read: looks at the whole of it, and the pass that merges.
         state: what is kept of a unit between its passes.
         source: where the formula and its defaults come from.
+        equal: how far results in F32 agree with those of others, by name; `numpy` is the formula
+            written down once more, whatever else it is held against is a program.
     """
 
     __slots__ = ()
@@ -105,6 +142,7 @@ class Method(ABC):
     passes: ClassVar[int] = 1
     state: ClassVar[str] = "nothing"
     source: ClassVar[str] = ""
+    equal: ClassVar[Equality] = MappingProxyType({"numpy": EXACT})
 
     @abstractmethod
     def check(self, setting: Setting, where: str) -> None:

@@ -16,7 +16,7 @@ from submerge.methods.registry import METHODS
 from submerge.values import PerModel, Value
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["Catalogue", "Entry", "Parameter", "catalogue"]
 
@@ -48,20 +48,24 @@ class Entry:
     Attributes:
         name: the word recipes use.
         summary: what it does, in a sentence.
+        more: what else there is to say.
         formula: the result in one line.
         passes: how often a unit is read.
         state: what is kept of a unit between its passes.
         source: where formula and defaults come from.
         parameters: in the order they are declared.
+        equal: how far results in F32 agree with those of others, by name.
     """
 
     name: str
     summary: str
+    more: str
     formula: str
     passes: int
     state: str
     source: str
     parameters: tuple[Parameter, ...]
+    equal: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +92,12 @@ class Catalogue:
         return {
             entry.name: {
                 "summary": entry.summary,
+                "more": entry.more,
                 "formula": entry.formula,
                 "passes": entry.passes,
                 "state": entry.state,
                 "source": entry.source,
+                "equal": dict(entry.equal),
                 "parameters": {
                     p.name: {"takes": p.kind, "default": p.default, "meaning": p.meaning}
                     for p in entry.parameters
@@ -125,35 +131,30 @@ def catalogue() -> Catalogue:
 
 
 def _entry(kind: type[Method]) -> Entry:
-    summary, _, rest = inspect.cleandoc(kind.__doc__ or "").partition("\n")
-    meanings = _meanings(rest)
+    summary, _, more = inspect.cleandoc(kind.__doc__ or "").partition("\n")
     hints = typing.get_type_hints(kind)
     parameters = tuple(
-        Parameter(name, _kind(hints[field.name]), plain_default(field), meanings.get(name, ""))
+        Parameter(name, _kind(hints[field.name]), plain_default(field), field.metadata["meaning"])
         for name, field in kind.parameters().items()
     )
-    state = kind.state
-    return Entry(kind.name, summary, kind.formula, kind.passes, state, kind.source, parameters)
+    return Entry(
+        name=kind.name,
+        summary=summary,
+        more=" ".join(more.split()),
+        formula=kind.formula,
+        passes=kind.passes,
+        state=kind.state,
+        source=kind.source,
+        parameters=parameters,
+        equal=kind.equal,
+    )
 
 
 def _kind(hint: Any) -> str:
-    if typing.get_origin(hint) is typing.Literal:
-        return " or ".join(f"`{word}`" for word in typing.get_args(hint))
+    for part in (hint, *typing.get_args(hint)):
+        if typing.get_origin(part) is typing.Literal:
+            return " or ".join(f"`{word}`" for word in typing.get_args(part))
     return next(_KINDS[part] for part in (*typing.get_args(hint), hint) if part in _KINDS)
-
-
-def _meanings(doc: str) -> dict[str, str]:
-    """Return what the section `Attributes` of a docstring says, by name."""
-    found: dict[str, str] = {}
-    name = ""
-    for line in doc.partition("Attributes:\n")[2].splitlines():
-        if line.startswith("     "):
-            found[name] += f" {line.strip()}"
-        elif line.strip():
-            name, _, said = line.strip().partition(": ")
-            name = name.rstrip("_")
-            found[name] = said
-    return found
 
 
 def _lines(entry: Entry) -> list[str]:
@@ -162,13 +163,20 @@ def _lines(entry: Entry) -> list[str]:
         f"  {entry.summary}",
         f"  result = {entry.formula}",
         f"  reads every unit {_times(entry.passes)}, keeps {entry.state}",
+        f"  source {entry.source}",
+        f"  equal to {_equal(entry)}",
     ]
-    if entry.source:
-        lines.append(f"  source {entry.source}")
+    if entry.more:
+        lines.insert(2, f"  {entry.more}")
     width = max((len(p.name) for p in entry.parameters), default=0)
     return lines + [
         f"    {p.name:<{width}}  {p.meaning} [{p.kind}{_default(p)}]" for p in entry.parameters
     ]
+
+
+def _equal(entry: Entry) -> str:
+    named = {"numpy": "its formula in numpy"}
+    return "; ".join(f"{named.get(other, other)} {how}" for other, how in entry.equal.items())
 
 
 def _times(count: int) -> str:
@@ -187,13 +195,15 @@ def _section(entry: Entry) -> str:
     lines = [
         f"## {entry.name}",
         "",
-        entry.summary,
+        f"{entry.summary} {entry.more}".strip(),
         "",
         "```text",
         f"result = {entry.formula}",
         "```",
         "",
         f"Reads every unit {_times(entry.passes)} and keeps {entry.state}. Source: {entry.source}.",
+        "",
+        f"Equal to {_equal(entry)}.",
         "",
     ]
     if entry.parameters:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from submerge.errors import RecipeError, quoted
-from submerge.methods.delta import MERGEKIT, SUM, Thin
+from submerge.methods.base import CLOSE, IN_STATISTICS, MERGEKIT, Equality, parameter
+from submerge.methods.delta import CONSENSUS, NORMALIZE, SUM, Consensus, Thin, Voted
 from submerge.methods.parameters import EachModel, shares_of
 from submerge.values import Number
 
@@ -28,65 +29,55 @@ __all__ = ["DareLinear", "DareTies", "Della", "DellaLinear"]
 class _Random(Thin):
     """Deltas of which chance leaves a share."""
 
-    rescale: Literal["l1", "inverse", "none"] = "l1"
+    passes: ClassVar[int] = 2
+    state: ClassVar[str] = "two sums of magnitudes for each model; noise is drawn again, never kept"
+    source: ClassVar[str] = f"Yu et al. 2023 (arXiv 2311.03099); {MERGEKIT}"
+    # The sums that `l1` divides are formed in another order elsewhere.
+    equal: ClassVar[Equality] = {"numpy": CLOSE, MERGEKIT: IN_STATISTICS}
+
+    rescale: Literal["inverse", "l1", "none"] | None = parameter(
+        "what makes up for what went: one over the probability (`inverse`, as the papers), the "
+        "ratio of the sums of magnitudes (`l1`, as mergekit), or nothing (`none`). Left out it is "
+        "`inverse`, and `l1` under `compat: mergekit`."
+    )
 
     def _thinned(
-        self, given: Mapping[str, list[float]], keys: list[int]
+        self, given: Mapping[str, list[float]], setting: Setting
     ) -> tuple[str, dict[str, Any]]:
-        return "random", {**given, "keys": keys, "rescale": self.rescale}
+        asked = "l1" if setting.compat == "mergekit" else "inverse"
+        return "random", {**given, "rescale": self.rescale or asked}
 
 
 @dataclass(frozen=True, slots=True)
 class DareLinear(_Random):
-    """Deltas of which chance leaves a share, made up for.
-
-    Attributes:
-        weight: a number for each model by name; 1 where none are given.
-        lambda_: what the whole sum is multiplied by.
-        normalize: divide the sum by the sum of the weights.
-        base: the model deltas are taken from; the recipe's where nothing is said.
-        density: the probability with which an element is left.
-        rescale: what makes up for what went: the ratio of the sums of magnitudes (`l1`, as
-            mergekit), one over the probability (`inverse`, as the paper), or nothing (`none`).
-    """
+    """Deltas of which chance leaves a share, made up for."""
 
     name: ClassVar[str] = "dare_linear"
     formula: ClassVar[str] = f"C + {SUM} random(d_i)"
-    passes: ClassVar[int] = 2
-    state: ClassVar[str] = "two sums of magnitudes for each model; noise is drawn again, never kept"
-    source: ClassVar[str] = f"Yu et al. 2023 (arXiv 2311.03099); {MERGEKIT}"
 
 
 @dataclass(frozen=True, slots=True)
-class DareTies(_Random):
-    """DARE, of which those count whose sign has the majority.
-
-    Attributes:
-        weight: a number for each model by name; 1 where none are given.
-        lambda_: what the whole sum is multiplied by.
-        normalize: divide by the weights of the models that took part in an element.
-        base: the model deltas are taken from; the recipe's where nothing is said.
-        density: the probability with which an element is left.
-        rescale: what makes up for what went: the ratio of the sums of magnitudes (`l1`, as
-            mergekit), one over the probability (`inverse`, as the paper), or nothing (`none`).
-        consensus: whether the sign with the larger sum of weighted deltas wins (`sum`), or that
-            of more models (`count`).
-    """
+class DareTies(Voted, _Random):
+    """DARE, of which those count whose sign has the majority."""
 
     name: ClassVar[str] = "dare_ties"
     formula: ClassVar[str] = f"C + {SUM} random(d_i) [agrees]"
-    passes: ClassVar[int] = 2
-    state: ClassVar[str] = "two sums of magnitudes for each model; noise is drawn again, never kept"
-    source: ClassVar[str] = f"Yu et al. 2023 (arXiv 2311.03099); {MERGEKIT}"
 
-    consensus: Literal["sum", "count"] = "sum"
+    consensus: Consensus = parameter(CONSENSUS)
 
 
 @dataclass(frozen=True, slots=True)
 class _Ranked(_Random):
     """Deltas of which chance leaves a share, and rather the larger magnitudes of a row."""
 
-    epsilon: EachModel = EachModel(Number(0.15))
+    state: ClassVar[str] = "one row of magnitudes in order; two sums for each model"
+    source: ClassVar[str] = f"Deep et al. 2024 (arXiv 2406.11617); {MERGEKIT}"
+
+    epsilon: EachModel = parameter(
+        "how far the probability falls below the density for the smallest magnitude of a row, and "
+        "rises above it for the largest.",
+        EachModel(Number(0.15)),
+    )
 
     def tables(
         self, setting: Setting, models: Sequence[str], selection: Selection, where: str
@@ -104,60 +95,29 @@ class _Ranked(_Random):
         return {**found, "epsilon": epsilon}
 
     def _thinned(
-        self, given: Mapping[str, list[float]], keys: list[int]
+        self, given: Mapping[str, list[float]], setting: Setting
     ) -> tuple[str, dict[str, Any]]:
         # A model that is left whole, or not at all, has no probabilities to spread.
         pairs = zip(given["density"], given["epsilon"], strict=True)
         epsilon = [reach if 0 < density < 1 else 0.0 for density, reach in pairs]
-        return "rank", {**given, "epsilon": epsilon, "keys": keys, "rescale": self.rescale}
+        _, arguments = _Random._thinned(self, given, setting)  # noqa: SLF001 - slots, as above
+        return "rank", arguments | {"epsilon": epsilon}
 
 
 @dataclass(frozen=True, slots=True)
-class Della(_Ranked):
-    """Chance favours large deltas, and those count whose sign has the majority.
-
-    Attributes:
-        weight: a number for each model by name; 1 where none are given.
-        lambda_: what the whole sum is multiplied by.
-        normalize: divide by the weights of the models that took part in an element.
-        base: the model deltas are taken from; the recipe's where nothing is said.
-        density: the probability with which an element is left.
-        rescale: what makes up for what went: the ratio of the sums of magnitudes (`l1`, as
-            mergekit), one over the probability (`inverse`, as the paper), or nothing (`none`).
-        epsilon: how far the probability falls below the density for the smallest magnitude of a
-            row, and rises above it for the largest.
-        consensus: whether the sign with the larger sum of weighted deltas wins (`sum`), or that
-            of more models (`count`).
-    """
+class Della(Voted, _Ranked):
+    """Chance favours large deltas, and those count whose sign has the majority."""
 
     name: ClassVar[str] = "della"
     formula: ClassVar[str] = f"C + {SUM} rank(d_i) [agrees] / sum_i w_i [agrees]"
-    passes: ClassVar[int] = 2
-    state: ClassVar[str] = "one row of magnitudes in order; two sums for each model"
-    source: ClassVar[str] = f"Deep et al. 2024 (arXiv 2406.11617); {MERGEKIT}"
 
-    normalize: bool = True
-    consensus: Literal["sum", "count"] = "sum"
+    normalize: bool = parameter(NORMALIZE, default=True)
+    consensus: Consensus = parameter(CONSENSUS)
 
 
 @dataclass(frozen=True, slots=True)
 class DellaLinear(_Ranked):
-    """Deltas of which chance leaves a share, and rather the larger of a row.
-
-    Attributes:
-        weight: a number for each model by name; 1 where none are given.
-        lambda_: what the whole sum is multiplied by.
-        normalize: divide the sum by the sum of the weights.
-        base: the model deltas are taken from; the recipe's where nothing is said.
-        density: the probability with which an element is left.
-        rescale: what makes up for what went: the ratio of the sums of magnitudes (`l1`, as
-            mergekit), one over the probability (`inverse`, as the paper), or nothing (`none`).
-        epsilon: how far the probability falls below the density for the smallest magnitude of a
-            row, and rises above it for the largest.
-    """
+    """Deltas of which chance leaves a share, and rather the larger of a row."""
 
     name: ClassVar[str] = "della_linear"
     formula: ClassVar[str] = f"C + {SUM} rank(d_i)"
-    passes: ClassVar[int] = 2
-    state: ClassVar[str] = "one row of magnitudes in order; two sums for each model"
-    source: ClassVar[str] = f"Deep et al. 2024 (arXiv 2406.11617); {MERGEKIT}"

@@ -6,35 +6,41 @@ each row of a matrix has norms and angles of its own.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from submerge.errors import RecipeError
-from submerge.methods.base import Blend, Method, Mixtures, Setting, number_in_words, weighted_words
+from submerge.methods.base import (
+    CLOSE,
+    MECHA,
+    MERGEKIT,
+    Blend,
+    Equality,
+    Method,
+    Mixtures,
+    Setting,
+    number_in_words,
+    parameter,
+    weighted_words,
+)
+from submerge.methods.delta import BASE, LAMBDA, WEIGHT
 from submerge.methods.parameters import base_of, deltas_of, pair_of, weights_of
 from submerge.values import Number, PerModel, Selection, Value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = [
-    "GeometricMedian",
-    "Karcher",
-    "ModelStock",
-    "MultiSlerp",
-    "NormLerp",
-    "NuSlerp",
-    "Orthogonal",
-    "Slerp",
-]
+__all__ = ["NormLerp", "NormLimit", "NuSlerp", "Orthogonal", "Polar", "Slerp", "combined"]
 
-_PRODUCTS = "inner products of the models, f64"
-_MERGEKIT = "mergekit 0.1.5"
-_OPS = ("combine", "rows")
+PRODUCTS = "inner products of the models, f64"
+OPS = ("combine", "rows")
+ROWWISE = "norms and angles for each row of a matrix instead of one for the unit."
+_ALPHA = "the share of the second model."
+OWN_BASE = "the model deltas are taken from; the recipe's, and none where it has none."
+EQUAL = {"numpy": CLOSE, MERGEKIT: CLOSE}
 
 
-def _blend(
+def combined(
     given: tuple[str, Mapping[str, Any]],
     base: str | None,
     shares: Mapping[str, float],
@@ -58,89 +64,19 @@ def _blend(
 class _Pair(Method):
     """A way from the first model to the second."""
 
-    ops: ClassVar[tuple[str, ...]] = _OPS
+    ops: ClassVar[tuple[str, ...]] = OPS
     passes: ClassVar[int] = 2
-    state: ClassVar[str] = _PRODUCTS
+    state: ClassVar[str] = PRODUCTS
 
-    alpha: Value = Number(0.5)
-    rowwise: bool = False
+    alpha: Value = parameter(_ALPHA, Number(0.5))
+    rowwise: bool = parameter(ROWWISE, default=False)
 
     def check(self, setting: Setting, where: str) -> None:
         """Refuse other than two models."""
-        pair_of(setting, None, where)
-
-    def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
-        """Return the way's point at `alpha`; its ends are the models themselves."""
-        first, second = pair_of(setting, None, where)
-        shares = self.alpha.table(selection, f"{where}.alpha")
-
-        def at(share: float) -> Blend | dict[str, float]:
-            both = {first: 1.0 - share, second: share}
-            if share in (0.0, 1.0):
-                return both
-            words = f"{self.name} from {first} to {second} at {number_in_words(share)}"
-            return _blend((self.name, {"t": share}), None, both, words, rowwise=self.rowwise)
-
-        return {unit: at(shares[unit]) for unit in selection.wanted}
-
-
-@dataclass(frozen=True, slots=True)
-class Slerp(_Pair):
-    """From the first model to the second along the great circle instead of the straight line.
-
-    Attributes:
-        alpha: the share of the second model; mergekit's `t`, with its base as the first model.
-        rowwise: norms and angles for each row of a matrix instead of one for the unit.
-    """
-
-    name: ClassVar[str] = "slerp"
-    formula: ClassVar[str] = (
-        "sin((1 - alpha) theta) / sin(theta) A + sin(alpha theta) / sin(theta) B"
-    )
-    source: ClassVar[str] = f"Shoemake 1985; {_MERGEKIT}"
-
-
-@dataclass(frozen=True, slots=True)
-class NormLerp(_Pair):
-    """The straight line, brought to the norm it should have on the way.
-
-    Attributes:
-        alpha: the share of the second model.
-        rowwise: norms and angles for each row of a matrix instead of one for the unit.
-    """
-
-    name: ClassVar[str] = "norm_lerp"
-    formula: ClassVar[str] = "L ((1 - alpha) |A| + alpha |B|) / |L|, L = (1 - alpha) A + alpha B"
-    source: ClassVar[str] = "magnitude-preserving interpolation, sd-mecha"
-
-
-@dataclass(frozen=True, slots=True)
-class NuSlerp(Method):
-    """Slerp with a finer rule for near directions; with a base, of what was learned on top of it.
-
-    Attributes:
-        alpha: the share of the second model; mergekit's `w_2 / (w_1 + w_2)`.
-        base: the model deltas are taken from; the recipe's, and none where it has none.
-        rowwise: norms and angles for each row of a matrix instead of one for the unit.
-    """
-
-    name: ClassVar[str] = "nuslerp"
-    ops: ClassVar[tuple[str, ...]] = _OPS
-    formula: ClassVar[str] = "slerp(dA, dB; alpha) + C"
-    passes: ClassVar[int] = 2
-    state: ClassVar[str] = _PRODUCTS
-    source: ClassVar[str] = _MERGEKIT
-
-    alpha: Value = Number(0.5)
-    base: str | None = None
-    rowwise: bool = False
-
-    def check(self, setting: Setting, where: str) -> None:
-        """Refuse other than two models beside the base."""
         pair_of(setting, self._base(setting, where), where)
 
     def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
-        """Return the point at `alpha`; the ends are the models themselves."""
+        """Return the way's point at `alpha`; its ends are the models themselves."""
         base = self._base(setting, where)
         first, second = pair_of(setting, base, where)
         shares = self.alpha.table(selection, f"{where}.alpha")
@@ -150,216 +86,79 @@ class NuSlerp(Method):
             both = {first: 1.0 - share, second: share}
             if share in (0.0, 1.0):
                 return both
-            given = {"weights": list(both.values()), "base": base is not None}
-            words = f"nuslerp from {first} to {second} at {number_in_words(share)}{on}"
-            return _blend((self.name, given), base, both, words, rowwise=self.rowwise)
+            words = f"{self.name} from {first} to {second} at {number_in_words(share)}{on}"
+            given = (self.name, self._arguments(both, base))
+            return combined(given, base, both, words, rowwise=self.rowwise)
 
         return {unit: at(shares[unit]) for unit in selection.wanted}
+
+    def _base(self, setting: Setting, where: str) -> str | None:
+        """Return the model that is no end of the way, but where it is seen from."""
+        del setting, where
+        return None
+
+    def _arguments(self, both: Mapping[str, float], base: str | None) -> dict[str, Any]:
+        del base
+        _, share = both.values()
+        return {"t": share}
+
+
+@dataclass(frozen=True, slots=True)
+class Slerp(_Pair):
+    """From the first model to the second along the great circle instead of the straight line."""
+
+    name: ClassVar[str] = "slerp"
+    formula: ClassVar[str] = (
+        "sin((1 - alpha) theta) / sin(theta) A + sin(alpha theta) / sin(theta) B"
+    )
+    source: ClassVar[str] = f"Shoemake 1985; {MERGEKIT}"
+    equal: ClassVar[Equality] = EQUAL
+
+
+@dataclass(frozen=True, slots=True)
+class NormLerp(_Pair):
+    """The straight line, brought to the norm it should have on the way."""
+
+    name: ClassVar[str] = "norm_lerp"
+    formula: ClassVar[str] = "L ((1 - alpha) |A| + alpha |B|) / |L|, L = (1 - alpha) A + alpha B"
+    source: ClassVar[str] = "magnitude-preserving interpolation, sd-mecha"
+    equal: ClassVar[Equality] = {"numpy": CLOSE}
+
+
+@dataclass(frozen=True, slots=True)
+class NuSlerp(_Pair):
+    """Slerp with a finer rule for near directions; with a base, of what was learned on it."""
+
+    name: ClassVar[str] = "nuslerp"
+    formula: ClassVar[str] = "slerp(dA, dB; alpha) + C"
+    source: ClassVar[str] = MERGEKIT
+    equal: ClassVar[Equality] = EQUAL
+
+    base: str | None = parameter(OWN_BASE)
 
     def _base(self, setting: Setting, where: str) -> str | None:
         given = self.base or setting.base
         return None if given is None else base_of(given, setting, where)
 
-
-@dataclass(frozen=True, slots=True)
-class MultiSlerp(Method):
-    """The mean direction of any number of models, at their mean norm.
-
-    Attributes:
-        weight: a number for each model by name; 1 where none are given.
-        normalize: divide the weights by their sum; mergekit's `normalize_weights`.
-        eps: below this a norm counts as nothing.
-        base: the model deltas are taken from; the recipe's, and none where it has none.
-        rowwise: norms and angles for each row of a matrix instead of one for the unit.
-    """
-
-    name: ClassVar[str] = "multislerp"
-    ops: ClassVar[tuple[str, ...]] = _OPS
-    formula: ClassVar[str] = "M / |M| sum_i w_i |X_i|, M = sum_i w_i X_i / |X_i|"
-    passes: ClassVar[int] = 2
-    state: ClassVar[str] = _PRODUCTS
-    source: ClassVar[str] = _MERGEKIT
-
-    weight: PerModel | None = None
-    normalize: bool = True
-    eps: float = 1e-8
-    base: str | None = None
-    rowwise: bool = False
-
-    def check(self, setting: Setting, where: str) -> None:
-        """Refuse unknown names, and fewer than two models."""
-        self._models(setting, where)
-
-    def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
-        """Return the mean with every unit's weights; models of weight 0 are left out."""
-        base, models = self._models(setting, where)
-        weights = weights_of(self.weight, models, selection, where)
-        found: dict[str, Blend | dict[str, float]] = {}
-        for unit in selection.wanted:
-            row = {model: weights[model][unit] for model in models if weights[model][unit]}
-            found[unit] = self._blend(row, base, where)
-        return found
-
-    def _blend(
-        self, row: Mapping[str, float], base: str | None, where: str
-    ) -> Blend | dict[str, float]:
-        if len(row) < 2:
-            raise RecipeError(f"{where}.weight: expected two models with a weight, got {len(row)}")
-        arguments = {
-            "weights": list(row.values()),
-            "normalize": self.normalize,
-            "eps": self.eps,
-            "base": base is not None,
-        }
-        words = f"multislerp of {weighted_words(row)}" + (f" on {base}" if base else "")
-        return _blend((self.name, arguments), base, row, words, rowwise=self.rowwise)
-
-    def _models(self, setting: Setting, where: str) -> tuple[str | None, tuple[str, ...]]:
-        given = self.base or setting.base
-        base = None if given is None else base_of(given, setting, where)
-        models = deltas_of(setting, self.weight, [base] if base else [], where)
-        if len(models) < 2:
-            raise RecipeError(f"{where}: expected at least two models, got {len(models)}")
-        return base, models
-
-
-@dataclass(frozen=True, slots=True)
-class _Mean(Method):
-    """A mean of all models, every one with the same say."""
-
-    ops: ClassVar[tuple[str, ...]] = _OPS
-    passes: ClassVar[int] = 2
-    state: ClassVar[str] = _PRODUCTS
-
-    rowwise: bool = False
-
-    def check(self, setting: Setting, where: str) -> None:
-        """Refuse fewer than two models."""
-        if len(setting.models) < 2:
-            raise RecipeError(f"{where}: expected at least two models, got {len(setting.models)}")
-
-    def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
-        """Return the mean of all models for every unit."""
-        self.check(setting, where)
-        models = tuple(sorted(setting.models))
-        even = dict.fromkeys(models, 1.0 / len(models))
-        words = f"{self.name} of {', '.join(models)}"
-        given = (self.name, self._arguments(len(models)))
-        blend = _blend(given, None, even, words, rowwise=self.rowwise)
-        return dict.fromkeys(selection.wanted, blend)
-
-    @abstractmethod
-    def _arguments(self, count: int) -> dict[str, Any]:
-        """Return what the core is told for this many models."""
-
-
-@dataclass(frozen=True, slots=True)
-class Karcher(_Mean):
-    """The mean on the sphere of all models' directions, times the mean of their norms.
-
-    Attributes:
-        rowwise: norms and angles for each row of a matrix instead of one for the unit.
-        max_iter: steps at most.
-        tol: a step shorter than this is the last.
-    """
-
-    name: ClassVar[str] = "karcher"
-    formula: ClassVar[str] = "argmin_u sum_i angle(u, u_i)^2 times the mean of |X_i|"
-    source: ClassVar[str] = _MERGEKIT
-
-    max_iter: int = 10
-    tol: float = 1e-5
-
-    def _arguments(self, count: int) -> dict[str, Any]:  # noqa: ARG002
-        return {"max_iter": self.max_iter, "tol": self.tol}
-
-
-@dataclass(frozen=True, slots=True)
-class GeometricMedian(_Mean):
-    """The point with the least sum of distances to all models.
-
-    Attributes:
-        rowwise: norms and angles for each row of a matrix instead of one for the unit.
-        max_iter: steps of Weiszfeld's iteration at most.
-        tol: a relative change of the sum of distances that counts as none.
-        eps: the least distance that is divided by.
-    """
-
-    name: ClassVar[str] = "geometric_median"
-    formula: ClassVar[str] = "argmin_m sum_i |X_i - m|"
-    source: ClassVar[str] = "Weiszfeld 1937; sd-mecha `geometric_median`"
-
-    max_iter: int = 100
-    tol: float = 1e-20
-    eps: float = 1e-6
-
-    def _arguments(self, count: int) -> dict[str, Any]:
-        weights = [1.0 / count] * count
-        return {"weights": weights, "max_iter": self.max_iter, "tol": self.tol, "eps": self.eps}
-
-
-@dataclass(frozen=True, slots=True)
-class ModelStock(Method):
-    """The mean of all models, drawn towards the base by as much as they disagree.
-
-    Attributes:
-        base: the model that differences are taken from; the recipe's where nothing is said.
-        rowwise: angles for each row of a matrix instead of one for the unit; mergekit's
-            `filter_wise`.
-    """
-
-    name: ClassVar[str] = "model_stock"
-    ops: ClassVar[tuple[str, ...]] = _OPS
-    formula: ClassVar[str] = "t mean(X) + (1 - t) C, t = n cos / (1 + (n - 1) cos)"
-    passes: ClassVar[int] = 2
-    state: ClassVar[str] = _PRODUCTS
-    source: ClassVar[str] = f"Jang et al. 2024, Model Stock (arXiv 2403.19522); {_MERGEKIT}"
-
-    base: str | None = None
-    rowwise: bool = False
-
-    def check(self, setting: Setting, where: str) -> None:
-        """Refuse a missing base, and fewer than two models beside it."""
-        self._models(setting, where)
-
-    def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
-        """Return the same for every unit."""
-        base, models = self._models(setting, where)
-        even = dict.fromkeys(models, 1.0 / len(models))
-        words = f"model_stock of {', '.join(models)} on {base}"
-        blend = _blend((self.name, {}), base, even, words, rowwise=self.rowwise)
-        return dict.fromkeys(selection.wanted, blend)
-
-    def _models(self, setting: Setting, where: str) -> tuple[str, tuple[str, ...]]:
-        base = base_of(self.base, setting, where)
-        models = deltas_of(setting, None, [base], where)
-        if len(models) < 2:
-            raise RecipeError(
-                f"{where}: expected at least two models beside the base, got {len(models)}"
-            )
-        return base, models
+    def _arguments(self, both: Mapping[str, float], base: str | None) -> dict[str, Any]:
+        return {"weights": list(both.values()), "base": base is not None}
 
 
 @dataclass(frozen=True, slots=True)
 class Orthogonal(Method):
-    """The first model plus that part of the second's delta that is new to it.
-
-    Attributes:
-        alpha: how much of that part.
-        base: the model that deltas are taken from; the recipe's where nothing is said.
-        rowwise: norms and angles for each row of a matrix instead of one for the unit.
-    """
+    """The first model plus that part of the second's delta that is new to it."""
 
     name: ClassVar[str] = "orthogonal"
-    ops: ClassVar[tuple[str, ...]] = _OPS
+    ops: ClassVar[tuple[str, ...]] = OPS
     formula: ClassVar[str] = "A + alpha (dB - dA <dA, dB> / |dA|^2)"
     passes: ClassVar[int] = 2
-    state: ClassVar[str] = _PRODUCTS
+    state: ClassVar[str] = PRODUCTS
     source: ClassVar[str] = "sd-mecha `perpendicular_component`"
+    equal: ClassVar[Equality] = {"numpy": CLOSE, MECHA: CLOSE}
 
-    alpha: Value = Number(1.0)
-    base: str | None = None
-    rowwise: bool = False
+    alpha: Value = parameter("how much of that part.", Number(1.0))
+    base: str | None = parameter(BASE)
+    rowwise: bool = parameter(ROWWISE, default=False)
 
     def check(self, setting: Setting, where: str) -> None:
         """Refuse a missing base, and other than two models beside it."""
@@ -377,6 +176,96 @@ class Orthogonal(Method):
             words = f"{first} + {number_in_words(share)} * what is new in {second} on {base}"
             given = (self.name, {"alpha": share, "base": True})
             both = {first: 1.0, second: share}
-            return _blend(given, base, both, words, rowwise=self.rowwise)
+            return combined(given, base, both, words, rowwise=self.rowwise)
 
         return {unit: at(shares[unit]) for unit in selection.wanted}
+
+
+@dataclass(frozen=True, slots=True)
+class Polar(Method):
+    """Direction and norm apart: each from anywhere between the first model and the second."""
+
+    name: ClassVar[str] = "polar"
+    ops: ClassVar[tuple[str, ...]] = OPS
+    formula: ClassVar[str] = (
+        "D ((1 - norm) |A| + norm |B|) / |D|, D = (1 - direction) A / |A| + direction B / |B|"
+    )
+    passes: ClassVar[int] = 2
+    state: ClassVar[str] = PRODUCTS
+    source: ClassVar[str] = "NORM of Chattiori-Model-Merger, with two shares"
+    equal: ClassVar[Equality] = {"numpy": CLOSE}
+
+    direction: Value = parameter("the second model's share of the direction.", Number(0.5))
+    norm: Value = parameter("the second model's share of the norm.", Number(0.5))
+    rowwise: bool = parameter(ROWWISE, default=False)
+
+    def check(self, setting: Setting, where: str) -> None:
+        """Refuse other than two models."""
+        pair_of(setting, None, where)
+
+    def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
+        """Return the formula for every unit; both from one model are the model itself."""
+        first, second = pair_of(setting, None, where)
+        directions = self.direction.table(selection, f"{where}.direction")
+        norms = self.norm.table(selection, f"{where}.norm")
+
+        def at(direction: float, norm: float) -> Blend | dict[str, float]:
+            both = {first: 1.0 - direction, second: direction}
+            if direction == norm and direction in (0.0, 1.0):
+                return both
+            words = (
+                f"polar from {first} to {second}: direction at {number_in_words(direction)}, "
+                f"norm at {number_in_words(norm)}"
+            )
+            given = (self.name, {"direction": direction, "norm": norm})
+            return combined(given, None, both, words, rowwise=self.rowwise)
+
+        return {unit: at(directions[unit], norms[unit]) for unit in selection.wanted}
+
+
+@dataclass(frozen=True, slots=True)
+class NormLimit(Method):
+    """A sum of deltas that takes the result so far from the base and no further."""
+
+    name: ClassVar[str] = "norm_limit"
+    ops: ClassVar[tuple[str, ...]] = OPS
+    formula: ClassVar[str] = "C + D min(1, limit |C| / |D|), D = lambda sum_i w_i d_i"
+    passes: ClassVar[int] = 2
+    state: ClassVar[str] = PRODUCTS
+    source: ClassVar[str] = "norm clipping (Pascanu et al. 2013, arXiv 1211.5063) of a task vector"
+    equal: ClassVar[Equality] = {"numpy": CLOSE}
+
+    weight: PerModel | None = parameter(WEIGHT)
+    lambda_: Value = parameter(LAMBDA, Number(1.0))
+    limit: Value = parameter("the longest way, as a share of the base's norm.", Number(0.1))
+    base: str | None = parameter(BASE)
+    rowwise: bool = parameter(ROWWISE, default=False)
+
+    def check(self, setting: Setting, where: str) -> None:
+        """Refuse a missing base, unknown names, a weight of the base."""
+        deltas_of(setting, self.weight, [base_of(self.base, setting, where)], where)
+
+    def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
+        """Return the sum for every unit; where nothing may be added it is the base."""
+        base = base_of(self.base, setting, where)
+        models = deltas_of(setting, self.weight, [base], where)
+        weights = weights_of(self.weight, models, selection, where)
+        scales = self.lambda_.table(selection, f"{where}.lambda")
+        limits = self.limit.table(selection, f"{where}.limit")
+
+        def at(unit: str) -> Blend | dict[str, float]:
+            row = {model: weights[model][unit] for model in models if weights[model][unit]}
+            scale, limit = scales[unit], limits[unit]
+            if limit < 0:
+                raise RecipeError(f"{where}.limit: {limit:g}, expected at least 0")
+            if not row or scale == 0 or limit == 0:
+                return {base: 1.0}
+            factor = "" if scale == 1 else f"{number_in_words(scale)} * "
+            words = (
+                f"{base} + {factor}({weighted_words(row)}), at most {number_in_words(limit)} away"
+            )
+            given = {"weights": list(row.values()), "lambda": scale, "limit": limit}
+            shares = {model: scale * weight for model, weight in row.items()}
+            return combined((self.name, given), base, shares, words, rowwise=self.rowwise)
+
+        return {unit: at(unit) for unit in selection.wanted}

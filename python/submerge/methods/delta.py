@@ -1,7 +1,7 @@
 """Methods on what models add to a base, `d_i = X_i - C`: sums of it, thinned out or voted on.
 
-All are one operation of the core with different arguments; parameters and defaults are those of
-mergekit 0.1.5. Deltas are thinned out unit by unit: a share of 0.5 is half of every unit.
+All are one operation of the core with different arguments. Deltas are thinned out unit by unit: a
+share of 0.5 is half of every unit.
 """
 
 from __future__ import annotations
@@ -9,9 +9,21 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
-from submerge.methods.base import Blend, Method, Mixtures, Setting, known, number_in_words
+from submerge.methods.base import (
+    EXACT,
+    MERGEKIT,
+    OUTSIDE_TIES,
+    Blend,
+    Equality,
+    Method,
+    Mixtures,
+    Setting,
+    known,
+    number_in_words,
+    parameter,
+)
 from submerge.methods.base import weighted_words as in_words
 from submerge.methods.parameters import EachModel, base_of, deltas_of, shares_of, weights_of
 from submerge.values import Number, PerModel, Selection, Value
@@ -29,8 +41,18 @@ __all__ = [
     "key_of",
 ]
 
-MERGEKIT = "mergekit 0.1.5"
 SUM = "lambda sum_i w_i"
+BASE = "the model deltas are taken from; the recipe's where nothing is said."
+WEIGHT = "a number for each model by name; 1 where none are given."
+LAMBDA = "what the whole sum is multiplied by."
+NORMALIZE = "divide the sum by the weights that went into it."
+
+Consensus: TypeAlias = Literal["plain", "sum", "count"] | None
+CONSENSUS = (
+    "which sign wins: that of the sum of deltas (`plain`, as the papers), of their sum with "
+    "weights (`sum`, as mergekit), or that of more models (`count`). Left out it is `plain`, and "
+    "`sum` under `compat: mergekit`; they differ only where weights do."
+)
 
 
 def key_of(seed: int, unit: str, model: str) -> int:
@@ -49,10 +71,10 @@ class Delta(Method):
 
     ops: ClassVar[tuple[str, ...]] = ("delta",)
 
-    weight: PerModel | None = None
-    lambda_: Value = Number(1.0)
-    normalize: bool = False
-    base: str | None = None
+    weight: PerModel | None = parameter(WEIGHT)
+    lambda_: Value = parameter(LAMBDA, Number(1.0))
+    normalize: bool = parameter(NORMALIZE, default=False)
+    base: str | None = parameter(BASE)
 
     def check(self, setting: Setting, where: str) -> None:
         """Refuse a missing base, unknown names, a weight of the base."""
@@ -74,13 +96,12 @@ class Delta(Method):
                 found[unit] = {base: 1.0}
                 continue
             given = {name: [table[m][unit] for m in row] for name, table in thin.items()}
-            kind, more = self._sparsify(given, [key_of(setting.seed, unit, m) for m in row])
             arguments = {
                 "weights": list(row.values()),
                 "lambda": scales[unit],
                 "normalize": self.normalize,
-                "consensus": getattr(self, "consensus", "none"),
-                "sparsify": {kind: more},
+                "consensus": self.voting(setting),
+                "sparsify": self._sparsify(given, setting, unit, list(row)),
             }
             found[unit] = Blend(
                 op="delta",
@@ -107,33 +128,44 @@ class Delta(Method):
         del setting, models, selection, where
         return {}
 
+    def voting(self, setting: Setting) -> str:
+        """Return which models take part in an element, in the core's word."""
+        del setting
+        return "none"
+
     def _sparsify(
-        self, given: Mapping[str, list[float]], keys: list[int]
-    ) -> tuple[str, dict[str, Any]]:
+        self, given: Mapping[str, list[float]], setting: Setting, unit: str, models: list[str]
+    ) -> dict[str, Any]:
         """Return what the core is told to leave of the deltas of one unit."""
-        del given, keys
-        return "none", {}
+        if all(share == 1 for share in given.get("density", ())):
+            return {"none": {}}
+        kind, more = self._thinned(given, setting)
+        if kind in ("random", "rank"):
+            more["keys"] = [key_of(setting.seed, unit, model) for model in models]
+        return {kind: more}
+
+    def _thinned(
+        self, given: Mapping[str, list[float]], setting: Setting
+    ) -> tuple[str, dict[str, Any]]:
+        """Return how deltas are thinned out, and its arguments but the keys of noise."""
+        del setting
+        return "magnitude", dict(given)
 
 
 @dataclass(frozen=True, slots=True)
 class TaskArithmetic(Delta):
     """The base plus a weighted sum of what the others learned on top of it.
 
-    Attributes:
-        weight: a number for each model by name; 1 where none are given.
-        lambda_: what the whole sum is multiplied by.
-        normalize: divide the sum by the sum of the weights.
-        base: the model added to; the recipe's where nothing is said.
-        delta_base: the model that differences are taken from, if it is another. The result is then
-            a weighted sum, computed as `linear` does.
+    With a `delta_base` of its own the result is a weighted sum, computed as `linear` does.
     """
 
     name: ClassVar[str] = "task_arithmetic"
     ops: ClassVar[tuple[str, ...]] = ("delta", "linear")
     formula: ClassVar[str] = f"C + {SUM} d_i"
     source: ClassVar[str] = f"Ilharco et al. 2023 (arXiv 2212.04089); {MERGEKIT}"
+    equal: ClassVar[Equality] = {"numpy": EXACT, MERGEKIT: EXACT}
 
-    delta_base: str | None = None
+    delta_base: str | None = parameter("the model that differences are taken from, if another.")
 
     def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
         """Return the sum for every unit; with a `delta_base` of its own as plain weights."""
@@ -167,7 +199,10 @@ class TaskArithmetic(Delta):
 class Thin(Delta):
     """Deltas of which a share is left."""
 
-    density: EachModel = EachModel(Number(1.0))
+    passes: ClassVar[int] = 7
+    state: ClassVar[str] = "counts of magnitudes, exact thresholds"
+
+    density: EachModel = parameter("the share of each delta that is left.", EachModel(Number(1.0)))
 
     def tables(
         self, setting: Setting, models: Sequence[str], selection: Selection, where: str
@@ -175,49 +210,42 @@ class Thin(Delta):
         at = f"{where}.density"
         return {"density": shares_of(self.density, setting, models, selection, at)}
 
-    def _sparsify(
-        self, given: Mapping[str, list[float]], keys: list[int]
-    ) -> tuple[str, dict[str, Any]]:
-        if all(share == 1 for share in given["density"]):
-            return "none", {}
-        return self._thinned(given, keys)
 
-    def _thinned(
-        self, given: Mapping[str, list[float]], keys: list[int]
-    ) -> tuple[str, dict[str, Any]]:
-        del keys
-        return "magnitude", dict(given)
+class Voted:
+    """Of the deltas those count whose sign wins, element by element."""
+
+    __slots__ = ()
+    consensus: Consensus
+
+    def voting(self, setting: Setting) -> str:
+        """Return the word that was given, or whose arithmetic is asked for."""
+        return self.consensus or ("sum" if setting.compat == "mergekit" else "plain")
 
 
 @dataclass(frozen=True, slots=True)
-class Ties(Thin):
-    """The largest parts of each delta, and of these the ones whose sign has the majority.
-
-    Attributes:
-        weight: a number for each model by name; 1 where none are given.
-        lambda_: what the whole sum is multiplied by.
-        normalize: divide by the weights of the models that took part in an element.
-        base: the model deltas are taken from; the recipe's where nothing is said.
-        density: the share of each delta that is left, largest magnitudes first.
-        consensus: whether the sign with the larger sum of weighted deltas wins (`sum`), or that
-            of more models (`count`).
-    """
+class Ties(Voted, Thin):
+    """The largest parts of each delta, and of these the ones whose sign has the majority."""
 
     name: ClassVar[str] = "ties"
     formula: ClassVar[str] = f"C + {SUM} top(d_i) [agrees] / sum_i w_i [agrees]"
-    passes: ClassVar[int] = 7
-    state: ClassVar[str] = "counts of magnitudes, exact thresholds"
     source: ClassVar[str] = f"Yadav et al. 2023 (arXiv 2306.01708); {MERGEKIT}"
+    equal: ClassVar[Equality] = {"numpy": EXACT, MERGEKIT: OUTSIDE_TIES}
 
-    normalize: bool = True
-    consensus: Literal["sum", "count"] = "sum"
+    normalize: bool = parameter(NORMALIZE, default=True)
+    consensus: Consensus = parameter(CONSENSUS)
 
 
 @dataclass(frozen=True, slots=True)
 class _Outliers(Thin):
     """Deltas without their largest and smallest parts."""
 
-    gamma: EachModel = EachModel(Number(0.01))
+    source: ClassVar[str] = f"Davari and Belilovsky 2023 (arXiv 2312.06795); {MERGEKIT}"
+    equal: ClassVar[Equality] = {"numpy": EXACT, MERGEKIT: OUTSIDE_TIES}
+
+    gamma: EachModel = parameter(
+        "the share of each delta that is cut off as outliers, largest magnitudes first.",
+        EachModel(Number(0.01)),
+    )
 
     def tables(
         self, setting: Setting, models: Sequence[str], selection: Selection, where: str
@@ -226,54 +254,28 @@ class _Outliers(Thin):
         return {**Thin.tables(self, setting, models, selection, where), "gamma": gamma}
 
     def _thinned(
-        self, given: Mapping[str, list[float]], keys: list[int]
+        self, given: Mapping[str, list[float]], setting: Setting
     ) -> tuple[str, dict[str, Any]]:
-        del keys
+        del setting
         return "outliers", dict(given)
 
 
 @dataclass(frozen=True, slots=True)
 class Breadcrumbs(_Outliers):
-    """Deltas without outliers and without their smallest parts.
-
-    Attributes:
-        weight: a number for each model by name; 1 where none are given.
-        lambda_: what the whole sum is multiplied by.
-        normalize: divide the sum by the sum of the weights.
-        base: the model deltas are taken from; the recipe's where nothing is said.
-        density: the share of each delta that is left, below the outliers.
-        gamma: the share of each delta that is cut off as outliers, largest magnitudes first.
-    """
+    """Deltas without outliers and without their smallest parts."""
 
     name: ClassVar[str] = "breadcrumbs"
     formula: ClassVar[str] = f"C + {SUM} middle(d_i)"
-    passes: ClassVar[int] = 7
-    state: ClassVar[str] = "counts of magnitudes, exact thresholds"
-    source: ClassVar[str] = f"Davari and Belilovsky 2023 (arXiv 2312.06795); {MERGEKIT}"
 
 
 @dataclass(frozen=True, slots=True)
-class BreadcrumbsTies(_Outliers):
-    """Breadcrumbs, of which those count whose sign has the majority.
-
-    Attributes:
-        weight: a number for each model by name; 1 where none are given.
-        lambda_: what the whole sum is multiplied by.
-        normalize: divide by the weights of the models that took part in an element.
-        base: the model deltas are taken from; the recipe's where nothing is said.
-        density: the share of each delta that is left, below the outliers.
-        gamma: the share of each delta that is cut off as outliers, largest magnitudes first.
-        consensus: whether the sign with the larger sum of weighted deltas wins (`sum`), or that
-            of more models (`count`).
-    """
+class BreadcrumbsTies(Voted, _Outliers):
+    """Breadcrumbs, of which those count whose sign has the majority."""
 
     name: ClassVar[str] = "breadcrumbs_ties"
     formula: ClassVar[str] = f"C + {SUM} middle(d_i) [agrees]"
-    passes: ClassVar[int] = 7
-    state: ClassVar[str] = "counts of magnitudes, exact thresholds"
-    source: ClassVar[str] = f"Davari and Belilovsky 2023 (arXiv 2312.06795); {MERGEKIT}"
 
-    consensus: Literal["sum", "count"] = "sum"
+    consensus: Consensus = parameter(CONSENSUS)
 
 
 def _words(

@@ -3,32 +3,54 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from submerge.errors import RecipeError
-from submerge.methods.base import Blend, Method, Mixtures, Setting, number_in_words, weighted_words
-from submerge.methods.parameters import base_of, deltas_of, pair_of, roles, weights_of
+from submerge.methods.base import (
+    CLOSE,
+    EXACT,
+    MECHA,
+    MERGEKIT,
+    Blend,
+    Equality,
+    Method,
+    Mixtures,
+    Setting,
+    number_in_words,
+    parameter,
+    weighted_words,
+)
+from submerge.methods.delta import BASE, LAMBDA, WEIGHT
+from submerge.methods.parameters import base_of, deltas_of, pair_of, weights_of
+from submerge.methods.weighted import Three
 from submerge.values import Number, PerModel, Selection, Value
 
-__all__ = ["Clamp", "ConsensusMask", "NearSwap", "Ram", "TrainDifference"]
+__all__ = [
+    "AddOpposite",
+    "AddStrictOpposite",
+    "Clamp",
+    "ConsensusMask",
+    "NearSwap",
+    "Ram",
+    "RamplusTl",
+    "SmoothAdd",
+    "TrainDifference",
+]
 
 _OPS = ("pointwise",)
 
 
 @dataclass(frozen=True, slots=True)
 class NearSwap(Method):
-    """The second model's element where it is near the first's, else the first's moved by `t`.
-
-    Attributes:
-        t: the distance.
-    """
+    """The second model's element where it is near the first's, else the first's moved by `t`."""
 
     name: ClassVar[str] = "nearswap"
     ops: ClassVar[tuple[str, ...]] = _OPS
     formula: ClassVar[str] = "(1 - w) A + w B, w = min(1, t / |A - B|)"
-    source: ClassVar[str] = "alchemonaut's QuartetAnemoi-70B-t0.0001; mergekit 0.1.5"
+    source: ClassVar[str] = f"alchemonaut's QuartetAnemoi-70B-t0.0001; {MERGEKIT}"
+    equal: ClassVar[Equality] = {"numpy": EXACT, MERGEKIT: EXACT}
 
-    t: Value = Number(0.0001)
+    t: Value = parameter("the distance.", Number(0.0001))
 
     def check(self, setting: Setting, where: str) -> None:
         """Refuse other than two models."""
@@ -57,67 +79,80 @@ class NearSwap(Method):
 
 @dataclass(frozen=True, slots=True)
 class Ram(Method):
-    """What one model alone changed stays whole; what several changed is averaged.
-
-    Attributes:
-        epsilon: a difference up to this counts as none.
-        base: the model deltas are taken from; the recipe's where nothing is said.
-    """
+    """What one model alone changed stays whole; what several changed is averaged."""
 
     name: ClassVar[str] = "ram"
     ops: ClassVar[tuple[str, ...]] = _OPS
     formula: ClassVar[str] = "C + mean of the d_i with |d_i| > epsilon"
-    source: ClassVar[str] = "Reinforced Agent Merging (arXiv 2601.13572); mergekit 0.1.5"
+    source: ClassVar[str] = f"Reinforced Agent Merging (arXiv 2601.13572); {MERGEKIT}"
+    equal: ClassVar[Equality] = {"numpy": EXACT, MERGEKIT: EXACT}
 
-    epsilon: float = 1e-5
-    base: str | None = None
+    epsilon: float = parameter("a difference up to this counts as none.", 1e-5)
+    base: str | None = parameter(BASE)
 
     def check(self, setting: Setting, where: str) -> None:
-        """Refuse a missing base, and a recipe without another model."""
+        """Refuse a missing base, a recipe without another model, numbers below 0."""
         deltas_of(setting, None, [base_of(self.base, setting, where)], where)
-        if self.epsilon < 0:
-            raise RecipeError(f"{where}.epsilon: {self.epsilon:g}, expected at least 0")
+        for name, value in self._arguments().items():
+            if value < 0:
+                raise RecipeError(f"{where}.{name}: {value:g}, expected at least 0")
 
     def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
         """Return the same for every unit."""
         base = base_of(self.base, setting, where)
         models = deltas_of(setting, None, [base], where)
+        (op,) = self.ops
         blend = Blend(
-            op="pointwise",
-            arguments={self.name: {"epsilon": self.epsilon}},
+            op=op,
+            arguments={self.name: self._arguments()},
             models=(base, *models),
-            words=f"{base} + ram({' + '.join(models)})",
+            words=f"{base} + {self.name}({' + '.join(models)})",
             base=base,
             shares=dict.fromkeys(models, 1.0 / len(models)),
         )
         return dict.fromkeys(selection.wanted, blend)
 
+    def _arguments(self) -> dict[str, float]:
+        return {"epsilon": self.epsilon}
+
 
 @dataclass(frozen=True, slots=True)
-class _Three(Method):
+class RamplusTl(Ram):
+    """RAM, where what one model alone changed is enlarged by how much it shares with others."""
+
+    name: ClassVar[str] = "ramplus_tl"
+    ops: ClassVar[tuple[str, ...]] = ("adaptive",)
+    formula: ClassVar[str] = (
+        "C + mean of the d_i with |d_i| > epsilon, times 1 + r min(shared_i / alone_i, alpha) "
+        "where there is one"
+    )
+    passes: ClassVar[int] = 2
+    state: ClassVar[str] = "two counts for each model"
+
+    r: float = parameter("how much is added for each time shared elements outnumber the own.", 0.1)
+    alpha: float = parameter("the largest such number that counts.", 0.2)
+
+    def _arguments(self) -> dict[str, float]:
+        return {"r": self.r, "alpha": self.alpha, "epsilon": self.epsilon}
+
+
+@dataclass(frozen=True, slots=True)
+class _Formula(Three):
     """A formula of three models, `A`, `B` and `C`."""
 
     ops: ClassVar[tuple[str, ...]] = _OPS
 
-    alpha: Value = Number(1.0)
-    to: str | None = None
-    plus: str | None = None
-    minus: str | None = None
-
-    def check(self, setting: Setting, where: str) -> None:
-        """Refuse unknown names, and less than three different models."""
-        roles(setting, (self.to, self.plus, self.minus), where)
-
     def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
         """Return the formula for every unit; where `alpha` is 0 it is the first model."""
-        to, plus, minus = roles(setting, (self.to, self.plus, self.minus), where)
+        to, plus, minus = self.roles(setting, where)
         shares = self.alpha.table(selection, f"{where}.alpha")
+        (op,) = self.ops
 
         def at(share: float) -> Blend | dict[str, float]:
             if share == 0:
                 return {to: 1.0}
             return Blend(
-                op="pointwise",
+                op=op,
                 arguments=self._arguments(share),
                 models=(to, plus, minus),
                 words=f"{self.name}({to} + {number_in_words(share)} * ({plus} - {minus}))",
@@ -126,43 +161,66 @@ class _Three(Method):
 
         return {unit: at(shares[unit]) for unit in selection.wanted}
 
-    def _arguments(self, share: float) -> dict[str, dict[str, object]]:
+    def _arguments(self, share: float) -> dict[str, Any]:
         return {self.name: {"alpha": share}}
 
 
 @dataclass(frozen=True, slots=True)
-class TrainDifference(_Three):
-    """The second model's difference to the third, weakened where the first has moved already.
-
-    Attributes:
-        alpha: the strength.
-        to: the model added to; the recipe's first where nothing is said.
-        plus: the model whose difference is added; the second of those left.
-        minus: the model it is taken from; the recipe's `base`, else the last.
-    """
+class TrainDifference(_Formula):
+    """The second model's difference to the third, weakened where the first has moved already."""
 
     name: ClassVar[str] = "train_difference"
     formula: ClassVar[str] = "A + 1.8 alpha (B - C) |B - A| / (|B - C| + |B - A|)"
     source: ClassVar[str] = "sd-webui-supermerger"
+    equal: ClassVar[Equality] = {"numpy": EXACT, MECHA: CLOSE}
 
 
 @dataclass(frozen=True, slots=True)
-class Clamp(_Three):
-    """An added difference that leaves no element beyond the two models it lies between.
+class AddOpposite(_Formula):
+    """The second model's difference to the third, the more the first's points the other way."""
 
-    Attributes:
-        alpha: how much of the difference.
-        to: the model added to; the recipe's first where nothing is said.
-        plus: the model whose difference is added; the second of those left.
-        minus: the model it is taken from; the recipe's `base`, else the last.
-    """
+    name: ClassVar[str] = "add_opposite"
+    formula: ClassVar[str] = "A + 2 alpha (B - C) |A - B| / (|A - B| + |A + B - 2 C|)"
+    source: ClassVar[str] = "sd-mecha `add_opposite_mask`"
+    equal: ClassVar[Equality] = {"numpy": EXACT, MECHA: CLOSE}
+
+
+@dataclass(frozen=True, slots=True)
+class AddStrictOpposite(_Formula):
+    """The second model's difference to the third, only where the first's points the other way."""
+
+    name: ClassVar[str] = "add_strict_opposite"
+    formula: ClassVar[str] = "A + 2 alpha (B - C) max(0, (C - A) (B - C) / max(|A - C|, |B - C|)^2)"
+    source: ClassVar[str] = "sd-mecha `add_strict_opposite_mask`"
+    equal: ClassVar[Equality] = {"numpy": EXACT, MECHA: CLOSE}
+
+
+@dataclass(frozen=True, slots=True)
+class Clamp(_Formula):
+    """An added difference that leaves no element beyond the two models it lies between."""
 
     name: ClassVar[str] = "clamp"
     formula: ClassVar[str] = "min(max(A + alpha (B - C), min(A, B)), max(A, B))"
     source: ClassVar[str] = "sd-mecha `clamp` of `add_difference`"
+    equal: ClassVar[Equality] = {"numpy": EXACT, MECHA: CLOSE}
 
-    def _arguments(self, share: float) -> dict[str, dict[str, object]]:
+    def _arguments(self, share: float) -> dict[str, Any]:
         return {"clamp": {"weights": [1.0, share, -share], "bounds": [True, True, False]}}
+
+
+@dataclass(frozen=True, slots=True)
+class SmoothAdd(_Formula):
+    """An added difference without its noise: the median of neighbours, then a Gaussian blur."""
+
+    name: ClassVar[str] = "smooth_add"
+    ops: ClassVar[tuple[str, ...]] = ("smooth",)
+    formula: ClassVar[str] = "A + alpha gauss(median_3(B - C))"
+    state: ClassVar[str] = "five rows above and below those in work"
+    source: ClassVar[str] = "smoothAdd of sd-webui-supermerger"
+    equal: ClassVar[Equality] = {"numpy": CLOSE, "scipy 1.17.1": CLOSE}
+
+    def _arguments(self, share: float) -> dict[str, Any]:
+        return {"alpha": share}
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,13 +229,6 @@ class ConsensusMask(Method):
 
     A model needs an element if its delta there exceeds `tolerance` times that of all others
     together.
-
-    Attributes:
-        weight: a number for each model by name; 1 where none are given.
-        lambda_: what the whole sum is multiplied by.
-        tolerance: how large the others may be beside a model that still needs the element.
-        agree: how many models must need it.
-        base: the model deltas are taken from; the recipe's where nothing is said.
     """
 
     name: ClassVar[str] = "consensus_mask"
@@ -187,11 +238,13 @@ class ConsensusMask(Method):
     )
     source: ClassVar[str] = "Wang et al. 2024, TALL masks (arXiv 2405.07813)"
 
-    weight: PerModel | None = None
-    lambda_: Value = Number(1.0)
-    tolerance: Value = Number(0.4)
-    agree: int = 2
-    base: str | None = None
+    weight: PerModel | None = parameter(WEIGHT)
+    lambda_: Value = parameter(LAMBDA, Number(1.0))
+    tolerance: Value = parameter(
+        "how large the others may be beside a model that still needs the element.", Number(0.4)
+    )
+    agree: int = parameter("how many models must need it.", 2)
+    base: str | None = parameter(BASE)
 
     def check(self, setting: Setting, where: str) -> None:
         """Refuse a missing base, unknown names, a weight of the base."""

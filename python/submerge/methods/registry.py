@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from submerge.methods.adaptive import AddCosineA, AddCosineB, ArceeFusion, Sce
 from submerge.methods.chance import DareLinear, DareTies, Della, DellaLinear
-from submerge.methods.combine import (
-    GeometricMedian,
-    Karcher,
-    ModelStock,
-    MultiSlerp,
-    NormLerp,
-    NuSlerp,
-    Orthogonal,
-    Slerp,
-)
+from submerge.methods.combine import NormLerp, NormLimit, NuSlerp, Orthogonal, Polar, Slerp
 from submerge.methods.delta import Breadcrumbs, BreadcrumbsTies, TaskArithmetic, Ties
-from submerge.methods.pointwise import Clamp, ConsensusMask, NearSwap, Ram, TrainDifference
-from submerge.methods.weighted import AddDifference, Linear
+from submerge.methods.means import GeometricMedian, Karcher, ModelStock, MultiSlerp
+from submerge.methods.pointwise import (
+    AddOpposite,
+    AddStrictOpposite,
+    Clamp,
+    ConsensusMask,
+    NearSwap,
+    Ram,
+    RamplusTl,
+    TrainDifference,
+)
+from submerge.methods.weighted import AddDifference, Lerp, Linear
 
 if TYPE_CHECKING:
     from submerge.methods.base import Method
@@ -26,16 +28,19 @@ __all__ = ["METHODS"]
 
 _KINDS: tuple[type[Method], ...] = (
     Linear,
+    Lerp,
     AddDifference,
     Slerp,
     NuSlerp,
     MultiSlerp,
     NormLerp,
+    Polar,
     Karcher,
     GeometricMedian,
     ModelStock,
     Orthogonal,
     TaskArithmetic,
+    NormLimit,
     Ties,
     DareLinear,
     DareTies,
@@ -43,10 +48,17 @@ _KINDS: tuple[type[Method], ...] = (
     DellaLinear,
     Breadcrumbs,
     BreadcrumbsTies,
+    Sce,
+    ArceeFusion,
     NearSwap,
     Ram,
+    RamplusTl,
     TrainDifference,
+    AddOpposite,
+    AddStrictOpposite,
     Clamp,
+    AddCosineA,
+    AddCosineB,
     ConsensusMask,
 )
 

@@ -10,14 +10,26 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from submerge.errors import RecipeError, counted, quoted
-from submerge.methods.base import Method, Mixtures, Setting, Weights, known
-from submerge.methods.parameters import difference, roles
+from submerge.methods.base import (
+    CLOSE,
+    EXACT,
+    MECHA,
+    MERGEKIT,
+    Equality,
+    Method,
+    Mixtures,
+    Setting,
+    Weights,
+    known,
+    parameter,
+)
+from submerge.methods.parameters import difference, pair_of, roles
 from submerge.values import Number, PerModel, Selection, Value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["AddDifference", "Linear", "Take", "notes_on"]
+__all__ = ["AddDifference", "Lerp", "Linear", "Take", "Three", "notes_on"]
 
 # A sum this small against its largest weight is a cancellation, not a scale anybody meant.
 _CANCELLED = 1e-12
@@ -27,24 +39,26 @@ _UNITY = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Linear(Method):
-    """The weighted sum `w_1 x_1 + ... + w_n x_n`, element by element.
-
-    Attributes:
-        alpha: two models: the share of the second, `(1 - alpha) * first + alpha * second`. Shares
-            outside 0..1 extrapolate. 0.5 where neither `alpha` nor `weight` is given.
-        weight: any number of models: a weight for each by name; models left out have 0.
-        normalize: divide the weights by their sum (`weight` only; those of `alpha` sum to 1).
-    """
+    """The weighted sum `w_1 x_1 + ... + w_n x_n`, element by element."""
 
     name: ClassVar[str] = "linear"
     ops: ClassVar[tuple[str, ...]] = ("linear",)
     formula: ClassVar[str] = "(1 - alpha) A + alpha B, or sum_i w_i X_i"
     source: ClassVar[str] = "Wortsman et al. 2022, model soups (arXiv 2203.05482)"
+    # Both fuse multiply and add, where a machine can.
+    equal: ClassVar[Equality] = {"numpy": EXACT, MERGEKIT: CLOSE, MECHA: CLOSE}
     EVEN: ClassVar[Value] = Number(0.5)
 
-    alpha: Value | None = None
-    weight: PerModel | None = None
-    normalize: bool = True
+    alpha: Value | None = parameter(
+        "two models: the share of the second, `(1 - alpha) * first + alpha * second`. Shares "
+        "outside 0..1 extrapolate. 0.5 where neither `alpha` nor `weight` is given."
+    )
+    weight: PerModel | None = parameter(
+        "any number of models: a weight for each by name; models left out have 0."
+    )
+    normalize: bool = parameter(
+        "divide the weights by their sum (`weight` only; those of `alpha` sum to 1).", default=True
+    )
 
     def check(self, setting: Setting, where: str) -> None:
         """Refuse `alpha` for other than two models, unknown names, and both parameters at once."""
@@ -145,40 +159,66 @@ class Take(Method):
 
 
 @dataclass(frozen=True, slots=True)
-class AddDifference(Method):
+class Lerp(Method):
+    """From the first model to the second along the straight line: `linear` by its other name."""
+
+    name: ClassVar[str] = "lerp"
+    ops: ClassVar[tuple[str, ...]] = ("linear",)
+    formula: ClassVar[str] = "(1 - alpha) A + alpha B"
+    source: ClassVar[str] = "linear interpolation; sd-mecha `weighted_sum`"
+    equal: ClassVar[Equality] = {"numpy": EXACT, MECHA: CLOSE}
+
+    alpha: Value = parameter("the share of the second model.", Number(0.5))
+
+    def check(self, setting: Setting, where: str) -> None:
+        """Refuse other than two models."""
+        pair_of(setting, None, where)
+
+    def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
+        """Return `1 - alpha` and `alpha`."""
+        first, second = pair_of(setting, None, where)
+        shares = self.alpha.table(selection, f"{where}.alpha")
+        return {
+            unit: {first: 1.0 - shares[unit], second: shares[unit]} for unit in selection.wanted
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Three(Method):
+    """A formula around `A + alpha (B - C)`."""
+
+    alpha: Value = parameter("how much of the difference.", Number(1.0))
+    to: str | None = parameter("the model added to; the recipe's first where nothing is said.")
+    plus: str | None = parameter("the model whose difference is added; the second of those left.")
+    minus: str | None = parameter("the model it is taken from; the recipe's `base`, else the last.")
+
+    def check(self, setting: Setting, where: str) -> None:
+        """Refuse unknown names, and less than three different models."""
+        self.roles(setting, where)
+
+    def roles(self, setting: Setting, where: str) -> tuple[str, str, str]:
+        """Return `A`, `B` and `C`."""
+        return roles(setting, (self.to, self.plus, self.minus), where)
+
+
+@dataclass(frozen=True, slots=True)
+class AddDifference(Three):
     """The first model plus what the second has learned on top of the third: `A + alpha (B - C)`.
 
     Computed as the weighted sum `1 A + alpha B - alpha C`, in the order of the models' names.
-
-    Attributes:
-        alpha: how much of the difference.
-        to: the model added to; the recipe's first where nothing is said.
-        plus: the model whose difference is added; the second of those left.
-        minus: the model it is taken from; the recipe's `base`, else the last.
     """
 
     name: ClassVar[str] = "add_difference"
     ops: ClassVar[tuple[str, ...]] = ("linear",)
     formula: ClassVar[str] = "A + alpha (B - C)"
     source: ClassVar[str] = "AUTOMATIC1111's add difference; sd-mecha `add_difference`"
-
-    alpha: Value = Number(1.0)
-    to: str | None = None
-    plus: str | None = None
-    minus: str | None = None
-
-    def check(self, setting: Setting, where: str) -> None:
-        """Refuse unknown names, and less than three different models."""
-        self._roles(setting, where)
+    equal: ClassVar[Equality] = {"numpy": EXACT, MECHA: CLOSE}
 
     def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
         """Return 1, `alpha` and `-alpha`."""
-        to, plus, minus = self._roles(setting, where)
+        to, plus, minus = self.roles(setting, where)
         shares = self.alpha.table(selection, f"{where}.alpha")
         return {unit: difference(to, plus, minus, shares[unit]) for unit in selection.wanted}
-
-    def _roles(self, setting: Setting, where: str) -> tuple[str, str, str]:
-        return roles(setting, (self.to, self.plus, self.minus), where)
 
 
 def notes_on(weights: Weights, where: str) -> list[str]:

@@ -54,12 +54,17 @@ _KNOWN = frozenset(
         "model_stock",
         "nearswap",
         "ram",
+        "ramplus_tl",
+        "sce",
+        "arcee_fusion",
         "passthrough",
     }
 )
 # The base is the first of two models here, and no base.
-_FROM_BASE = ("slerp", "nearswap")
-_WITH_WEIGHTS = frozenset(_KNOWN - {"slerp", "nearswap", "karcher", "model_stock", "ram"})
+_FROM_BASE = ("slerp", "nearswap", "arcee_fusion")
+_WITH_WEIGHTS = frozenset(
+    _KNOWN - {*_FROM_BASE, "karcher", "model_stock", "ram", "ramplus_tl", "sce", "passthrough"}
+)
 
 
 def looks_like_mergekit(text: str) -> bool:
@@ -106,6 +111,7 @@ class _Reader:
             recipe["take"] = self._taken(entries, names)
         else:
             recipe["method"] = {method: self._parameters(method, entries, names, base)}
+            recipe["compat"] = "mergekit"
             if base is not None and method not in (*_FROM_BASE, "linear", "karcher"):
                 recipe["base"] = names[base]
         if dtype := self.data.get("out_dtype", self.data.get("dtype")):
@@ -285,7 +291,7 @@ class _Reader:
                 if method == "slerp"
                 else f"{method}: mergekit's base is the first model"
             )
-        if method in _WITH_WEIGHTS - {"passthrough"}:
+        if method in _WITH_WEIGHTS:
             self.notes.append(f"{method}: weights belong to the models they are named for")
         if "dtype" in self.data:
             self.notes.append(

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from submerge.blocks import Selector
 from submerge.errors import RecipeError, nearest, quoted
@@ -30,7 +30,7 @@ from submerge.recipe.fields import (
     Rule,
     plain_size,
 )
-from submerge.recipe.kinds import TEXT, given, listed, named, whole
+from submerge.recipe.kinds import TEXT, choice, given, listed, named, whole
 from submerge.recipe.parse import dump_yaml, load_file, load_text, plain
 from submerge.values import shown
 
@@ -96,6 +96,11 @@ class Recipe(Action):
         TEXT, "A model's name: what methods on differences take them from.", None
     )
     seed: int = given(whole(below=2**64), "Seed of methods that draw random numbers.", 0)
+    compat: Literal["mergekit"] | None = given(
+        choice("mergekit"),
+        "Whose arithmetic methods follow where it differs from that of their papers.",
+        None,
+    )
 
     @classmethod
     def load(cls, source: str | os.PathLike[str] | Mapping[str, Any] | Recipe) -> Self:
@@ -183,7 +188,7 @@ class Recipe(Action):
 
     def setting(self) -> Setting:
         """Return what methods are told of the recipe around them."""
-        return Setting(tuple(self.models), self.base, self.seed)
+        return Setting(tuple(self.models), self.base, self.seed, self.compat)
 
     def steps(self) -> tuple[Step, ...]:
         """Return the rules in order and then what the top level says, each method resolved.
@@ -237,6 +242,7 @@ class Recipe(Action):
             data
             | ({"output": output} if output else {})
             | ({"seed": self.seed} if self.seed else {})
+            | ({"compat": self.compat} if self.compat else {})
         )
 
     def to_yaml(self) -> str:

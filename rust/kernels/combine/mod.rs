@@ -19,7 +19,9 @@ mod multislerp;
 #[cfg(test)]
 mod naive;
 mod norm_lerp;
+mod norm_limit;
 mod orthogonal;
+mod polar;
 mod slerp;
 mod stock;
 #[cfg(test)]
@@ -40,10 +42,14 @@ pub enum Combine {
     Multislerp(multislerp::Multislerp),
     /// A line walked at the norm between its ends.
     NormLerp(norm_lerp::NormLerp),
+    /// A sum of differences that goes so far from the base and no further.
+    NormLimit(norm_limit::NormLimit),
     /// Along the great circle, by weights, of operands or of what they add to a base.
     Nuslerp(slerp::NuSlerp),
     /// What one operand adds beside the direction of another.
     Orthogonal(orthogonal::Orthogonal),
+    /// A direction and a norm, each from anywhere between two operands.
+    Polar(polar::Polar),
     /// Along the great circle.
     Slerp(slerp::Slerp),
 }
@@ -65,8 +71,10 @@ impl Combine {
             Self::ModelStock(rule) => rule,
             Self::Multislerp(rule) => rule,
             Self::NormLerp(rule) => rule,
+            Self::NormLimit(rule) => rule,
             Self::Nuslerp(rule) => rule,
             Self::Orthogonal(rule) => rule,
+            Self::Polar(rule) => rule,
             Self::Slerp(rule) => rule,
         }
     }

@@ -3,25 +3,30 @@
 use serde::Deserialize;
 
 use super::vectors::Vectors;
-use super::{Rule, expect_at_least};
+use super::{Rule, expect_at_least, expect_not_negative};
 use crate::kernels::gram::Gram;
 use crate::kernels::sums::Weights;
 
 /// `out = x_0 + t · mean_i d_i` with `d_i = x_i - x_0` of `n` models and
 /// `t = n c / (1 + (n - 1) c)`, `c` the mean cosine of all pairs of them.
 ///
-/// A cosine is `<d_i, d_j> / max(|d_i| |d_j|, 1e-6)`, at most 1 either way. Where the divisor of `t`
+/// A cosine is `<d_i, d_j> / max(|d_i| |d_j|, floor)`, at most 1 either way, and 0 where that is
+/// 0 / 0. Where the divisor of `t`
 /// is within 1e-6 of 0, `t = 0`. A unit that stays the base is noted.
 ///
-/// Source: Jang et al. 2024, "Model Stock", arXiv:2403.19522; the mean over pairs and both floors are
-/// those of mergekit 0.1.5.
+/// Source: Jang et al. 2024, "Model Stock", arXiv:2403.19522; the mean over pairs is that of mergekit
+/// 0.1.5, which has a `floor` of 1e-6.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
-pub struct ModelStock {}
+pub struct ModelStock {
+    /// The least product of two norms that is divided by.
+    pub floor: f64,
+}
 
 impl Rule for ModelStock {
     fn check(&self, operands: usize) -> Result<(), String> {
-        expect_at_least("model stock", operands, 3)
+        expect_at_least("model stock", operands, 3)?;
+        expect_not_negative("model stock", "floor", self.floor)
     }
 
     fn weigh(&self, gram: &Gram) -> Weights {
@@ -31,8 +36,10 @@ impl Rule for ModelStock {
         let (mut sum, mut pairs) = (0.0, 0.0);
         for i in 0..n {
             for j in i + 1..n {
-                let product = (norms[i] * norms[j]).max(1e-6);
-                sum += (gram.of(i + 1, j + 1) / product).clamp(-1.0, 1.0);
+                let product = (norms[i] * norms[j]).max(self.floor);
+                if product > 0.0 {
+                    sum += (gram.of(i + 1, j + 1) / product).clamp(-1.0, 1.0);
+                }
                 pairs += 1.0;
             }
         }

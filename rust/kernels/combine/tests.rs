@@ -180,17 +180,22 @@ fn model_stock_goes_as_far_as_the_angles_allow() {
     for spread in [None, Some(0.01), Some(1e-3)] {
         for count in [3, 4, 6] {
             let x = operands(count, spread);
-            let (out, note) = whole(&json!({"model_stock": {}}), &x);
+            let (out, note) = whole(&json!({"model_stock": {"floor": 1e-6}}), &x);
             near(&out, &naive::model_stock(&exact(&x)), 4e-7, &(spread, count));
             assert_eq!(note, None);
         }
     }
     let x = operands(2, None);
     let still = [x[0].clone(), x[0].clone(), x[0].clone()];
-    assert!(whole(&json!({"model_stock": {}}), &still).1.is_some());
-    assert_eq!(whole(&json!({"model_stock": {}}), &still).0, x[0]);
+    assert!(whole(&json!({"model_stock": {"floor": 1e-6}}), &still).1.is_some());
+    assert_eq!(whole(&json!({"model_stock": {"floor": 1e-6}}), &still).0, x[0]);
     let moved = [x[0].clone(), x[1].clone(), x[1].clone()];
-    near(&whole(&json!({"model_stock": {}}), &moved).0, &exact(&moved)[1], 2e-7, &"equal models");
+    near(
+        &whole(&json!({"model_stock": {"floor": 1e-6}}), &moved).0,
+        &exact(&moved)[1],
+        2e-7,
+        &"equal models",
+    );
 }
 
 #[test]
@@ -256,7 +261,7 @@ fn every_rule_by_rows_is_the_rule_on_each_row() {
         (json!({"slerp": {"t": 0.3}}), 2),
         (json!({"nuslerp": {"weights": [1.0, 2.0], "base": true}}), 3),
         (json!({"nuslerp": {"weights": [1.0, 2.0], "base": false}}), 2),
-        (json!({"model_stock": {}}), 4),
+        (json!({"model_stock": {"floor": 1e-6}}), 4),
         (json!({"norm_lerp": {"t": 0.3}}), 2),
         (json!({"karcher": {"max_iter": 10, "tol": 1e-5}}), 3),
     ];
@@ -307,7 +312,7 @@ fn unusable_arguments_are_refused() {
     wrong(json!({"slerp": {"t": 0.5}}), 3, "slerp of 3 operands, expected 2");
     wrong(json!({"nuslerp": {"weights": [1.0, 1.0], "base": true}}), 2, "expected 3");
     wrong(json!({"nuslerp": {"weights": [1.0], "base": false}}), 2, "1 weights for 2 models");
-    wrong(json!({"model_stock": {}}), 2, "expected at least 3");
+    wrong(json!({"model_stock": {"floor": 1e-6}}), 2, "expected at least 3");
     wrong(json!({"karcher": {"max_iter": 1, "tol": -1.0}}), 2, "tol -1");
     wrong(json!({"norm_lerp": {"t": 0.5}}), 1, "expected 2");
     wrong(json!({"orthogonal": {"alpha": 0.5, "base": true}}), 2, "expected 3");

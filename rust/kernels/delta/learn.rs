@@ -145,7 +145,7 @@ pub(super) fn learn(delta: &Delta, pass: usize, sums: &Sums, learned: &Learned) 
         }
         (Sums::Tallies(tallies), _) => Found::Largest(targets(delta, tallies)),
         (Sums::Lengths(lengths), _) => Found::Scales(lengths.scales()),
-        (Sums::Gram(_), _) => return learned.clone(),
+        _ => return learned.clone(),
     };
     Learned::Delta(found)
 }

@@ -115,9 +115,11 @@ impl Body for Signs<'_> {
     }
 }
 
-/// Adds the products that have the sign of `sum` to `mixed`, and their weight to `divisor`.
+/// Adds the products that have the sign of `sum`, times the factor, to `mixed`, and their weight to
+/// `divisor`.
 pub(super) struct Agree<'a> {
     pub(super) products: &'a [f32],
+    pub(super) factor: f32,
     pub(super) weight: f32,
     pub(super) sum: &'a [f32],
     pub(super) mixed: &'a mut [f32],
@@ -134,7 +136,7 @@ impl Body for Agree<'_> {
             let up = *sum >= 0.0;
             let agrees = if up { *p > 0.0 } else { *p < 0.0 };
             let mask = f32::from(u8::from(agrees));
-            *mixed += p * mask;
+            *mixed += p * self.factor * mask;
             *divisor += self.weight * mask;
         }
     }

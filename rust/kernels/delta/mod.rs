@@ -23,9 +23,10 @@ pub use learn::{Found, Lengths};
 /// 1. `d_i = x_i - b`.
 /// 2. The sparsifier multiplies `d_i` by 0 or 1, or by 0 or its scale ([`Sparsify`]).
 /// 3. `p_i = d_i w_i`, the weight rounded to f32 once.
-/// 4. With a consensus, `S = ((0 + p_0) + p_1) + ...`, or the same sum of the signs of `p_i`; the
-///    majority is positive if `S >= 0`, so also if it is 0. `m_i` is 1 where `p_i` has the sign of
-///    the majority and is not 0, else 0. Without a consensus every `m_i` is 1.
+/// 4. With a consensus, `S = ((0 + v_0) + v_1) + ...`, where `v_i` is `p_i`, its sign, or without
+///    weights what step 2 left of `d_i`; the majority is positive if `S >= 0`, so also if it is 0.
+///    `m_i` is 1 where `v_i` has the sign of the majority and is not 0, else 0. Without a consensus
+///    every `m_i` is 1.
 /// 5. `M = ((0 + p_0 m_0) + p_1 m_1) + ...` and `D = ((0 + w_0 m_0) + w_1 m_1) + ...`.
 /// 6. If normalised, `M = M / D`, where `D = 0` (or without a consensus `|D| < 1e-8`) counts as 1.
 /// 7. `out = b + M lambda`.
@@ -35,7 +36,8 @@ pub use learn::{Found, Lengths};
 ///
 /// Source: Ilharco et al. 2023, "Editing models with task arithmetic", arXiv:2212.04089; Yadav et
 /// al. 2023, "TIES-merging", arXiv:2306.01708; steps 3 to 7 as mergekit 0.1.5, which elects the sign
-/// of the weighted sum where the paper elects that of the plain one, and divides by weights.
+/// of the weighted sum where the paper elects that of the plain one, and divides by weights where
+/// the paper, which has none, divides by their number.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct Delta {
@@ -57,6 +59,8 @@ pub struct Delta {
 pub enum Consensus {
     /// All.
     None,
+    /// Those that agree with the sign of the sum without weights.
+    Plain,
     /// Those that agree with the sign of the sum.
     Sum,
     /// Those that agree with the sign that most have.
@@ -214,8 +218,11 @@ impl Delta {
             row.fill(0.0);
         }
         let mut products: Vec<_> = rows.collect();
+        // Without weights in the vote, they come after it.
+        let plain = self.consensus == Consensus::Plain;
         for (i, products) in products.iter_mut().enumerate() {
-            masks.products((i, self.weights[i] as f32), stretch, products, sum);
+            let weight = if plain { 1.0 } else { self.weights[i] as f32 };
+            masks.products((i, weight), stretch, products, sum);
         }
         let voted = self.consensus != Consensus::None;
         if self.consensus == Consensus::Count {
@@ -227,7 +234,8 @@ impl Delta {
         if voted {
             for (products, w) in products.iter().zip(&self.weights) {
                 let weight = *w as f32;
-                isa.run(Agree { products, weight, sum, mixed, divisor });
+                let factor = if plain { weight } else { 1.0 };
+                isa.run(Agree { products, factor, weight, sum, mixed, divisor });
             }
         }
         let mixed = if voted { mixed } else { sum };
@@ -254,7 +262,7 @@ impl Delta {
         match sums {
             Sums::Tallies(tallies) => learn::count(self, pass, stretch, learned, tallies),
             Sums::Lengths(lengths) => learn::measure(self, stretch, lengths),
-            Sums::Gram(_) => {}
+            _ => {}
         }
     }
 

@@ -82,6 +82,36 @@ fn a_guess_that_misses_costs_looks_and_nothing_else() {
 }
 
 #[test]
+fn the_value_at_a_rank_is_that_of_the_sorted_stream() {
+    for magnitudes in [
+        (0..5000).map(|i| hash(i) >> 1).collect::<Vec<_>>(),
+        (0..5000).map(|i| hash(i) % 3).collect(),
+        vec![7],
+        (0..40).rev().collect(),
+    ] {
+        let mut sorted = magnitudes.clone();
+        sorted.sort_unstable_by(|a, b| b.cmp(a));
+        let n = sorted.len() as u64;
+        for rank in [1, n / 4 + 1, n / 2 + 1, n - n / 4, n] {
+            let mut sample = Tally::default();
+            magnitudes.chunks(BLOCK).for_each(|block| sample.sample(block));
+            let (mut target, mut looks) = (Target::value(0, rank, &sample), 1);
+            while target.cut().is_none() {
+                let mut tally = Tally::default();
+                for (i, block) in magnitudes.chunks(BLOCK).enumerate() {
+                    target.count(Isa::best(), (i * BLOCK) as u64, block, &mut tally);
+                }
+                target = target.learn(&tally);
+                looks += 1;
+            }
+            assert!(looks <= LOOKS_FOR_VALUE, "{rank} of {n}: {looks} looks");
+            let found = target.cut().expect("an end").bits;
+            assert_eq!(found, sorted[rank as usize - 1], "{rank} of {n}");
+        }
+    }
+}
+
+#[test]
 fn equals_far_apart_are_cut_in_two_looks() {
     // A stream of 2^31 elements, more blocks than there are bins; all but these are 0.
     let equals = [5_u64, 6 * BLOCK as u64 + 1, (1 << 30) + 7, (1 << 30) + 8, (1 << 31) - 1];
@@ -90,7 +120,7 @@ fn equals_far_apart_are_cut_in_two_looks() {
     for left in 1..equals.len() {
         let bins = Bins::over(0, (1 << 31) - 1, BLOCK_SHIFT);
         let stage = Stage::Equals { bits: 9, left: left as u64, bins };
-        let mut target = Target { stream: 0, rank: 0, stage };
+        let mut target = Target { stream: 0, rank: 0, members: true, stage };
         let mut looks = 0;
         while target.cut().is_none() {
             let mut tally = Tally::default();

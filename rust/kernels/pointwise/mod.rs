@@ -4,9 +4,14 @@
 
 use serde::Deserialize;
 
+use self::loops::{Between, Needed};
 use super::Stretch;
+use super::each::Each;
 use super::linear::Linear;
-use crate::simd::{BLOCK, Body};
+
+mod loops;
+
+pub use loops::Unique;
 
 /// A formula of one element of every operand. Every result is rounded to f32, nothing is fused, and
 /// parameters are rounded to f32 once.
@@ -18,7 +23,11 @@ pub enum Pointwise {
     /// What only one model changed stays whole.
     Ram(Ram),
     /// A difference, weakened where the first operand has moved already.
-    TrainDifference(TrainDifference),
+    TrainDifference(Masked),
+    /// A difference, where it is against what the first operand has learned.
+    AddOpposite(Masked),
+    /// The same, and nowhere else.
+    AddStrictOpposite(Masked),
     /// A weighted sum, kept between operands.
     Clamp(Clamp),
     /// Differences that enough models need.
@@ -51,13 +60,18 @@ pub struct Ram {
     pub epsilon: f64,
 }
 
-/// `out = a + (d m) (1.8 alpha)` of operands `a, b, c`, with `d = b - c` and
-/// `m = |b - a| / (|d| + |b - a|)`, 0 where the sum is 0.
+/// `out = a + (d m) s` of operands `a, b, c`, with `d = b - c`, and 0 where a quotient is 0 / 0:
 ///
-/// Source: "train difference" of sd-webui-supermerger.
+/// - train difference: `m = |b - a| / (|d| + |b - a|)`, `s = 1.8 alpha`;
+/// - add opposite: `m = |a - b| / (|a - b| + |(a + b) - 2 c|)`, `s = 2 alpha`;
+/// - add strict opposite: `m = ((c - a) d) / (t t)`, at least 0, with `t = max(|a - c|, |d|)`,
+///   `s = 2 alpha`.
+///
+/// Source: "train difference" of sd-webui-supermerger; `add_opposite_mask` and
+/// `add_strict_opposite_mask` of sd-mecha as the share of an added difference.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
-pub struct TrainDifference {
+pub struct Masked {
     /// The strength.
     pub alpha: f64,
 }
@@ -120,9 +134,11 @@ impl Pointwise {
                 count("ram", operands >= 2, "a base and at least one model")?;
                 finite("ram", &[args.epsilon])
             }
-            Self::TrainDifference(args) => {
-                count("train difference", operands == 3, "3")?;
-                finite("train difference", &[args.alpha * 1.8])
+            Self::TrainDifference(Masked { alpha })
+            | Self::AddOpposite(Masked { alpha })
+            | Self::AddStrictOpposite(Masked { alpha }) => {
+                count("a masked difference", operands == 3, "3")?;
+                finite("a masked difference", &[alpha * 2.0])
             }
             Self::Clamp(args) => {
                 let bound = args.bounds.iter().any(|bounds| *bounds);
@@ -142,12 +158,18 @@ impl Pointwise {
     pub(super) fn map(&self, stretch: Stretch, out: &mut [f32]) {
         let (isa, x) = (stretch.isa, stretch.operands);
         match self {
-            Self::Nearswap(args) => isa.run(Near { a: x[0], b: x[1], t: args.t as f32, out }),
-            Self::Ram(args) => isa.run(Unique { x, epsilon: args.epsilon as f32, out }),
-            Self::TrainDifference(args) => {
-                let strength = (args.alpha * 1.8) as f32;
-                isa.run(Train { a: x[0], b: x[1], c: x[2], strength, out });
+            Self::Nearswap(args) => {
+                let t = args.t as f32;
+                let formula = |[a, b]: [f32; 2]| nearswap(a, b, t);
+                isa.run(Each { x: [x[0], x[1]], formula, out });
             }
+            Self::Ram(args) => {
+                let alone = vec![1.0; x.len() - 1];
+                isa.run(Unique { x, epsilon: args.epsilon as f32, alone: &alone, out });
+            }
+            Self::TrainDifference(args) => args.map(1.8, moved, stretch, out),
+            Self::AddOpposite(args) => args.map(2.0, opposite, stretch, out),
+            Self::AddStrictOpposite(args) => args.map(2.0, strictly_opposite, stretch, out),
             Self::Clamp(args) => {
                 Linear { weights: args.weights.clone() }.map(isa, x, out);
                 isa.run(Between { x, bounds: &args.bounds, out });
@@ -157,153 +179,53 @@ impl Pointwise {
     }
 }
 
-struct Near<'a> {
-    a: &'a [f32],
-    b: &'a [f32],
-    t: f32,
-    out: &'a mut [f32],
-}
-
-impl Body for Near<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        for (out, (a, b)) in self.out.iter_mut().zip(self.a.iter().zip(self.b)) {
-            let distance = (a - b).abs();
-            let distance = if distance < 1e-6 { 1e-6 } else { distance };
-            let w = 1.0 / distance * self.t;
-            let w = if w < 0.0 { 0.0 } else { w };
-            let w = if w > 1.0 { 1.0 } else { w };
-            *out = w * b + (1.0 - w) * a;
-        }
+impl Masked {
+    fn map(
+        &self,
+        factor: f64,
+        mask: impl Fn(f32, f32, f32) -> f32,
+        stretch: Stretch,
+        out: &mut [f32],
+    ) {
+        let (isa, x) = (stretch.isa, stretch.operands);
+        let strength = (self.alpha * factor) as f32;
+        let formula = |[a, b, c]: [f32; 3]| a + (b - c) * mask(a, b, c) * strength;
+        isa.run(Each { x: [x[0], x[1], x[2]], formula, out });
     }
 }
 
-/// At most a block.
-struct Unique<'a> {
-    x: &'a [&'a [f32]],
-    epsilon: f32,
-    out: &'a mut [f32],
+#[inline(always)]
+fn nearswap(a: f32, b: f32, t: f32) -> f32 {
+    let distance = (a - b).abs();
+    let distance = if distance < 1e-6 { 1e-6 } else { distance };
+    let w = 1.0 / distance * t;
+    let w = if w < 0.0 { 0.0 } else { w };
+    let w = if w > 1.0 { 1.0 } else { w };
+    w * b + (1.0 - w) * a
 }
 
-impl Body for Unique<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        let Self { x, epsilon, out } = self;
-        let (base, models) = (x[0], &x[1..]);
-        let counts = &mut [0.0_f32; BLOCK][..out.len()];
-        for x in models {
-            for (count, (x, b)) in counts.iter_mut().zip(x.iter().zip(base)) {
-                *count += if (x - b).abs() > epsilon { 1.0 } else { 0.0 };
-            }
-        }
-        out.fill(0.0);
-        for x in models {
-            let inputs = x.iter().zip(base).zip(&*counts);
-            for (out, ((x, b), count)) in out.iter_mut().zip(inputs) {
-                let t = x - b;
-                let t = t * if t.abs() > epsilon { 1.0 } else { 0.0 };
-                *out += t / if *count < 1.0 { 1.0 } else { *count };
-            }
-        }
-        for (out, b) in out.iter_mut().zip(base) {
-            *out += b;
-        }
-    }
+#[inline(always)]
+fn moved(a: f32, b: f32, c: f32) -> f32 {
+    let moved = (b - a).abs();
+    share(moved, (b - c).abs() + moved)
 }
 
-struct Train<'a> {
-    a: &'a [f32],
-    b: &'a [f32],
-    c: &'a [f32],
-    strength: f32,
-    out: &'a mut [f32],
+#[inline(always)]
+fn opposite(a: f32, b: f32, c: f32) -> f32 {
+    let apart = (a - b).abs();
+    share(apart, apart + (a + b - 2.0 * c).abs())
 }
 
-impl Body for Train<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        for (out, ((a, b), c)) in self.out.iter_mut().zip(self.a.iter().zip(self.b).zip(self.c)) {
-            let (d, moved) = (b - c, (b - a).abs());
-            let sum = d.abs() + moved;
-            let m = if sum == 0.0 { 0.0 } else { moved / sum };
-            *out = a + d * m * self.strength;
-        }
-    }
+#[inline(always)]
+fn strictly_opposite(a: f32, b: f32, c: f32) -> f32 {
+    let (first, second) = ((a - c).abs(), (b - c).abs());
+    let larger = if first > second { first } else { second };
+    let mask = share((c - a) * (b - c), larger * larger);
+    if mask < 0.0 { 0.0 } else { mask }
 }
 
-struct Between<'a> {
-    x: &'a [&'a [f32]],
-    bounds: &'a [bool],
-    out: &'a mut [f32],
-}
-
-impl Body for Between<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        let (lower, upper) = (&mut [0.0; BLOCK], &mut [0.0; BLOCK]);
-        let n = self.out.len();
-        let mut bounds = self.x.iter().zip(self.bounds).filter(|(_, bounds)| **bounds);
-        if let Some((x, _)) = bounds.next() {
-            lower[..n].copy_from_slice(x);
-            upper[..n].copy_from_slice(x);
-        }
-        for (x, _) in bounds {
-            for (x, (lower, upper)) in x.iter().zip(lower.iter_mut().zip(&mut *upper)) {
-                *lower = if *x < *lower { *x } else { *lower };
-                *upper = if *x > *upper { *x } else { *upper };
-            }
-        }
-        for (out, (lower, upper)) in self.out.iter_mut().zip(lower.iter().zip(&*upper)) {
-            let raised = if *out < *lower { *lower } else { *out }; // NaN stays
-            *out = if raised > *upper { *upper } else { raised };
-        }
-    }
-}
-
-/// At most a block.
-struct Needed<'a> {
-    x: &'a [&'a [f32]],
-    args: &'a ConsensusMask,
-    out: &'a mut [f32],
-}
-
-impl Body for Needed<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        let Self { x, args, out } = self;
-        let (base, models) = (x[0], &x[1..]);
-        let (tolerance, lambda) = (args.tolerance as f32, args.lambda as f32);
-        let total = &mut [0.0_f32; BLOCK][..out.len()];
-        let needed = &mut [0_u32; BLOCK][..out.len()];
-        out.fill(0.0);
-        for (x, w) in models.iter().zip(&args.weights) {
-            let w = *w as f32;
-            let sums = total.iter_mut().zip(out.iter_mut());
-            for ((total, mixed), (x, b)) in sums.zip(x.iter().zip(base)) {
-                *total += x - b;
-                *mixed += (x - b) * w;
-            }
-        }
-        for x in models {
-            let inputs = x.iter().zip(base).zip(&*total);
-            for (needed, ((x, b), total)) in needed.iter_mut().zip(inputs) {
-                let t = x - b;
-                *needed += u32::from(t.abs() > (total - t).abs() * tolerance);
-            }
-        }
-        for ((out, b), needed) in out.iter_mut().zip(base).zip(&*needed) {
-            let mask = if *needed >= args.agree { 1.0 } else { 0.0 };
-            *out = b + *out * mask * lambda;
-        }
-    }
+/// `part / whole`; 0 where the whole is 0.
+#[inline(always)]
+fn share(part: f32, whole: f32) -> f32 {
+    if whole == 0.0 { 0.0 } else { part / whole }
 }

@@ -1,0 +1,234 @@
+//! Select, calculate, erase.
+
+#![allow(clippy::inline_always)]
+
+use serde::Deserialize;
+
+use super::{Facts, Formula, expect_not_negative, expect_operands};
+use crate::kernels::Stretch;
+use crate::kernels::select::{LOOKS, TALLY_BYTES, Tally, Target};
+use crate::kernels::sums::Sums;
+use crate::simd::{BLOCK, Body};
+
+/// `out = b + (sum_i t_i e_i) / (sum_i e_i)` of a base `b` and models `x_i`, with `d_i = x_i - b`:
+///
+/// 1. Select: `t_i = d_i` where the variance of the `d_i` is one of the `floor(select_topk n)` largest of
+///    the `n` that are not 0, of equals those of lowest index; else 0. The variance over the models
+///    is formed in f64, with their number as the divisor, and rounded to f32. With a share of 1 every
+///    element is selected.
+/// 2. Calculate: `w_i` is the mean of `t_i^2` over the unit as a share of the sum of these means,
+///    in f64, rounded to f32. Where that sum is 0 or below `floor`, all weights are equal.
+/// 3. Erase: `S = ((0 + t_0) + t_1) + ...`; `e_i = w_i` where `t_i` has the sign of `S` (positive
+///    where it is 0) and is not 0, else 0. The divisor is at least `floor`, and 1 where it is 0.
+///
+/// Source: Wan et al. 2024, "Knowledge fusion of chat models", arXiv:2408.07990. With a `floor` of 1e-6 it is `sce` of
+/// mergekit 0.1.5, where weights of models whose squares lie below that are equal.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Sce {
+    /// The share of the elements models differ in that is selected.
+    pub select_topk: f64,
+    /// Sums below this count as none.
+    pub floor: f64,
+}
+
+impl Sce {
+    /// The passes that find the selected elements.
+    fn looks(&self) -> usize {
+        if self.select_topk < 1.0 { LOOKS } else { 0 }
+    }
+
+    /// The variances of a stretch, as bits.
+    fn variances<'a>(stretch: Stretch, room: &'a mut [u32; BLOCK]) -> &'a [u32] {
+        let out = &mut room[..stretch.operands[0].len()];
+        stretch.isa.run(Variance { x: stretch.operands, out });
+        out
+    }
+
+    /// 1 for each element that is selected, else 0.
+    fn selected<'a>(stretch: Stretch, facts: &Facts, room: &'a mut [f32; BLOCK]) -> &'a [f32] {
+        let n = stretch.operands[0].len();
+        let Some(cut) = facts.targets.first().and_then(Target::cut) else { return &room[..n] };
+        let mut variances = [0; BLOCK];
+        let variances = Self::variances(stretch, &mut variances);
+        let end = cut.place(stretch.first, n, |i| variances[i]);
+        for (i, (selected, v)) in room.iter_mut().zip(variances).enumerate() {
+            let inside = *v > cut.bits || (*v == cut.bits && i < end);
+            *selected = f32::from(u8::from(inside));
+        }
+        &room[..n]
+    }
+}
+
+impl Formula for Sce {
+    fn check(&self, operands: usize) -> Result<(), String> {
+        expect_operands("sce", operands, operands >= 2, "a base and at least one model")?;
+        if !(0.0..=1.0).contains(&self.select_topk) {
+            return Err(format!("sce with select_topk {}, expected 0 to 1", self.select_topk));
+        }
+        expect_not_negative("sce", "floor", self.floor)
+    }
+
+    fn passes(&self) -> usize {
+        self.looks() + 1
+    }
+
+    fn start(&self, pass: usize, operands: usize, facts: &Facts) -> Option<Sums> {
+        if pass == self.looks() {
+            // One for each model, and the number of elements.
+            return Some(Sums::Totals(vec![0.0; operands]));
+        }
+        let first = if pass == 0 { 2 } else { 1 };
+        (pass == 0 || facts.open()).then(|| Sums::Tallies(vec![Tally::default(); first]))
+    }
+
+    fn reduce(&self, pass: usize, stretch: Stretch, facts: &Facts, sums: &mut Sums) {
+        let mut room = [0; BLOCK];
+        match (sums, facts.targets.first()) {
+            (Sums::Totals(totals), _) => {
+                let mut selected = [1.0; BLOCK];
+                let selected = Self::selected(stretch, facts, &mut selected);
+                add_squares(stretch, selected, totals);
+            }
+            (Sums::Tallies(tallies), None) if pass == 0 => {
+                let variances = Self::variances(stretch, &mut room);
+                tallies[0].sample(variances);
+                let other: Vec<_> = variances.iter().copied().filter(|v| *v != 0).collect();
+                tallies[1].sample(&other); // only to know how many there are
+            }
+            (Sums::Tallies(tallies), Some(target)) => {
+                let variances = Self::variances(stretch, &mut room);
+                target.count(stretch.isa, stretch.first, variances, &mut tallies[0]);
+            }
+            _ => {}
+        }
+    }
+
+    #[allow(clippy::cast_sign_loss)] // a share of a length is not negative
+    fn learn(&self, pass: usize, sums: &Sums, facts: &Facts) -> Facts {
+        match (sums, facts.targets.first()) {
+            (Sums::Totals(totals), _) => {
+                Facts { numbers: weights(totals, self.floor), targets: facts.targets.clone() }
+            }
+            (Sums::Tallies(tallies), None) if pass == 0 => {
+                let rank = (self.select_topk * tallies[1].seen() as f64) as u64;
+                Facts { targets: vec![Target::new(0, rank, &tallies[0])], ..Facts::default() }
+            }
+            (Sums::Tallies(tallies), Some(target)) => {
+                Facts { targets: vec![target.learn(&tallies[0])], ..Facts::default() }
+            }
+            _ => facts.clone(),
+        }
+    }
+
+    fn state_bytes(&self, operands: usize, _: usize) -> u64 {
+        2 * TALLY_BYTES + ((operands + 4) * BLOCK * size_of::<f64>()) as u64
+    }
+
+    fn map(&self, stretch: Stretch, facts: &Facts, out: &mut [f32]) {
+        let mut selected = [1.0; BLOCK];
+        let selected = Self::selected(stretch, facts, &mut selected);
+        let (x, weights, floor) = (stretch.operands, facts.numbers.as_slice(), self.floor as f32);
+        stretch.isa.run(Fuse { x, selected, weights, floor, out });
+    }
+}
+
+fn add_squares(stretch: Stretch, selected: &[f32], totals: &mut [f64]) {
+    let (base, mut t) = (stretch.operands[0], [0.0; BLOCK]);
+    for (x, total) in stretch.operands[1..].iter().zip(&mut *totals) {
+        for (t, ((x, b), s)) in t.iter_mut().zip(x.iter().zip(base).zip(selected)) {
+            *t = (x - b) * s;
+        }
+        *total += stretch.isa.dot(&t[..base.len()], &t[..base.len()]);
+    }
+    if let Some(count) = totals.last_mut() {
+        *count += base.len() as f64;
+    }
+}
+
+/// The weights of the models, from their sums of squares and the number of elements.
+fn weights(totals: &[f64], floor: f64) -> Vec<f32> {
+    let Some((count, squares)) = totals.split_last() else { return Vec::new() };
+    let means: Vec<_> = squares.iter().map(|sum| sum / count).collect();
+    let total: f64 = means.iter().sum();
+    let even = 1.0 / means.len() as f64;
+    let share = |mean: &f64| if total == 0.0 || total < floor { even } else { mean / total };
+    means.iter().map(|mean| share(mean) as f32).collect()
+}
+
+/// At most a block.
+struct Variance<'a> {
+    x: &'a [&'a [f32]],
+    out: &'a mut [u32],
+}
+
+impl Body for Variance<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { x, out } = self;
+        let (base, models) = (x[0], &x[1..]);
+        let count = models.len() as f64;
+        let mean = &mut [0.0_f64; BLOCK][..out.len()];
+        let squares = &mut [0.0_f64; BLOCK][..out.len()];
+        for x in models {
+            for (mean, (x, b)) in mean.iter_mut().zip(x.iter().zip(base)) {
+                *mean += f64::from(x - b);
+            }
+        }
+        for mean in &mut *mean {
+            *mean /= count;
+        }
+        for x in models {
+            for ((sum, mean), (x, b)) in squares.iter_mut().zip(&*mean).zip(x.iter().zip(base)) {
+                let off = f64::from(x - b) - mean;
+                *sum += off * off;
+            }
+        }
+        for (out, sum) in out.iter_mut().zip(squares) {
+            *out = ((*sum / count) as f32).to_bits() & i32::MAX as u32;
+        }
+    }
+}
+
+/// Steps 2 and 3; at most a block.
+struct Fuse<'a> {
+    x: &'a [&'a [f32]],
+    selected: &'a [f32],
+    weights: &'a [f32],
+    floor: f32,
+    out: &'a mut [f32],
+}
+
+impl Body for Fuse<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { x, selected, weights, floor, out } = self;
+        let (base, models) = (x[0], &x[1..]);
+        let sum = &mut [0.0_f32; BLOCK][..out.len()];
+        let divisor = &mut [0.0_f32; BLOCK][..out.len()];
+        for x in models {
+            for ((sum, s), (x, b)) in sum.iter_mut().zip(selected).zip(x.iter().zip(base)) {
+                *sum += (x - b) * s;
+            }
+        }
+        out.fill(0.0);
+        for (x, weight) in models.iter().zip(weights) {
+            let sums = out.iter_mut().zip(&mut *divisor).zip(&*sum);
+            for (((out, divisor), sum), ((x, b), s)) in sums.zip(x.iter().zip(base).zip(selected)) {
+                let t = (x - b) * s;
+                let agrees = if *sum >= 0.0 { t > 0.0 } else { t < 0.0 };
+                let erased = weight * f32::from(u8::from(agrees));
+                *out += t * erased;
+                *divisor += erased;
+            }
+        }
+        for ((out, b), divisor) in out.iter_mut().zip(base).zip(&*divisor) {
+            let divisor = if *divisor < floor { floor } else { *divisor };
+            *out = b + *out / if divisor == 0.0 { 1.0 } else { divisor };
+        }
+    }
+}
