@@ -22,6 +22,7 @@ from submerge.plan.guidance import BAKED_INTO, Settled, is_guidance, settle
 from submerge.plan.output import Shape, Tensor, laid_out, place, shape_of
 from submerge.plan.pipeline import take_over
 from submerge.plan.provenance import metadata
+from submerge.plan.scope import spanned
 from submerge.plan.unused import list_unused
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ def compile_plan(recipe: Recipe, models: Mapping[str, Model], target: Path) -> P
 
     Raises:
         RecipeError: the recipe does not fit the models or contradicts itself.
-        LayoutError: the models cannot be merged with each other, or not into that layout.
+        LayoutError: the models cannot be merged with each other, or not into that layout, or have
+            no whole tensors in common that a scope speaks of.
         CheckpointError: a pipeline to take over is damaged.
         OSError: a file of a pipeline cannot be read.
     """
@@ -72,6 +74,8 @@ def compile_plan(recipe: Recipe, models: Mapping[str, Model], target: Path) -> P
     filled = _fill(filler, decided, settled)
     arch = _architecture(next(iter(models.values())).arch, filled, settled)
     tensors = laid_out(shape, arch, filled, recipe.output.dtype)
+    if recipe.scope == "tensor":
+        tensors = spanned(tensors, models)
     tensors += _extras(filler, owner)
     placed = place(shape, tensors, arch)
     draft = Draft(

@@ -96,6 +96,12 @@ class Recipe(Action):
         TEXT, "A model's name: what methods on differences take them from.", None
     )
     seed: int = given(whole(below=2**64), "Seed of methods that draw random numbers.", 0)
+    scope: Literal["unit", "tensor"] = given(
+        choice("unit", "tensor"),
+        "What methods look at before they merge: units, the same in every layout, or the tensors "
+        "of the files, as other programs do.",
+        "unit",
+    )
     compat: Literal["mergekit"] | None = given(
         choice("mergekit"),
         "Whose arithmetic methods follow where it differs from that of their papers.",
@@ -242,6 +248,7 @@ class Recipe(Action):
             data
             | ({"output": output} if output else {})
             | ({"seed": self.seed} if self.seed else {})
+            | ({"scope": self.scope} if self.scope != "unit" else {})
             | ({"compat": self.compat} if self.compat else {})
         )
 
