@@ -70,7 +70,8 @@ impl Merge<'_> {
                 self.isa.decode(self.dtype, &operand[block * bytes..][..bytes], decoded);
             }
             let slices: [&[f32]; 2] = [&decoded[0], &decoded[1]];
-            let stretch = Stretch { isa: self.isa, first: 0, row: BLOCK, operands: &slices };
+            let stretch =
+                Stretch { isa: self.isa, first: 0, row: BLOCK, around: [0, 0], operands: &slices };
             self.kernel.map(stretch, &Learned::Nothing, &mut result);
             self.isa.encode(self.dtype, Overflow::Saturate, &result, out);
             if let Some(stats) = stats.as_deref_mut() {

@@ -177,7 +177,8 @@ impl Combining<'_> {
                 kernel.map(stretch, self.learned, &mut result[..n]);
                 isa.encode(to, work.overflow, &result[..n], bytes);
                 if measured {
-                    let operands = stretch.operands;
+                    let inner = stretch.inner();
+                    let operands = inner.as_deref().unwrap_or(stretch.operands);
                     stats.add(isa, Made { operands, values: &result[..n], to, bytes });
                 } else {
                     stats.elements += n as u64;

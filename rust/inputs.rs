@@ -16,7 +16,10 @@ const FEW: usize = 16;
 /// The operands of one part, open.
 pub struct Inputs<'a> {
     unit: &'a Unit,
-    first: u64,
+    /// The elements of the unit that are open: those of the part and its halo.
+    span: Range<u64>,
+    /// How many of them come before the part.
+    before: usize,
     open: Vec<Input<'a>>,
 }
 
@@ -39,22 +42,26 @@ impl<'a> Inputs<'a> {
     /// Open windows of every operand; `buffers` hold what cannot be mapped.
     pub fn open(work: &'a Work, part: &Part, buffers: &'a mut Vec<Vec<u8>>) -> Result<Self> {
         let unit = &work.units[part.unit];
+        let (first, halo) = (part.first, unit.halo() as u64);
+        let end = unit.elements.min(first + part.elements as u64 + halo);
+        let span = first.saturating_sub(halo)..end;
+        let start = usize::try_from(span.start).map_err(|_| split(unit))?;
+        let count = usize::try_from(span.end - span.start).map_err(|_| split(unit))?;
         buffers.resize_with(unit.operands.len().max(buffers.len()), Vec::new);
         let open = |(operand, buffer): (&'a Operand, &'a mut Vec<u8>)| match operand {
             Operand::Rows { source, at, dtype } => {
-                let skip = len_of(usize::try_from(part.first).map_err(|_| split(unit))?, *dtype)?;
-                let len = len_of(part.elements, *dtype)?;
+                let (skip, len) = (len_of(start, *dtype)?, len_of(count, *dtype)?);
                 let window = work.sources[*source].window(at + skip as u64, len, buffer)?;
                 Ok(Input::Bytes(window, *dtype))
             }
             Operand::Values(values) => {
-                let first = usize::try_from(part.first).map_err(|_| split(unit))?;
-                let range = values.get(first..first + part.elements).ok_or_else(|| split(unit))?;
+                let range = values.get(start..start + count).ok_or_else(|| split(unit))?;
                 Ok(Input::Values(range))
             }
         };
         let open = unit.operands.iter().zip(buffers).map(open).collect::<Result<_>>()?;
-        Ok(Self { unit, first: part.first, open })
+        let before = (first - span.start) as usize;
+        Ok(Self { unit, span, before, open })
     }
 
     /// The unit these are operands of.
@@ -82,7 +89,8 @@ impl<'a> Inputs<'a> {
         self.open.iter().all(|input| input.bytes() == first).then_some(first)
     }
 
-    /// Decode the elements `range` of the part, one buffer for each operand, and show them.
+    /// Decode the elements `range` of the part and their halo, one buffer for each operand, and show
+    /// them.
     pub fn with_stretch<T>(
         &self,
         isa: &'static Isa,
@@ -90,6 +98,13 @@ impl<'a> Inputs<'a> {
         buffers: &mut Vec<Vec<f32>>,
         show: impl FnOnce(Stretch) -> T,
     ) -> T {
+        let (first, row) =
+            (self.span.start + (self.before + range.start) as u64, self.unit.row_elements);
+        let inner = self.before + range.start..self.before + range.end;
+        let open = (self.span.end - self.span.start) as usize;
+        let halo = self.unit.halo();
+        let range = inner.start.saturating_sub(halo)..open.min(inner.end + halo);
+        let around = [inner.start - range.start, range.end - inner.end];
         let n = range.len();
         buffers.resize_with(self.count().max(buffers.len()), Vec::new);
         for (input, buffer) in self.open.iter().zip(buffers.iter_mut()) {
@@ -101,15 +116,14 @@ impl<'a> Inputs<'a> {
                 input.decode(isa, elements, &mut buffer[block]);
             }
         }
-        let (first, row) = (self.first + range.start as u64, self.unit.row_elements);
         if self.count() <= FEW {
             let mut few = [&[][..]; FEW];
             let operands = &buffers[..self.count()]; // others may be left from a unit with more
             few.iter_mut().zip(operands).for_each(|(slot, buffer)| *slot = &buffer[..n]);
-            show(Stretch { isa, first, row, operands: &few[..self.count()] })
+            show(Stretch { isa, first, row, around, operands: &few[..self.count()] })
         } else {
             let many: Vec<_> = buffers[..self.count()].iter().map(|b| &b[..n]).collect();
-            show(Stretch { isa, first, row, operands: &many })
+            show(Stretch { isa, first, row, around, operands: &many })
         }
     }
 }

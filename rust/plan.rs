@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::io::sink::CachePolicy;
 use crate::io::source::{Identity, ReadMode};
 use crate::io::transaction::{Copied, Target, Text};
-use crate::kernels::{Adaptive, Combine, Delta, Linear, Pointwise, Rows};
+use crate::kernels::{Adaptive, Combine, Delta, Linear, Pointwise, Rows, Smooth};
 
 /// The version of the plan's form; Python and Rust ship together, so it must be equal.
 pub const PLAN_VERSION: u32 = 1;
@@ -167,6 +167,8 @@ pub enum OpSpec {
     Pointwise(Pointwise),
     /// A formula of single elements, with numbers that follow from the whole unit.
     Adaptive(Adaptive),
+    /// A formula of an element and its neighbours.
+    Smooth(Smooth),
 }
 
 /// No arguments: an object, so that arguments can be added without changing the form.
@@ -175,8 +177,8 @@ pub enum OpSpec {
 pub struct Nothing {}
 
 /// The names of the operations a plan may use, for the completeness test on the Python side.
-pub const OPS: [&str; 8] =
-    ["adaptive", "combine", "copy", "delta", "linear", "pointwise", "rows", "same"];
+pub const OPS: [&str; 9] =
+    ["adaptive", "combine", "copy", "delta", "linear", "pointwise", "rows", "same", "smooth"];
 
 /// How to run; never decides a byte.
 #[derive(Clone, Debug, Deserialize)]

@@ -58,7 +58,8 @@ pub struct Shape {
 
 /// Fit chunk and threads into the budget: smaller chunks first, then fewer threads, then refuse.
 ///
-/// `working = threads * ((operands + 1) * item_elements * widest + scratch)`, where `widest` is the
+/// `working = threads * ((operands + 1) * (item_elements + halo) * widest + scratch)`, where `halo` are
+/// the elements shown around an item, `widest` is the
 /// largest element of any input or output and `scratch` the decoded stretches and the sums of one thread.
 pub fn fit(work: &Work, options: &Options) -> Result<Shape> {
     let streams = work.units.iter().map(|u| u.operands.len() as u64).max().unwrap_or(0) + 1;
@@ -68,8 +69,9 @@ pub fn fit(work: &Work, options: &Options) -> Result<Shape> {
     let state = work.units.iter().map(Unit::state_bytes).max().unwrap_or(0);
     let scratch = streams * (stretch * size_of::<f32>()) as u64 + state;
     let cell = work.units.iter().map(Unit::cell).max().unwrap_or(CELL) as u64;
+    let halo = 2 * work.units.iter().map(Unit::halo).max().unwrap_or(0) as u64;
     let need = |threads: usize, elements: u64| {
-        (streams * elements * widest + scratch).saturating_mul(threads as u64)
+        (streams * (elements + halo) * widest + scratch).saturating_mul(threads as u64)
     };
     // Many operands share the room of two, so that memory stays the same however many models meet.
     let chunk = options.chunk.saturating_mul(3) / streams.max(3);

@@ -173,7 +173,8 @@ fn index(tensor: &str) -> usize {
 #[test]
 fn how_a_job_is_run_changes_no_bit() {
     let scene = Scene::new();
-    for (op, rule, count) in rules() {
+    let smooth = ("smooth", json!({"alpha": 0.5}), 3);
+    for (op, rule, count) in rules().into_iter().chain([smooth]) {
         let plan = scene.plan(op, &rule, count);
         let want = scene.run(&plan, &json!({"threads": 1, "chunk": 1, "isa": "scalar"}));
         let mut ways = vec![
@@ -272,7 +273,8 @@ fn slerp_over_many_cells_and_in_rows_is_that_of_whole_vectors() {
 #[test]
 fn a_rule_for_another_number_of_operands_is_refused() {
     let scene = Scene::new();
-    for (op, rule, count) in rules() {
+    let smooth = ("smooth", json!({"alpha": 0.5}), 3);
+    for (op, rule, count) in rules().into_iter().chain([smooth]) {
         let plan = scene.plan(op, &rule, if count == 2 { 3 } else { 1 }).to_string();
         let options = json!({
             "mode": "write", "threads": 1, "chunk": 1 << 20, "memory_budget": 64 << 20,

@@ -171,7 +171,13 @@ mod tests {
             .collect();
         let operands: Vec<_> = x.iter().map(Vec::as_slice).collect();
         let mut gram = Gram::new(4);
-        gram.add(Stretch { isa: Isa::best(), first: 0, row: 900, operands: &operands });
+        gram.add(Stretch {
+            isa: Isa::best(),
+            first: 0,
+            row: 900,
+            around: [0, 0],
+            operands: &operands,
+        });
         for i in 0..4 {
             for j in 0..4 {
                 let pairs = x[i].iter().zip(&x[j]);
@@ -195,7 +201,13 @@ mod tests {
                 Isa::available().into_iter().flat_map(|isa| [(isa, 1), (isa, 2), (isa, 4)])
             {
                 let mut gram = Gram::new(count);
-                gram.add(Stretch { isa, first: 0, row: len, operands: &operands[..count] });
+                gram.add(Stretch {
+                    isa,
+                    first: 0,
+                    row: len,
+                    around: [0, 0],
+                    operands: &operands[..count],
+                });
                 for i in 0..count {
                     for j in i..count {
                         let want = Isa::best().dot(&vectors[i], &vectors[j]);
@@ -210,7 +222,13 @@ mod tests {
     fn close_operands_keep_their_difference() {
         let (a, b) = ([1000.0_f32; 512], [1000.0_f32.next_up(); 512]);
         let mut gram = Gram::new(2);
-        gram.add(Stretch { isa: Isa::best(), first: 0, row: 512, operands: &[&a, &b] });
+        gram.add(Stretch {
+            isa: Isa::best(),
+            first: 0,
+            row: 512,
+            around: [0, 0],
+            operands: &[&a, &b],
+        });
         let step = f64::from(1000.0_f32.next_up()) - 1000.0;
         assert!((gram.of(1, 1) - 512.0 * step * step).abs() < 1e-12);
     }

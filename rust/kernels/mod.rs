@@ -32,6 +32,7 @@ mod noise;
 mod pointwise;
 mod rows;
 mod select;
+mod smooth;
 mod sums;
 mod trig;
 
@@ -41,6 +42,7 @@ pub use delta::Delta;
 pub use linear::Linear;
 pub use pointwise::Pointwise;
 pub use rows::Rows;
+pub use smooth::Smooth;
 pub use sums::{Learned, Sums, Weights};
 
 /// The formula of one unit.
@@ -58,6 +60,8 @@ pub enum Kernel {
     Pointwise(Pointwise),
     /// A formula of single elements, with numbers that follow from the whole unit.
     Adaptive(Adaptive),
+    /// A formula of an element and its neighbours.
+    Smooth(Smooth),
 }
 
 /// One stretch of every operand of a unit, decoded.
@@ -69,8 +73,20 @@ pub struct Stretch<'a> {
     pub first: u64,
     /// Elements of one row of the unit.
     pub row: usize,
+    /// Elements shown before and after those to fill, as far as the kernel's halo and the unit go.
+    pub around: [usize; 2],
     /// The operands, in the plan's order, all of one length.
     pub operands: &'a [&'a [f32]],
+}
+
+impl<'a> Stretch<'a> {
+    /// The operands without what is shown around the elements to fill, if there is anything.
+    #[must_use]
+    pub fn inner(&self) -> Option<Vec<&'a [f32]>> {
+        let [before, after] = self.around;
+        let inner = |x: &&'a [f32]| &x[before..x.len() - after];
+        (before + after > 0).then(|| self.operands.iter().map(inner).collect())
+    }
 }
 
 impl Kernel {
@@ -85,6 +101,7 @@ impl Kernel {
             Self::Delta(delta) => delta.check(operands),
             Self::Pointwise(pointwise) => pointwise.check(operands),
             Self::Adaptive(adaptive) => adaptive.check(operands),
+            Self::Smooth(smooth) => smooth.check(operands),
         }
     }
 
@@ -93,9 +110,18 @@ impl Kernel {
     pub fn by_rows(&self) -> bool {
         match self {
             Self::Linear(_) | Self::Combine(_) | Self::Pointwise(_) => false,
-            Self::Rows(_) => true,
+            Self::Rows(_) | Self::Smooth(_) => true,
             Self::Delta(delta) => delta.by_rows(),
             Self::Adaptive(adaptive) => adaptive.by_rows(),
+        }
+    }
+
+    /// How many rows above and below those to fill `map` must see.
+    #[must_use]
+    pub fn halo(&self) -> usize {
+        match self {
+            Self::Smooth(_) => smooth::HALO,
+            _ => 0,
         }
     }
 
@@ -112,7 +138,7 @@ impl Kernel {
     #[must_use]
     pub fn passes(&self) -> usize {
         match self {
-            Self::Linear(_) | Self::Rows(_) | Self::Pointwise(_) => 0,
+            Self::Linear(_) | Self::Rows(_) | Self::Pointwise(_) | Self::Smooth(_) => 0,
             Self::Combine(_) => 1,
             Self::Delta(delta) => delta.passes(),
             Self::Adaptive(adaptive) => adaptive.passes(),
@@ -158,6 +184,7 @@ impl Kernel {
             Self::Linear(_) | Self::Pointwise(_) => 0,
             Self::Delta(delta) => delta.state_bytes(stretch),
             Self::Adaptive(adaptive) => adaptive.state_bytes(operands, stretch),
+            Self::Smooth(_) => Smooth::state_bytes(stretch),
             Self::Combine(_) | Self::Rows(_) => Gram::bytes(operands),
         }
     }
@@ -165,7 +192,8 @@ impl Kernel {
     /// Fills `out` from one stretch of every operand.
     ///
     /// # Panics
-    /// If there are no operands, their number is not the kernel's, or the lengths differ.
+    /// If there are no operands, their number is not the kernel's, or the lengths differ by other than
+    /// [`Stretch::around`].
     pub fn map(&self, stretch: Stretch, learned: &Learned, out: &mut [f32]) {
         match self {
             Self::Linear(linear) => linear.map(stretch.isa, stretch.operands, out),
@@ -177,6 +205,7 @@ impl Kernel {
             Self::Delta(delta) => delta.map(stretch, learned, out),
             Self::Pointwise(pointwise) => pointwise.map(stretch, out),
             Self::Adaptive(adaptive) => adaptive.map(stretch, learned, out),
+            Self::Smooth(smooth) => smooth.map(stretch, out),
         }
     }
 }

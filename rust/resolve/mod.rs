@@ -104,8 +104,17 @@ impl Unit {
     #[must_use]
     pub fn stretch(&self) -> usize {
         match &self.action {
-            Action::Compute(kernel) if kernel.by_rows() => self.cell(),
+            Action::Compute(kernel) if kernel.by_rows() => self.cell() + 2 * self.halo(),
             _ => BLOCK,
+        }
+    }
+
+    /// Elements before and after those it fills that a part must see.
+    #[must_use]
+    pub fn halo(&self) -> usize {
+        match &self.action {
+            Action::Compute(kernel) => kernel.halo() * self.row_elements.max(1),
+            Action::Copy | Action::Same => 0,
         }
     }
 
@@ -323,6 +332,7 @@ fn action_of(op: &OpSpec, dtype: Dtype, operands: &[Operand], here: &str) -> Res
         OpSpec::Delta(delta) => Kernel::Delta(delta.clone()),
         OpSpec::Pointwise(pointwise) => Kernel::Pointwise(pointwise.clone()),
         OpSpec::Adaptive(adaptive) => Kernel::Adaptive(adaptive.clone()),
+        OpSpec::Smooth(smooth) => Kernel::Smooth(smooth.clone()),
     };
     kernel.check(operands.len()).map_err(|what| Error::plan(format!("{here}: {what}")))?;
     let floats = dtypes.iter().flatten().chain([&dtype]);

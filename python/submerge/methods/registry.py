@@ -17,6 +17,7 @@ from submerge.methods.pointwise import (
     NearSwap,
     Ram,
     RamplusTl,
+    SmoothAdd,
     TrainDifference,
 )
 from submerge.methods.weighted import AddDifference, Lerp, Linear
@@ -56,6 +57,7 @@ _KINDS: tuple[type[Method], ...] = (
     TrainDifference,
     AddOpposite,
     AddStrictOpposite,
+    SmoothAdd,
     Clamp,
     AddCosineA,
     AddCosineB,

@@ -46,13 +46,14 @@ fn run(kernel: &Kernel, row: usize, x: &[Vec<f32>]) -> (Vec<f32>, Learned) {
         let mut sums = kernel.start(pass, x.len(), &learned).expect("sums to make");
         for first in (0..len).step_by(BLOCK) {
             let operands: Vec<_> = x.iter().map(|x| &x[first..len.min(first + BLOCK)]).collect();
-            let stretch = Stretch { isa, first: first as u64, row, operands: &operands };
+            let stretch =
+                Stretch { isa, first: first as u64, row, around: [0, 0], operands: &operands };
             kernel.reduce(pass, stretch, &learned, &mut sums);
         }
         learned = kernel.learn(pass, &sums, &learned);
     }
     let mut out = vec![f32::NAN; len];
-    kernel.map(Stretch { isa, first: 0, row, operands: &x }, &learned, &mut out);
+    kernel.map(Stretch { isa, first: 0, row, around: [0, 0], operands: &x }, &learned, &mut out);
     (out, learned)
 }
 
