@@ -98,6 +98,7 @@ class Answers:
         velocities: by time, float32 `[n, positions, channels]`.
         response: by guidance, the relative change of the velocity; all 0 without an embedder.
         blocks: by block, the relative change it makes to its stream.
+        final: scale and shift of the last normalisation, float32 `[n, 2 x hidden]`.
         guided: whether the model has a guidance embedder.
         repeats: whether the same question twice got the same bits.
     """
@@ -105,6 +106,7 @@ class Answers:
     velocities: dict[float, Floats]
     response: dict[float, float]
     blocks: dict[str, float]
+    final: Floats
     guided: bool
     repeats: bool
 
@@ -117,7 +119,7 @@ class Answers:
 def ask(pipe: Any, probe: Probe) -> Answers:
     """Ask a pipeline's transformer; costs `len(TIMES) + 1` forwards, and 4 more when guided."""
     base = GUIDANCE[0]
-    with _watched(pipe.transformer) as blocks:
+    with _watched(pipe.transformer) as (blocks, final):
         velocities = {TIMES[0]: _velocity(pipe, probe, TIMES[0], base)}
     velocities |= {time: _velocity(pipe, probe, time, base) for time in TIMES[1:]}
     again = _velocity(pipe, probe, TIMES[0], base)
@@ -130,6 +132,7 @@ def ask(pipe: Any, probe: Probe) -> Answers:
         velocities,
         response,
         dict(blocks),
+        final[0],
         guided,
         repeats=np.array_equal(again, velocities[TIMES[0]], equal_nan=True),
     )
@@ -168,9 +171,10 @@ def _velocity(pipe: Any, probe: Probe, time: float, guidance: float) -> Floats:
 
 
 @contextmanager
-def _watched(transformer: Any) -> Iterator[dict[str, float]]:
-    """Give a mapping that fills with each block's relative change while the model runs."""
+def _watched(transformer: Any) -> Iterator[tuple[dict[str, float], list[Floats]]]:
+    """Give what fills while the model runs: each block's relative change, the last modulation."""
     found: dict[str, float] = {}
+    final: list[Floats] = []
 
     def watch(name: str) -> Any:
         def hook(_: Any, args: Any, given: Any, out: Any) -> None:
@@ -189,8 +193,13 @@ def _watched(transformer: Any) -> Iterator[dict[str, float]]:
         for stack, blocks in stacks.items()
         for i, block in enumerate(blocks)
     ]
+    handles.append(
+        transformer.norm_out.linear.register_forward_hook(
+            lambda _, __, out: final.append(out.detach().to("cpu").float().numpy())
+        )
+    )
     try:
-        yield found
+        yield found, final
     finally:
         for handle in handles:
             handle.remove()
@@ -223,6 +232,11 @@ def rows_of(answers: dict[str, Answers], merge: str) -> list[Row]:
                 cosine, ratio = agreement(velocity, answers[other].velocities[time])
                 rows.append(_row("velocity cosine", name, time, cosine, other))
                 rows.append(_row("velocity norm ratio", name, time, ratio, other))
+            theirs = answers[other].final
+            swapped = np.concatenate(np.split(theirs, 2, axis=1)[::-1], axis=1)
+            for x, final in (("as it stands", theirs), ("halves swapped", swapped)):
+                cosine, _ = agreement(mine.final, final)
+                rows.append(_row("final modulation cosine", name, x, cosine, other))
         rows += [_row("guidance response", name, g, move) for g, move in mine.response.items()]
         rows += [_row("block contribution", name, x, value) for x, value in mine.blocks.items()]
         rows.append(_row("velocity finite", name, None, float(mine.finite)))

@@ -98,7 +98,7 @@ def _broken(facts: Facts) -> Question:
     found: dict[str, list[str]] = {"bad": [], "mixed": [], "good": []}
     if not all(facts.signal("velocity finite", facts.merge).values()):
         found["bad"].append("it predicts numbers that are not finite")
-    for judge in (_defects, _agreement, _lengths, _blocks):
+    for judge in (_defects, _agreement, _lengths, _blocks, _halves):
         words, verdict = judge(facts)
         found[verdict].append(words)
     verdict = next((word for word in ("bad", "mixed") if found[word]), "good")
@@ -190,6 +190,17 @@ def _blocks(facts: Facts) -> tuple[str, str]:
         return f"all {len(mine)} blocks contribute", "good"
     more = f" and {len(odd) - 3} more blocks" if len(odd) > 3 else ""
     return "; ".join(odd[:3]) + more, "bad"
+
+
+def _halves(facts: Facts) -> tuple[str, str]:
+    """Scale and shift of the last normalisation, whose order differs between layouts of files."""
+    for parent in facts.parents:
+        found = facts.signal("final modulation cosine", facts.merge, parent)
+        plain, swapped = found.get("as it stands", 1.0), found.get("halves swapped", 0.0)
+        if swapped > max(plain, _UNRELATED):
+            words = "scale and shift of its last normalisation seem swapped"
+            return f"{words}: cosine {plain:.2f} with {parent}, {swapped:.2f} when swapped", "bad"
+    return "", "good"
 
 
 def _few_steps(facts: Facts) -> Question:
