@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from submerge.errors import AdapterError, RecipeError
+from submerge.inference.placing import computing_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -73,7 +74,9 @@ def _load_controlnet(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
         fields.pop("model"), torch_dtype=pipe.transformer.dtype, local_files_only=True
     )
     parts = {name: part for name, part in pipe.components.items() if name in _COMPONENTS}
-    control = FluxControlNetPipeline(**parts, controlnet=net.to(pipe.device))
+    device = pipe._execution_device  # noqa: SLF001 - the only name it has
+    kind = computing_on(FluxControlNetPipeline, device)
+    control = kind(**parts, controlnet=net.to(device))
     control.set_progress_bar_config(disable=True)
     scale = fields.pop("scale", 1.0)
     return {

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypedDict
 
@@ -15,6 +16,7 @@ from submerge.inference.options import Defaults, defaults_for
 from submerge.inference.parts import Parts, find_parts
 from submerge.inference.planner import LoadPlan, Machine, Work, plan_load
 from submerge.inference.quiet import quiet
+from submerge.profile import read
 from submerge.values import shown, size
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ class LoadArguments(TypedDict, total=False):
         height: as `width`.
         batch: images denoised together that the plan is made for.
         tokens: text tokens the plan is made for; 512, or 256 without guidance.
+        checkpointing: recompute the transformer's activations where gradients flow through it.
     """
 
     components: str | os.PathLike[str] | None
@@ -55,6 +58,7 @@ class LoadArguments(TypedDict, total=False):
     height: int
     batch: int
     tokens: int
+    checkpointing: bool
 
 
 class LoadedModel:
@@ -164,14 +168,23 @@ def load_model(
         SubmergeError: torch, diffusers or transformers are not installed.
         OSError: a file cannot be read.
     """
-    parts, plan = _planned(source, (device, dtype, quantization), memory_budget, more)
     _libraries("torch", "transformers", "accelerate", "diffusers")
     import torch
 
-    from submerge.inference.placing import Placed
+    from submerge.inference.placing import Placed, import_all
+
+    import_all()
+    # What the libraries take differs threefold between builds of torch: measured, not assumed.
+    base = read()[0].rss
+    parts, plan = _planned(source, (device, dtype, quantization), memory_budget, (more, base))
 
     with quiet():
-        placed = Placed(parts, plan, torch.device(plan.machine.device))
+        placed = Placed(
+            parts,
+            plan,
+            torch.device(plan.machine.device),
+            checkpointing=more.get("checkpointing", False),
+        )
     return LoadedModel(parts, plan, placed)
 
 
@@ -189,16 +202,16 @@ def plan_loading(
     Takes what `load_model` takes and raises what it raises. With a named `device` it needs no
     torch, unless the budget is left to the device's free memory.
     """
-    return _planned(source, (device, dtype, quantization), memory_budget, more)[1]
+    return _planned(source, (device, dtype, quantization), memory_budget, (more, None))[1]
 
 
 def _planned(
     source: str | os.PathLike[str] | MergedModel,
     how: tuple[str, str, str | None],
     memory_budget: int | str | Mapping[str, int | str] | None,
-    more: LoadArguments,
+    rest: tuple[LoadArguments, int | None],
 ) -> tuple[Parts, LoadPlan]:
-    device, dtype, quantization = how
+    (device, dtype, quantization), (more, base) = how, rest
     known = LoadArguments.__annotations__
     if unknown := [name for name in more if name not in known]:
         close = nearest(unknown[0], known) or list(known)
@@ -217,6 +230,8 @@ def _planned(
         more.get("tokens", 512 if parts.guided else 256),
     )
     machine = _machine(device, memory_budget)
+    if base is not None:
+        machine = replace(machine, base=base)
     plan = plan_load(parts.sizes(_DTYPES[wanted]), machine, work, quantization=quantization)
     return parts, plan.with_dtype(wanted)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from submerge.inference.parts import Parts
     from submerge.inference.planner import LoadPlan
 
-__all__ = ["Placed"]
+__all__ = ["Placed", "computing_on", "import_all"]
 
 # The modules of the pipeline that make up each part of the plan, and the phase that needs them.
 _MODULES = {
@@ -32,12 +32,30 @@ _MODULES = {
 _PHASES = {"text": "text", "denoise": "transformer", "decode": "vae"}
 
 
+def import_all() -> None:
+    """Import every class a pipeline is made of, which the libraries put off until they are used."""
+    from accelerate import cpu_offload_with_hook, init_empty_weights  # noqa: F401
+    from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel  # noqa: F401
+    from transformers import CLIPTextModel, T5EncoderModel  # noqa: F401
+
+
+def computing_on(kind: Any, device: torch.device) -> Any:
+    """Return a pipeline class that computes on a device, wherever its weights are meanwhile.
+
+    diffusers takes the device from the first weight it finds, which may not be there yet.
+    """
+    return type(kind.__name__, (kind,), {"_execution_device": property(lambda _: device)})
+
+
 class Placed:
     """The modules of a pipeline where their plan puts them; `phase` brings in what is needed."""
 
-    def __init__(self, parts: Parts, plan: LoadPlan, device: torch.device) -> None:
+    def __init__(
+        self, parts: Parts, plan: LoadPlan, device: torch.device, *, checkpointing: bool = False
+    ) -> None:
         import torch
 
+        self._checkpointing = checkpointing
         self._parts = parts
         self._plan = plan
         self._device = device
@@ -85,7 +103,9 @@ class Placed:
         folder = self._parts.companions
         nothing = dict.fromkeys(module for part in _MODULES.values() for module in part)
         with _told(folder):
-            pipe = FluxPipeline.from_pretrained(folder, local_files_only=True, **nothing)
+            pipe = computing_on(FluxPipeline, self._device).from_pretrained(
+                folder, local_files_only=True, **nothing
+            )
         pipe.set_progress_bar_config(disable=True)
         # What `FluxPipeline` works out from a VAE it is made with.
         pipe.vae_scale_factor = self._parts.default_size() // 128
@@ -157,6 +177,8 @@ class Placed:
         else:
             self._fill(transformer, weights, keep_on_host=place != "resident")
             transformer = self._settled("transformer", transformer, place)
+        if self._checkpointing:
+            transformer.enable_gradient_checkpointing()
         return {"transformer": transformer}
 
     def _fill(self, transformer: Any, weights: Weights, *, keep_on_host: bool) -> None:

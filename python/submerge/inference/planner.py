@@ -77,13 +77,15 @@ class Machine:
         vram: bytes of the device's memory that may be used; None is no limit. Nothing where the
             device shares the main memory (CPU, MPS): there `ram` is the limit.
         ram: bytes of main memory the process may take, its libraries included; None is no limit.
-        base: bytes of main memory the process takes before any weight is loaded.
+        base: bytes of main memory the process takes before any weight is loaded: torch, diffusers
+            and transformers, 414 MB with a CPU build of torch 2.13 and 755 MB with a CUDA build of
+            torch 2.15.
     """
 
     device: str = "cpu"
     vram: int | None = None
     ram: int | None = None
-    base: int = 450_000_000
+    base: int = 800_000_000
 
     @property
     def shares_memory(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -19,12 +20,16 @@ def quiet() -> Iterator[None]:
 
     libraries = (diffusers, transformers)
     kept = [(module.get_verbosity(), module.is_progress_bar_enabled()) for module in libraries]
+    accelerate = logging.getLogger("accelerate")
+    level = accelerate.level
+    accelerate.setLevel(logging.ERROR)
     for module in libraries:
         module.set_verbosity_error()
         module.disable_progress_bar()
     try:
         yield
     finally:
+        accelerate.setLevel(level)
         for module, (verbosity, bars) in zip(libraries, kept, strict=True):
             module.set_verbosity(verbosity)
             if bars:
