@@ -40,11 +40,13 @@ if TYPE_CHECKING:
         run_inference,
     )
     from submerge.inspection import Inspection, inspect
+    from submerge.measure import Measurement, measure
     from submerge.merge import MergedModel, convert, merge, merge_flux_models, plan
     from submerge.plan import Plan
     from submerge.profile import Profile, profile
     from submerge.recipe import Recipe
     from submerge.report import Report
+    from submerge.reproduce import Reproduction, reproduce
     from submerge.run import CancelToken, RunOptions
     from submerge.verify import Verification, verify
 
@@ -66,6 +68,7 @@ _HOMES = {
     "LayoutError": "errors",
     "LoadPlan": "inference",
     "LoadedModel": "inference",
+    "Measurement": "measure",
     "MergedModel": "merge",
     "Plan": "plan",
     "PlanError": "errors",
@@ -73,6 +76,7 @@ _HOMES = {
     "Recipe": "recipe",
     "RecipeError": "errors",
     "Report": "report",
+    "Reproduction": "reproduce",
     "RunOptions": "run",
     "Scorer": "evaluate",
     "SubmergeError": "errors",
@@ -83,10 +87,12 @@ _HOMES = {
     "evaluate_guidance": "evaluate",
     "inspect": "inspection",
     "load_model": "inference",
+    "measure": "measure",
     "merge": "merge",
     "merge_flux_models": "merge",
     "plan": "merge",
     "profile": "profile",
+    "reproduce": "reproduce",
     "run_inference": "inference",
     "verify": "verify",
 }
@@ -106,6 +112,7 @@ __all__ = [
     "LayoutError",
     "LoadPlan",
     "LoadedModel",
+    "Measurement",
     "MergedModel",
     "Plan",
     "PlanError",
@@ -113,6 +120,7 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "Report",
+    "Reproduction",
     "RunOptions",
     "Scorer",
     "SubmergeError",
@@ -123,10 +131,12 @@ __all__ = [
     "evaluate_guidance",
     "inspect",
     "load_model",
+    "measure",
     "merge",
     "merge_flux_models",
     "plan",
     "profile",
+    "reproduce",
     "run_inference",
     "verify",
 ]

@@ -30,7 +30,8 @@ Exit codes:
   1    failed while reading or writing
   2    wrong usage, or the recipe is wrong
   3    an input is damaged, or not a model that can be merged
-  4    a check did not pass (`verify`), or the models differ (`diff --exit-code`)
+  4    a check did not pass (`verify`), the models differ (`diff --exit-code`), or the images do
+       (`reproduce`)
   130  interrupted; nothing is left behind
 """
 
@@ -41,11 +42,13 @@ _COMMANDS = {
     "diff": "look",
     "doctor": "tools",
     "inspect": "look",
+    "measure": "measure",
     "merge": "write",
     "methods": "tools",
     "plan": "write",
     "recipe": "recipe",
     "report": "page",
+    "reproduce": "measure",
     "test": "test",
     "verify": "look",
 }

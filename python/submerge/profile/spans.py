@@ -80,7 +80,7 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextmanager
-def span(name: str, **details: Any) -> Iterator[None]:
+def span(name: str, /, **details: Any) -> Iterator[None]:
     """Mark what happens inside as `name`; costs nothing when no profile is running.
 
     Args:
@@ -106,7 +106,7 @@ def span(name: str, **details: Any) -> Iterator[None]:
             listener.add(ended)
 
 
-def record(name: str, start: float, seconds: float, **details: Any) -> None:
+def record(name: str, start: float, seconds: float, /, **details: Any) -> None:
     """Add a span that was timed elsewhere; `start` is on the clock `time.perf_counter`."""
     depth = getattr(_thread, "depth", 0)
     for listener in _listeners:

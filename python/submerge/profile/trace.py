@@ -23,15 +23,18 @@ _TRACKS = {
 }
 
 
-def trace(timeline: Mapping[str, Any], *, process: int, thread: int) -> dict[str, Any]:
+def trace(
+    timeline: Mapping[str, Any], *, process: int, thread: int, name: str = "submerge"
+) -> dict[str, Any]:
     """Return a timeline (`Profile.to_dict()`) as a trace: a bar for each span, a curve for memory.
 
     Args:
         timeline: `spans` and `samples`, in seconds and bytes.
         process: the number of the process that was measured.
         thread: the number of its main thread, which is named so.
+        name: what to call the process.
     """
-    named = {"name": "process_name", "args": {"name": "submerge"}}
+    named = {"name": "process_name", "args": {"name": name}}
     main = {"name": "thread_name", "tid": thread, "args": {"name": "main"}}
     events: list[dict[str, Any]] = [
         {"ph": "M", "pid": process, "tid": thread, "ts": 0} | event for event in (named, main)

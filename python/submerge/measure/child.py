@@ -1,0 +1,125 @@
+"""The process that is measured: loads one model, paints every workload, and writes what it saw.
+
+Started by `submerge.measure.measure` as `python -m submerge.measure.child JOB RESULT`, so that the
+memory it reaches is one model's own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from submerge.errors import SubmergeError
+from submerge.files import write_whole
+from submerge.measure.workload import Workload
+from submerge.profile import environment, profile, span
+
+if TYPE_CHECKING:
+    from submerge.inference import LoadedModel
+
+__all__ = ["main"]
+
+
+def main(job_path: str, result_path: str) -> None:
+    """Carry out a job and write its result; an error is a result as well."""
+    job = json.loads(Path(job_path).read_text(encoding="utf-8"))
+    result: dict[str, Any]
+    try:
+        result = _measured(job)
+    except (SubmergeError, OSError) as error:
+        words = str(error) if not isinstance(error, SubmergeError) else error.message
+        hint = getattr(error, "hint", None)
+        result = {"error": type(error).__name__, "message": words, "hint": hint}
+    write_whole(result_path, json.dumps(result, allow_nan=False))
+
+
+def _measured(job: dict[str, Any]) -> dict[str, Any]:
+    from submerge.inference import load_model
+
+    workloads = [Workload.of(given) for given in job["workloads"]]
+    with profile(job["interval"]) as whole:
+        begun = time.perf_counter()
+        with span("import"):
+            _import()
+        imported = time.perf_counter()
+        with span("load"):
+            keywords: dict[str, Any] = _room(workloads) | job["load"]
+            model = load_model(job["path"], **keywords)
+        loaded = time.perf_counter()
+        with model:
+            results = [_painted(model, workload, job["interval"]) for workload in workloads]
+            facts = environment(device=str(model.device), dtype=model.plan.dtype)
+            plan = model.plan.describe()
+    return {
+        "import_seconds": imported - begun,
+        "load_seconds": loaded - imported,
+        "plan": plan,
+        "environment": facts,
+        "results": results,
+        "process": os.getpid(),
+        "timeline": whole.to_dict(),
+    }
+
+
+def _import() -> None:
+    """Import what loading will import, so that its time is not taken for the model's."""
+    import importlib
+
+    for name in ("torch", "transformers", "accelerate", "diffusers"):
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            return  # loading says which extra brings it
+
+
+def _room(workloads: list[Workload]) -> dict[str, int]:
+    """Return the largest sizes of the workloads, for the plan of the memory to hold."""
+    names = {
+        "width": "width",
+        "height": "height",
+        "batch": "batch",
+        "max_sequence_length": "tokens",
+    }
+    found = {
+        keyword: [w.options[name] for w in workloads if w.options.get(name) is not None]
+        for name, keyword in names.items()
+    }
+    return {keyword: max(values) for keyword, values in found.items() if values}
+
+
+def _painted(model: LoadedModel, workload: Workload, interval: float) -> dict[str, Any]:
+    """Paint a workload: one batch to warm up, then what is timed."""
+    from submerge.inference import run_inference
+
+    batch = int(workload.options.get("batch", 1))
+    seed = int(workload.options.get("seed", 0))
+    seconds, processor, phases = [], [], []
+    with profile(interval) as seen, span("workload", name=workload.name):
+        for turn in range(1 + -(-workload.images // batch)):
+            prompt = f"{workload.prompt} {turn}"
+            seeds = tuple(range(seed, seed + batch))
+            begun, cpu = time.perf_counter(), time.process_time()
+            with span("image" if batch == 1 else "batch", warm_up=turn == 0):
+                made = run_inference(model, [prompt], dict(workload.options) | {"seeds": seeds})
+            seconds.append((time.perf_counter() - begun) / batch)
+            processor.append((time.process_time() - cpu) / batch)
+            phases.append({name: value / batch for name, value in made.phases.items()})
+    return {
+        "workload": workload.name,
+        "first_seconds": seconds[0],
+        "seconds": seconds[1:],
+        "cpu_seconds": processor[1:],
+        "phases": phases[1:],
+        "batch": batch,
+        "options": dict(made[0].options),
+        "peak": seen.peak,
+        "average": seen.average,
+    }
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
