@@ -1,8 +1,8 @@
 """Writes sd-mecha's recipes of a few merges of small tensors, and what sd-mecha makes of them.
 
-Run it in an environment of its own: `pip install sd-mecha==1.1.8` (torch 2.15.0, CPU), then
-`python scripts/mecha_golden.py`. The recipes go to tests/data/recipes/mecha/, inputs and results
-to tests/data/mecha.safetensors, so that nothing depends on how random numbers are made.
+Run it in an environment of its own: `pip install sd-mecha==1.1.8 scipy==1.17.1` (torch 2.15.0,
+CPU), then `python scripts/mecha_golden.py`. The recipes go to tests/data/recipes/mecha/, inputs and
+results to tests/data/mecha.safetensors, so that nothing depends on how random numbers are made.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 import sd_mecha
 import torch
 from safetensors.torch import save_file
+from scipy import ndimage
 from sd_mecha.extensions.merge_methods import resolve
 
 DATA = Path(__file__).parents[1] / "tests" / "data"
@@ -68,6 +69,33 @@ def cases() -> dict[str, Any]:
     }
 
 
+def unread() -> dict[str, Any]:
+    """Return recipes of formulas that no importer reads."""
+    m = sd_mecha
+    anna, base, carl = (m.model(f"{name}.safetensors") for name in MODELS)
+    two = (anna, carl, base)
+    masks = {
+        "add_opposite": m.add_opposite_mask(*two, alpha=0.7),
+        "add_strict_opposite": m.add_strict_opposite_mask(*two, alpha=0.7),
+    }
+    return {
+        "add_cosine_a": m.add_cosine_a(anna, carl, alpha=0.5),
+        "add_cosine_b": m.add_cosine_b(anna, carl, alpha=0.5),
+    } | {name: resolve("add_difference")(anna, carl - base, mask) for name, mask in masks.items()}
+
+
+def smooth(models: dict[str, dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Return smoothAdd of sd-webui-supermerger, which calls these filters."""
+    found = {}
+    for name in SHAPES:
+        anna, base, carl = (models[model][name] for model in MODELS)
+        filtered = ndimage.gaussian_filter(
+            ndimage.median_filter((carl - base).numpy(), size=3), sigma=1
+        )
+        found[f"more.smooth_add.{name}"] = anna + 0.7 * torch.from_numpy(filtered)
+    return found
+
+
 def main() -> None:
     """Run every case and write recipes, inputs and outputs."""
     recipes = DATA / "recipes" / "mecha"
@@ -78,12 +106,17 @@ def main() -> None:
         os.chdir(folder)
         for model, tensors in models.items():
             save_file(tensors, f"{model}.safetensors")
-        for case, recipe in cases().items():
+        written = cases()
+        for case, recipe in (written | unread()).items():
             text = sd_mecha.serialize(recipe).replace(f"{Path.cwd()}{os.sep}", "")
-            (recipes / f"{case}.mecha").write_text(text + "\n", encoding="utf-8")
+            if case in written:
+                (recipes / f"{case}.mecha").write_text(text + "\n", encoding="utf-8")
             merged = sd_mecha.merge(recipe, output_dtype=torch.float32)
-            found |= {f"out.{case}.{name}": merged[name].contiguous() for name in SHAPES}
-    versions = {name: importlib.metadata.version(name) for name in ("sd-mecha", "torch", "numpy")}
+            kind = "out" if case in written else "more"
+            found |= {f"{kind}.{case}.{name}": merged[name].contiguous() for name in SHAPES}
+    found |= smooth(models)
+    names = ("sd-mecha", "scipy", "torch", "numpy")
+    versions = {name: importlib.metadata.version(name) for name in names}
     save_file(found, DATA / "mecha.safetensors", metadata={"versions": json.dumps(versions)})
 
 
