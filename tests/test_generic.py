@@ -143,3 +143,19 @@ def test_all_that_does_not_fit_is_named_at_once(tmp_path: Path) -> None:
     message = str(caught.value)
     assert "`b` has no `conv`" in message
     assert "nor do 2 more units: `one`, `scalar` fit together" in message
+
+
+def test_networks_trained_apart_are_told_from_relatives(tmp_path: Path) -> None:
+    random = np.random.default_rng(3)
+    a, b = ({"w": random.standard_normal((64, 64)).astype(np.float32)} for _ in range(2))
+    near = {"w": a["w"] + np.float32(0.2) * b["w"]}
+    models = write(tmp_path, a=a, apart=b, near=near)
+    cosine = np.vdot(a["w"], b["w"]) / np.linalg.norm(a["w"]) / np.linalg.norm(b["w"])
+    for other, said in (("apart", True), ("near", False)):
+        pair = {name: models[name] for name in ("a", other)}
+        report = submerge.merge({"models": pair}, tmp_path / f"{other}-out.safetensors")
+        found = submerge.diff(pair["a"]["path"], pair[other]["path"], layout="generic")
+        for notes in (report.to_dict()["notes"], found.notes):
+            told = [note for note in notes if "trained apart" in note]
+            assert bool(told) == said
+            assert not told or f"a and apart have the cosine {cosine:.3f}" in told[0]

@@ -10,7 +10,7 @@ from submerge.checkpoint import open_checkpoint
 from submerge.layout import identify
 from submerge.merge import named
 from submerge.plan.comparison import comparison_plan
-from submerge.report import Row, Run, grouped, rows_of, table
+from submerge.report import Row, Run, grouped, rows_of, summed, table, unrelated
 from submerge.run import RunArguments, RunOptions, execute
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Difference:
         models: the two names and the paths they stand for, first and second.
         rows: one for each part of each block both models have; `changed` counts the elements whose
             value differs, and the pair holds cosine and relative L2 of second against first.
-        notes: what only one of the two has.
+        notes: what only one of the two has, and whether they look like relatives at all.
         run: time, memory and speed.
     """
 
@@ -44,10 +44,7 @@ class Difference:
 
     def total(self) -> Row:
         """Return the sum of all rows."""
-        first, *rest = self.rows
-        for row in rest:
-            first = first.plus(row)
-        return first
+        return summed(self.rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as plain data, ready for JSON."""
@@ -97,4 +94,5 @@ def diff(
     models = {name: identify(open_checkpoint(path), layout=layout) for name, path in paths.items()}
     made = comparison_plan(models)
     figures = execute(made.to_json(), options, "measure")
-    return Difference(paths, rows_of(made, figures), made.about.notes, Run.of(figures))
+    rows = rows_of(made, figures)
+    return Difference(paths, rows, (*made.about.notes, *unrelated(rows)), Run.of(figures))

@@ -6,6 +6,7 @@ than ratios, so that rows can be added up: `Pair.cosine` of several rows is that
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
 
     from submerge.plan import Plan
 
-__all__ = ["Pair", "Report", "Row", "Run", "grouped", "rows_of", "table"]
+__all__ = ["Pair", "Report", "Row", "Run", "grouped", "rows_of", "summed", "table", "unrelated"]
+
+
+# See docs/real-checkpoints.md: relatives lie far above, networks trained apart far below.
+_RELATED = 0.5
 
 
 class Pair(NamedTuple):
@@ -212,7 +217,8 @@ class Report:
         """
         summary = plan.about.plain()
         recipe = summary.pop("recipe")
-        summary["notes"] = (*summary["notes"], *remarked(plan, figures))
+        rows = rows_of(plan, figures)
+        summary["notes"] = (*summary["notes"], *remarked(plan, figures), *unrelated(rows))
         names = [file.path or plan.target.name for file in plan.files]
         python = ".".join(map(str, sys.version_info[:3]))
         versions = _Versions(build["version"], build["numerics"], python, _system())
@@ -221,7 +227,7 @@ class Report:
             files=dict(zip(names, plan.file_sizes, strict=True)),
             summary=summary,
             recipe=recipe,
-            rows=rows_of(plan, figures),
+            rows=rows,
             run=Run.of(figures),
             versions=versions._asdict(),
         )
@@ -261,6 +267,25 @@ def remarked(plan: Plan, figures: Mapping[str, Any]) -> list[str]:
         shown = ", ".join(map(quoted, where[:10]))
         lines.append(f"{note}, in {counted(len(names), 'unit')}: {shown}{more}")
     return lines
+
+
+def unrelated(rows: Iterable[Row]) -> list[str]:
+    """Return a note for each model whose weights point elsewhere than those of the first.
+
+    Models of one ancestor have cosines of 0.9 and more; of networks trained apart, equal shapes are
+    all they have in common, and their cosine is near 0.
+    """
+    return [
+        f"{pair.first} and {pair.second} have the cosine {pair.cosine:.3f}, relatives 0.9 or more: "
+        "networks trained apart do not merge into one that works"
+        for pair in summed(rows).pairs
+        if pair.cosine is not None and pair.cosine < _RELATED
+    ]
+
+
+def summed(rows: Iterable[Row]) -> Row:
+    """Return the sum of all rows."""
+    return functools.reduce(Row.plus, rows, Row("", "all", (), 0, 0, 0, 0, (), {}))
 
 
 def rows_of(plan: Plan, figures: Mapping[str, Any]) -> tuple[Row, ...]:
