@@ -323,19 +323,6 @@ def test_the_order_of_models_changes_no_bit(tmp_path: Path, case: Case) -> None:
     assert len(outputs) == 1
 
 
-SOME = [case for case in CASES if case.method in ("slerp", "ties", "dare_linear", "della", "ram")]
-
-
-@pytest.mark.parametrize("case", SOME, ids=lambda case: case.method)
-def test_how_a_merge_is_run_changes_no_bit(tmp_path: Path, case: Case) -> None:
-    outputs = set()
-    for i, (threads, chunk) in enumerate([(1, 1 << 20), (2, 1 << 14), (3, 1 << 16)]):
-        out = tmp_path / f"{i}.safetensors"
-        submerge.merge(recipe(tmp_path, case), out, threads=threads, chunk=chunk)
-        outputs.add(b"".join(array.tobytes() for _, array in sorted(factory.read(out).items())))
-    assert len(outputs) == 1
-
-
 def test_the_report_says_which_units_took_another_branch(tmp_path: Path) -> None:
     near = {name: x * np.float32(1.0001) for name, x in PARENTS["anna"].items()}
     near["c.bias"] = PARENTS["carl"]["c.bias"]
