@@ -75,6 +75,45 @@ def test_the_ends_of_a_way_are_the_models(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "name", ["ties", "dare_linear", "dare_ties", "della", "della_linear", "breadcrumbs_ties"]
+)
+def test_mergekit_s_arithmetic_is_asked_for_by_the_recipe_or_the_method(name: str) -> None:
+    asked = Setting(THREE.models, "dev", 3, compat="mergekit")
+    own, other = arguments({name: {"density": 0.5}}), arguments({name: {"density": 0.5}}, asked)
+    if "consensus" in METHODS[name].parameters():
+        assert (own["consensus"], other["consensus"]) == ("plain", "sum")
+        assert arguments({name: {"consensus": "count"}}, asked)["consensus"] == "count"
+    (own_kind,), (other_kind,) = own["sparsify"].values(), other["sparsify"].values()
+    if "rescale" in METHODS[name].parameters():
+        assert (own_kind["rescale"], other_kind["rescale"]) == ("inverse", "l1")
+        given = arguments({name: {"density": 0.5, "rescale": "none"}}, asked)["sparsify"]
+        assert next(iter(given.values()))["rescale"] == "none"
+
+
+def test_what_counts_as_nothing_is_mergekit_s_on_request() -> None:
+    asked = Setting(THREE.models, "dev", 3, compat="mergekit")
+    for name in ("sce", "model_stock"):
+        floors = [arguments({name: {}}, setting)[name]["floor"] for setting in (THREE, asked)]
+        assert floors == [0.0, 1e-6]
+
+
+@pytest.mark.parametrize(
+    ("raw", "model"),
+    [
+        ({"polar": {"direction": 1, "norm": 1}}, "krea"),
+        ({"polar": {"direction": 0, "norm": 0}}, "schnell"),
+        ({"add_cosine_a": {"alpha": 1}}, "krea"),
+        ({"sce": {"select_topk": 0}}, "dev"),
+        ({"norm_limit": {"limit": 0}}, "dev"),
+        ({"smooth_add": {"alpha": 0}}, "schnell"),
+    ],
+)
+def test_an_end_is_a_model_itself(raw: dict[str, Any], model: str) -> None:
+    found = mixture(raw)
+    assert {name: weight for name, weight in found.items() if weight} == {model: 1.0}
+
+
+@pytest.mark.parametrize(
     "name", ["task_arithmetic", "ties", "dare_ties", "della", "breadcrumbs", "consensus_mask"]
 )
 def test_without_any_delta_the_base_is_left(name: str) -> None:
@@ -162,6 +201,13 @@ REFUSED: list[tuple[dict[str, Any], Setting, str]] = [
     ),
     ({"nearswap": {"t": -1}}, Setting(("a", "b")), "m.t: -1, expected a distance"),
     ({"ram": {"epsilon": -1}}, THREE, "m.ram.epsilon: -1, expected at least 0"),
+    ({"ramplus_tl": {"r": -1}}, THREE, "m.ramplus_tl.r: -1, expected at least 0"),
+    ({"sce": {"select_topk": 2}}, THREE, "m.sce.select_topk: 2 in `embed.img.weight`, expected a"),
+    ({"norm_limit": {"limit": -1}}, THREE, "m.norm_limit.limit: -1, expected at least 0"),
+    ({"lerp": {}}, Setting(("a",)), "m.lerp: a method of two models, expected two, got 1"),
+    ({"polar": {}}, Setting(("a",)), "m.polar: a method of two models"),
+    ({"arcee_fusion": {}}, Setting(("a",)), "m.arcee_fusion: a method of two models"),
+    ({"add_cosine_a": {}}, Setting(("a",)), "m.add_cosine_a: a method of two models"),
 ]
 
 

@@ -233,6 +233,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn arguments_that_do_not_fit_are_told() {
+        assert!(Smooth { alpha: 1.0 }.check(3).is_ok());
+        let what = Smooth { alpha: 1.0 }.check(2).expect_err("a refusal");
+        assert_eq!(what, "smooth of 2 operands, expected 3");
+        assert!(Smooth { alpha: f64::NAN }.check(3).is_err());
+    }
+
+    #[test]
     fn the_bell_is_that_of_its_formula() {
         let height = |j: usize| (-0.5 * (j * j) as f64).exp();
         let sum = height(0) + 2.0 * (1..=REACH).map(height).sum::<f64>();

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::{Facts, Formula, expect_operands};
 use crate::kernels::Stretch;
+use crate::kernels::each::Each;
 use crate::kernels::exp::{exp, ln};
 use crate::kernels::select::{LOOKS_FOR_VALUE, TALLY_BYTES, Tally, Target};
 use crate::kernels::sums::Sums;
@@ -141,32 +142,16 @@ impl Formula for ArceeFusion {
     fn map(&self, stretch: Stretch, facts: &Facts, out: &mut [f32]) {
         let [base, x] = stretch.operands else { return };
         let threshold = Self::threshold(facts);
+        let mut taken = [0.0; BLOCK];
         Self::importances(stretch, facts, |at, importances| {
             let part = at..at + importances.len();
-            let (base, x, out) = (&base[part.clone()], &x[part.clone()], &mut out[part]);
-            for (out, importance) in out.iter_mut().zip(importances) {
-                *out = f32::from(u8::from(f32::from_bits(*importance) >= threshold));
+            for (taken, importance) in taken.iter_mut().zip(importances) {
+                *taken = f32::from(u8::from(f32::from_bits(*importance) >= threshold));
             }
-            stretch.isa.run(Taken { base, x, out });
+            let x = [&base[part.clone()], &x[part.clone()], &taken[..part.len()]];
+            let formula = |[b, x, taken]: [f32; 3]| b + (x - b) * taken;
+            stretch.isa.run(Each { x, formula, out: &mut out[part] });
         });
-    }
-}
-
-/// `out = base + (x - base) out`.
-struct Taken<'a> {
-    base: &'a [f32],
-    x: &'a [f32],
-    out: &'a mut [f32],
-}
-
-impl Body for Taken<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        for (out, (x, b)) in self.out.iter_mut().zip(self.x.iter().zip(self.base)) {
-            *out = b + (x - b) * *out;
-        }
     }
 }
 

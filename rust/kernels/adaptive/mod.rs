@@ -138,3 +138,31 @@ fn expect_not_negative(name: &str, argument: &str, value: f64) -> Result<(), Str
 fn expect_operands(name: &str, operands: usize, fits: bool, expected: &str) -> Result<(), String> {
     if fits { Ok(()) } else { Err(format!("{name} of {operands} operands, expected {expected}")) }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::Adaptive;
+
+    #[test]
+    fn arguments_that_do_not_fit_are_told() {
+        let cases = [
+            (json!({"cosine": {"alpha": 0.5, "whole": true}}), 3, "cosine of 3 operands"),
+            (json!({"cosine": {"alpha": 1e300, "whole": true}}), 2, "expected a finite f32"),
+            (json!({"arcee_fusion": {}}), 3, "expected a base and a model"),
+            (json!({"sce": {"select_topk": 1.0, "floor": 0.0}}), 1, "at least one model"),
+            (json!({"sce": {"select_topk": 1.5, "floor": 0.0}}), 2, "expected 0 to 1"),
+            (json!({"sce": {"select_topk": 1.0, "floor": -1.0}}), 2, "at least 0"),
+            (json!({"ramplus_tl": {"r": 0.1, "alpha": 0.2, "epsilon": 0.0}}), 1, "one model"),
+            (json!({"ramplus_tl": {"r": -0.1, "alpha": 0.2, "epsilon": 0.0}}), 2, "with r -0.1"),
+        ];
+        for (raw, operands, words) in cases {
+            let formula: Adaptive = serde_json::from_value(raw.clone()).expect("a formula");
+            let what = formula.check(operands).expect_err("a refusal");
+            assert!(what.contains(words), "{raw} {operands}: {what}");
+        }
+        let unknown = json!({"sce": {"select_topk": 1.0, "floor": 0.0, "top": 1.0}});
+        assert!(serde_json::from_value::<Adaptive>(unknown).is_err());
+    }
+}
