@@ -107,10 +107,12 @@ class _Reader:
             data["output"] = {"dtype": dtype}
         if isinstance(value, Formula):
             self.notes += value.notes
-        self._say(value, used)
+            if value.whole_tensors:
+                data["scope"] = "tensor"
+        self._say(used)
         return Recipe.load(data)
 
-    def _say(self, value: Sum | Formula, used: list[str]) -> None:
+    def _say(self, used: list[str]) -> None:
         """Note which way ratios point, and where results differ."""
         if len(used) == 2:
             self.notes.append(
@@ -120,11 +122,6 @@ class _Reader:
             "sd-mecha leaves tensors out that some models lack; here `guidance` decides for the "
             "guidance embedder of FLUX.1, and any other such tensor is an error"
         )
-        if isinstance(value, Formula) and value.whole_tensors:
-            self.notes.append(
-                "not the same on FLUX.1: sd-mecha takes whole tensors; here q, k and v, which its "
-                "files keep in one tensor, have norms, angles and thresholds of their own"
-            )
 
     def _refuse(self, wanted: list[Instruction]) -> None:
         """Refuse merge methods without a counterpart, all at once."""

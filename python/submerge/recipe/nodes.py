@@ -21,10 +21,6 @@ __all__ = ["NODES", "WITHOUT", "Call"]
 _ONE = Fraction(1)
 
 WITHOUT = {
-    "add_cosine_a": "shares that follow the cosine of each column",
-    "add_cosine_b": "shares that follow the cosine of each column",
-    "add_opposite_mask": "a mask on opposite differences",
-    "add_strict_opposite_mask": "a mask on opposite differences",
     "balance_attention": "SDXL's attention heads",
     "crossover": "a mix of frequencies",
     "dropout": "random numbers of its own; `dare_linear` is the method here",
@@ -265,12 +261,18 @@ def _perpendicular(call: Call) -> Value:
     return Formula("delta", {"orthogonal": {}}, order, base)
 
 
-def _train_difference(call: Call) -> Value:
+def _mask(call: Call) -> Value:
     order = (call.leaf(0, "a"), call.leaf(1, "b"), call.leaf(2, "c"))
     alpha = value(call.numbers(3, "alpha", _ONE))
     roles = dict(zip(("to", "plus", "minus"), order, strict=True))
-    method = {"train_difference": {"alpha": alpha, **roles}}
-    return Formula("mask", method, order, whole_tensors=False)
+    name = call.instruction.method.removesuffix("_mask")
+    return Formula("mask", {name: {"alpha": alpha, **roles}}, order, whole_tensors=False)
+
+
+def _cosine(call: Call) -> Value:
+    order = call.leaf(0, "a"), call.leaf(1, "b")
+    alpha = value(call.numbers(2, "alpha", _ONE))
+    return Formula("weight", {call.instruction.method: {"alpha": alpha}}, order)
 
 
 def _masked(call: Call, pair: tuple[str, str], mask: Formula) -> Formula:
@@ -361,7 +363,11 @@ def _geometric_median(call: Call) -> Value:
 
 
 NODES: dict[str, Callable[[Call], Value]] = {
+    "add_cosine_a": _cosine,
+    "add_cosine_b": _cosine,
     "add_difference": _add_difference,
+    "add_opposite_mask": _mask,
+    "add_strict_opposite_mask": _mask,
     "clamp": _clamp,
     "convert_singleton": lambda call: call.at(0),
     "geometric_median": _geometric_median,
@@ -373,6 +379,6 @@ NODES: dict[str, Callable[[Call], Value]] = {
     "subtract": _subtract,
     "ties_sum": _ties,
     "ties_sum_extended": _ties,
-    "train_difference_mask": _train_difference,
+    "train_difference_mask": _mask,
     "weighted_sum": _weighted_sum,
 }
