@@ -83,8 +83,8 @@ def merge(
     """Merge the models of `recipe` into `output`, which appears complete or not at all.
 
     Args:
-        recipe: a YAML or JSON file, its text, a dict, or a `Recipe`.
-        output: a `.safetensors` file, or a folder for shards or a pipeline.
+        recipe: as for `plan`.
+        output: as for `plan`.
         **run: how to run, see `RunOptions`; decides no byte of the output.
 
     Raises:

@@ -13,20 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["ARCHITECTURE", "identify", "tensors_like"]
 
 # All that is known of such a model.
-ARCHITECTURE = Architecture(
-    family="generic",
-    double=0,
-    single=0,
-    hidden=0,
-    head_dim=0,
-    mlp=0,
-    in_channels=0,
-    out_channels=0,
-    context_dim=0,
-    pooled_dim=0,
-    guidance=False,
-    axes_dims_rope=(),
-)
+ARCHITECTURE = Architecture("generic", axes_dims_rope=())
 
 
 def identify(checkpoint: Checkpoint) -> Model:

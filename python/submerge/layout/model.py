@@ -39,7 +39,7 @@ class UnitInfo(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """The signature models are compared by; sizes are zero for the generic family.
+    """The signature models are compared by; what is not known of a family is left out.
 
     Attributes:
         family: `flux1`, or `generic` when nothing is known about the tensors.
@@ -57,16 +57,16 @@ class Architecture:
     """
 
     family: str
-    double: int
-    single: int
-    hidden: int
-    head_dim: int
-    mlp: int
-    in_channels: int
-    out_channels: int
-    context_dim: int
-    pooled_dim: int
-    guidance: bool
+    double: int = 0
+    single: int = 0
+    hidden: int = 0
+    head_dim: int = 0
+    mlp: int = 0
+    in_channels: int = 0
+    out_channels: int = 0
+    context_dim: int = 0
+    pooled_dim: int = 0
+    guidance: bool = False
     axes_dims_rope: tuple[int, ...] = (16, 56, 56)
 
 
