@@ -12,6 +12,8 @@ use crate::schedule::Part;
 use crate::simd::{BLOCK, Isa};
 use crate::stats::{Made, UnitStats};
 
+mod whole;
+
 /// The buffers of one worker, kept from item to item.
 #[derive(Debug, Default)]
 pub struct Scratch {
@@ -34,6 +36,8 @@ impl Scratch {
 pub struct Done {
     /// The statistics of each cell, with the index of its part, in order.
     pub cells: Vec<(usize, UnitStats)>,
+    /// What there is to say of a part, with its index.
+    pub notes: Vec<(usize, String)>,
     /// The sums of a pass, in order.
     pub sums: Vec<Sums>,
     /// Bytes read from the inputs.
@@ -57,9 +61,13 @@ impl Setting<'_> {
     /// Combine all parts of an item into `scratch`.
     pub fn map(&self, parts: &[Part], learned: &Learned, scratch: &mut Scratch) -> Result<Done> {
         let mut done = Done::default();
-        let Scratch { out, windows, decoded, result } = scratch;
-        out.clear();
+        scratch.out.clear();
         for (index, part) in parts.iter().enumerate() {
+            if let Some(matrix) = self.work.units[part.unit].matrix() {
+                self.whole(matrix, (index, part), scratch, &mut done)?;
+                continue;
+            }
+            let Scratch { out, windows, decoded, result } = &mut *scratch;
             let inputs = Inputs::open(self.work, part, windows)?;
             done.read += inputs.read();
             let start = out.len();

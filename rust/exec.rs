@@ -332,7 +332,9 @@ impl Turn<'_> {
             match self.units.last_mut() {
                 Some(last) if last.unit == unit => last.stats.merge_next(&cell),
                 _ => {
-                    let note = learned.note().map(str::to_owned);
+                    let of_part = done.notes.iter().find(|(at, _)| *at == part);
+                    let note = of_part.map_or_else(|| learned.note(), |(_, note)| Some(note));
+                    let note = note.map(str::to_owned);
                     self.units.push(UnitReport { unit, note, stats: cell });
                 }
             }

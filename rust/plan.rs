@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::io::sink::CachePolicy;
 use crate::io::source::{Identity, ReadMode};
 use crate::io::transaction::{Copied, Target, Text};
-use crate::kernels::{Adaptive, Combine, Delta, Linear, Pointwise, Rows, Smooth};
+use crate::kernels::{Adaptive, Combine, Delta, Linear, Matrix, Pointwise, Rows, Smooth};
 
 /// The version of the plan's form; Python and Rust ship together, so it must be equal.
 pub const PLAN_VERSION: u32 = 1;
@@ -169,6 +169,8 @@ pub enum OpSpec {
     Adaptive(Adaptive),
     /// A formula of an element and its neighbours.
     Smooth(Smooth),
+    /// A formula of whole matrices.
+    Matrix(Matrix),
 }
 
 /// No arguments: an object, so that arguments can be added without changing the form.
@@ -177,8 +179,9 @@ pub enum OpSpec {
 pub struct Nothing {}
 
 /// The names of the operations a plan may use, for the completeness test on the Python side.
-pub const OPS: [&str; 9] =
-    ["adaptive", "combine", "copy", "delta", "linear", "pointwise", "rows", "same", "smooth"];
+pub const OPS: [&str; 10] = [
+    "adaptive", "combine", "copy", "delta", "linear", "matrix", "pointwise", "rows", "same", "smooth",
+];
 
 /// How to run; never decides a byte.
 #[derive(Clone, Debug, Deserialize)]
@@ -192,6 +195,9 @@ pub struct Options {
     pub chunk: u64,
     /// Bytes that all windows and buffers together may take.
     pub memory_budget: u64,
+    /// What that grows to if formulas of whole matrices need it; nothing if it is less.
+    #[serde(default)]
+    pub matrix_budget: u64,
     /// How inputs are read.
     pub io: ReadMode,
     /// What happens to cached output pages.

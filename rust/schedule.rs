@@ -61,13 +61,17 @@ pub struct Shape {
 /// `working = threads * ((operands + 1) * (item_elements + halo) * widest + scratch)`, where `halo` are
 /// the elements shown around an item, `widest` is the
 /// largest element of any input or output and `scratch` the decoded stretches and the sums of one thread.
+/// `working = threads * ((operands + 1) * item_elements * widest + scratch)`, where `widest` is the
+/// largest element of any input or output and `scratch` the decoded stretches and the sums of one
+/// thread, and what it holds of a whole matrix.
 pub fn fit(work: &Work, options: &Options) -> Result<Shape> {
     let streams = work.units.iter().map(|u| u.operands.len() as u64).max().unwrap_or(0) + 1;
     let bits = work.units.iter().flat_map(dtypes).map(Dtype::bits).max().unwrap_or(8);
     let widest = bits.div_ceil(8);
     let stretch = work.units.iter().map(Unit::stretch).max().unwrap_or(BLOCK);
     let state = work.units.iter().map(Unit::state_bytes).max().unwrap_or(0);
-    let scratch = streams * (stretch * size_of::<f32>()) as u64 + state;
+    let whole = work.units.iter().map(Unit::whole_bytes).max().unwrap_or(0);
+    let scratch = streams * (stretch * size_of::<f32>()) as u64 + state + whole;
     let cell = work.units.iter().map(Unit::cell).max().unwrap_or(CELL) as u64;
     let halo = 2 * work.units.iter().map(Unit::halo).max().unwrap_or(0) as u64;
     let need = |threads: usize, elements: u64| {
@@ -77,15 +81,22 @@ pub fn fit(work: &Work, options: &Options) -> Result<Shape> {
     let chunk = options.chunk.saturating_mul(3) / streams.max(3);
     let mut elements = (chunk / widest / cell).max(1) * cell;
     let mut threads = options.threads;
-    while need(threads, elements) > options.memory_budget {
+    let mut budget = options.memory_budget;
+    if whole > 0 {
+        budget = budget.max(options.matrix_budget);
+        // Smaller chunks make no room for a matrix.
+        threads = usize::try_from(budget / whole).unwrap_or(threads).clamp(1, threads);
+    }
+    while need(threads, elements) > budget {
         if elements > cell {
             elements = (elements / 2 / cell).max(1) * cell;
         } else if threads > 1 {
             threads -= 1;
         } else {
+            let of = if whole > 0 { "whole matrices and " } else { "" };
             let what = format!(
-                "memory budget: {} bytes are too few, expected at least {} for {streams} streams",
-                options.memory_budget,
+                "memory budget: {budget} bytes are too few, expected at least {} for {of}{streams} \
+                 streams",
                 need(1, cell)
             );
             return Err(Error::plan(what).hint("raise `--memory-budget`"));
@@ -140,7 +151,7 @@ struct Cutter {
 
 impl Cutter {
     fn unit(&mut self, index: usize, unit: &Unit, pass: Pass) -> Result<()> {
-        let cell = unit.cell() as u64;
+        let cell = unit.grain().max(1);
         let (begun, mut first) = (self.items.len(), 0);
         while first < unit.elements {
             let left = unit.elements - first;

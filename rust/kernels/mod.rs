@@ -7,7 +7,8 @@
 //!
 //! Most kernels need nothing but the elements in front of them. Some first look at the whole unit:
 //! they name a number of passes, make [`Sums`] of every stretch in each, and turn the total of a
-//! pass into what they have [`Learned`]. Others need whole rows at once ([`Kernel::by_rows`]).
+//! pass into what they have [`Learned`]. Others need whole rows at once ([`Kernel::by_rows`]), or
+//! the whole unit ([`Matrix`]).
 //!
 //! # How to add one
 //! 1. Write `kernels/<family>.rs`: a struct with the arguments as the plan spells them, `check` and
@@ -25,6 +26,7 @@ mod each;
 mod exp;
 pub mod gram;
 mod linear;
+pub mod matrix;
 pub mod mlp;
 #[cfg(test)]
 mod naive;
@@ -40,6 +42,7 @@ pub use adaptive::Adaptive;
 pub use combine::Combine;
 pub use delta::Delta;
 pub use linear::Linear;
+pub use matrix::Matrix;
 pub use pointwise::Pointwise;
 pub use rows::Rows;
 pub use smooth::Smooth;
@@ -62,6 +65,8 @@ pub enum Kernel {
     Adaptive(Adaptive),
     /// A formula of an element and its neighbours.
     Smooth(Smooth),
+    /// A formula of whole matrices.
+    Matrix(Matrix),
 }
 
 /// One stretch of every operand of a unit, decoded.
@@ -102,6 +107,7 @@ impl Kernel {
             Self::Pointwise(pointwise) => pointwise.check(operands),
             Self::Adaptive(adaptive) => adaptive.check(operands),
             Self::Smooth(smooth) => smooth.check(operands),
+            Self::Matrix(matrix) => matrix.check(operands),
         }
     }
 
@@ -109,7 +115,7 @@ impl Kernel {
     #[must_use]
     pub fn by_rows(&self) -> bool {
         match self {
-            Self::Linear(_) | Self::Combine(_) | Self::Pointwise(_) => false,
+            Self::Linear(_) | Self::Combine(_) | Self::Pointwise(_) | Self::Matrix(_) => false,
             Self::Rows(_) | Self::Smooth(_) => true,
             Self::Delta(delta) => delta.by_rows(),
             Self::Adaptive(adaptive) => adaptive.by_rows(),
@@ -138,7 +144,8 @@ impl Kernel {
     #[must_use]
     pub fn passes(&self) -> usize {
         match self {
-            Self::Linear(_) | Self::Rows(_) | Self::Pointwise(_) | Self::Smooth(_) => 0,
+            Self::Linear(_) | Self::Rows(_) | Self::Pointwise(_) => 0,
+            Self::Matrix(_) | Self::Smooth(_) => 0,
             Self::Combine(_) => 1,
             Self::Delta(delta) => delta.passes(),
             Self::Adaptive(adaptive) => adaptive.passes(),
@@ -181,7 +188,7 @@ impl Kernel {
     #[must_use]
     pub fn state_bytes(&self, operands: usize, stretch: usize) -> u64 {
         match self {
-            Self::Linear(_) | Self::Pointwise(_) => 0,
+            Self::Linear(_) | Self::Pointwise(_) | Self::Matrix(_) => 0,
             Self::Delta(delta) => delta.state_bytes(stretch),
             Self::Adaptive(adaptive) => adaptive.state_bytes(operands, stretch),
             Self::Smooth(_) => Smooth::state_bytes(stretch),
@@ -206,6 +213,10 @@ impl Kernel {
             Self::Pointwise(pointwise) => pointwise.map(stretch, out),
             Self::Adaptive(adaptive) => adaptive.map(stretch, learned, out),
             Self::Smooth(smooth) => smooth.map(stretch, out),
+            Self::Matrix(matrix) => match learned {
+                Learned::Matrix(made) => matrix.map(stretch, made, out),
+                _ => out.fill(f32::NAN),
+            },
         }
     }
 }

@@ -6,6 +6,7 @@ use super::Stretch;
 use super::adaptive::Facts;
 use super::delta::{Found, Lengths};
 use super::gram::Gram;
+use super::matrix::Made;
 use super::select::Tally;
 use crate::simd::{BLOCK, Body};
 
@@ -70,6 +71,8 @@ pub enum Learned {
     Delta(Found),
     /// How far models differ, and where.
     Adaptive(Facts),
+    /// What was made of the whole unit.
+    Matrix(Made),
 }
 
 impl Learned {
@@ -79,6 +82,7 @@ impl Learned {
         match self {
             Self::Nothing | Self::Delta(_) | Self::Adaptive(_) => None,
             Self::Weights(weights) => weights.note,
+            Self::Matrix(made) => Some(made.note.as_str()).filter(|note| !note.is_empty()),
         }
     }
 }

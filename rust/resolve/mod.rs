@@ -12,7 +12,7 @@ use crate::checkpoint::{self, Header, Tensor};
 use crate::dtype::{Dtype, Overflow};
 use crate::error::{Error, Result, quoted};
 use crate::io::source::{Identity, Source};
-use crate::kernels::{Kernel, Linear};
+use crate::kernels::{Kernel, Linear, Matrix};
 use crate::plan::{OpSpec, OperandSpec, Options, OutputSpec, Plan, RowsSpec, UnitSpec};
 use crate::simd::BLOCK;
 use crate::stats::CELL;
@@ -98,6 +98,31 @@ impl Unit {
             }
             _ => CELL,
         }
+    }
+
+    /// The formula, if it needs the whole unit at once.
+    #[must_use]
+    pub fn matrix(&self) -> Option<&Matrix> {
+        match &self.action {
+            Action::Compute(Kernel::Matrix(matrix)) => Some(matrix),
+            _ => None,
+        }
+    }
+
+    /// Elements that an item must hold together: a cell, or the whole unit.
+    #[must_use]
+    pub fn grain(&self) -> u64 {
+        if self.matrix().is_some() { self.elements } else { self.cell() as u64 }
+    }
+
+    /// Bytes that a worker holds of a whole unit; 0 if its formula does not need it whole.
+    #[must_use]
+    pub fn whole_bytes(&self) -> u64 {
+        self.matrix().map_or(0, |matrix| {
+            let row = self.row_elements.max(1) as u64;
+            let output = byte_len(self.elements, self.dtype).unwrap_or(u64::MAX);
+            matrix.state_bytes(self.elements / row, row, output)
+        })
     }
 
     /// Elements decoded at once.
@@ -333,6 +358,7 @@ fn action_of(op: &OpSpec, dtype: Dtype, operands: &[Operand], here: &str) -> Res
         OpSpec::Pointwise(pointwise) => Kernel::Pointwise(pointwise.clone()),
         OpSpec::Adaptive(adaptive) => Kernel::Adaptive(adaptive.clone()),
         OpSpec::Smooth(smooth) => Kernel::Smooth(smooth.clone()),
+        OpSpec::Matrix(matrix) => Kernel::Matrix(matrix.clone()),
     };
     kernel.check(operands.len()).map_err(|what| Error::plan(format!("{here}: {what}")))?;
     let floats = dtypes.iter().flatten().chain([&dtype]);
