@@ -100,6 +100,7 @@ def test_every_option_reaches_the_core() -> None:
         "mode": "measure",
         "threads": 3,
         "memory_budget": 2 << 20,
+        "matrix_budget": 2 << 20,
         "chunk": 64 << 10,
         "io": "pread",
         "cache": "keep",

@@ -32,6 +32,7 @@ __all__ = [
 
 Mode = Literal["write", "measure", "check"]
 
+_BUDGET, _MATRIX_BUDGET = "64MiB", "512MiB"
 _CHOICES = {
     "io": ("auto", "mmap", "pread"),
     "cache": ("drop", "keep"),
@@ -73,7 +74,7 @@ class RunArguments(TypedDict, total=False):
     """The keywords every verb that reads tensors takes; `RunOptions` has their meaning."""
 
     threads: int | None
-    memory_budget: int | str
+    memory_budget: int | str | None
     chunk: int | str
     io: str
     cache: str
@@ -91,7 +92,8 @@ class RunOptions:
     Attributes:
         threads: worker threads; None is one for each core this process may use.
         memory_budget: bytes of working memory, as a number or `"64MiB"`. A job that does not fit
-            takes smaller chunks, then fewer threads, then is refused.
+            takes smaller chunks, then fewer threads, then is refused. None is 64 MiB, and what they
+            need up to 512 MiB for methods of whole matrices.
         chunk: bytes of output computed at a time, as a number or `"1MiB"`; less with more than two
             models, so that memory stays the same.
         io: `mmap` windows, positioned reads (`pread`), or whichever suits the filesystem (`auto`).
@@ -106,7 +108,7 @@ class RunOptions:
     """
 
     threads: int | None = None
-    memory_budget: int | str = "64MiB"
+    memory_budget: int | str | None = None
     chunk: int | str = "1MiB"
     io: str = "auto"
     cache: str = "drop"
@@ -142,11 +144,17 @@ class RunOptions:
         return replace(self, **changes)
 
     def sizes(self) -> dict[str, int]:
-        """Return `threads`, `chunk` and `memory_budget` as numbers, defaults filled in."""
+        """Return threads and bytes as numbers, defaults filled in.
+
+        `matrix_budget` is what `memory_budget` grows to for methods of whole matrices.
+        """
+        given = self.memory_budget
+        budget = size(_BUDGET if given is None else given, "memory_budget")
         return {
             "threads": self.threads if self.threads is not None else cores(),
             "chunk": size(self.chunk, "chunk"),
-            "memory_budget": size(self.memory_budget, "memory_budget"),
+            "memory_budget": budget,
+            "matrix_budget": size(_MATRIX_BUDGET, "") if given is None else budget,
         }
 
     def to_json(self, mode: Mode) -> str:

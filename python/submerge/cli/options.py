@@ -56,7 +56,11 @@ def reading(command: F) -> F:
             help="How files are read; auto suits the filesystem.  [default: auto]",
         ),
         click.option("--chunk", hidden=True),
-        click.option("--memory-budget", metavar="SIZE", help="Working memory.  [default: 64MiB]"),
+        click.option(
+            "--memory-budget",
+            metavar="SIZE",
+            help="Working memory.  [default: 64MiB, for whole matrices up to 512MiB]",
+        ),
         click.option("--threads", type=click.IntRange(1), help="Threads.  [default: all cores]"),
     ):
         command = option(command)

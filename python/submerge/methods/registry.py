@@ -21,6 +21,9 @@ from submerge.methods.pointwise import (
     TrainDifference,
 )
 from submerge.methods.weighted import AddDifference, Lerp, Linear
+from submerge.methods.matrix import IsoC, TruncatedSvd
+from submerge.methods.pointwise import Clamp, ConsensusMask, NearSwap, Ram, TrainDifference
+from submerge.methods.weighted import AddDifference, Linear
 
 if TYPE_CHECKING:
     from submerge.methods.base import Method
@@ -62,6 +65,8 @@ _KINDS: tuple[type[Method], ...] = (
     AddCosineA,
     AddCosineB,
     ConsensusMask,
+    TruncatedSvd,
+    IsoC,
 )
 
 METHODS: dict[str, type[Method]] = {kind.name: kind for kind in _KINDS}

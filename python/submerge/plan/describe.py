@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
+from submerge.checkpoint import DTYPES
 from submerge.errors import counted, listing
 from submerge.plan.sizes import bytes_in_words
 from submerge.plan.words import formulas
 
 if TYPE_CHECKING:
-    from submerge.plan.form import Plan
+    from submerge.plan.form import Plan, Unit
 
 __all__ = ["Running", "describe", "working_bytes"]
 
@@ -17,14 +19,21 @@ __all__ = ["Running", "describe", "working_bytes"]
 _SHOWN = 6
 # One decoded block of 1,024 f32 per stream and thread, as the core keeps.
 _SCRATCH = 4096
+# Of formulas of whole matrices: rows that are worked on at once, and what packing takes.
+_PANEL = 256
+_ROOM = 24 << 20
 
 
 class Running(NamedTuple):
-    """How the plan would be run: worker threads, bytes per chunk, bytes of working memory."""
+    """How the plan would be run: worker threads, bytes per chunk, bytes of working memory.
+
+    `matrix_budget` is what the last grow to for formulas of whole matrices.
+    """
 
     threads: int
     chunk: int
     memory_budget: int
+    matrix_budget: int
 
 
 def describe(plan: Plan, running: Running) -> str:
@@ -45,10 +54,39 @@ def describe(plan: Plan, running: Running) -> str:
 
 
 def working_bytes(plan: Plan, running: Running) -> int:
-    """Return the memory of windows and buffers: threads * (operands + 1) * chunk, in the budget."""
+    """Return the memory of windows and buffers: threads * (operands + 1) * chunk, in the budget.
+
+    Beside them every thread holds a whole matrix, if there are formulas of such; if too few fit,
+    there are fewer threads.
+    """
     streams = max((len(unit.operands) for unit in plan.units), default=0) + 1
     chunk = running.chunk * 3 // max(3, streams)  # many operands share the room of two
-    return min(running.memory_budget, running.threads * streams * (chunk + _SCRATCH))
+    windows = streams * (chunk + _SCRATCH)
+    whole = max((matrix_bytes(plan, unit) for unit in plan.units), default=0)
+    if not whole:
+        return min(running.memory_budget, running.threads * windows)
+    budget = max(running.memory_budget, running.matrix_budget)
+    threads = max(1, min(running.threads, budget // (whole + windows)))
+    return threads * (whole + windows)
+
+
+def matrix_bytes(plan: Plan, unit: Unit) -> int:
+    """Return what one thread holds of a unit worked on as a matrix, as the core counts it."""
+    if unit.op != "matrix":
+        return 0
+    output = plan.outputs[unit.output]
+    rows, columns = unit.end - unit.start, math.prod(output.shape[1:])
+    short, long = sorted((rows, columns))
+    rank = unit.arguments["make"].get("rank", short)
+    vectors = rank + max(16, rank // 8)
+    if short <= 1:
+        work = 0
+    elif 4 * vectors <= short:
+        work = 8 * vectors * (long + 3 * short)
+    else:
+        work = 16 * short * short
+    written = rows * columns * DTYPES[output.dtype] // 8
+    return 4 * rows * columns + max(written, work + 16 * _PANEL * short + _ROOM)
 
 
 def _formula_lines(plan: Plan) -> list[str]:
@@ -86,8 +124,10 @@ def _cost_lines(plan: Plan, how: Running) -> list[str]:
     memory = bytes_in_words(working_bytes(plan, how))
     operands = counted(streams, "operand")
     running = f"{counted(how.threads, 'thread')}, up to {operands} at a time"
+    whole = any(unit.op == "matrix" for unit in plan.units)
+    held = "whole matrices, windows and buffers" if whole else "windows and buffers"
     return [
         f"reads     {bytes_in_words(plan.read_bytes)}",
         f"disk      {bytes_in_words(plan.disk_bytes)} free space needed at most",
-        f"memory    {memory} of windows and buffers ({running}), whatever the models' size",
+        f"memory    {memory} of {held} ({running}), whatever the models' size",
     ]

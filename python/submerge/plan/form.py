@@ -291,12 +291,17 @@ class Plan:
         return json.dumps(self.plain(), allow_nan=False, ensure_ascii=False)
 
     def describe(
-        self, *, threads: int = 2, chunk: int = 1 << 20, memory_budget: int = 64 << 20
+        self,
+        *,
+        threads: int = 2,
+        chunk: int = 1 << 20,
+        memory_budget: int = 64 << 20,
+        matrix_budget: int = 512 << 20,
     ) -> str:
         """Return the plan in words; the options only enter the estimate of memory."""
         from submerge.plan.describe import Running, describe
 
-        return describe(self, Running(threads, chunk, memory_budget))
+        return describe(self, Running(threads, chunk, memory_budget, matrix_budget))
 
     @property
     def file_sizes(self) -> tuple[int, ...]:

@@ -14,9 +14,9 @@ use crate::simd::Isa;
 /// Vectors are made orthogonal in blocks of this many.
 const BLOCK: usize = 32;
 /// Steps of the iteration at most.
-const STEPS: usize = 16;
+const STEPS: usize = 12;
 /// The iteration ends when the energy it captured grew by less than this share of the whole.
-const SETTLED: f64 = 1e-8;
+const SETTLED: f64 = 1e-7;
 /// What is left of a vector that others span: a smaller share of it is rounding.
 const NOTHING: f64 = 1e-12;
 /// Below this share of the largest a singular value cannot be told from 0: its square is lost in the
