@@ -15,6 +15,7 @@ import pytest
 
 import factory
 import formulas
+import formulas_matrix
 import submerge
 from submerge import cli
 from submerge.methods import METHODS
@@ -97,6 +98,17 @@ def deltas(
     def unit(name: str, of: dict[str, Vector]) -> Vector:
         left = [thin(name, model, of[model] - of["base"]) for model in weights]
         return formulas.delta(of["base"], left, list(weights.values()), **arguments)
+
+    return unit
+
+
+def decomposed(
+    make: Callable[[Vector], Vector], weights: dict[str, float], to: str = "base", scale: float = 1
+) -> Any:
+    def unit(_: str, of: dict[str, Vector]) -> Vector:
+        models = [of[model] for model in weights]
+        d = formulas_matrix.summed(of["base"], models, list(weights.values()))
+        return formulas_matrix.on(of[to], make(d), scale)
 
     return unit
 
@@ -259,6 +271,16 @@ CASES = [
                 tolerance=0.5, agree=2),
          "base + 0.90 * consensus_mask(anna + carl + dora; tolerance 0.50, 2 agree)",
          exact=True, base="base"),
+    Case("truncated_svd", {"rank": 70, "weight": PAIR, "lambda": 0.8}, ALL,
+         decomposed(lambda d: formulas_matrix.truncated(d, 70), PAIR, scale=0.8),
+         "base + 0.80 * truncated_svd(0.70 * anna + 0.40 * carl; rank 70)", base="base"),
+    Case("truncated_svd", {"energy": 0.6, "base": "dora", "delta_base": "base"}, ALL,
+         decomposed(lambda d: formulas_matrix.energetic(d, 0.6), {"anna": 1.0, "carl": 1.0},
+                    to="dora"),
+         "dora + truncated_svd(anna + carl; energy 0.60; from base)"),
+    Case("iso_c", {"lambda": 0.9}, ALL,
+         decomposed(lambda d: formulas_matrix.isotropic(d, 3), OTHERS, scale=0.9),
+         "base + 0.90 * iso_c(anna + carl + dora)", base="base"),
 ]  # fmt: skip
 IDS = [f"{case.method}-{i}" for i, case in enumerate(CASES)]
 

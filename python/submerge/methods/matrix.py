@@ -13,7 +13,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from submerge.errors import RecipeError, quoted
-from submerge.methods.base import Blend, Method, Mixtures, Setting, known, number_in_words
+from submerge.methods.base import (
+    CLOSE,
+    Blend,
+    Equality,
+    Method,
+    Mixtures,
+    Setting,
+    known,
+    number_in_words,
+)
 from submerge.methods.base import weighted_words as in_words
 from submerge.methods.parameters import base_of, deltas_of, weights_of
 from submerge.values import Number, PerModel, Selection, Value
@@ -33,6 +42,7 @@ class _Decomposed(Method):
     ops: ClassVar[tuple[str, ...]] = ("matrix",)
     passes: ClassVar[int] = 2
     state: ClassVar[str] = _STATE
+    equal: ClassVar[Equality] = {"numpy": CLOSE}
 
     weight: PerModel | None = None
     lambda_: Value = Number(1.0)

@@ -8,6 +8,7 @@ from submerge.methods.adaptive import AddCosineA, AddCosineB, ArceeFusion, Sce
 from submerge.methods.chance import DareLinear, DareTies, Della, DellaLinear
 from submerge.methods.combine import NormLerp, NormLimit, NuSlerp, Orthogonal, Polar, Slerp
 from submerge.methods.delta import Breadcrumbs, BreadcrumbsTies, TaskArithmetic, Ties
+from submerge.methods.matrix import IsoC, TruncatedSvd
 from submerge.methods.means import GeometricMedian, Karcher, ModelStock, MultiSlerp
 from submerge.methods.pointwise import (
     AddOpposite,
@@ -21,9 +22,6 @@ from submerge.methods.pointwise import (
     TrainDifference,
 )
 from submerge.methods.weighted import AddDifference, Lerp, Linear
-from submerge.methods.matrix import IsoC, TruncatedSvd
-from submerge.methods.pointwise import Clamp, ConsensusMask, NearSwap, Ram, TrainDifference
-from submerge.methods.weighted import AddDifference, Linear
 
 if TYPE_CHECKING:
     from submerge.methods.base import Method

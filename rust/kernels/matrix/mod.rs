@@ -44,7 +44,7 @@ pub struct Matrix {
 pub enum Make {
     /// `sum_{i <= rank} s_i u_i v_i^T`: the nearest matrix of this rank (Eckart and Young 1936). Where
     /// the rank is few of many, by subspace iteration from a fixed random start, until the energy it
-    /// captures grows by less than 1e-8 of the whole in a step, or 16 steps are done.
+    /// captures grows by less than 1e-7 of the whole in a step, or 12 steps are done.
     Rank(usize),
     /// The same with the least rank that holds this share of `sum s_i^2`.
     Energy(f64),

@@ -1,0 +1,50 @@
+"""Merge methods of whole matrices in numpy f64, from their papers: no code of submerge in sight.
+
+Matrices of any number of dimensions are taken as rows; one row or column is a vector.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from formulas import Vector
+
+
+def summed(base: Vector, models: list[Vector], weights: list[float]) -> Vector:
+    """The weighted sum of deltas in f32, operation by operation, as a matrix of f64."""
+    total = np.zeros_like(base)
+    for x, w in zip(models, weights, strict=True):
+        total = total + (x - base) * np.float32(w)
+    rows = total.shape[0] if total.ndim > 1 else total.size
+    return total.reshape(rows, -1).astype(np.float64)
+
+
+def is_vector(d: Vector) -> bool:
+    return bool(min(d.shape) <= 1)
+
+
+def truncated(d: Vector, rank: int) -> Vector:
+    u, s, vt = np.linalg.svd(d, full_matrices=False)
+    return np.asarray((u[:, :rank] * s[:rank]) @ vt[:rank])
+
+
+def energetic(d: Vector, share: float) -> Vector:
+    s = np.linalg.svd(d, compute_uv=False)
+    held = np.cumsum(s * s) / np.sum(s * s)
+    return truncated(d, int(np.argmax(held >= share)) + 1)
+
+
+def isotropic(d: Vector, models: int) -> Vector:
+    if is_vector(d):
+        return d / models
+    u, s, vt = np.linalg.svd(d, full_matrices=False)
+    return np.asarray(np.mean(s) * (u @ vt))
+
+
+def on(base: Vector, made: Vector, scale: float) -> Vector:
+    """The base and what was made, in f32."""
+    out: Any = base + made.astype(np.float32).reshape(base.shape) * np.float32(scale)
+    return np.asarray(out)
