@@ -180,7 +180,16 @@ pub struct Nothing {}
 
 /// The names of the operations a plan may use, for the completeness test on the Python side.
 pub const OPS: [&str; 10] = [
-    "adaptive", "combine", "copy", "delta", "linear", "matrix", "pointwise", "rows", "same", "smooth",
+    "adaptive",
+    "combine",
+    "copy",
+    "delta",
+    "linear",
+    "matrix",
+    "pointwise",
+    "rows",
+    "same",
+    "smooth",
 ];
 
 /// How to run; never decides a byte.

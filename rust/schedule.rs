@@ -59,11 +59,8 @@ pub struct Shape {
 /// Fit chunk and threads into the budget: smaller chunks first, then fewer threads, then refuse.
 ///
 /// `working = threads * ((operands + 1) * (item_elements + halo) * widest + scratch)`, where `halo` are
-/// the elements shown around an item, `widest` is the
-/// largest element of any input or output and `scratch` the decoded stretches and the sums of one thread.
-/// `working = threads * ((operands + 1) * item_elements * widest + scratch)`, where `widest` is the
-/// largest element of any input or output and `scratch` the decoded stretches and the sums of one
-/// thread, and what it holds of a whole matrix.
+/// the elements shown around an item, `widest` is the largest element of any input or output and
+/// `scratch` the decoded stretches and the sums of one thread, and what it holds of a whole matrix.
 pub fn fit(work: &Work, options: &Options) -> Result<Shape> {
     let streams = work.units.iter().map(|u| u.operands.len() as u64).max().unwrap_or(0) + 1;
     let bits = work.units.iter().flat_map(dtypes).map(Dtype::bits).max().unwrap_or(8);
@@ -85,7 +82,9 @@ pub fn fit(work: &Work, options: &Options) -> Result<Shape> {
     if whole > 0 {
         budget = budget.max(options.matrix_budget);
         // Smaller chunks make no room for a matrix.
-        threads = usize::try_from(budget / whole).unwrap_or(threads).clamp(1, threads);
+        while threads > 1 && need(threads, cell) > budget {
+            threads -= 1;
+        }
     }
     while need(threads, elements) > budget {
         if elements > cell {

@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 use super::{Buffers, Combining, Done, Scratch, Setting};
 use crate::error::{Error, Result, quoted};
 use crate::inputs::{Inputs, len_of, split};
-use crate::kernels::{Learned, Matrix};
+use crate::kernels::Learned;
+use crate::kernels::matrix::{Engine, Matrix};
 use crate::resolve::Unit;
 use crate::schedule::Part;
 use crate::simd::BLOCK;
@@ -26,8 +27,8 @@ impl Setting<'_> {
             scratch.out = Vec::new(); // the bytes of the unit before make room for this one
         }
         let differences = self.gather(matrix, part, scratch, done)?;
-        let stopped = || self.cancel.load(Ordering::Relaxed);
-        let solved = matrix.solve(self.isa, differences, unit.row_elements.max(1), &stopped);
+        let engine = Engine { isa: self.isa, stop: &|| self.cancel.load(Ordering::Relaxed) };
+        let solved = matrix.solve(&engine, differences, unit.row_elements.max(1));
         self.check_cancel()?;
         let learned = Learned::Matrix(solved.map_err(|what| unsolvable(unit, &what))?);
         done.notes.extend(learned.note().map(|note| (index, note.to_owned())));

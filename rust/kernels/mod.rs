@@ -144,8 +144,11 @@ impl Kernel {
     #[must_use]
     pub fn passes(&self) -> usize {
         match self {
-            Self::Linear(_) | Self::Rows(_) | Self::Pointwise(_) => 0,
-            Self::Matrix(_) | Self::Smooth(_) => 0,
+            Self::Linear(_)
+            | Self::Rows(_)
+            | Self::Pointwise(_)
+            | Self::Smooth(_)
+            | Self::Matrix(_) => 0,
             Self::Combine(_) => 1,
             Self::Delta(delta) => delta.passes(),
             Self::Adaptive(adaptive) => adaptive.passes(),

@@ -22,8 +22,10 @@ from submerge.methods.base import (
     Setting,
     known,
     number_in_words,
+    parameter,
 )
 from submerge.methods.base import weighted_words as in_words
+from submerge.methods.delta import BASE, LAMBDA, WEIGHT
 from submerge.methods.parameters import base_of, deltas_of, weights_of
 from submerge.values import Number, PerModel, Selection, Value
 
@@ -44,9 +46,9 @@ class _Decomposed(Method):
     state: ClassVar[str] = _STATE
     equal: ClassVar[Equality] = {"numpy": CLOSE}
 
-    weight: PerModel | None = None
-    lambda_: Value = Number(1.0)
-    base: str | None = None
+    weight: PerModel | None = parameter(WEIGHT)
+    lambda_: Value = parameter(LAMBDA, Number(1.0))
+    base: str | None = parameter(BASE)
 
     def check(self, setting: Setting, where: str) -> None:
         """Refuse a missing base, unknown names, a weight of the base."""
@@ -103,15 +105,6 @@ class TruncatedSvd(_Decomposed):
     Where `rank` is few of many (with an eighth and at least 16 more it fits four times into the
     short side), they are found by subspace iteration, else by a whole decomposition. The report
     says how much of the difference was kept. A vector is kept whole.
-
-    Attributes:
-        weight: a number for each model by name; 1 where none are given.
-        lambda_: what the result is multiplied by.
-        base: the model added to; the recipe's where nothing is said.
-        rank: how many directions of each matrix are kept; 64 where neither it nor `energy` is
-            given.
-        energy: instead: the share of each difference's sum of squares that is kept, 0 to 1.
-        delta_base: the model that differences are taken from, if it is another.
     """
 
     name: ClassVar[str] = "truncated_svd"
@@ -121,9 +114,13 @@ class TruncatedSvd(_Decomposed):
     )
     RANK: ClassVar[Value] = Number(64.0)
 
-    rank: Value | None = None
-    energy: Value | None = None
-    delta_base: str | None = None
+    rank: Value | None = parameter(
+        "how many directions of each matrix are kept; 64 where neither it nor `energy` is given."
+    )
+    energy: Value | None = parameter(
+        "instead: the share of each difference's sum of squares that is kept, 0 to 1."
+    )
+    delta_base: str | None = parameter("the model that differences are taken from, if another.")
 
     def check(self, setting: Setting, where: str) -> None:
         """Refuse a missing base, unknown names, a weight of a base, `rank` beside `energy`."""
@@ -173,11 +170,6 @@ class IsoC(_Decomposed):
 
     Directions whose singular value is below a millionth of the largest are left out: they are not
     determined. Of vectors the mean of the deltas is added.
-
-    Attributes:
-        weight: a number for each model by name; 1 where none are given.
-        lambda_: what the result is multiplied by; the paper's alpha.
-        base: the model deltas are taken from; the recipe's where nothing is said.
     """
 
     name: ClassVar[str] = "iso_c"

@@ -3,11 +3,12 @@
 //! Each element of a product is a sum in the order of its terms, `((0 + a_0 b_0) + a_1 b_1) + ...`:
 //! no multiply-add is fused, and how the loops are cut into blocks decides no bit.
 
-#![allow(clippy::inline_always)]
+#![allow(clippy::inline_always, clippy::needless_range_loop)]
 
 use std::ops::Range;
 
-use crate::simd::{Body, Isa};
+use super::Engine;
+use crate::simd::Body;
 
 /// Terms and columns of the right factor that are packed at once: a quarter of a MiB, which stays in
 /// the second-level cache.
@@ -86,12 +87,12 @@ impl<'a, T: Entry> View<'a, T> {
     }
 }
 
-/// `out = out + (factor a) b`; `out` has rows of `step` elements, of which the first are filled.
+/// `out = out + (factor a) b`, unless stopped; `out` has rows of `step` elements, of which the first are filled.
 ///
 /// # Panics
 /// If the shapes do not fit.
 pub fn add_product<A: Entry, B: Entry>(
-    isa: &Isa,
+    engine: &Engine,
     (a, b, factor): (View<A>, View<B>, f64),
     out: &mut [f64],
     step: usize,
@@ -102,40 +103,43 @@ pub fn add_product<A: Entry, B: Entry>(
     for first_column in (0..n).step_by(BLOCK.1) {
         let columns = first_column..n.min(first_column + BLOCK.1);
         for first in (0..depth).step_by(BLOCK.0) {
+            if engine.stopped() {
+                return;
+            }
             let terms = first..depth.min(first + BLOCK.0);
             packed.resize(terms.len() * columns.len(), 0.0);
-            isa.run(Pack {
+            engine.run(Pack {
                 from: b,
                 terms: terms.clone(),
                 columns: columns.clone(),
                 out: &mut packed,
             });
             let (b, columns) = (&packed[..], columns.clone());
-            isa.run(Block { a, factor, terms, b, columns, out, step });
+            engine.run(Block { a, factor, terms, b, columns, out, step });
         }
     }
 }
 
 /// `a b`, row by row.
-pub fn product<A: Entry, B: Entry>(isa: &Isa, a: View<A>, b: View<B>) -> Vec<f64> {
+pub fn product<A: Entry, B: Entry>(engine: &Engine, a: View<A>, b: View<B>) -> Vec<f64> {
     let n = b.shape.1;
     let mut out = vec![0.0; a.shape.0 * n];
-    add_product(isa, (a, b, 1.0), &mut out, n);
+    add_product(engine, (a, b, 1.0), &mut out, n);
     out
 }
 
 /// `a^T a`, row by row: half of it is computed, and mirrored.
-pub fn gram<A: Entry>(isa: &Isa, a: View<A>) -> Vec<f64> {
+pub fn gram<A: Entry>(engine: &Engine, a: View<A>) -> Vec<f64> {
     let n = a.shape.1;
     let mut out = vec![0.0; n * n];
-    add_lower(isa, (a.transposed(), a, 1.0), &mut out, n);
+    add_lower(engine, (a.transposed(), a, 1.0), &mut out, n);
     mirror(&mut out, n);
     out
 }
 
 /// [`add_product`] of a symmetric product, of which only the lower triangle is of use.
 pub fn add_lower<A: Entry, B: Entry>(
-    isa: &Isa,
+    engine: &Engine,
     (a, b, factor): (View<A>, View<B>, f64),
     out: &mut [f64],
     step: usize,
@@ -144,7 +148,7 @@ pub fn add_lower<A: Entry, B: Entry>(
     for first in (0..n).step_by(BLOCK.1) {
         let rows = first..n.min(first + BLOCK.1);
         let out = &mut out[first * step..];
-        add_product(isa, (a.rows(rows.clone()), b.columns(rows.end), factor), out, step);
+        add_product(engine, (a.rows(rows.clone()), b.columns(rows.end), factor), out, step);
     }
 }
 
@@ -270,6 +274,7 @@ fn add_one(row: &mut [f64], b: &[f64], a: f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::simd::Isa;
 
     fn matrix(rows: usize, columns: usize, seed: u32) -> Vec<f64> {
         let of = |i: u32| f64::from((i ^ seed).wrapping_mul(0x9E37_79B9) >> 8) / 8_388_608.0 - 1.0;
@@ -288,10 +293,11 @@ mod tests {
             }
             let left: Vec<_> = (0..m * depth).map(|i| a[i % m * depth + i / m]).collect();
             for isa in Isa::available() {
+                let engine = &Engine::of(isa);
                 let (a, b) = (View::new(&a, depth), View::new(&b, n));
-                assert_eq!(product(isa, a, b), want, "{m} {depth} {n}");
+                assert_eq!(product(engine, a, b), want, "{m} {depth} {n}");
                 let a = View::new(&left, m).transposed();
-                assert_eq!(product(isa, a, b), want, "{m} {depth} {n} transposed");
+                assert_eq!(product(engine, a, b), want, "{m} {depth} {n} transposed");
             }
         }
     }
@@ -300,8 +306,8 @@ mod tests {
     fn a_gram_matrix_is_the_product() {
         let values: Vec<f32> = matrix(70, 403, 3).iter().map(|x| *x as f32).collect();
         let a = View::new(&values, 403);
-        let isa = Isa::best();
-        assert_eq!(gram(isa, a), product(isa, a.transposed(), a));
-        assert_eq!(gram(isa, a.transposed()), product(isa, a, a.transposed()));
+        let engine = &Engine::best();
+        assert_eq!(gram(engine, a), product(engine, a.transposed(), a));
+        assert_eq!(gram(engine, a.transposed()), product(engine, a, a.transposed()));
     }
 }

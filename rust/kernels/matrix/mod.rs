@@ -1,8 +1,11 @@
 //! Formulas of whole matrices: what singular values and vectors make of what models add to a base.
 //!
 //! A unit of `m` rows of `n` elements is one matrix. Everything is f64 arithmetic of this crate's own
-//! (`gemm`, `eigen`, `spectrum`): sums, products, quotients and square roots in a fixed order, so that
+//! (`gemm`, `tridiagonal`, `eigen`, `spectrum`): sums, products, quotients and square roots in a fixed order, so that
 //! the bits depend on nothing but the operands.
+
+#![allow(clippy::inline_always)]
+#![allow(clippy::many_single_char_names)] // the letters of the books
 
 use serde::Deserialize;
 
@@ -13,12 +16,44 @@ use crate::simd::{BLOCK, Body, Isa};
 
 mod eigen;
 mod gemm;
+mod lanes;
 mod spectrum;
+mod tridiagonal;
 
 /// Rows of the long side that are worked on at once.
 const PANEL: usize = 256;
 /// Bytes that packing and rotations take beside the matrices.
 const ROOM: u64 = 24 << 20;
+
+/// What the linear algebra runs on.
+#[derive(Clone, Copy)]
+pub struct Engine<'a> {
+    /// The arithmetic.
+    pub isa: &'static Isa,
+    /// Asked again and again; once it says so, what is being made is given up and means nothing.
+    pub stop: &'a dyn Fn() -> bool,
+}
+
+impl Engine<'_> {
+    fn run<B: Body>(&self, body: B) -> B::Output {
+        self.isa.run(body)
+    }
+
+    fn stopped(&self) -> bool {
+        (self.stop)()
+    }
+}
+
+#[cfg(test)]
+impl Engine<'static> {
+    fn of(isa: &'static Isa) -> Self {
+        Self { isa, stop: &|| false }
+    }
+
+    fn best() -> Self {
+        Self::of(Isa::best())
+    }
+}
 
 /// `out = x_0 + lambda f(D)`, with `D = sum_i w_i (x_i - c)`: the models' differences from a base `c`,
 /// which is `x_0`, or operand 1 if `apart`.
@@ -119,15 +154,15 @@ impl Matrix {
     /// Makes `f(D)` of the differences, rows of `columns` elements.
     ///
     /// # Errors
-    /// A sentence without the place: values that are not finite, or `stop` said so.
+    /// A sentence without the place: values that are not finite, or the engine was stopped.
     pub fn solve(
         &self,
-        isa: &Isa,
+        engine: &Engine,
         mut differences: Vec<f32>,
         columns: usize,
-        stop: &dyn Fn() -> bool,
     ) -> Result<Made, String> {
-        let bad: u64 = differences.chunks(BLOCK).map(|block| isa.count_nonfinite(block)).sum();
+        let blocks = differences.chunks(BLOCK);
+        let bad: u64 = blocks.map(|block| engine.isa.count_nonfinite(block)).sum();
         if bad > 0 {
             return Err(format!(
                 "{bad} elements of the difference are not finite, expected none: one would spread \
@@ -143,17 +178,16 @@ impl Matrix {
         let mut long = Long::new(differences, rows, columns);
         let note = match self.make {
             Make::Rank(rank) => {
-                let found = top(isa, long.view(), Wanted::Rank(rank), stop).ok_or_else(failed)?;
-                long.project(isa, &found)
+                let found = top(engine, long.view(), Wanted::Rank(rank)).ok_or_else(failed)?;
+                long.project(engine, &found)
             }
             Make::Energy(share) => {
-                let found =
-                    top(isa, long.view(), Wanted::Energy(share), stop).ok_or_else(failed)?;
-                long.project(isa, &found)
+                let found = top(engine, long.view(), Wanted::Energy(share)).ok_or_else(failed)?;
+                long.project(engine, &found)
             }
             Make::Isotropic {} => {
-                let found = top(isa, long.view(), Wanted::Energy(1.0), stop).ok_or_else(failed)?;
-                long.flatten(isa, found)
+                let found = top(engine, long.view(), Wanted::Energy(1.0)).ok_or_else(failed)?;
+                long.flatten(engine, found)
             }
         };
         Ok(Made { values: long.values, note })
@@ -165,7 +199,9 @@ impl Matrix {
             Make::Rank(_) | Make::Energy(_) => String::new(), // it has rank 1
             Make::Isotropic {} => {
                 let count = self.weights.len() as f32;
-                differences.iter_mut().for_each(|d| *d /= count);
+                for d in differences.iter_mut() {
+                    *d /= count;
+                }
                 "vectors: mean of the differences".to_owned()
             }
         }
@@ -197,18 +233,18 @@ impl Long {
     }
 
     /// Keeps what lies along the vectors found.
-    fn project(&mut self, isa: &Isa, found: &Top) -> String {
+    fn project(&mut self, engine: &Engine, found: &Top) -> String {
         let short = self.rows.min(self.columns);
         let vectors = View::new(&found.vectors, short);
-        self.each_panel(|panel| {
-            let along = product(isa, panel, vectors.transposed());
-            product(isa, View::new(&along, found.rank), vectors)
+        self.each_panel(engine, |panel| {
+            let along = product(engine, panel, vectors.transposed());
+            product(engine, View::new(&along, found.rank), vectors)
         });
         format!("rank {} keeps {:.0} % of the difference", found.rank, 100.0 * found.share())
     }
 
     /// Gives all directions the mean of the singular values.
-    fn flatten(&mut self, isa: &Isa, mut found: Top) -> String {
+    fn flatten(&mut self, engine: &Engine, mut found: Top) -> String {
         let short = self.rows.min(self.columns);
         let values: Vec<f64> = found.squares.iter().map(|square| square.sqrt()).collect();
         let mean = values.iter().sum::<f64>() / short as f64;
@@ -216,11 +252,13 @@ impl Long {
         found.vectors.truncate(resolved * short);
         for (row, s) in found.vectors.chunks_exact_mut(short).zip(&values) {
             let factor = (mean / s).sqrt();
-            row.iter_mut().for_each(|x| *x *= factor);
+            for x in row.iter_mut() {
+                *x *= factor;
+            }
         }
-        let turn = gram(isa, View::new(&found.vectors, short));
+        let turn = gram(engine, View::new(&found.vectors, short));
         drop(found);
-        self.each_panel(|panel| product(isa, panel, View::new(&turn, short)));
+        self.each_panel(engine, |panel| product(engine, panel, View::new(&turn, short)));
         match short - resolved {
             0 => String::new(),
             _ if resolved == 0 => "no difference".to_owned(),
@@ -229,20 +267,23 @@ impl Long {
     }
 
     /// Replaces rows of the long side, some at a time, by what `make` gives for them.
-    fn each_panel(&mut self, mut make: impl FnMut(View<f32>) -> Vec<f64>) {
+    fn each_panel(&mut self, engine: &Engine, mut make: impl FnMut(View<f32>) -> Vec<f64>) {
         let (long, short) = (self.rows.max(self.columns), self.rows.min(self.columns));
         for first in (0..long).step_by(PANEL) {
+            if engine.stopped() {
+                return;
+            }
             let panel = first..long.min(first + PANEL);
-            let made = make(self.view().rows(panel.clone()));
+            let new = make(self.view().rows(panel.clone()));
             if self.rows < self.columns {
                 for (i, column) in panel.enumerate() {
                     for row in 0..short {
-                        self.values[row * self.columns + column] = made[i * short + row] as f32;
+                        self.values[row * self.columns + column] = new[i * short + row] as f32;
                     }
                 }
             } else {
-                let values = &mut self.values[first * short..][..made.len()];
-                values.iter_mut().zip(&made).for_each(|(value, made)| *value = *made as f32);
+                let values = &mut self.values[first * short..][..new.len()];
+                values.iter_mut().zip(&new).for_each(|(value, new)| *value = *new as f32);
             }
         }
     }
