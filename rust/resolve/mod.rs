@@ -4,6 +4,7 @@
 //! here, before anything is written, and never a wrong read later.
 
 mod network;
+mod whole;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -12,7 +13,7 @@ use crate::checkpoint::{self, Header, Tensor};
 use crate::dtype::{Dtype, Overflow};
 use crate::error::{Error, Result, quoted};
 use crate::io::source::{Identity, Source};
-use crate::kernels::{Kernel, Linear, Matrix};
+use crate::kernels::{Kernel, Linear};
 use crate::plan::{OpSpec, OperandSpec, Options, OutputSpec, Plan, RowsSpec, UnitSpec};
 use crate::simd::BLOCK;
 use crate::stats::CELL;
@@ -98,31 +99,6 @@ impl Unit {
             }
             _ => CELL,
         }
-    }
-
-    /// The formula, if it needs the whole unit at once.
-    #[must_use]
-    pub fn matrix(&self) -> Option<&Matrix> {
-        match &self.action {
-            Action::Compute(Kernel::Matrix(matrix)) => Some(matrix),
-            _ => None,
-        }
-    }
-
-    /// Elements that an item must hold together: a cell, or the whole unit.
-    #[must_use]
-    pub fn grain(&self) -> u64 {
-        if self.matrix().is_some() { self.elements } else { self.cell() as u64 }
-    }
-
-    /// Bytes that a worker holds of a whole unit; 0 if its formula does not need it whole.
-    #[must_use]
-    pub fn whole_bytes(&self) -> u64 {
-        self.matrix().map_or(0, |matrix| {
-            let row = self.row_elements.max(1) as u64;
-            let output = byte_len(self.elements, self.dtype).unwrap_or(u64::MAX);
-            matrix.state_bytes(self.elements / row, row, output)
-        })
     }
 
     /// Elements decoded at once.

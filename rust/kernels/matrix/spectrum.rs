@@ -187,6 +187,10 @@ mod tests {
         words.iter().map(|word| word.cast_signed() as f32 / 2_147_483_648.0).collect()
     }
 
+    fn power(x: f64, n: usize) -> f64 {
+        (0..n).fold(1.0, |power, _| power * x)
+    }
+
     /// A matrix whose singular values fall by a fifth from one to the next.
     fn falling(m: usize, n: usize) -> Vec<f32> {
         let engine = &Engine::best();
@@ -195,7 +199,7 @@ mod tests {
         orthogonal(engine, &mut v, n);
         for (i, row) in v.chunks_exact_mut(n).enumerate() {
             for x in row.iter_mut() {
-                *x *= 0.8_f64.powi(i as i32);
+                *x *= power(0.8, i);
             }
         }
         let a = product(engine, View::new(&u, m).transposed(), View::new(&v, n));
@@ -212,14 +216,14 @@ mod tests {
         let all = top(engine, a, Wanted::Energy(1.0)).expect("finite");
         for (i, (few, all)) in few.squares[..rank].iter().zip(&all.squares).enumerate() {
             assert!((few / all - 1.0).abs() < 1e-7, "{i}");
-            assert!((all / 0.64_f64.powi(i as i32) - 1.0).abs() < 1e-5, "{i}");
+            assert!((all / power(0.64, i) - 1.0).abs() < 1e-5, "{i}");
         }
         let products =
             product(engine, View::new(&few.vectors, n), View::new(&all.vectors, n).transposed());
         for i in 0..rank {
             assert!((products[i * all.rank + i].abs() - 1.0).abs() < 1e-7, "{i}");
         }
-        assert!((few.share() - (1.0 - 0.64_f64.powi(rank as i32))).abs() < 1e-6);
+        assert!((few.share() - (1.0 - power(0.64, rank))).abs() < 1e-6);
     }
 
     #[test]
