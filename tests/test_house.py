@@ -129,6 +129,7 @@ def test_help_imports_click_and_little_more() -> None:
         "submerge.cli.measure",
         "submerge.cli.options",
         "submerge.cli.page",
+        "submerge.cli.paint",
         "submerge.cli.recipe",
         "submerge.cli.test",
         "submerge.cli.tools",

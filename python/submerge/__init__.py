@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         SubmergeError,
     )
     from submerge.evaluate import Evaluation, Scorer, evaluate_guidance
+    from submerge.export import export_merged_model
     from submerge.inference import (
         GeneratedImage,
         InferenceOptions,
@@ -85,6 +86,7 @@ _HOMES = {
     "convert": "merge",
     "diff": "diff",
     "evaluate_guidance": "evaluate",
+    "export_merged_model": "export",
     "inspect": "inspection",
     "load_model": "inference",
     "measure": "measure",
@@ -129,6 +131,7 @@ __all__ = [
     "convert",
     "diff",
     "evaluate_guidance",
+    "export_merged_model",
     "inspect",
     "load_model",
     "measure",

@@ -17,11 +17,13 @@ __all__ = ["bar"]
 
 
 @contextmanager
-def bar(what: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], object] | None]:
+def bar(
+    what: str, *, quiet: bool = False, steps: bool = False
+) -> Iterator[Callable[[int, int], object] | None]:
     """Give a progress callback that draws a bar on standard error, or None where none belongs.
 
-    Shows bytes, speed and the time left. Drawn by the caller's thread as the core reports, at most
-    ten times a second; no thread of its own.
+    Shows bytes and their speed, or `steps`, and the time left. Drawn by the caller's thread as
+    progress is reported; no thread of its own.
     """
     if quiet or not sys.stderr.isatty():
         yield None
@@ -31,6 +33,7 @@ def bar(what: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], obje
     from rich.progress import (
         BarColumn,
         DownloadColumn,
+        MofNCompleteColumn,
         Progress,
         TextColumn,
         TimeRemainingColumn,
@@ -40,8 +43,7 @@ def bar(what: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], obje
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
+        *((MofNCompleteColumn(),) if steps else (DownloadColumn(), TransferSpeedColumn())),
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)

@@ -41,6 +41,8 @@ _COMMANDS = {
     "demo": "tools",
     "diff": "look",
     "doctor": "tools",
+    "export": "write",
+    "generate": "paint",
     "inspect": "look",
     "measure": "measure",
     "merge": "write",

@@ -26,7 +26,7 @@ __all__ = [
 F = TypeVar("F", bound="Callable[..., Any]")
 
 LAYOUTS = ("same", "diffusers", "bfl", "comfy")
-DTYPES = ("same", "bf16", "f16", "f32", "f8_e4m3", "f8_e5m2")
+DTYPES = ("same", "bf16", "f16", "f32", "fp8", "f8_e4m3", "f8_e5m2")
 
 
 class _Told(Protocol):

@@ -1,4 +1,4 @@
-"""Commands that write, and the plan of what they would write: merge, plan, convert."""
+"""Commands that write, and the plan of what they would write: merge, plan, convert, export."""
 
 from __future__ import annotations
 
@@ -132,6 +132,45 @@ def convert(model: str, **options: Any) -> None:
     fields = given({name: options.get(name) for name in _OUTPUT_FIELDS})
     recipe = single_model_recipe(model, fields, extras=options["extras"])
     _write(compiled(recipe, options["output"]), "converting", options)
+
+
+@click.command()
+@click.argument("model", type=click.Path())
+@click.argument("output", type=click.Path())
+@click.option(
+    "--quantization",
+    metavar="NAME",
+    help="bf16, f16, f32; fp8 for the blocks' matrices; f8_e4m3 or f8_e5m2 for every tensor."
+    "  [default: same]",
+)
+@click.option(
+    "--layout",
+    type=click.Choice(["auto", "same", "diffusers", "bfl", "comfy"]),
+    default="auto",
+    show_default=True,
+    help="Names of the tensors; auto is bfl for a file and diffusers for a folder.",
+)
+@writing
+@as_json
+@quiet
+def export(model: str, output: str, **options: Any) -> None:
+    """Write MODEL to OUTPUT for another program, and read it back to check it.
+
+    \b
+    submerge export merged/ merged-fp8.safetensors --quantization fp8
+    """
+    from submerge.export import export_merged_model
+    from submerge.progress import bar
+
+    with bar("exporting", quiet=options["quiet"]) as progress:
+        report = export_merged_model(
+            model,
+            output,
+            options["quantization"],
+            layout=options["layout"],
+            **run_arguments(options, progress=progress),
+        )
+    emit(report, _summary(report), as_json=options["as_json"], quiet=options["quiet"])
 
 
 def _write(made: Plan, what: str, options: dict[str, Any]) -> None:

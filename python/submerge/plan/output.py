@@ -10,6 +10,7 @@ import json
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
+from submerge.blocks import block_of
 from submerge.checkpoint import DTYPES, FLOATS
 from submerge.errors import InternalError, LayoutError, RecipeError, quoted
 from submerge.layout import COMFY_PREFIX, OutTensor, config_of, tensors_of
@@ -99,6 +100,11 @@ def shape_of(wanted: Wanted, first: Model, target: Path) -> Shape:
     is_folder = target.suffix.lower() != ".safetensors"
     pipeline = wanted.pipeline_from is not None
     layout, prefix = _layout(wanted, first, pipeline=pipeline)
+    if wanted.dtype == "fp8" and layout == "generic":
+        raise RecipeError(
+            "recipe.output.dtype: `fp8` of a generic model, whose blocks are not known, expected "
+            "`f8_e4m3` for all of it or another type"
+        )
     if wanted.scheduler_from is not None and not pipeline:
         raise RecipeError(
             "recipe.output.scheduler_from: a scheduler without a pipeline, expected "
@@ -172,12 +178,22 @@ def laid_out(
 
 def _tensor(tensor: OutTensor, filled: Mapping[str, Filled], dtype: str) -> Tensor:
     parts = tuple((unit, filled[unit]) for unit in tensor.units)
+    if dtype == "fp8":
+        dtype = "f8_e4m3" if _is_block_matrix(tensor) else "same"
     rows = sum(part.rows for _, part in parts)
     trailing = parts[0][1].trailing
     shape = tensor.shape
     if (rows, trailing) != (shape[0] if shape else 1, shape[1:]):
         raise InternalError(f"{tensor.name}: filled as {(rows, *trailing)}, expected {shape}")
     return Tensor(tensor.name, dtype_of(tensor.name, [p for _, p in parts], dtype), shape, parts)
+
+
+def _is_block_matrix(tensor: OutTensor) -> bool:
+    """Tell the 99.5 % of the numbers that bear fp8 from embedders, norms and biases.
+
+    Those are little in bytes and most of the error when cast with the rest.
+    """
+    return len(tensor.shape) == 2 and all(block_of(unit) is not None for unit in tensor.units)
 
 
 def dtype_of(name: str, parts: Sequence[Filled], wanted: str) -> str:

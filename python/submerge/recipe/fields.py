@@ -215,9 +215,10 @@ class Output(Part):
         "Names and files of the tensors; `same` is the first model's layout.",
         "same",
     )
-    dtype: Literal["same", "f32", "f16", "bf16", "f8_e4m3", "f8_e5m2"] = given(
-        choice("same", "f32", "f16", "bf16", "f8_e4m3", "f8_e5m2"),
-        "Type of every float tensor; `same` is the first model's, tensor by tensor.",
+    dtype: Literal["same", "f32", "f16", "bf16", "fp8", "f8_e4m3", "f8_e5m2"] = given(
+        choice("same", "f32", "f16", "bf16", "fp8", "f8_e4m3", "f8_e5m2"),
+        "Type of every float tensor; `same` is the first model's, tensor by tensor; `fp8` is "
+        "`f8_e4m3` for the matrices of the blocks and `same` for the rest.",
         "same",
     )
     overflow: Literal["saturate", "nan"] = given(

@@ -1,0 +1,114 @@
+"""Write a model in the number format that the program it goes to reads.
+
+| name | what is written | read by |
+|---|---|---|
+| `bf16`, `f16`, `f32` | every tensor in that type | diffusers, ComfyUI |
+| `fp8` | the blocks' matrices in `float8_e4m3fn`, the rest as it is | ComfyUI, diffusers |
+| `f8_e4m3`, `f8_e5m2` | every tensor in that type, norms and biases too | the same, less exact |
+
+diffusers reads fp8 files as bf16. All are plain casts: decoded to f32 exactly, rounded once to
+nearest even, saturated. Formats with scales beside the numbers are not written.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from submerge.checkpoint import open_checkpoint
+from submerge.errors import CheckpointError, RecipeError, nearest, quoted
+from submerge.inference import LoadedModel
+from submerge.merge import MergedModel, carry_out, named, plan
+from submerge.recipe import Recipe
+from submerge.run import RunArguments, RunOptions
+from submerge.verify import verify
+
+if TYPE_CHECKING:
+    import os
+    from typing import Any, Unpack
+
+    from submerge.report import Report
+
+__all__ = ["QUANTIZATIONS", "export_merged_model"]
+
+# What users call the formats -> what a recipe calls them.
+QUANTIZATIONS = {
+    "same": "same",
+    "bf16": "bf16",
+    "bfloat16": "bf16",
+    "f16": "f16",
+    "fp16": "f16",
+    "float16": "f16",
+    "f32": "f32",
+    "fp32": "f32",
+    "float32": "f32",
+    "fp8": "fp8",
+    "fp8_e4m3fn": "fp8",
+    "float8_e4m3fn": "fp8",
+    "f8_e4m3": "f8_e4m3",
+    "f8_e5m2": "f8_e5m2",
+}
+
+
+def export_merged_model(
+    model: MergedModel | LoadedModel | str | os.PathLike[str],
+    output_path: str | os.PathLike[str],
+    quantization: str | None = None,
+    *,
+    layout: str = "auto",
+    **run: Unpack[RunArguments],
+) -> Report:
+    """Write a model for another program, and read it back to check every byte.
+
+    Args:
+        model: what `merge_flux_models` or `load_model` returned, or a file or folder.
+        output_path: a `.safetensors` file, or a folder. From a pipeline a folder becomes a whole
+            pipeline again.
+        quantization: one of `QUANTIZATIONS`, see the module; None keeps the numbers as they are.
+        layout: `bfl`, `comfy`, `diffusers` or `same`; `auto` is `bfl` for a file, which ComfyUI and
+            diffusers' `from_single_file` read, and `diffusers` for a folder.
+        **run: how to run, see `RunOptions`; decides no byte of the output.
+
+    Raises:
+        RecipeError: a format that is not there, or that does not fit the output.
+        CheckpointError, LayoutError: the model is damaged or unknown, or what was written does not
+            read back as it should.
+        PlanError, Cancelled, OSError: as `merge`.
+    """
+    options = RunOptions.of(run)
+    recipe = _recipe(_path(model), Path(output_path), quantization, layout)
+    report = carry_out(plan(recipe, output_path), options)
+    checked = verify(output_path, recipe=recipe, threads=options.threads, cancel=options.cancel)
+    if not checked.passed:
+        raise CheckpointError(
+            f"{output_path}: does not read back as it was written: {checked.text()}",
+            hint="the disk may be failing; export to another one",
+        )
+    return report
+
+
+def _recipe(source: Path, output: Path, quantization: str | None, layout: str) -> Recipe:
+    """Return the recipe that takes one model into the format asked for."""
+    name = (quantization or "same").lower()
+    if name not in QUANTIZATIONS:
+        close = nearest(name, QUANTIZATIONS)
+        raise RecipeError(
+            f"quantization: expected one of {', '.join(QUANTIZATIONS)}, got {quoted(name)}",
+            hint=f"did you mean {quoted(close[0])}?"
+            if close
+            else "formats with scales (scaled fp8, int8, GGUF, NF4) are not written",
+        )
+    is_file = output.suffix.lower() == ".safetensors"
+    wanted: dict[str, Any] = {"dtype": QUANTIZATIONS[name]}
+    wanted["layout"] = layout if layout != "auto" else "bfl" if is_file else "diffusers"
+    if not is_file and wanted["layout"] == "diffusers":
+        pipeline = open_checkpoint(source).pipeline
+        wanted |= {} if pipeline is None else {"pipeline_from": str(pipeline.absolute())}
+    ((label, path),) = named([source]).items()
+    return Recipe.load({"models": {label: path}, "take": label, "extras": "drop", "output": wanted})
+
+
+def _path(model: MergedModel | LoadedModel | str | os.PathLike[str]) -> Path:
+    if isinstance(model, MergedModel):
+        return model.path
+    return model.source if isinstance(model, LoadedModel) else Path(model)
