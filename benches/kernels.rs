@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use submerge_core::dtype::{Float, Overflow};
 use submerge_core::kernels::{Kernel, Learned, Linear, Stretch};
 use submerge_core::simd::{BLOCK, Isa};
-use submerge_core::stats::{Made, UnitStats};
+use submerge_core::stats::{Analysis, Analyze, Made, UnitStats, pieces};
 
 /// Elements per stream: what a worker holds of one operand at a time.
 const ELEMENTS: usize = 512 * BLOCK;
@@ -124,6 +124,40 @@ fn merges(quick: bool, table: &mut impl io::Write) -> io::Result<()> {
     Ok(())
 }
 
+/// What an analysis costs: two models beside each other, rows of a real layer.
+fn analyses(quick: bool, table: &mut impl io::Write) -> io::Result<()> {
+    const ROW: usize = 3 * BLOCK;
+    let operands = [weights(Float::BF16, 1), weights(Float::BF16, 2)];
+    let traffic = operands[0].len() + operands[1].len();
+    let mut decoded = [[0.0; BLOCK]; 2];
+    for isa in Isa::available() {
+        let mut found = UnitStats::new(2);
+        let rate = rate(quick, traffic, || {
+            let mut analysis = Analysis::new(2, true);
+            found = UnitStats::new(2);
+            for (range, column, ends_row) in pieces(0..ELEMENTS / ROW * ROW, Some(ROW)) {
+                for (operand, decoded) in operands.iter().zip(&mut decoded) {
+                    isa.decode(Float::BF16, &operand[2 * range.start..2 * range.end], decoded);
+                }
+                let slices: [&[f32]; 2] = [&decoded[0], &decoded[1]];
+                let stretch =
+                    Stretch { isa, first: 0, row: ROW, around: [0; 2], operands: &slices };
+                assert!(found.add_operands(isa, &slices));
+                analysis.add(Analyze { alpha: 0.5 }, Float::BF16, stretch, column);
+                if ends_row {
+                    analysis.end_row(isa);
+                }
+            }
+            analysis.end_cell();
+            analysis.finish();
+            found.analysis = Some(Box::new(analysis));
+        });
+        assert!(found.analysis.is_some_and(|found| found.spread[0].cross > 0.0));
+        writeln!(table, "analyze 2x   BF16     {:8} {rate:6.1}", isa.name())?;
+    }
+    Ok(())
+}
+
 /// The parts, for tuning: traffic is bytes of the encoded side only.
 fn conversions(quick: bool, table: &mut impl io::Write) -> io::Result<()> {
     for dtype in Float::ALL.iter().copied() {
@@ -161,5 +195,6 @@ fn main() -> io::Result<()> {
     assert_eq!(to, from);
     writeln!(table, "memcpy       {:8} {:8} {copy:6.1}", "-", "-")?;
     merges(quick, &mut table)?;
+    analyses(quick, &mut table)?;
     conversions(quick, &mut table)
 }

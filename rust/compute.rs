@@ -10,7 +10,7 @@ use crate::kernels::{Kernel, Learned, Sums};
 use crate::resolve::{Action, Work};
 use crate::schedule::Part;
 use crate::simd::{BLOCK, Isa};
-use crate::stats::{Made, UnitStats};
+use crate::stats::{Analysis, Analyze, Made, UnitStats, pieces};
 
 mod whole;
 
@@ -71,7 +71,11 @@ impl Setting<'_> {
             let inputs = Inputs::open(self.work, part, windows)?;
             done.read += inputs.read();
             let start = out.len();
-            out.resize(start + len_of(part.elements, inputs.unit().dtype)?, 0);
+            let made = match inputs.unit().action {
+                Action::Analyze(_) => 0,
+                Action::Compute(_) | Action::Copy | Action::Same => part.elements,
+            };
+            out.resize(start + len_of(made, inputs.unit().dtype)?, 0);
             let buffers = Buffers { out: &mut out[start..], decoded, result };
             let mut combine = Combining { setting: *self, inputs: &inputs, learned, buffers };
             combine.part(part, &mut |cell| done.cells.push((index, cell)))?;
@@ -165,7 +169,8 @@ impl Combining<'_> {
             self.setting.check_cancel()?;
             let stats = match (&unit.action, unit.dtype.float()) {
                 (Action::Compute(kernel), Some(to)) => self.cell(kernel, to, cell),
-                (Action::Compute(_), None) => return Err(split(unit)),
+                (Action::Analyze(analyze), Some(to)) => self.analyzed(*analyze, to, cell),
+                (Action::Compute(_) | Action::Analyze(_), None) => return Err(split(unit)),
                 (Action::Copy | Action::Same, to) => self.copied(to, &cell),
             };
             emit(stats);
@@ -193,6 +198,29 @@ impl Combining<'_> {
                 }
             });
         }
+        stats
+    }
+
+    /// The operands of a cell beside each other.
+    fn analyzed(&mut self, analyze: Analyze, to: Float, cell: Range<usize>) -> UnitStats {
+        let (isa, matrix) = (self.setting.isa, self.inputs.unit().matrix_row());
+        let mut stats = UnitStats::new(self.inputs.count());
+        let mut analysis = Box::new(Analysis::new(self.inputs.count(), matrix.is_some()));
+        for (piece, column, ends_row) in pieces(cell, matrix) {
+            self.inputs.with_stretch(isa, piece, self.buffers.decoded, |stretch| {
+                if stats.add_operands(isa, stretch.operands) {
+                    analysis.add(analyze, to, stretch, column);
+                } else {
+                    analysis.add_masked(analyze, to, stretch, column);
+                }
+                stats.elements += stretch.operands[0].len() as u64;
+            });
+            if ends_row {
+                analysis.end_row(isa);
+            }
+        }
+        analysis.end_cell();
+        stats.analysis = Some(analysis);
         stats
     }
 

@@ -19,7 +19,7 @@ use crate::kernels::{Kernel, Learned, Sums};
 use crate::output::Output;
 use crate::plan::{self, Options, Plan};
 use crate::report::{Phases, Report, UnitReport};
-use crate::resolve::{Action, resolve};
+use crate::resolve::resolve;
 use crate::schedule::{Item, Part, Pass, Shape, cut, fit};
 use crate::simd::Isa;
 
@@ -194,7 +194,8 @@ impl<'a> Job<'a> {
     }
 
     fn finish(self) -> Result<Finished<'a>> {
-        let turn = self.turn.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut turn = self.turn.into_inner().unwrap_or_else(PoisonError::into_inner);
+        turn.units.last_mut().into_iter().for_each(|last| last.stats.finish());
         match turn.failure {
             Some(error) => Err(error),
             None if turn.next == self.items.len() => {
@@ -248,11 +249,7 @@ impl<'a> Job<'a> {
     }
 
     fn kernel(&self, parts: &[Part]) -> Option<&'a Kernel> {
-        let unit = &self.setting.work.units[parts.first()?.unit];
-        match &unit.action {
-            Action::Compute(kernel) => Some(kernel),
-            Action::Copy | Action::Same => None,
-        }
+        self.setting.work.units[parts.first()?.unit].kernel()
     }
 
     fn worker(&self) {
@@ -331,7 +328,10 @@ impl Turn<'_> {
             let unit = parts[part].unit;
             match self.units.last_mut() {
                 Some(last) if last.unit == unit => last.stats.merge_next(&cell),
-                _ => {
+                last => {
+                    if let Some(last) = last {
+                        last.stats.finish();
+                    }
                     let of_part = done.notes.iter().find(|(at, _)| *at == part);
                     let note = of_part.map_or_else(|| learned.note(), |(_, note)| Some(note));
                     let note = note.map(str::to_owned);

@@ -13,6 +13,7 @@ use crate::io::sink::CachePolicy;
 use crate::io::source::{Identity, ReadMode};
 use crate::io::transaction::{Copied, Target, Text};
 use crate::kernels::{Adaptive, Combine, Delta, Linear, Matrix, Pointwise, Rows, Smooth};
+use crate::stats::Analyze;
 
 /// The version of the plan's form; Python and Rust ship together, so it must be equal.
 pub const PLAN_VERSION: u32 = 1;
@@ -171,6 +172,8 @@ pub enum OpSpec {
     Smooth(Smooth),
     /// A formula of whole matrices.
     Matrix(Matrix),
+    /// Nothing is made: two models are looked at beside each other.
+    Analyze(Analyze),
 }
 
 /// No arguments: an object, so that arguments can be added without changing the form.
@@ -179,8 +182,9 @@ pub enum OpSpec {
 pub struct Nothing {}
 
 /// The names of the operations a plan may use, for the completeness test on the Python side.
-pub const OPS: [&str; 10] = [
+pub const OPS: [&str; 11] = [
     "adaptive",
+    "analyze",
     "combine",
     "copy",
     "delta",

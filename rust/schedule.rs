@@ -60,7 +60,8 @@ pub struct Shape {
 ///
 /// `working = threads * ((operands + 1) * (item_elements + halo) * widest + scratch)`, where `halo` are
 /// the elements shown around an item, `widest` is the largest element of any input or output and
-/// `scratch` the decoded stretches and the sums of one thread, and what it holds of a whole matrix.
+/// `scratch` the decoded stretches and the sums of one thread, and what it holds of a whole matrix;
+/// what an analysis finds in the cells of an item comes on top.
 pub fn fit(work: &Work, options: &Options) -> Result<Shape> {
     let streams = work.units.iter().map(|u| u.operands.len() as u64).max().unwrap_or(0) + 1;
     let bits = work.units.iter().flat_map(dtypes).map(Dtype::bits).max().unwrap_or(8);
@@ -71,8 +72,11 @@ pub fn fit(work: &Work, options: &Options) -> Result<Shape> {
     let scratch = streams * (stretch * size_of::<f32>()) as u64 + state + whole;
     let cell = work.units.iter().map(Unit::cell).max().unwrap_or(CELL) as u64;
     let halo = 2 * work.units.iter().map(Unit::halo).max().unwrap_or(0) as u64;
+    let found = work.units.iter().map(Unit::cell_bytes).max().unwrap_or(0);
     let need = |threads: usize, elements: u64| {
-        (streams * (elements + halo) * widest + scratch).saturating_mul(threads as u64)
+        // Cells of whole rows are more than half as large as others.
+        let seen = (2 * elements / CELL as u64 + 1) * found;
+        (streams * (elements + halo) * widest + scratch + seen).saturating_mul(threads as u64)
     };
     // Many operands share the room of two, so that memory stays the same however many models meet.
     let chunk = options.chunk.saturating_mul(3) / streams.max(3);

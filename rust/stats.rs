@@ -8,10 +8,17 @@
 
 use serde::Serialize;
 
+pub use self::analysis::{Analysis, Analyze, matrix, pieces};
+
 use crate::dtype::Float;
 use crate::simd::{BLOCK, Body, Isa, LANES, total};
 
 pub use crate::simd::Pair;
+
+mod analysis;
+mod sketch;
+#[cfg(test)]
+mod tests;
 
 /// Elements per cell of the reduction grid.
 pub const CELL: usize = 65_536;
@@ -67,6 +74,9 @@ pub struct UnitStats {
     pub dot: Vec<f64>,
     /// `|x_i - x_0|^2` of each operand: of the differences, not a difference of norms.
     pub delta2: Vec<f64>,
+    /// What an analysis of the unit found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub analysis: Option<Box<Analysis>>,
 }
 
 impl UnitStats {
@@ -89,6 +99,7 @@ impl UnitStats {
             norm2: vec![0.0; operands],
             dot: vec![0.0; operands],
             delta2: vec![0.0; operands],
+            analysis: None,
         }
     }
 
@@ -98,19 +109,9 @@ impl UnitStats {
     /// If the number of operands is not the one given to [`UnitStats::new`] or the lengths differ.
     fn add_block(&mut self, isa: &Isa, made: Made) {
         let Made { operands, to, bytes, .. } = made;
-        assert_eq!(operands.len(), self.nonfinite.len(), "operands of the statistics");
         debug_assert!((self.elements as usize).is_multiple_of(BLOCK), "a short block came before");
+        self.add_operands(isa, operands);
         let reference = operands[0];
-        for (i, x) in operands.iter().enumerate() {
-            let pair = if i == 0 { isa.norm2(x) } else { isa.gram(x, reference) };
-            if pair.nonfinite > 0 && self.first_nonfinite[i].is_none() {
-                self.first_nonfinite[i] = first_nonfinite(x).map(|at| at + self.elements);
-            }
-            self.nonfinite[i] += pair.nonfinite;
-            self.norm2[i] += pair.norm2;
-            self.dot[i] += pair.dot;
-            self.delta2[i] += pair.delta2;
-        }
         let written = isa.written(to, bytes, reference);
         if written.at_limit {
             self.look_for_overflow(made);
@@ -133,6 +134,33 @@ impl UnitStats {
         self.elements += reference.len() as u64;
         self.changed += written.changed;
         self.nonfinite_out += written.nonfinite;
+    }
+
+    /// Adds the norms, products and distances of the next operands; counts no elements.
+    /// Whether all of them are finite.
+    ///
+    /// # Panics
+    /// If the number of operands is not the one given to [`UnitStats::new`] or the lengths differ.
+    pub fn add_operands(&mut self, isa: &Isa, operands: &[&[f32]]) -> bool {
+        assert_eq!(operands.len(), self.nonfinite.len(), "operands of the statistics");
+        let mut all_finite = true;
+        for (i, x) in operands.iter().enumerate() {
+            let pair = if i == 0 { isa.norm2(x) } else { isa.gram(x, operands[0]) };
+            if pair.nonfinite > 0 && self.first_nonfinite[i].is_none() {
+                self.first_nonfinite[i] = first_nonfinite(x).map(|at| at + self.elements);
+            }
+            all_finite &= pair.nonfinite == 0;
+            self.nonfinite[i] += pair.nonfinite;
+            self.norm2[i] += pair.norm2;
+            self.dot[i] += pair.dot;
+            self.delta2[i] += pair.delta2;
+        }
+        all_finite
+    }
+
+    /// Ends the unit.
+    pub fn finish(&mut self) {
+        self.analysis.iter_mut().for_each(|analysis| analysis.finish());
     }
 
     #[cold]
@@ -199,6 +227,9 @@ impl UnitStats {
         add(&mut self.norm2, &cell.norm2);
         add(&mut self.dot, &cell.dot);
         add(&mut self.delta2, &cell.delta2);
+        if let (Some(sums), Some(cell)) = (&mut self.analysis, &cell.analysis) {
+            sums.merge_next(cell);
+        }
     }
 }
 
@@ -282,6 +313,3 @@ fn add<T: Copy + std::ops::AddAssign>(sums: &mut [T], next: &[T]) {
         *sum += *next;
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -125,6 +125,7 @@ def test_help_imports_click_and_little_more() -> None:
     assert not found & {"numpy", "rich", "ruamel", "torch"}
     assert {name for name in found if name.startswith("submerge.")} <= {
         "submerge.cli",
+        "submerge.cli.analysis",
         "submerge.cli.look",
         "submerge.cli.measure",
         "submerge.cli.options",
@@ -269,5 +270,5 @@ def test_plan_and_core_speak_one_language() -> None:
     kinds: list[type[Method]] = [*METHODS.values(), Take]
     ops = {op for kind in kinds for op in kind.ops}
     assert info["plan_version"] == VERSION
-    assert set(info["ops"]) == ops | {"same"}
+    assert set(info["ops"]) == ops | {"analyze", "same"}
     assert set(info["dtypes"]) in (set(DTYPES), set(FLOATS))

@@ -18,6 +18,7 @@ import sys
 # What `typing` calls by this name; importing it would double the cost of importing submerge.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from submerge.analysis import Analysis, analyze
     from submerge.diff import Difference, diff
     from submerge.errors import (
         AdapterError,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 # Where each public name lives.
 _HOMES = {
     "AdapterError": "errors",
+    "Analysis": "analysis",
     "CancelToken": "run",
     "Cancelled": "errors",
     "CheckpointError": "errors",
@@ -83,6 +85,7 @@ _HOMES = {
     "SubmergeError": "errors",
     "Verification": "verify",
     "__version__": "run",
+    "analyze": "analysis",
     "convert": "merge",
     "diff": "diff",
     "evaluate_guidance": "evaluate",
@@ -101,6 +104,7 @@ _HOMES = {
 
 __all__ = [
     "AdapterError",
+    "Analysis",
     "CancelToken",
     "Cancelled",
     "CheckpointError",
@@ -128,6 +132,7 @@ __all__ = [
     "SubmergeError",
     "Verification",
     "__version__",
+    "analyze",
     "convert",
     "diff",
     "evaluate_guidance",

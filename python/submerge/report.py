@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from submerge.blocks import block_of, part_of
-from submerge.errors import counted, quoted
+from submerge.findings import Findings
 from submerge.plan.sizes import bytes_in_words
-from submerge.plan.words import selectors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,7 +24,20 @@ if TYPE_CHECKING:
 
     from submerge.plan import Plan
 
-__all__ = ["Pair", "Report", "Row", "Run", "grouped", "rows_of", "summed", "table", "unrelated"]
+__all__ = [
+    "Pair",
+    "Report",
+    "Row",
+    "Run",
+    "aligned",
+    "grouped",
+    "place_of",
+    "row_order",
+    "rows_of",
+    "summed",
+    "table",
+    "unrelated",
+]
 
 
 # See docs/real-checkpoints.md: relatives lie far above, networks trained apart far below.
@@ -196,6 +208,8 @@ class Report:
         rows: one for each part of each block.
         run: time, memory and speed.
         versions: of submerge, its numerics, Python and the system.
+        findings: values that are not finite or do not fit, what rounding lost, what equals a model.
+        remarks: the same in words, and whatever else was unusual; part of the notes.
     """
 
     path: Path
@@ -205,6 +219,8 @@ class Report:
     rows: tuple[Row, ...]
     run: Run
     versions: Mapping[str, Any]
+    findings: Findings
+    remarks: tuple[str, ...]
 
     @classmethod
     def of(cls, plan: Plan, figures: Mapping[str, Any], build: Mapping[str, Any]) -> Report:
@@ -218,7 +234,9 @@ class Report:
         summary = plan.about.plain()
         recipe = summary.pop("recipe")
         rows = rows_of(plan, figures)
-        summary["notes"] = (*summary["notes"], *remarked(plan, figures), *unrelated(rows))
+        findings = Findings.of(plan, figures)
+        remarks = (*findings.lines, *unrelated(rows))
+        summary["notes"] = (*summary["notes"], *remarks)
         names = [file.path or plan.target.name for file in plan.files]
         python = ".".join(map(str, sys.version_info[:3]))
         versions = _Versions(build["version"], build["numerics"], python, _system())
@@ -230,6 +248,8 @@ class Report:
             rows=rows,
             run=Run.of(figures),
             versions=versions._asdict(),
+            findings=findings,
+            remarks=remarks,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -240,6 +260,7 @@ class Report:
             **self.summary,
             "recipe": self.recipe,
             "rows": [row.to_dict() for row in self.rows],
+            "findings": self.findings.to_dict(),
             "run": self.run._asdict() | {"bytes_per_second": self.run.speed},
             "versions": dict(self.versions),
         }
@@ -249,24 +270,8 @@ class Report:
         return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False, allow_nan=False)
 
     def table(self, by: Literal["part", "block"] = "part") -> str:
-        """Return the rows as a table: one line for each part of each stack, or for each block."""
-        return table(grouped(self.rows, by))
-
-
-def remarked(plan: Plan, figures: Mapping[str, Any]) -> list[str]:
-    """Return what was unusual about units: ``nearly parallel: linear, in 2 units: `final` ``."""
-    found: dict[str, list[str]] = {}
-    for figure in figures["units"]:
-        if figure.get("note"):
-            found.setdefault(figure["note"], []).append(plan.units[figure["unit"]].name)
-    everywhere = [unit.name for unit in plan.units]
-    lines = []
-    for note, names in found.items():
-        where = selectors(everywhere, names)
-        more = f" and {len(where) - 10} more" if len(where) > 10 else ""
-        shown = ", ".join(map(quoted, where[:10]))
-        lines.append(f"{note}, in {counted(len(names), 'unit')}: {shown}{more}")
-    return lines
+        """Return a line for each part of each stack or for each block, then the remarks."""
+        return "\n".join([table(grouped(self.rows, by)), *self.remarks])
 
 
 def unrelated(rows: Iterable[Row]) -> list[str]:
@@ -293,8 +298,7 @@ def rows_of(plan: Plan, figures: Mapping[str, Any]) -> tuple[Row, ...]:
     rows: dict[tuple[str, str], Row] = {}
     for figure in figures["units"]:
         unit = plan.units[figure["unit"]]
-        block, part = block_of(unit.name), part_of(unit.name)
-        name = f"{block[0]}.{block[1]}" if block else part
+        name, part = place_of(unit.name)
         row = Row(
             name,
             part,
@@ -308,7 +312,20 @@ def rows_of(plan: Plan, figures: Mapping[str, Any]) -> tuple[Row, ...]:
         )
         key = (name, part)
         rows[key] = rows[key].plus(row) if key in rows else row
-    return tuple(sorted(rows.values(), key=_order))
+    return tuple(sorted(rows.values(), key=lambda row: row_order(row.block, row.part)))
+
+
+def place_of(unit: str) -> tuple[str, str]:
+    """Return the block and the part a unit is reported under: `double.7` and `attn.q`."""
+    block, part = block_of(unit), part_of(unit)
+    return (f"{block[0]}.{block[1]}" if block else part), part
+
+
+def row_order(block: str, part: str) -> tuple[int, str, int, str]:
+    """Return what sorts rows into execution order."""
+    stack, _, index = block.partition(".")
+    rank = {"embed": 0, "guidance": 1, "double": 2, "single": 3, "final": 4}.get(stack, 5)
+    return (rank, stack, int(index or 0), part)
 
 
 def grouped(rows: Iterable[Row], by: Literal["part", "block"]) -> list[Row]:
@@ -335,6 +352,11 @@ def table(rows: Sequence[Row], *, formulas: bool = True) -> str:
     columns["changed"] = lambda row: _share(row.changed, row.elements)
     columns["non-finite"] = lambda row: f"{row.nonfinite_out:,}"
     lines = [list(columns), *([cell(row) for cell in columns.values()] for row in rows)]
+    return aligned(lines, left)
+
+
+def aligned(lines: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Return lines of cells as text: the first `left` columns flush left, the others right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
@@ -376,12 +398,6 @@ def _column(first: str, second: str, what: str, shape: str) -> Callable[[Row], s
         return "-" if value is None else shape.format(value)
 
     return cell
-
-
-def _order(row: Row) -> tuple[int, str, int, str]:
-    stack, _, index = row.block.partition(".")
-    rank = {"embed": 0, "guidance": 1, "double": 2, "single": 3, "final": 4}.get(stack, 5)
-    return (rank, stack, int(index or 0), row.part)
 
 
 def _label(row: Row) -> str:

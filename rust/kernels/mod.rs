@@ -30,7 +30,7 @@ pub mod matrix;
 pub mod mlp;
 #[cfg(test)]
 mod naive;
-mod noise;
+pub mod noise;
 mod pointwise;
 mod rows;
 mod select;

@@ -4,6 +4,7 @@
 //! here, before anything is written, and never a wrong read later.
 
 mod network;
+mod unit;
 mod whole;
 
 use std::collections::BTreeSet;
@@ -14,9 +15,9 @@ use crate::dtype::{Dtype, Overflow};
 use crate::error::{Error, Result, quoted};
 use crate::io::source::{Identity, Source};
 use crate::kernels::{Kernel, Linear};
-use crate::plan::{OpSpec, OperandSpec, Options, OutputSpec, Plan, RowsSpec, UnitSpec};
-use crate::simd::BLOCK;
-use crate::stats::CELL;
+use crate::plan::{Mode, OpSpec, OperandSpec, Options, OutputSpec, Plan, RowsSpec, UnitSpec};
+
+pub use self::unit::{Action, Operand, Unit};
 
 /// A plan whose every reference is known to be good.
 #[derive(Debug)]
@@ -42,102 +43,6 @@ pub struct OutFile {
     pub data_len: u64,
 }
 
-/// A contiguous range of one output file and what fills it.
-#[derive(Debug)]
-pub struct Unit {
-    /// Name for messages.
-    pub name: String,
-    /// Index into the files.
-    pub file: usize,
-    /// Number of elements.
-    pub elements: u64,
-    /// Elements of one row.
-    pub row_elements: usize,
-    /// Dtype of the output.
-    pub dtype: Dtype,
-    /// How it is filled.
-    pub action: Action,
-    /// What goes in.
-    pub operands: Vec<Operand>,
-}
-
-/// How a unit is filled.
-#[derive(Debug)]
-pub enum Action {
-    /// The bytes of the only operand.
-    Copy,
-    /// The bytes of the first operand, to which all others must be equal.
-    Same,
-    /// A formula in f32, rounded once.
-    Compute(Kernel),
-}
-
-/// Something a unit is made of.
-#[derive(Debug)]
-pub enum Operand {
-    /// A contiguous range of an input file.
-    Rows {
-        /// Index into the sources.
-        source: usize,
-        /// Where the range starts in the file.
-        at: u64,
-        /// Dtype of its elements.
-        dtype: Dtype,
-    },
-    /// One value per element.
-    Values(Vec<f32>),
-}
-
-impl Unit {
-    /// Elements per cell of the unit's grid: [`CELL`], or as many whole rows as it holds.
-    #[must_use]
-    pub fn cell(&self) -> usize {
-        match &self.action {
-            Action::Compute(kernel) if kernel.by_rows() => {
-                let row = self.row_elements.max(1);
-                (CELL / row).max(1) * row
-            }
-            _ => CELL,
-        }
-    }
-
-    /// Elements decoded at once.
-    #[must_use]
-    pub fn stretch(&self) -> usize {
-        match &self.action {
-            Action::Compute(kernel) if kernel.by_rows() => self.cell() + 2 * self.halo(),
-            _ => BLOCK,
-        }
-    }
-
-    /// Elements before and after those it fills that a part must see.
-    #[must_use]
-    pub fn halo(&self) -> usize {
-        match &self.action {
-            Action::Compute(kernel) => kernel.halo() * self.row_elements.max(1),
-            Action::Copy | Action::Same => 0,
-        }
-    }
-
-    /// How often the unit is looked at before it is combined.
-    #[must_use]
-    pub fn passes(&self) -> usize {
-        match &self.action {
-            Action::Compute(kernel) => kernel.passes(),
-            Action::Copy | Action::Same => 0,
-        }
-    }
-
-    /// Bytes of sums that a worker holds while it looks.
-    #[must_use]
-    pub fn state_bytes(&self) -> u64 {
-        match &self.action {
-            Action::Compute(kernel) => kernel.state_bytes(self.operands.len(), self.stretch()),
-            Action::Copy | Action::Same => 0,
-        }
-    }
-}
-
 /// Bytes that `elements` of `dtype` take, if that is a whole number.
 #[must_use]
 pub fn byte_len(elements: u64, dtype: Dtype) -> Option<u64> {
@@ -155,6 +60,11 @@ pub fn resolve(plan: &Plan, options: &Options) -> Result<Work> {
     let inputs = open_inputs(plan, options)?;
     let files = lay_out(plan)?;
     let units = resolve_units(plan, &inputs)?;
+    let looks = |unit: &&Unit| matches!(unit.action, Action::Analyze(_));
+    if let Some(unit) = units.iter().find(looks).filter(|_| options.mode != Mode::Measure) {
+        let name = quoted(&unit.name);
+        return Err(Error::plan(format!("plan unit {name}: `analyze` makes nothing to write")));
+    }
     Ok(Work { sources: inputs.sources, files, units, overflow: plan.overflow })
 }
 
@@ -317,7 +227,7 @@ fn action_of(op: &OpSpec, dtype: Dtype, operands: &[Operand], here: &str) -> Res
         })
         .collect();
     let same_dtype = dtypes.iter().all(|d| *d == Some(dtype));
-    let kernel = match op {
+    let action = match op {
         OpSpec::Copy(_) if operands.len() == 1 && same_dtype => return Ok(Action::Copy),
         OpSpec::Same(_) if !operands.is_empty() && same_dtype => return Ok(Action::Same),
         OpSpec::Same(_) => {
@@ -326,20 +236,26 @@ fn action_of(op: &OpSpec, dtype: Dtype, operands: &[Operand], here: &str) -> Res
                 dtype.name()
             )));
         }
-        OpSpec::Copy(_) => Kernel::Linear(Linear { weights: vec![1.0] }),
-        OpSpec::Linear(linear) => Kernel::Linear(linear.clone()),
-        OpSpec::Combine(combine) => Kernel::Combine(combine.clone()),
-        OpSpec::Rows(rows) => Kernel::Rows(rows.clone()),
-        OpSpec::Delta(delta) => Kernel::Delta(delta.clone()),
-        OpSpec::Pointwise(pointwise) => Kernel::Pointwise(pointwise.clone()),
-        OpSpec::Adaptive(adaptive) => Kernel::Adaptive(adaptive.clone()),
-        OpSpec::Smooth(smooth) => Kernel::Smooth(smooth.clone()),
-        OpSpec::Matrix(matrix) => Kernel::Matrix(matrix.clone()),
+        OpSpec::Copy(_) => Action::Compute(Kernel::Linear(Linear { weights: vec![1.0] })),
+        OpSpec::Linear(linear) => Action::Compute(Kernel::Linear(linear.clone())),
+        OpSpec::Combine(combine) => Action::Compute(Kernel::Combine(combine.clone())),
+        OpSpec::Rows(rows) => Action::Compute(Kernel::Rows(rows.clone())),
+        OpSpec::Delta(delta) => Action::Compute(Kernel::Delta(delta.clone())),
+        OpSpec::Pointwise(pointwise) => Action::Compute(Kernel::Pointwise(pointwise.clone())),
+        OpSpec::Adaptive(adaptive) => Action::Compute(Kernel::Adaptive(adaptive.clone())),
+        OpSpec::Smooth(smooth) => Action::Compute(Kernel::Smooth(smooth.clone())),
+        OpSpec::Matrix(matrix) => Action::Compute(Kernel::Matrix(matrix.clone())),
+        OpSpec::Analyze(analyze) => Action::Analyze(*analyze),
     };
-    kernel.check(operands.len()).map_err(|what| Error::plan(format!("{here}: {what}")))?;
+    let checked = match &action {
+        Action::Compute(kernel) => kernel.check(operands.len()),
+        Action::Analyze(analyze) => analyze.check(operands.len()),
+        Action::Copy | Action::Same => Ok(()),
+    };
+    checked.map_err(|what| Error::plan(format!("{here}: {what}")))?;
     let floats = dtypes.iter().flatten().chain([&dtype]);
     match floats.into_iter().find(|d| d.float().is_none()) {
-        None => Ok(Action::Compute(kernel)),
+        None => Ok(action),
         Some(other) => Err(Error::plan(format!(
             "{here}: dtype {} cannot be computed with, expected F32, F16, BF16, F8_E4M3 or F8_E5M2",
             other.name()

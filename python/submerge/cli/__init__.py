@@ -37,6 +37,7 @@ Exit codes:
 
 # Command -> the module it is defined in.
 _COMMANDS = {
+    "analyze": "analysis",
     "convert": "write",
     "demo": "tools",
     "diff": "look",

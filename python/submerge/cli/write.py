@@ -184,9 +184,6 @@ def _write(made: Plan, what: str, options: dict[str, Any]) -> None:
             click.echo(note, err=True)
     with bar(what, quiet=options["quiet"]) as progress:
         report = carry_out(made, RunOptions.of(run_arguments(options, progress=progress)))
-    if not silent:
-        for note in report.summary["notes"][len(made.about.notes) :]:
-            click.echo(note, err=True)
     emit(report, _summary(report), as_json=options["as_json"], quiet=options["quiet"])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from submerge.checkpoint import FLOATS
 from submerge.errors import LayoutError, listing, quoted
@@ -18,55 +18,60 @@ if TYPE_CHECKING:
 
     from submerge.layout import Model
 
-__all__ = ["comparison_plan"]
+__all__ = ["Look", "comparison_plan"]
 
 
-def comparison_plan(models: Mapping[str, Model]) -> Plan:
+class Look(NamedTuple):
+    """What an analysis asks beyond a comparison.
+
+    Attributes:
+        alpha: share of the second model in the merge that is asked about.
+        dtype: what that merge would be rounded to, as headers spell it; None: the first model's.
+        base: the name of the model both come from, if one is given.
+    """
+
+    alpha: float
+    dtype: str | None = None
+    base: str | None = None
+
+
+def comparison_plan(models: Mapping[str, Model], look: Look | None = None) -> Plan:
     """Return the plan whose measurement compares the second of two models with the first.
 
     Each unit both have is `0 * first + 1 * second` in the first's dtype, an output of its own that
-    nobody writes, so that `changed` counts the elements that differ from the first's. Units only
-    one has, and units of other shapes or of dtypes that are no floats, are left out and named in
-    the notes.
+    nobody writes, so that `changed` counts the elements that differ from the first's. With a `look`
+    each unit is analysed instead, beside the base where the base has it. Units only one has, and
+    units of other shapes or of dtypes that are no floats, are left out and named in the notes.
 
     Raises:
         LayoutError: not two models, of different architectures, or with no unit in common.
     """
-    if len(models) != 2:
-        raise LayoutError(f"models: expected two to compare, got {len(models)}")
+    base = None if look is None else look.base
+    pair = {name: model for name, model in models.items() if name != base}
+    if len(pair) != 2:
+        raise LayoutError(f"models: expected two to compare, got {len(pair)}")
     agree(models)
-    first, second = models
-    a = models[first]
+    first, second = pair
     filler = Filler(models)
     outputs: list[Output] = []
     units: list[Unit] = []
     left: dict[tuple[str, str], list[str]] = {}
     read = 0
-    for name in union(models):
-        why = _obstacle(name, models)
+    for name in union(pair):
+        why = _obstacle(name, pair)
         if why is not None:
             left.setdefault(why, []).append(name)
             continue
         # Recipes order operands by name; here the first model is the reference, whatever its name.
-        info = a.units[name]
-        trailing = a.checkpoint.tensors[info.place.tensor].shape[1:]
-        operands = (filler.rows(first, name), filler.rows(second, name))
-        unit = Unit(
-            name=name,
-            output=len(outputs),
-            start=0,
-            end=info.rows,
-            operands=operands,
-            op="linear",
-            arguments={"weights": [0.0, 1.0]},
-            models=(first, second),
-            shares={second: 1.0},
-            formula=second,
-            reason="comparison",
-        )
-        units.append(unit)
-        outputs.append(Output(0, name, info.dtype, (info.rows, *trailing)))
-        read += sum(filler.nbytes(model, name) for model in models)
+        using: tuple[str, ...] = (first, second)
+        if base is not None and _obstacle(name, {first: pair[first], base: models[base]}) is None:
+            using = (base, first, second)
+        elif base is not None:
+            left.setdefault(("", "without a base"), []).append(name)
+        unit, output = _compared(filler, using, name, look)
+        units.append(unit._replace(output=len(outputs)))
+        outputs.append(output)
+        read += sum(filler.nbytes(model, name) for model in using)
     if not units:
         raise LayoutError(f"{quoted(first)} and {quoted(second)} have no units in common")
     parents = tuple(
@@ -101,6 +106,31 @@ def comparison_plan(models: Mapping[str, Model]) -> Plan:
         about=about,
         read_bytes=read,
     )
+
+
+def _compared(
+    filler: Filler, using: tuple[str, ...], name: str, look: Look | None
+) -> tuple[Unit, Output]:
+    """Return the unit that looks at the models' rows, the last two beside each other."""
+    first, second = using[-2:]
+    model = filler.models[first]
+    info = model.units[name]
+    unit = Unit(
+        name=name,
+        output=0,
+        start=0,
+        end=info.rows,
+        operands=tuple(filler.rows(model, name) for model in using),
+        op="linear" if look is None else "analyze",
+        arguments={"weights": [0.0, 1.0]} if look is None else {"alpha": look.alpha},
+        models=using,
+        shares={second: 1.0},
+        formula=second,
+        reason="comparison",
+    )
+    trailing = model.checkpoint.tensors[info.place.tensor].shape[1:]
+    dtype = info.dtype if look is None or look.dtype is None else look.dtype
+    return unit, Output(0, name, dtype, (info.rows, *trailing))
 
 
 def _obstacle(unit: str, models: Mapping[str, Model]) -> tuple[str, str] | None:
