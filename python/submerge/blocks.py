@@ -23,7 +23,17 @@ from submerge.errors import RecipeError, nearest, quoted
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["Block", "Selector", "block_of", "blocks_of", "part_of", "position", "select"]
+__all__ = [
+    "Block",
+    "Selector",
+    "block_of",
+    "blocks_of",
+    "part_of",
+    "place_of",
+    "position",
+    "row_order",
+    "select",
+]
 
 # ("double", 7) or ("single", 37); sorting blocks puts them in execution order.
 Block = tuple[str, int]
@@ -134,6 +144,19 @@ def part_of(unit_name: str) -> str:
     if inner[:1] == ["attn"] and len(inner) > 1:
         return ".".join(inner[:2])
     return inner[0] if inner and inner[0] in _BLOCK_PARTS else "other"
+
+
+def place_of(unit: str) -> tuple[str, str]:
+    """Return the block and the part a unit is reported under: `double.7` and `attn.q`."""
+    block, part = block_of(unit), part_of(unit)
+    return (f"{block[0]}.{block[1]}" if block else part), part
+
+
+def row_order(block: str, part: str) -> tuple[int, str, int, str]:
+    """Return what sorts rows into execution order."""
+    stack, _, index = block.partition(".")
+    rank = {"embed": 0, "guidance": 1, "double": 2, "single": 3, "final": 4}.get(stack, 5)
+    return (rank, stack, int(index or 0), part)
 
 
 def position(unit_name: str, blocks: Sequence[Block]) -> float:

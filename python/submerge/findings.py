@@ -146,7 +146,7 @@ def nonfinite_inputs(plan: Plan, figures: Mapping[str, Any]) -> tuple[Spot, ...]
     for unit, figure in _units(plan, figures):
         counts, firsts = figure["nonfinite"], figure["first_nonfinite"]
         models: Sequence[str] = unit.models
-        if not counts and figure["first_nonfinite_out"] is not None:
+        if not counts:
             counts, firsts = [figure["nonfinite_out"]], [figure["first_nonfinite_out"]]
             models = unit.models[:1]
         spots += [

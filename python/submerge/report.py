@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from submerge.blocks import block_of, part_of
+from submerge.blocks import place_of, row_order
 from submerge.findings import Findings
 from submerge.plan.sizes import bytes_in_words
 
@@ -31,8 +31,6 @@ __all__ = [
     "Run",
     "aligned",
     "grouped",
-    "place_of",
-    "row_order",
     "rows_of",
     "summed",
     "table",
@@ -313,19 +311,6 @@ def rows_of(plan: Plan, figures: Mapping[str, Any]) -> tuple[Row, ...]:
         key = (name, part)
         rows[key] = rows[key].plus(row) if key in rows else row
     return tuple(sorted(rows.values(), key=lambda row: row_order(row.block, row.part)))
-
-
-def place_of(unit: str) -> tuple[str, str]:
-    """Return the block and the part a unit is reported under: `double.7` and `attn.q`."""
-    block, part = block_of(unit), part_of(unit)
-    return (f"{block[0]}.{block[1]}" if block else part), part
-
-
-def row_order(block: str, part: str) -> tuple[int, str, int, str]:
-    """Return what sorts rows into execution order."""
-    stack, _, index = block.partition(".")
-    rank = {"embed": 0, "guidance": 1, "double": 2, "single": 3, "final": 4}.get(stack, 5)
-    return (rank, stack, int(index or 0), part)
 
 
 def grouped(rows: Iterable[Row], by: Literal["part", "block"]) -> list[Row]:

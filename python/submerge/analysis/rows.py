@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from submerge.report import place_of, row_order
+from submerge.blocks import place_of, row_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
