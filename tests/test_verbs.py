@@ -14,7 +14,8 @@ import submerge
 from factory import KREA, SCHNELL, save_file, save_folder
 from submerge import RecipeError, RunOptions
 from submerge.merge import named
-from submerge.report import Pair, Row, grouped
+from submerge.pairs import Pair
+from submerge.report import Row, grouped
 
 
 @pytest.fixture

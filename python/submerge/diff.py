@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from submerge.checkpoint import open_checkpoint
 from submerge.layout import identify
 from submerge.merge import named
+from submerge.pairs import unrelated
 from submerge.plan.comparison import comparison_plan
-from submerge.report import Row, Run, grouped, rows_of, summed, table, unrelated
+from submerge.report import Row, Run, grouped, rows_of, summed, table
 from submerge.run import RunArguments, RunOptions, execute
 
 if TYPE_CHECKING:
@@ -95,4 +96,6 @@ def diff(
     made = comparison_plan(models)
     figures = execute(made.to_json(), options, "measure")
     rows = rows_of(made, figures)
-    return Difference(paths, rows, (*made.about.notes, *unrelated(rows)), Run.of(figures))
+    return Difference(
+        paths, rows, (*made.about.notes, *unrelated(summed(rows).pairs, models)), Run.of(figures)
+    )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from submerge.blocks import place_of, row_order
 from submerge.findings import Findings
+from submerge.pairs import Pair, unrelated
 from submerge.plan.sizes import bytes_in_words
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from submerge.plan import Plan
 
 __all__ = [
-    "Pair",
     "Report",
     "Row",
     "Run",
@@ -34,51 +34,7 @@ __all__ = [
     "rows_of",
     "summed",
     "table",
-    "unrelated",
 ]
-
-
-# See docs/real-checkpoints.md: relatives lie far above, networks trained apart far below.
-_RELATED = 0.5
-
-
-class Pair(NamedTuple):
-    """Two models over some units.
-
-    Attributes:
-        first: name of the model the other is measured against.
-        second: the other model.
-        norms: the two squared norms, first and second.
-        dot: the scalar product.
-        delta: the squared norm of second - first, summed from the differences themselves.
-    """
-
-    first: str
-    second: str
-    norms: tuple[float, float]
-    dot: float
-    delta: float
-
-    @property
-    def cosine(self) -> float | None:
-        """Return dot / (|first| |second|), or None when either is zero."""
-        norm = math.sqrt(self.norms[0]) * math.sqrt(self.norms[1])
-        return max(-1.0, min(1.0, self.dot / norm)) if norm > 0 else None
-
-    @property
-    def relative_l2(self) -> float | None:
-        """Return |second - first| / |first|, or None when first is zero."""
-        return math.sqrt(self.delta / self.norms[0]) if self.norms[0] > 0 else None
-
-    def plus(self, other: Pair) -> Pair:
-        """Return the pair over both sets of units."""
-        norms = (self.norms[0] + other.norms[0], self.norms[1] + other.norms[1])
-        return Pair(self.first, self.second, norms, self.dot + other.dot, self.delta + other.delta)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the pair as plain data."""
-        names = {"first": self.first, "second": self.second}
-        return names | {"cosine": self.cosine, "relative_l2": self.relative_l2}
 
 
 class Row(NamedTuple):
@@ -233,7 +189,8 @@ class Report:
         recipe = summary.pop("recipe")
         rows = rows_of(plan, figures)
         findings = Findings.of(plan, figures)
-        remarks = (*findings.lines, *unrelated(rows))
+        parents = {parent.name for parent in plan.about.parents}
+        remarks = (*findings.lines, *unrelated(summed(rows).pairs, parents))
         summary["notes"] = (*summary["notes"], *remarks)
         names = [file.path or plan.target.name for file in plan.files]
         python = ".".join(map(str, sys.version_info[:3]))
@@ -270,20 +227,6 @@ class Report:
     def table(self, by: Literal["part", "block"] = "part") -> str:
         """Return a line for each part of each stack or for each block, then the remarks."""
         return "\n".join([table(grouped(self.rows, by)), *self.remarks])
-
-
-def unrelated(rows: Iterable[Row]) -> list[str]:
-    """Return a note for each model whose weights point elsewhere than those of the first.
-
-    Models of one ancestor have cosines of 0.9 and more; of networks trained apart, equal shapes are
-    all they have in common, and their cosine is near 0.
-    """
-    return [
-        f"{pair.first} and {pair.second} have the cosine {pair.cosine:.3f}, relatives 0.9 or more: "
-        "networks trained apart do not merge into one that works"
-        for pair in summed(rows).pairs
-        if pair.cosine is not None and pair.cosine < _RELATED
-    ]
 
 
 def summed(rows: Iterable[Row]) -> Row:
