@@ -10,35 +10,25 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from submerge.checkpoint import open_checkpoint
 from submerge.evaluate.signals import Answers, Probe, ask
-from submerge.inference import LoadedModel, load_model, plan_loading, run_inference
-from submerge.inference.options import defaults_for
+from submerge.inference import LoadedModel, load_model, run_inference
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from PIL.Image import Image
 
+    from submerge.evaluate.cast import Contestant
     from submerge.evaluate.options import EvaluateOptions
     from submerge.evaluate.prompts import Prompt
-    from submerge.inference.parts import Parts
 
-__all__ = ["Contestant", "Gallery", "Painted", "Picture", "Plan", "run", "texts_identity"]
+__all__ = ["Gallery", "Painted", "Picture", "Plan", "run", "texts_identity"]
 
 _SAMPLE = 4096  # bytes at either end of a tensor that speak for it
 _SMALL = 1 << 26  # files up to this size are read whole
-
-
-class Contestant(NamedTuple):
-    """A model that takes part; `role` is `merge` or `parent`."""
-
-    name: str
-    role: str
-    source: Any
-    parts: Parts
 
 
 @dataclass(eq=False)
@@ -111,14 +101,12 @@ class Plan:
     Attributes:
         prompts: the battery.
         options: how models are compared.
-        load: keywords of `load_model`, the same for all models.
         folder: where images go, or None to keep them in memory.
         notify: told what is being done, a line at a time.
     """
 
     prompts: Sequence[Prompt]
     options: EvaluateOptions
-    load: dict[str, Any]
     folder: Path | None
     notify: Callable[[str], object]
     probe: Probe | None = None
@@ -134,27 +122,17 @@ class Plan:
 
 def run(cast: Sequence[Contestant], plan: Plan) -> dict[str, Painted]:
     """Paint with one model after the other, the merge last, and return what each painted."""
-    merge = next(one for one in cast if one.role == "merge")
-    if "dtype" not in plan.load and not isinstance(merge.source, LoadedModel):
-        # Noise is drawn in the dtype of the model: one for all, or start latents would differ.
-        plan.load["dtype"] = plan_loading(merge.source, **plan.load | {"device": "cpu"}).dtype
-    common = _defaults(merge.parts)
-    tokens = [_defaults(one.parts)["max_sequence_length"] for one in cast]
-    common["max_sequence_length"] = min(tokens)
+    common = next(one for one in cast if one.role == "merge").defaults
+    # The shortest text that one of them reads: embeddings are the same for all.
+    common["max_sequence_length"] = min(one.defaults["max_sequence_length"] for one in cast)
     painted = {}
     for one in sorted(cast, key=lambda one: one.role == "merge"):
         native = plan.options.settings == "native"
-        settings = (_defaults(one.parts) if native else common) | dict(plan.options.painting)
+        settings = (one.defaults if native else common) | dict(plan.options.painting)
         plan.notify(f"{one.name}: loading")
         with _opened(one, plan) as model, _same_texts(model, plan):
             painted[one.name] = _paint(model, one, settings, plan)
     return painted
-
-
-def _defaults(parts: Parts) -> dict[str, Any]:
-    size = parts.default_size()
-    made = defaults_for(guided=parts.guided, few_step_parent=parts.few_step_parent, size=size)
-    return dict(made.values)
 
 
 @contextmanager
@@ -165,7 +143,7 @@ def _opened(one: Contestant, plan: Plan) -> Iterator[LoadedModel]:
         return
     painting = plan.options.painting
     sides = {side: painting[side] for side in ("width", "height", "batch") if side in painting}
-    with load_model(one.source, **plan.load, **sides) as model:
+    with load_model(one.source, **one.load, **sides) as model:
         yield model
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
 from submerge.errors import RecipeError, SubmergeError, listing, quoted
+from submerge.evaluate.cast import Contestant, cast_of
 from submerge.evaluate.evaluation import Evaluation
 from submerge.evaluate.options import EvaluateOptions
-from submerge.evaluate.painting import Contestant, Gallery, Painted, Picture, Plan, run
+from submerge.evaluate.painting import Gallery, Painted, Picture, Plan, run
 from submerge.evaluate.prompts import Prompt, prompts_of
 from submerge.evaluate.scorers.base import need
 from submerge.evaluate.scorers.catalogue import scorers_of
@@ -22,9 +22,6 @@ from submerge.evaluate.scorers.safety import UNSAFE, veiled
 from submerge.evaluate.signals import rows_of
 from submerge.evaluate.statistics import compare
 from submerge.evaluate.verdicts import Facts, questions
-from submerge.inference import LoadedModel
-from submerge.inference.parts import find_parts
-from submerge.merge import MergedModel
 from submerge.profile import environment
 
 if TYPE_CHECKING:
@@ -34,9 +31,9 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
+    from submerge.evaluate.cast import Model
     from submerge.evaluate.scorers.base import Scorer
 
-    Model = LoadedModel | MergedModel | str | os.PathLike[str]
     Row = dict[str, Any]
 
 __all__ = ["EvaluateArguments", "evaluate_guidance"]
@@ -89,12 +86,17 @@ def evaluate_guidance(
     battery = prompts_of(prompts)
     references = _references(ground_truth, battery)
     scoring, not_run = scorers_of(scorers, references)
-    cast = _cast(model, parents, how.get("load", {}))
+    if options.veil and "unsafe" not in {scorer.name for scorer in scoring}:
+        raise RecipeError(
+            "options.veil: no safety classifier runs, expected the scorer `unsafe`",
+            hint="pip install 'submerge[evaluate]'",
+        )
+    cast = cast_of(model, parents, how.get("load", {}))
     for package in ("torch", "diffusers", "transformers", "PIL"):
         need(package, "submerge[evaluate]")
     folder = None if how.get("output") is None else Path(how["output"])  # type: ignore[arg-type]
     notify = how.get("notify", _silent)
-    plan = Plan(battery, options, dict(how.get("load", {})), folder, notify)
+    plan = Plan(battery, options, folder, notify)
     painted = run(cast, plan)
     evaluation = _judged(cast, painted, plan, (scoring, not_run))
     if folder is not None:
@@ -104,46 +106,6 @@ def evaluate_guidance(
 
 def _silent(_: str) -> None:
     return None
-
-
-def _cast(
-    model: Model, parents: Sequence[Model] | Mapping[str, Model], load: Mapping[str, Any]
-) -> list[Contestant]:
-    """Name the models and read their headers; the merge first."""
-    if isinstance(model, MergedModel) and not parents:
-        parents = {name: source.path for name, source in model.recipe.models.items()}
-    sources = [model, *(parents.values() if isinstance(parents, Mapping) else parents)]
-    parts = [
-        one.parts if isinstance(one, LoadedModel) else find_parts(one, load.get("components"))
-        for one in sources
-    ]
-    names = _names([Path(found.model.checkpoint.path) for found in parts])
-    if isinstance(parents, Mapping):
-        names[1:] = [_plain_name(name) for name in parents]
-    if len(set(names)) < len(names):
-        raise RecipeError(
-            f"parents: names must differ, got {listing(names, noun='name')}",
-            hint="name the parents: `{'schnell': ..., 'krea': ...}`",
-        )
-    roles = ["merge", *["parent"] * len(parents)]
-    return [Contestant(*entry) for entry in zip(names, roles, sources, parts, strict=True)]
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    """Call each model after its path, by as many of its last parts as tell them apart."""
-    parts = [[_plain_name(part) for part in path.absolute().parts[1:]] for path in paths]
-    for used in range(1, 4):
-        names = ["-".join(some[-used:]) for some in parts]
-        if len(set(names)) == len(names):
-            break
-    return names
-
-
-def _plain_name(name: str) -> str:
-    """Return a name that can be a folder's."""
-    return (
-        re.sub(r"[^A-Za-z0-9._-]+", "-", name.removesuffix(".safetensors")).strip(".-") or "model"
-    )
 
 
 def _references(raw: Any, prompts: Sequence[Prompt]) -> dict[str, Image]:
@@ -205,9 +167,10 @@ def _judged(
         benign=frozenset(prompt.id for prompt in plan.prompts if "benign" in prompt.tags),
         unsafe=UNSAFE,
     )
-    if plan.options.veil:
-        _veil(painted, tables.get("unsafe", {}), plan)
     first = painted[merge]
+    sweep = _sweep_rows(painted, scorers)
+    if plan.options.veil:
+        _veil(painted, next(s for s in scorers if s.name == "unsafe"), plan)
     return Evaluation(
         models=[_model_row(one) for one in cast],
         prompts=[prompt.to_dict() for prompt in plan.prompts],
@@ -217,7 +180,7 @@ def _judged(
         scores=scores,
         comparisons=facts.comparisons,
         signals=signals,
-        sweep=_sweep_rows(painted, scorers),
+        sweep=sweep,
         questions=questions(facts),
         not_run=not_run,
         pictures={(n, p.prompt.id, p.seed): p for n in answers for p in painted[n].pictures},
@@ -337,24 +300,20 @@ def _sweep_rows(painted: Mapping[str, Painted], scorers: Sequence[Scorer]) -> li
     return rows
 
 
-def _veil(
-    painted: Mapping[str, Painted], flags: Mapping[str, Mapping[Any, float]], plan: Plan
-) -> None:
-    """Blur what the classifier flags, in memory and in files."""
-    if not flags:
-        raise RecipeError(
-            "options.veil: no safety classifier ran, expected the scorer `unsafe`",
-            hint="pip install 'submerge[evaluate]'",
-        )
+def _veil(painted: Mapping[str, Painted], scorer: Scorer, plan: Plan) -> None:
+    """Blur what the classifier flags, in memory and in files; nothing looks at it after this."""
     for name, found in painted.items():
-        for picture in found.pictures:
-            if flags[name].get((picture.prompt.id, picture.seed), 0.0) >= UNSAFE:
-                plan.notify(f"{name}: veiled {picture.prompt.id}, seed {picture.seed}")
-                image = veiled(picture.open())
-                if picture.path is None:
-                    picture.made.image = image
-                else:
-                    image.save(picture.path)
+        for picture in {
+            id(p): p for p in [*found.pictures, *chain(*found.sweep.values())]
+        }.values():
+            image = picture.open()
+            if scorer.score([image], [picture.prompt])[0] < UNSAFE:
+                continue
+            plan.notify(f"{name}: veiled {picture.prompt.id}, seed {picture.seed}")
+            if picture.path is None:
+                picture.made.image = veiled(image)
+            else:
+                veiled(image).save(picture.path)
 
 
 def _model_row(one: Contestant) -> Row:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from submerge.inference.placing import Placed
     from submerge.merge import MergedModel
 
-__all__ = ["LoadArguments", "LoadedModel", "load_model", "plan_loading"]
+__all__ = ["LoadArguments", "LoadedModel", "fetched", "load_model", "plan_loading"]
 
 _DTYPES = {"bfloat16": 2, "float16": 2, "float32": 4}
 _SHORT = {
@@ -220,7 +220,7 @@ def _planned(
         raise RecipeError(
             f"quantization: expected `fp8`, `auto` or nothing, got {shown(quantization)}"
         )
-    parts = find_parts(_local(source), more.get("components"))
+    parts = find_parts(fetched(source), more.get("components"))
     wanted = _dtype(dtype, parts)
     pixels = parts.default_size()
     work = Work(
@@ -284,7 +284,7 @@ def _free(device: str) -> int:
     return int(torch.accelerator.get_memory_info(torch.device(device))[0])
 
 
-def _local(source: str | os.PathLike[str] | MergedModel) -> str | os.PathLike[str] | MergedModel:
+def fetched(source: str | os.PathLike[str] | MergedModel) -> str | os.PathLike[str] | MergedModel:
     """Return the source, fetched first where it is a hub id."""
     if not isinstance(source, str) or os.path.exists(source):  # noqa: PTH110
         return source

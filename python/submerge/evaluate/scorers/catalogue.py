@@ -119,7 +119,7 @@ def scorers_of(
 def _auto(named: set[str]) -> tuple[list[Scorer], list[dict[str, str]]]:
     found, missing = [], []
     for name, (packages, make) in _PACKAGED.items():
-        absent = [package for package in packages if find_spec(package) is None]
+        absent = [package for package in packages if not _installed(package)]
         if name in named:
             continue
         if absent:
@@ -128,6 +128,13 @@ def _auto(named: set[str]) -> tuple[list[Scorer], list[dict[str, str]]]:
         else:
             found.append(make())
     return found, missing
+
+
+def _installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except (ImportError, ValueError):  # hidden by somebody else's import hook
+        return False
 
 
 def _one(spec: str | Scorer, references: References) -> Made:
@@ -146,7 +153,7 @@ def _one(spec: str | Scorer, references: References) -> Made:
     if name in _PACKAGED and not equals:
         packages, make = _PACKAGED[name]
         for package in packages:
-            if find_spec(package) is None:
+            if not _installed(package):
                 raise SubmergeError(
                     f"scorers: {quoted(name)} needs the package {quoted(package)}, got none",
                     hint="pip install 'submerge[evaluate]'",

@@ -1,0 +1,132 @@
+"""Who takes part: the models of an evaluation, their names, and how each is loaded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from submerge.checkpoint import open_checkpoint
+from submerge.errors import RecipeError, listing
+from submerge.inference.loading import LoadedModel, fetched, plan_loading
+from submerge.inference.options import defaults_for
+from submerge.inference.parts import Parts, find_parts
+from submerge.merge import MergedModel
+
+if TYPE_CHECKING:
+    import os
+    from typing import TypeAlias
+
+    Model: TypeAlias = LoadedModel | MergedModel | str | os.PathLike[str]
+
+__all__ = ["Contestant", "cast_of"]
+
+
+class Contestant(NamedTuple):
+    """A model that takes part.
+
+    Attributes:
+        name: names it in tables and folders.
+        role: `merge` or `parent`.
+        source: what `load_model` opens, or a loaded model.
+        parts: its files.
+        load: keywords of `load_model`.
+    """
+
+    name: str
+    role: str
+    source: Any
+    parts: Parts
+    load: Mapping[str, Any]
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The options it is painted with unless told otherwise."""
+        found = self.parts
+        size = found.default_size()
+        made = defaults_for(guided=found.guided, few_step_parent=found.few_step_parent, size=size)
+        return dict(made.values)
+
+
+def cast_of(
+    model: Model, parents: Sequence[Model] | Mapping[str, Model], load: Mapping[str, Any]
+) -> list[Contestant]:
+    """Name the models, the merge first, and read their headers.
+
+    All compute in one dtype, the merge's unless `load` says otherwise: noise is drawn in it, so
+    start latents would differ between dtypes.
+
+    Raises:
+        RecipeError: two models have one name, or loaded ones another dtype.
+        SubmergeError, OSError: as `load_model`, for what headers show.
+    """
+    if isinstance(model, MergedModel) and not parents:
+        parents = {name: source.path for name, source in model.recipe.models.items()}
+    others = parents.values() if isinstance(parents, Mapping) else parents
+    sources = [one if isinstance(one, LoadedModel) else fetched(one) for one in (model, *others)]
+    loads = [_load(one, load) for one in sources]
+    parts = [
+        one.parts if isinstance(one, LoadedModel) else find_parts(one, how.get("components"))
+        for one, how in zip(sources, loads, strict=True)
+    ]
+    if isinstance(parents, Mapping):
+        names = [*_names(parts[:1]), *map(_plain, parents)]
+    else:
+        names = _names(parts)
+    if len(set(names)) < len(names):
+        raise RecipeError(
+            f"parents: names must differ, got {listing(names, noun='name')}",
+            hint="name the parents: `{'schnell': ..., 'krea': ...}`",
+        )
+    dtype = _dtype(sources, loads[0])
+    roles = ["merge", *["parent"] * (len(sources) - 1)]
+    return [
+        Contestant(name, role, source, found, {**how, "dtype": dtype})
+        for name, role, source, found, how in zip(names, roles, sources, parts, loads, strict=True)
+    ]
+
+
+def _load(source: Any, load: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how to load a model: one that is a whole pipeline keeps its own components."""
+    if "components" not in load or isinstance(source, LoadedModel | MergedModel):
+        return dict(load)
+    if open_checkpoint(source).pipeline is None:
+        return dict(load)
+    return {name: value for name, value in load.items() if name != "components"}
+
+
+def _dtype(sources: Sequence[Any], load: Mapping[str, Any]) -> str:
+    """Return the dtype that all models compute in, as torch names it."""
+    merge = sources[0]
+    if isinstance(merge, LoadedModel):
+        dtype = merge.plan.dtype
+    else:
+        how = {name: load[name] for name in ("components", "dtype") if name in load}
+        dtype = plan_loading(merge, device="cpu", **how).dtype
+    others = {one.plan.dtype for one in sources if isinstance(one, LoadedModel)} - {dtype}
+    if others:
+        raise RecipeError(
+            f"parents: expected all models to compute in `{dtype}`, got `{min(others)}`",
+            hint="load them with the same `dtype`; start latents are drawn in it",
+        )
+    return dtype
+
+
+def _names(models: Sequence[Parts]) -> list[str]:
+    """Call each model as in public; those of one name by as much of their paths as tells."""
+    names = [_plain(found.name) for found in models]
+    paths = [Path(found.model.checkpoint.path).absolute() for found in models]
+    for used in range(2, 4):
+        names = [
+            "-".join(map(_plain, path.parts[-used:])) if names.count(name) > 1 else name
+            for name, path in zip(names, paths, strict=True)
+        ]
+    return names
+
+
+def _plain(name: str) -> str:
+    """Return a name that can be a folder's."""
+    return (
+        re.sub(r"[^A-Za-z0-9._-]+", "-", name.removesuffix(".safetensors")).strip(".-") or "model"
+    )
