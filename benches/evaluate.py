@@ -3,11 +3,11 @@
     python benches/evaluate.py [--prompts 8] [--rounds 3] [--steps 8]
 
 Three tiny pipelines (a parent without guidance, one with it, their merge), 8 prompts with 2 seeds
-each, 64 x 64 pixels, float32 on the CPU. Both sides load each model once and paint the same 48
-images, which are compared; evaluating paints further ones for its signals and scores everything.
-Seconds are of the processor (user and system), rounds alternate, imports are excluded. The scorers
-whose weights come in packages are timed apart, for an image each: they cost the same whatever the
-model.
+each, 64 x 64 pixels, float32 on the CPU. Both sides load each model once. Diffusers alone paints
+the 48 images of the battery, which are compared with those of the evaluation, and then, on its own
+clock, those the evaluation paints for its sweep over steps. Seconds are of the processor (user and
+system), rounds alternate, imports are excluded. The scorers whose weights come in packages are
+timed apart, for an image each: they cost the same whatever the model.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from diffusers import FluxPipeline
 import submerge
 from factory import KREA, SCHNELL, save_folder
 from oracles.pipelines import save_pipeline
-from submerge.evaluate import battery, evaluate_guidance, scorers_of
+from submerge.evaluate import EvaluateOptions, battery, evaluate_guidance, scorers_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from submerge.evaluate import Evaluation, Prompt
 
@@ -52,14 +52,14 @@ def main() -> None:
     prompts = battery()[: asked.prompts]
     with tempfile.TemporaryDirectory() as folder:
         models = tiny_models(Path(folder))
-        plain, judged = [], []
+        rounds = []
         for _ in range(asked.rounds):
-            seconds, images = timed(lambda: painted(models, prompts, asked.steps))
-            plain.append(seconds)
-            seconds, found = timed(lambda: evaluated(models, prompts, asked.steps))
-            judged.append(seconds)
+            plain, more, images = painted(models, prompts, asked.steps)
+            begun = time.process_time()
+            found = evaluated(models, prompts, asked.steps)
+            rounds.append((plain, plain + more, time.process_time() - begun))
             assert_same(images, found)
-        told(asked, plain, judged, found)
+        told(asked, rounds, found)
 
 
 def tiny_models(folder: Path) -> dict[str, Path]:
@@ -75,25 +75,41 @@ def tiny_models(folder: Path) -> dict[str, Path]:
     return {**parents, "merged": folder / "merged"}
 
 
-def painted(models: Mapping[str, Path], prompts: Sequence[Prompt], steps: int) -> dict[Any, Any]:
-    """Paint with diffusers alone, a call for each prompt and seed as its examples do."""
+def painted(
+    models: Mapping[str, Path], prompts: Sequence[Prompt], steps: int
+) -> tuple[float, float, dict[Any, Any]]:
+    """Paint with diffusers alone, a call for each prompt and seed as its examples do.
+
+    Returns the seconds of the battery, those of the sweep's images, and the battery's images.
+    """
     images = {}
+    battery_seconds = sweep_seconds = 0.0
     for name, path in models.items():
+        begun = time.process_time()
         pipe = FluxPipeline.from_pretrained(path, torch_dtype=torch.float32)
         pipe.set_progress_bar_config(disable=True)
         for prompt in prompts:
             for seed in SEEDS:
-                made = pipe(
-                    prompt.text,
-                    width=64,
-                    height=64,
-                    num_inference_steps=steps,
-                    guidance_scale=3.5,
-                    max_sequence_length=TOKENS,
-                    generator=torch.Generator().manual_seed(seed),
-                )
-                images[name, prompt.id, seed] = made.images[0]
-    return images
+                images[name, prompt.id, seed] = one(pipe, prompt.text, steps, seed)
+        between = time.process_time()
+        for count in EvaluateOptions().sweep_steps:
+            if count != steps:
+                one(pipe, prompts[0].text, count, SEEDS[0])
+        battery_seconds += between - begun
+        sweep_seconds += time.process_time() - between
+    return battery_seconds, sweep_seconds, images
+
+
+def one(pipe: Any, text: str, steps: int, seed: int) -> Any:
+    return pipe(
+        text,
+        width=64,
+        height=64,
+        num_inference_steps=steps,
+        guidance_scale=3.5,
+        max_sequence_length=TOKENS,
+        generator=torch.Generator().manual_seed(seed),
+    ).images[0]
 
 
 def evaluated(models: Mapping[str, Path], prompts: Sequence[Prompt], steps: int) -> Evaluation:
@@ -114,38 +130,31 @@ def evaluated(models: Mapping[str, Path], prompts: Sequence[Prompt], steps: int)
     )
 
 
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Return the processor's seconds and what was made."""
-    begun = time.process_time()
-    made = work()
-    return time.process_time() - begun, made
-
-
 def assert_same(images: Mapping[Any, Any], found: Evaluation) -> None:
     for key, image in images.items():
         assert np.array_equal(np.asarray(image), np.asarray(found.pictures[key].open())), key
 
 
 def told(
-    asked: argparse.Namespace, plain: list[float], judged: list[float], found: Evaluation
+    asked: argparse.Namespace, rounds: list[tuple[float, float, float]], found: Evaluation
 ) -> None:
-    count = len(found.images)
-    ratios = [mine / theirs for mine, theirs in zip(judged, plain, strict=True)]
-    print(f"{count} images of {asked.steps} steps, {asked.rounds} rounds, seconds of CPU (median)")
-    print(f"diffusers alone    {statistics.median(plain):6.2f}")
-    print(f"evaluate_guidance  {statistics.median(judged):6.2f}")
-    print(f"ratio              {statistics.median(ratios):6.2f}  (each: {ratios_in_words(ratios)})")
+    battery_alone, all_alone, judged = (statistics.median(column) for column in zip(*rounds))
+    print(f"{len(found.images)} images of {asked.steps} steps; seconds of CPU, median of rounds")
+    print(f"evaluate_guidance             {judged:6.2f}")
+    for name, seconds, at in (("battery", battery_alone, 0), ("battery and sweep", all_alone, 1)):
+        ratios = [row[2] / row[at] for row in rounds]
+        each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+        ratio = statistics.median(ratios)
+        print(f"diffusers, {name:<18} {seconds:6.2f}  ratio {ratio:.2f} ({each})")
     images = [picture.open() for picture in list(found.pictures.values())[:6]]
+    prompts = [prompt for prompt in battery() if prompt.writes][: len(images)]
     for scorer in scorers_of("auto", {})[0]:
         if scorer.name in ("text accuracy", "unsafe"):
-            prompts = [prompt for prompt in battery() if prompt.writes][: len(images)]
             scorer.score(images[:1], prompts[:1])  # reads the weights
-            seconds, _ = timed(lambda: scorer.score(images, prompts))  # noqa: B023 - at once
-            print(f"{scorer.name:<18} {seconds / len(images):6.2f}  an image, besides")
-
-
-def ratios_in_words(ratios: list[float]) -> str:
-    return ", ".join(f"{ratio:.2f}" for ratio in ratios)
+            begun = time.process_time()
+            scorer.score(images, prompts)
+            seconds = (time.process_time() - begun) / len(images)
+            print(f"{scorer.name:<29} {seconds:6.2f}  an image, besides")
 
 
 if __name__ == "__main__":

@@ -73,9 +73,7 @@ class Placed:
     def phase(self, name: str) -> Iterator[None]:
         """Have what the phase `text`, `denoise` or `decode` needs."""
         if self._text_first:
-            for part in _MODULES:
-                if (part == "text") != (name == "text"):
-                    self._drop(part)
+            self._drop(*(part for part in _MODULES if (part == "text") != (name == "text")))
             for part in _MODULES:
                 if (part == "text") == (name == "text"):
                     self._bring(part)
@@ -88,8 +86,7 @@ class Placed:
 
     def close(self) -> None:
         """Drop everything that was loaded."""
-        for part in _MODULES:
-            self._drop(part)
+        self._drop(*_MODULES)
         self._movers.clear()
         if self._scratch is not None:
             self._scratch.cleanup()
@@ -119,11 +116,13 @@ class Placed:
         load = {"text": self._text, "transformer": self._transformer, "vae": self._vae}
         self.pipe.register_modules(**load[part]())
 
-    def _drop(self, part: str) -> None:
-        if getattr(self.pipe, _MODULES[part][0]) is None:
+    def _drop(self, *parts: str) -> None:
+        there = [part for part in parts if getattr(self.pipe, _MODULES[part][0]) is not None]
+        if not there:
             return
-        self.pipe.register_modules(**dict.fromkeys(_MODULES[part]))
-        gc.collect()
+        for part in there:
+            self.pipe.register_modules(**dict.fromkeys(_MODULES[part]))
+        gc.collect()  # once: it walks everything the process holds
         if self._device.type != "cpu":
             import torch
 
