@@ -44,6 +44,23 @@ def isotropic(d: Vector, models: int) -> Vector:
     return np.asarray(np.mean(s) * (u @ vt))
 
 
+def decorrelated(deltas: list[Vector], rank: int | None = None) -> Vector:
+    """TSV-Merge: singular triplets side by side, `U` and `V` replaced by their polar factors."""
+    if is_vector(deltas[0]):
+        return np.asarray(sum(deltas) / len(deltas))
+    rank = rank or max(1, min(deltas[0].shape) // len(deltas))
+    triplets = [np.linalg.svd(d, full_matrices=False) for d in deltas]
+    u = polar(np.concatenate([u[:, :rank] for u, _, _ in triplets], axis=1))
+    s = np.concatenate([s[:rank] for _, s, _ in triplets])
+    vt = polar(np.concatenate([vt[:rank] for _, _, vt in triplets]))
+    return np.asarray((u * s) @ vt)
+
+
+def polar(x: Vector) -> Vector:
+    u, _, vt = np.linalg.svd(x, full_matrices=False)
+    return np.asarray(u @ vt)
+
+
 def on(base: Vector, made: Vector, scale: float) -> Vector:
     """The base and what was made, in f32."""
     out: Any = base + made.astype(np.float32).reshape(base.shape) * np.float32(scale)

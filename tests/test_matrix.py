@@ -124,6 +124,26 @@ DEGENERATE: dict[str, Array] = {
 }
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("rank", [None, 8])
+def test_directions_of_models_become_orthogonal(
+    tmp_path: Path, shape: tuple[int, int], rank: int | None
+) -> None:
+    # By the whole decomposition, and by iteration.
+    deltas = [falling(shape, seed, 0.97 if rank is None else 0.7) for seed in (24, 25)]
+    method = {"tsv_m": {} if rank is None else {"rank": rank}}
+    found, _ = merged(tmp_path, [{"a": d} for d in deltas], method)
+    want = formulas_matrix.decorrelated([d.astype(np.float64) for d in deltas], rank)
+    assert relative(found["a"], want) < 1e-6
+
+
+def test_equal_models_are_counted_once_in_strength(tmp_path: Path) -> None:
+    # Their directions are the same: half of the sum of their strengths remains on each.
+    d = falling((60, 50), 26, 0.8)
+    found, _ = merged(tmp_path, [{"a": d}, {"a": d}], {"tsv_m": {"rank": 10}})
+    assert relative(found["a"], formulas_matrix.truncated(d.astype(np.float64), 10)) < 1e-5
+
+
 @pytest.mark.parametrize("name", DEGENERATE)
 def test_degenerate_matrices(tmp_path: Path, name: str) -> None:
     d = DEGENERATE[name]
@@ -133,6 +153,7 @@ def test_degenerate_matrices(tmp_path: Path, name: str) -> None:
         ({"truncated_svd": {"rank": 5000}}, lambda: exact),
         ({"truncated_svd": {"energy": 1}}, lambda: exact),
         ("iso_c", lambda: strong(exact)),
+        ("tsv_m", lambda: exact),
     ]
     for method, want in cases:
         found, _ = merged(tmp_path, [{"a": d}], method)
@@ -156,20 +177,22 @@ def strong(d: Array) -> Array:
     return np.asarray(np.mean(s) * (u[:, keep] @ vt[keep]))
 
 
+@pytest.mark.parametrize("method", ["iso_c", "tsv_m"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_what_is_not_finite_is_refused_by_name(tmp_path: Path, bad: float) -> None:
+def test_what_is_not_finite_is_refused_by_name(tmp_path: Path, bad: float, method: str) -> None:
     d = flat((30, 20), 16)
     d[3, 4] = bad
     with pytest.raises(PlanError) as caught:
-        merged(tmp_path, [{"good": flat((8, 8), 1), "worse": d}], "iso_c")
+        merged(tmp_path, [{"good": flat((8, 8), 1), "worse": d}], method)
     assert caught.value.message.startswith("`worse`: 1 elements of the difference are not finite")
     assert "rule" in str(caught.value.hint)
     assert not (tmp_path / "out.safetensors").exists()
 
 
-def test_vectors_are_told_of(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["iso_c", "tsv_m"])
+def test_vectors_are_told_of(tmp_path: Path, method: str) -> None:
     deltas = [{"a.weight": flat((9, 7), i), "a.bias": flat((7,), i)} for i in (17, 18)]
-    found, report = merged(tmp_path, deltas, "iso_c")
+    found, report = merged(tmp_path, deltas, method)
     np.testing.assert_allclose(found["a.bias"], (deltas[0]["a.bias"] + deltas[1]["a.bias"]) / 2)
     assert "vectors: mean of the differences, in 1 unit: `a.bias`" in report.summary["notes"]
 
@@ -184,6 +207,7 @@ METHODS: list[Any] = [
     {"truncated_svd": {"rank": 9}},
     {"truncated_svd": {"energy": 0.5}},
     "iso_c",
+    {"tsv_m": {"rank": 9}},
 ]
 
 

@@ -113,6 +113,15 @@ def decomposed(
     return unit
 
 
+def decorrelated(weights: dict[str, float], rank: int | None = None, scale: float = 1) -> Any:
+    def unit(_: str, of: dict[str, Vector]) -> Vector:
+        base = of["base"]
+        each = [formulas_matrix.summed(base, [of[m]], [w]) for m, w in weights.items()]
+        return formulas_matrix.on(base, formulas_matrix.decorrelated(each, rank), scale)
+
+    return unit
+
+
 def whole(_: str, __: str, d: Vector) -> Vector:
     return d
 
@@ -281,6 +290,10 @@ CASES = [
     Case("iso_c", {"lambda": 0.9}, ALL,
          decomposed(lambda d: formulas_matrix.isotropic(d, 3), OTHERS, scale=0.9),
          "base + 0.90 * iso_c(anna + carl + dora)", base="base"),
+    Case("tsv_m", {"weight": PAIR, "lambda": 0.8}, ALL, decorrelated(PAIR, scale=0.8),
+         "base + 0.80 * tsv_m(0.70 * anna + 0.40 * carl)", base="base"),
+    Case("tsv_m", {"rank": 60}, ALL, decorrelated(OTHERS, rank=60),
+         "base + tsv_m(anna + carl + dora; rank 60)", base="base"),
 ]  # fmt: skip
 IDS = [f"{case.method}-{i}" for i, case in enumerate(CASES)]
 

@@ -55,21 +55,23 @@ impl Setting<'_> {
         part: &Part,
         scratch: &mut Scratch,
         done: &mut Done,
-    ) -> Result<Vec<f32>> {
+    ) -> Result<Vec<Vec<f32>>> {
         let unit = &self.work.units[part.unit];
         if part.first != 0 || part.elements as u64 != unit.elements {
             return Err(split(unit));
         }
-        let mut differences = vec![0.0; part.elements];
+        let mut differences = vec![vec![0.0; part.elements]; matrix.matrices()];
         for cell in cells(part, unit) {
             self.check_cancel()?;
             let inputs = Inputs::open(self.work, &cell, &mut scratch.windows)?;
             done.read += inputs.read();
-            let out = &mut differences[cell.first as usize..][..cell.elements];
             for first in (0..cell.elements).step_by(BLOCK) {
                 let block = first..cell.elements.min(first + BLOCK);
                 inputs.with_stretch(self.isa, block.clone(), &mut scratch.decoded, |stretch| {
-                    matrix.gather(stretch, &mut out[block]);
+                    for (index, each) in differences.iter_mut().enumerate() {
+                        let out = &mut each[cell.first as usize..][..cell.elements];
+                        matrix.gather(stretch, index, &mut out[block.clone()]);
+                    }
                 });
             }
         }

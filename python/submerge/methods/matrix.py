@@ -32,7 +32,7 @@ from submerge.values import Number, PerModel, Selection, Value
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["IsoC", "TruncatedSvd"]
+__all__ = ["IsoC", "TruncatedSvd", "TsvM"]
 
 _STATE = "the difference in f32 and matrices of its short side in f64"
 
@@ -151,17 +151,8 @@ class TruncatedSvd(_Decomposed):
                 unit: ({"energy": shares[unit]}, f"energy {number_in_words(shares[unit])}")
                 for unit in selection.wanted
             }
-        ranks = (self.rank or self.RANK).table(selection, f"{where}.rank")
-        for unit in selection.wanted:
-            if ranks[unit] < 1 or ranks[unit] % 1 or ranks[unit] >= 2**31:
-                raise RecipeError(
-                    f"{where}.rank: {ranks[unit]:g} for {quoted(unit)}, "
-                    "expected a whole number above 0"
-                )
-        return {
-            unit: ({"rank": int(ranks[unit])}, f"rank {int(ranks[unit])}")
-            for unit in selection.wanted
-        }
+        ranks = _ranks(self.rank or self.RANK, selection, f"{where}.rank")
+        return {unit: ({"rank": rank}, f"rank {rank}") for unit, rank in ranks.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +173,51 @@ class IsoC(_Decomposed):
         where: str,  # noqa: ARG002
     ) -> Mapping[str, tuple[Mapping[str, Any], str]]:
         return dict.fromkeys(selection.wanted, ({"isotropic": {}}, ""))
+
+
+@dataclass(frozen=True, slots=True)
+class TsvM(_Decomposed):
+    """The base plus the strongest directions of every delta, orthogonal to those of the others.
+
+    Directions that the others span already, below a millionth of the strongest, are left out. Of
+    vectors the mean of the deltas is added.
+    """
+
+    name: ClassVar[str] = "tsv_m"
+    formula: ClassVar[str] = (
+        "C + lambda polar([U_i]) [S_i] polar([V_i])^T, U_i S_i V_i^T = w_i d_i cut at `rank`"
+    )
+    source: ClassVar[str] = "Gargiulo et al. 2025, TSV-Merge (arXiv 2412.00081)"
+
+    rank: Value | None = parameter(
+        "how many directions of each model are kept; left out, the short side of the matrix over "
+        "the number of models, as in the paper."
+    )
+
+    def _make(
+        self, selection: Selection, where: str
+    ) -> Mapping[str, tuple[Mapping[str, Any], str]]:
+        if self.rank is None:
+            return dict.fromkeys(selection.wanted, ({"decorrelated": {"rank": None}}, ""))
+        return {
+            unit: ({"decorrelated": {"rank": rank}}, f"rank {rank}")
+            for unit, rank in _ranks(self.rank, selection, f"{where}.rank").items()
+        }
+
+
+def _ranks(rank: Value, selection: Selection, where: str) -> dict[str, int]:
+    """Return the rank for every wanted unit.
+
+    Raises:
+        RecipeError: one is no whole number above 0.
+    """
+    ranks = rank.table(selection, where)
+    for unit in selection.wanted:
+        if ranks[unit] < 1 or ranks[unit] % 1 or ranks[unit] >= 2**31:
+            raise RecipeError(
+                f"{where}: {ranks[unit]:g} for {quoted(unit)}, expected a whole number above 0"
+            )
+    return {unit: int(ranks[unit]) for unit in selection.wanted}
 
 
 def _shares(bases: tuple[str, ...], row: Mapping[str, float], scale: float) -> dict[str, float]:

@@ -8,7 +8,7 @@ from submerge.methods.adaptive import AddCosineA, AddCosineB, ArceeFusion, Sce
 from submerge.methods.chance import DareLinear, DareTies, Della, DellaLinear
 from submerge.methods.combine import NormLerp, NormLimit, NuSlerp, Orthogonal, Polar, Slerp
 from submerge.methods.delta import Breadcrumbs, BreadcrumbsTies, TaskArithmetic, Ties
-from submerge.methods.matrix import IsoC, TruncatedSvd
+from submerge.methods.matrix import IsoC, TruncatedSvd, TsvM
 from submerge.methods.means import GeometricMedian, Karcher, ModelStock, MultiSlerp
 from submerge.methods.pointwise import (
     AddOpposite,
@@ -65,6 +65,7 @@ _KINDS: tuple[type[Method], ...] = (
     ConsensusMask,
     TruncatedSvd,
     IsoC,
+    TsvM,
 )
 
 METHODS: dict[str, type[Method]] = {kind.name: kind for kind in _KINDS}

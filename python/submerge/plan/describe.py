@@ -77,16 +77,26 @@ def matrix_bytes(plan: Plan, unit: Unit) -> int:
     output = plan.outputs[unit.output]
     rows, columns = unit.end - unit.start, math.prod(output.shape[1:])
     short, long = sorted((rows, columns))
-    rank = unit.arguments["make"].get("rank", short)
-    vectors = rank + max(16, rank // 8)
+    make = unit.arguments["make"]
+    models = len(unit.arguments["weights"]) if "decorrelated" in make else 1
     if short <= 1:
         work = 0
-    elif 4 * vectors <= short:
-        work = 8 * vectors * (long + 3 * short)
+    elif "decorrelated" in make:
+        rank = make["decorrelated"]["rank"] or max(1, short // models)
+        every = min(rank, short) * models
+        found = every * short + _vectors(rank, short, long)
+        work = max(found, 3 * every**2 + every * short, every**2 + 2 * every * short)
     else:
-        work = 16 * short * short
+        work = _vectors(make.get("rank", short), short, long)
     written = rows * columns * DTYPES[output.dtype] // 8
-    return 4 * rows * columns + max(written, work + 16 * _PANEL * short + _ROOM)
+    panel = 16 * _PANEL * short
+    return 4 * models * rows * columns + max(written, 8 * work + panel + _ROOM)
+
+
+def _vectors(rank: int, short: int, long: int) -> int:
+    """Return the elements that are held to find so many directions."""
+    iterated = rank + max(16, rank // 8)
+    return iterated * (long + 3 * short) if 4 * iterated <= short else 2 * short**2
 
 
 def _formula_lines(plan: Plan) -> list[str]:

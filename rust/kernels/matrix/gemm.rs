@@ -153,7 +153,7 @@ pub fn add_lower<A: Entry, B: Entry>(
 }
 
 /// Copies the lower triangle of a square matrix onto the upper.
-fn mirror(square: &mut [f64], n: usize) {
+pub fn mirror(square: &mut [f64], n: usize) {
     const SIDE: usize = 64;
     for first in (0..n).step_by(SIDE) {
         for other in (0..=first).step_by(SIDE) {

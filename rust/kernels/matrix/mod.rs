@@ -9,15 +9,17 @@
 
 use serde::Deserialize;
 
-use self::gemm::{View, gram, product};
-use self::spectrum::{RESOLVED, Top, Wanted, top};
+use self::long::Long;
+use self::spectrum::{Wanted, top};
 use super::Stretch;
 use crate::simd::{BLOCK, Body, Isa};
 
 mod eigen;
 mod gemm;
 mod lanes;
+mod long;
 mod spectrum;
+mod tasks;
 mod tridiagonal;
 
 /// Rows of the long side that are worked on at once.
@@ -87,6 +89,14 @@ pub enum Make {
     /// 1e-6 of the largest. A vector (one row or one column) is divided by the number of models.
     /// Marczak et al. 2025, "No task left behind", arXiv:2502.04959.
     Isotropic {},
+    /// `polar(U) S polar(V)^T` of the strongest directions `U`, `S`, `V` of every `w_i (x_i - c)` by
+    /// itself, side by side; `polar(X) = X (X^T X)^-1/2`, over the directions whose singular value
+    /// is above 1e-6 of the largest. Of a vector the mean of all is taken. Gargiulo et al. 2025,
+    /// "Task singular vectors", arXiv:2412.00081.
+    Decorrelated {
+        /// How many of each; if not given, the short side over the number of models, at least 1.
+        rank: Option<usize>,
+    },
 }
 
 /// What was made of a unit's differences.
@@ -111,7 +121,9 @@ impl Matrix {
             return Err(format!("weight or lambda {bad}, expected a finite f32"));
         }
         match self.make {
-            Make::Rank(0) => Err("rank 0, expected at least 1".to_owned()),
+            Make::Rank(0) | Make::Decorrelated { rank: Some(0) } => {
+                Err("rank 0, expected at least 1".to_owned())
+            }
             Make::Energy(share) if !(share > 0.0 && share <= 1.0) => {
                 Err(format!("energy {share}, expected above 0 and at most 1"))
             }
@@ -121,47 +133,67 @@ impl Matrix {
 
     /// Bytes that a worker holds of a unit with so many rows, elements in a row and bytes of output.
     ///
-    /// `4 m n` for the differences; beside them the output, or what is greater: two square matrices
-    /// of the short side in f64, or the vectors of the iteration.
+    /// `4 m n` for each matrix of differences; beside them the output, or what is greater: square
+    /// matrices of the short side in f64, or the vectors of the iteration.
     #[must_use]
     pub fn state_bytes(&self, rows: u64, columns: u64, output: u64) -> u64 {
         let (short, long) = (rows.min(columns), rows.max(columns));
         let of = |count: u64| count.saturating_mul(8);
-        let all = of(2 * short.saturating_mul(short));
         let work = match self.make {
             _ if short <= 1 => 0,
-            Make::Rank(rank) if spectrum::is_few(rank, short as usize) => {
-                of(spectrum::guarded(rank) as u64 * (long + 3 * short))
+            Make::Rank(rank) => vectors_of(rank, short, long),
+            Make::Energy(_) | Make::Isotropic {} => 2 * short * short,
+            Make::Decorrelated { .. } => {
+                let rank = self.rank_of_each(short as usize);
+                let all = (rank * self.matrices()) as u64;
+                let found = all * short + vectors_of(rank, short, long);
+                found.max(3 * all * all + all * short).max(all * all + 2 * all * short)
             }
-            _ => all,
         };
         let panel = of(2 * PANEL as u64 * short);
         let differences = rows.saturating_mul(columns).saturating_mul(4);
-        differences.saturating_add(output.max(work + panel + ROOM))
+        let differences = differences.saturating_mul(self.matrices() as u64);
+        differences.saturating_add(output.max(of(work) + panel + ROOM))
     }
 
-    /// Adds a stretch of the operands to the differences, which it fills.
-    pub fn gather(&self, stretch: Stretch, differences: &mut [f32]) {
-        let base = stretch.operands[usize::from(self.apart)];
-        let models = &stretch.operands[1 + usize::from(self.apart)..];
-        differences.fill(0.0);
-        for (x, weight) in models.iter().zip(&self.weights) {
-            let weight = *weight as f32;
-            stretch.isa.run(Gather { x, base, weight, out: &mut *differences });
+    /// How many directions of each model are decorrelated.
+    fn rank_of_each(&self, short: usize) -> usize {
+        match self.make {
+            Make::Decorrelated { rank: Some(rank) } => rank.min(short),
+            _ => (short / self.weights.len().max(1)).max(1),
         }
     }
 
-    /// Makes `f(D)` of the differences, rows of `columns` elements.
+    /// Matrices of differences that are held: one for all models, or one for each.
+    #[must_use]
+    pub fn matrices(&self) -> usize {
+        if matches!(self.make, Make::Decorrelated { .. }) { self.weights.len() } else { 1 }
+    }
+
+    /// Fills a stretch of matrix `index` of the differences.
+    pub fn gather(&self, stretch: Stretch, index: usize, differences: &mut [f32]) {
+        let base = stretch.operands[usize::from(self.apart)];
+        let models = &stretch.operands[1 + usize::from(self.apart)..];
+        differences.fill(0.0);
+        for (i, (x, weight)) in models.iter().zip(&self.weights).enumerate() {
+            let weight = *weight as f32;
+            if self.matrices() == 1 || i == index {
+                stretch.isa.run(Gather { x, base, weight, out: &mut *differences });
+            }
+        }
+    }
+
+    /// Makes `f(D)` of the matrices of differences, rows of `columns` elements.
     ///
     /// # Errors
     /// A sentence without the place: values that are not finite, or the engine was stopped.
     pub fn solve(
         &self,
         engine: &Engine,
-        mut differences: Vec<f32>,
+        differences: Vec<Vec<f32>>,
         columns: usize,
     ) -> Result<Made, String> {
-        let blocks = differences.chunks(BLOCK);
+        let blocks = differences.iter().flat_map(|each| each.chunks(BLOCK));
         let bad: u64 = blocks.map(|block| engine.isa.count_nonfinite(block)).sum();
         if bad > 0 {
             return Err(format!(
@@ -169,42 +201,53 @@ impl Matrix {
                  over the whole matrix"
             ));
         }
-        let rows = differences.len() / columns.max(1);
-        let failed = || "the decomposition did not end, expected it to".to_owned();
+        let elements = differences.first().map_or(0, Vec::len);
+        let rows = elements / columns.max(1);
         if rows.min(columns) <= 1 {
-            let note = self.vector(&mut differences);
-            return Ok(Made { values: differences, note });
+            return Ok(self.vector(differences));
         }
-        let mut long = Long::new(differences, rows, columns);
-        let note = match self.make {
-            Make::Rank(rank) => {
-                let found = top(engine, long.view(), Wanted::Rank(rank)).ok_or_else(failed)?;
-                long.project(engine, &found)
+        let of = |values| Long::new(values, rows, columns);
+        let mut matrices: Vec<Long> = differences.into_iter().map(of).collect();
+        let note = self.matrix(engine, &mut matrices);
+        let note = note.ok_or("the decomposition did not end, expected it to")?;
+        let first = matrices.into_iter().next();
+        Ok(Made { values: first.map_or_else(Vec::new, |first| first.values), note })
+    }
+
+    /// Turns the first matrix into what is made of all; gives the note. `None` if it did not end.
+    fn matrix(&self, engine: &Engine, matrices: &mut [Long]) -> Option<String> {
+        let wanted = match self.make {
+            Make::Decorrelated { .. } => {
+                let rank = self.rank_of_each(matrices.first()?.short());
+                return tasks::decorrelate(engine, matrices, rank);
             }
-            Make::Energy(share) => {
-                let found = top(engine, long.view(), Wanted::Energy(share)).ok_or_else(failed)?;
-                long.project(engine, &found)
-            }
-            Make::Isotropic {} => {
-                let found = top(engine, long.view(), Wanted::Energy(1.0)).ok_or_else(failed)?;
-                long.flatten(engine, found)
-            }
+            Make::Rank(rank) => Wanted::Rank(rank),
+            Make::Energy(share) => Wanted::Energy(share),
+            Make::Isotropic {} => Wanted::Energy(1.0),
         };
-        Ok(Made { values: long.values, note })
+        let all = matrices.first_mut()?;
+        let found = top(engine, all.view(), wanted)?;
+        Some(match self.make {
+            Make::Isotropic {} => all.flatten(engine, found),
+            _ => all.project(engine, &found),
+        })
     }
 
     /// What is made of one row or one column.
-    fn vector(&self, differences: &mut [f32]) -> String {
-        match self.make {
-            Make::Rank(_) | Make::Energy(_) => String::new(), // it has rank 1
-            Make::Isotropic {} => {
-                let count = self.weights.len() as f32;
-                for d in differences.iter_mut() {
-                    *d /= count;
-                }
-                "vectors: mean of the differences".to_owned()
-            }
+    fn vector(&self, differences: Vec<Vec<f32>>) -> Made {
+        let mut all = differences.into_iter();
+        let mut values = all.next().unwrap_or_default();
+        if matches!(self.make, Make::Rank(_) | Make::Energy(_)) {
+            return Made { values, note: String::new() }; // it has rank 1
         }
+        for other in all {
+            values.iter_mut().zip(&other).for_each(|(sum, d)| *sum += d);
+        }
+        let count = self.weights.len() as f32;
+        for d in &mut values {
+            *d /= count;
+        }
+        Made { values, note: "vectors: mean of the differences".to_owned() }
     }
 
     pub(super) fn map(&self, stretch: Stretch, made: &Made, out: &mut [f32]) {
@@ -215,77 +258,12 @@ impl Matrix {
     }
 }
 
-/// A matrix as its long side sees it: rows, or else columns, none longer than they are many.
-struct Long {
-    values: Vec<f32>,
-    rows: usize,
-    columns: usize,
-}
-
-impl Long {
-    fn new(values: Vec<f32>, rows: usize, columns: usize) -> Self {
-        Self { values, rows, columns }
-    }
-
-    fn view(&self) -> View<'_, f32> {
-        let view = View::new(&self.values, self.columns);
-        if self.rows < self.columns { view.transposed() } else { view }
-    }
-
-    /// Keeps what lies along the vectors found.
-    fn project(&mut self, engine: &Engine, found: &Top) -> String {
-        let short = self.rows.min(self.columns);
-        let vectors = View::new(&found.vectors, short);
-        self.each_panel(engine, |panel| {
-            let along = product(engine, panel, vectors.transposed());
-            product(engine, View::new(&along, found.rank), vectors)
-        });
-        format!("rank {} keeps {:.0} % of the difference", found.rank, 100.0 * found.share())
-    }
-
-    /// Gives all directions the mean of the singular values.
-    fn flatten(&mut self, engine: &Engine, mut found: Top) -> String {
-        let short = self.rows.min(self.columns);
-        let values: Vec<f64> = found.squares.iter().map(|square| square.sqrt()).collect();
-        let mean = values.iter().sum::<f64>() / short as f64;
-        let resolved = values.iter().filter(|s| **s > RESOLVED * values[0]).count();
-        found.vectors.truncate(resolved * short);
-        for (row, s) in found.vectors.chunks_exact_mut(short).zip(&values) {
-            let factor = (mean / s).sqrt();
-            for x in row.iter_mut() {
-                *x *= factor;
-            }
-        }
-        let turn = gram(engine, View::new(&found.vectors, short));
-        drop(found);
-        self.each_panel(engine, |panel| product(engine, panel, View::new(&turn, short)));
-        match short - resolved {
-            0 => String::new(),
-            _ if resolved == 0 => "no difference".to_owned(),
-            _ => "directions of no strength left out".to_owned(),
-        }
-    }
-
-    /// Replaces rows of the long side, some at a time, by what `make` gives for them.
-    fn each_panel(&mut self, engine: &Engine, mut make: impl FnMut(View<f32>) -> Vec<f64>) {
-        let (long, short) = (self.rows.max(self.columns), self.rows.min(self.columns));
-        for first in (0..long).step_by(PANEL) {
-            if engine.stopped() {
-                return;
-            }
-            let panel = first..long.min(first + PANEL);
-            let new = make(self.view().rows(panel.clone()));
-            if self.rows < self.columns {
-                for (i, column) in panel.enumerate() {
-                    for row in 0..short {
-                        self.values[row * self.columns + column] = new[i * short + row] as f32;
-                    }
-                }
-            } else {
-                let values = &mut self.values[first * short..][..new.len()];
-                values.iter_mut().zip(&new).for_each(|(value, new)| *value = *new as f32);
-            }
-        }
+/// Elements that are held to find so many directions.
+fn vectors_of(rank: usize, short: u64, long: u64) -> u64 {
+    if spectrum::is_few(rank, short as usize) {
+        spectrum::guarded(rank) as u64 * (long + 3 * short)
+    } else {
+        2 * short * short
     }
 }
 
