@@ -97,7 +97,8 @@ def evaluation(folder: Path, *, prompts: int = 6, seeds: int = 1, side: int = 0)
             for against, base in (("schnell", 0.97), ("krea", 0.93))
             for t in (0.1, 0.3, 0.5, 0.7, 0.9)
         ]
-        + [_row(SIGNAL, "seeds differ", "merged", None, None, 1.0)],
+        + [_row(SIGNAL, "seeds differ", "merged", None, None, 1.0)]
+        + [_row(SIGNAL, "block contribution", "merged", None, f"double.{i}", i) for i in range(19)],
         "sweep": [
             {"model": "merged", "steps": n, "guidance": g, "scorer": "clip", "value": n / 100}
             for n in (4, 8, 28)
@@ -192,7 +193,8 @@ def measure() -> dict[str, Any]:
         "environment": {"submerge": "0.1.0", "cpu": "a processor", "cores": 2},
         "workloads": [{"name": "4 steps, 512x512"}],
         "models": [
-            {"name": m, "role": "merge" if m == "merged" else "parent", "load_seconds": 12.1,
+            {"name": m, "role": "merge" if m == "merged" else "parent", "import_seconds": 4.0,
+                "load_seconds": 12.1,
              "peak": {"rss": 1_100_000_000}}
             for m in MODELS
         ],

@@ -178,6 +178,30 @@ def test_intervals_are_drawn_to_scale() -> None:
     assert (float(dot), [tuple(map(float, pair)) for pair in ends]) == (118.0, [(42.0, 156.0)])
 
 
+def test_signals_along_names_are_drawn_in_their_order(folder: Path) -> None:
+    html = build(evaluation=folder).html()
+    chart = html.partition("block contribution")[2].partition("</figure>")[0]
+    titles = re.findall(r"<title>merged: ([^<]*)</title>", chart)
+    assert titles == [f"double.{i}, {i}" for i in range(19)]
+    assert "signals of one figure" in html
+
+
+@pytest.mark.parametrize("value", [1e308, -1e308, 10**400, None, True, "1", [1], {}])
+def test_no_figure_breaks_a_chart(tmp_path: Path, value: Any) -> None:
+    data = reports.evaluation(tmp_path, prompts=1)
+    for signal in data["signals"]:
+        signal["value"] = value
+    for row in data["comparisons"]:
+        row.update(dict.fromkeys(("mean_difference", "low", "high", "win_rate", "pairs"), value))
+    measure = reports.measure()
+    for line in measure["timelines"]:
+        line["samples"][3] = dict.fromkeys(line["samples"][3], value)
+        line["spans"][0]["seconds"] = value
+    analysis = reports.analysis()
+    analysis["blocks"][5]["cosine"] = value
+    check_complete(Document(build(evaluation=data, measure=measure, analysis=analysis).html()))
+
+
 def test_a_long_curve_keeps_its_peak() -> None:
     curve = [(float(i), float(i == 7777)) for i in range(20_000)]
     short = thinned(curve)

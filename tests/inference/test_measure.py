@@ -72,6 +72,9 @@ def test_the_spans_say_where_the_time_went(found: submerge.Measurement) -> None:
         assert {"text", "denoise", "decode"} <= set(inside)
         # No image is spared its text: each has a prompt of its own.
         assert inside.count("text") == len(images)
+        # Loading imports nothing more: the time of the libraries is not taken for the model's.
+        imported, loaded = (span["seconds"] for span in spans[:2])
+        assert loaded < imported
 
 
 def test_the_peak_counts_the_whole_process(found: submerge.Measurement) -> None:

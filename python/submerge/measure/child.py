@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+_LIBRARIES = {
+    "torch": (),
+    "accelerate": (),
+    "transformers": ("CLIPTextModel", "CLIPTokenizer", "T5EncoderModel", "T5TokenizerFast"),
+    "diffusers": ("AutoencoderKL", "FluxPipeline", "FluxTransformer2DModel"),
+}
+
 
 def main(job_path: str, result_path: str) -> None:
     """Carry out a job and write its result; an error is a result as well."""
@@ -51,7 +58,10 @@ def _measured(job: dict[str, Any]) -> dict[str, Any]:
             model = load_model(job["path"], **keywords)
         loaded = time.perf_counter()
         with model:
-            results = [_painted(model, workload, job["interval"]) for workload in workloads]
+            results = [
+                _painted(model, workload, number, job["interval"])
+                for number, workload in enumerate(workloads)
+            ]
             facts = environment(device=str(model.device), dtype=model.plan.dtype)
             plan = model.plan.describe()
     return {
@@ -69,11 +79,13 @@ def _import() -> None:
     """Import what loading will import, so that its time is not taken for the model's."""
     import importlib
 
-    for name in ("torch", "transformers", "accelerate", "diffusers"):
+    for module, names in _LIBRARIES.items():
         try:
-            importlib.import_module(name)
-        except ImportError:
-            return  # loading says which extra brings it
+            found = importlib.import_module(module)
+            for name in names:
+                getattr(found, name)  # imported when asked for
+        except (ImportError, AttributeError):
+            return  # loading says what is missing
 
 
 def _room(workloads: list[Workload]) -> dict[str, int]:
@@ -91,7 +103,9 @@ def _room(workloads: list[Workload]) -> dict[str, int]:
     return {keyword: max(values) for keyword, values in found.items() if values}
 
 
-def _painted(model: LoadedModel, workload: Workload, interval: float) -> dict[str, Any]:
+def _painted(
+    model: LoadedModel, workload: Workload, number: int, interval: float
+) -> dict[str, Any]:
     """Paint a workload: one batch to warm up, then what is timed."""
     from submerge.inference import run_inference
 
@@ -100,7 +114,7 @@ def _painted(model: LoadedModel, workload: Workload, interval: float) -> dict[st
     seconds, processor, phases = [], [], []
     with profile(interval) as seen, span("workload", name=workload.name):
         for turn in range(1 + -(-workload.images // batch)):
-            prompt = f"{workload.prompt} {turn}"
+            prompt = f"{workload.prompt} {number}-{turn}"
             seeds = tuple(range(seed, seed + batch))
             begun, cpu = time.perf_counter(), time.process_time()
             with span("image" if batch == 1 else "batch", warm_up=turn == 0):

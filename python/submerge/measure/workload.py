@@ -27,7 +27,7 @@ class Workload:
 
     Attributes:
         images: how many are timed; one batch before them is the warm-up.
-        prompt: what they show. Each image gets a number behind it, so that no text is remembered.
+        prompt: what they show. Each image gets numbers behind it, so that no text is remembered.
         options: further fields of `InferenceOptions`; what is left out is the model's own default.
     """
 

@@ -97,11 +97,20 @@ class Curves:
         title: what is shown.
         across: what the number is.
         series: name to points, in the order of the number.
+        labels: what the numbers 0, 1, ... stand for, where they count something.
     """
 
     title: str
     across: str
     series: Mapping[str, Sequence[Point]]
+    labels: Sequence[str] = ()
+
+    def _written(self, x: float) -> str:
+        """Return what stands for a number; between two labels that is nothing."""
+        if not self.labels:
+            return f"{x:.4g}"
+        known = x.is_integer() and 0 <= x < len(self.labels)
+        return self.labels[int(x)] if known else ""
 
     def _frame(self) -> _Frame:
         xs = [x for points in self.series.values() for x, _ in points]
@@ -123,7 +132,7 @@ class Curves:
         dots = [
             tag(
                 "circle",
-                tag("title", f"{name}: {x:.4g}, {y:.4g}"),
+                tag("title", f"{name}: {self._written(x)}, {y:.4g}"),
                 cx=f"{frame.across(x):.1f}",
                 cy=f"{frame.up(y):.1f}",
                 r="3.5",
@@ -132,7 +141,7 @@ class Curves:
             for i, (name, points) in enumerate(self.series.items())
             for x, y in points
         ]
-        axes = _grid(frame, "{:.4g}".format, "{:.4g}".format)
+        axes = _grid(frame, self._written, "{:.4g}".format)
         picture = _picture(self.title, *axes, *lines, *dots)
         along = f" by {self.across}" if self.across else None
         caption = tag("figcaption", tag("strong", self.title), along)
@@ -141,7 +150,7 @@ class Curves:
     def markdown(self) -> str:
         """Return the figures as a table."""
         rows = [
-            [name, f"{x:.4g}", f"{y:.6g}"]
+            [name, self._written(x), f"{y:.6g}"]
             for name, points in self.series.items()
             for x, y in points
         ]

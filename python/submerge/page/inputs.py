@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     Source: TypeAlias = str | os.PathLike[str] | Mapping[str, Any]
 
+# Sums and squares of what is shown stay finite.
+_LARGEST = 1e100
+
 __all__ = ["items", "load", "number", "text"]
 
 # Of each input: the format it names, and the lists of objects a report reads.
@@ -78,10 +81,10 @@ def items(data: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
 
 
 def number(value: Any) -> float | None:
-    """Return a finite number, or None."""
+    """Return a number that a chart can hold, or None for what is none or beyond all measure."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if abs(value) < float("inf") else None
+    return float(value) if abs(value) < _LARGEST else None
 
 
 def text(value: Any) -> str:

@@ -172,23 +172,31 @@ def _direction(better: str) -> str:
 
 
 def _signals(evaluation: Mapping[str, Any]) -> list[Curves]:
-    """Return a chart for each signal with figures along a number."""
+    """Return a chart for each signal with figures along a number, or along names."""
     found: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    labels: dict[str, list[str]] = {}
     for signal in items(evaluation, "signals"):
-        x, value = number(signal.get("x")), number(signal.get("value"))
-        if x is None or value is None:
+        name, value = text(signal.get("signal")), number(signal.get("value"))
+        if value is None or signal.get("x") is None:
             continue
+        x = number(signal["x"])
+        if x is None:
+            known = labels.setdefault(name, [])
+            known += [] if (label := text(signal["x"])) in known else [label]
+            x = float(known.index(label))
         model, against = text(signal.get("model")), text(signal.get("against"))
         series = f"{model} against {against}" if against else model
-        found.setdefault(text(signal.get("signal")), {}).setdefault(series, []).append((x, value))
+        found.setdefault(name, {}).setdefault(series, []).append((x, value))
     return [
-        Curves(
-            name,
-            _ACROSS.get(name, ""),
-            {s: sorted(p) for s, p in series.items()},
-        )
+        Curves(name, _ACROSS.get(name, ""), _in_order(series), labels.get(name, ()))
         for name, series in found.items()
     ]
+
+
+def _in_order(
+    series: Mapping[str, list[tuple[float, float]]],
+) -> dict[str, list[tuple[float, float]]]:
+    return {name: sorted(points) for name, points in series.items()}
 
 
 def _single(evaluation: Mapping[str, Any]) -> list[Block]:
@@ -196,7 +204,7 @@ def _single(evaluation: Mapping[str, Any]) -> list[Block]:
     rows = [
         [*(text(signal.get(name)) for name in ("signal", "model", "against")), f"{value:.4g}"]
         for signal in items(evaluation, "signals")
-        if number(signal.get("x")) is None and (value := number(signal.get("value"))) is not None
+        if signal.get("x") is None and (value := number(signal.get("value"))) is not None
     ]
     table = Table(["signal", "model", "against", "value"], rows, figures=3)
     return [Details("signals of one figure", [table])] if rows else []

@@ -37,7 +37,7 @@ def memory(measure: Mapping[str, Any]) -> Section | None:
         columns += ["anonymous", "device"]
         found.append(Table(columns, rows, figures=2))
     if rows := [_loaded(model) for model in items(measure, "models")]:
-        found.append(Table(["model", "loaded in", "peak memory"], rows, figures=1))
+        found.append(Table(["model", "imports", "loaded in", "peak memory"], rows, figures=1))
     lines = [line for one in items(measure, "timelines") if (line := _timeline(one))]
     if lines:
         found.append(
@@ -64,7 +64,8 @@ def _row(result: Mapping[str, Any]) -> Sequence[str | Cell]:
 
 def _loaded(model: Mapping[str, Any]) -> Sequence[str | Cell]:
     peak = model.get("peak") or {}
-    return [text(model.get("name")), _seconds(model.get("load_seconds")), _bytes(peak.get("rss"))]
+    times = (_seconds(model.get(f"{name}_seconds")) for name in ("import", "load"))
+    return [text(model.get("name")), *times, _bytes(peak.get("rss"))]
 
 
 def _seconds(value: Any) -> str:
