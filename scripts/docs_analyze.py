@@ -8,6 +8,7 @@ in by hand, so that the picture has something to show. Nothing in them was train
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import tempfile
 from pathlib import Path
@@ -57,8 +58,8 @@ def _depth(name: str) -> float:
 
 def main() -> None:
     """Write the models, analyse them, draw and print."""
-    with tempfile.TemporaryDirectory() as folder:
-        paths = models(Path(folder))
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        paths = models(Path())
         found: Analysis = analyze(paths["schnell"], paths["krea"], paths["dev"])
     PICTURE.parent.mkdir(exist_ok=True)
     found.heatmap(PICTURE)

@@ -18,7 +18,7 @@ import sys
 # What `typing` calls by this name; importing it would double the cost of importing submerge.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from submerge.analysis import Analysis, analyze
+    from submerge.analysis import Analysis, Suggestion, analyze, suggest
     from submerge.diff import Difference, diff
     from submerge.errors import (
         AdapterError,
@@ -83,6 +83,7 @@ _HOMES = {
     "RunOptions": "run",
     "Scorer": "evaluate",
     "SubmergeError": "errors",
+    "Suggestion": "analysis",
     "Verification": "verify",
     "__version__": "run",
     "analyze": "analysis",
@@ -99,6 +100,7 @@ _HOMES = {
     "profile": "profile",
     "reproduce": "reproduce",
     "run_inference": "inference",
+    "suggest": "analysis",
     "verify": "verify",
 }
 
@@ -130,6 +132,7 @@ __all__ = [
     "RunOptions",
     "Scorer",
     "SubmergeError",
+    "Suggestion",
     "Verification",
     "__version__",
     "analyze",
@@ -146,6 +149,7 @@ __all__ = [
     "profile",
     "reproduce",
     "run_inference",
+    "suggest",
     "verify",
 ]
 

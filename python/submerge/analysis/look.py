@@ -41,6 +41,7 @@ class Analysis:
         alpha: the share of b in the merge that `below_rounding` asks about.
         dtype: what that merge would be rounded to; None: the dtypes of a.
         layout: what the models were taken for, as in a recipe.
+        guided: the roles of the models with a guidance embedder.
         rows: one for each part of each block, in execution order.
         nonfinite: where elements are infinite or NaN, unit by unit.
         notes: what could not be looked at, and why.
@@ -52,6 +53,7 @@ class Analysis:
     alpha: float
     dtype: str | None
     layout: str
+    guided: tuple[str, ...]
     rows: tuple[BlockRow, ...]
     nonfinite: tuple[Spot, ...]
     notes: tuple[str, ...]
@@ -110,6 +112,7 @@ class Analysis:
             "alpha": self.alpha,
             "dtype": self.dtype,
             "layout": self.layout,
+            "guided": list(self.guided),
             "blocks": [row.to_dict() for row in self.rows],
             "totals": self.total().told(),
             "nonfinite": [spot._asdict() for spot in self.nonfinite],
@@ -156,6 +159,7 @@ class Analysis:
                 alpha=held["alpha"],
                 dtype=held["dtype"],
                 layout=held["layout"],
+                guided=tuple(held["guided"]),
                 rows=tuple(
                     BlockRow(row["block"], row["part"], Sums(**row["sums"]))
                     for row in held["blocks"]
@@ -216,6 +220,7 @@ def analyze(
         alpha=alpha,
         dtype=rounded,
         layout=layout,
+        guided=tuple(role for role, (name, _) in roles.items() if models[name].arch.guidance),
         rows=rows_of(made, figures),
         nonfinite=nonfinite_inputs(made, figures),
         notes=made.about.notes,

@@ -53,6 +53,7 @@ _COMMANDS = {
     "report": "page",
     "reproduce": "measure",
     "test": "test",
+    "suggest": "analysis",
     "verify": "look",
 }
 

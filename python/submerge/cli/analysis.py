@@ -84,6 +84,51 @@ def analyze(a: str, b: str, **options: Any) -> None:
         click.echo(found.text(options["by"]))
 
 
+@click.command()
+@click.argument("sources", nargs=-1, required=True, metavar="A B | ANALYSIS.json")
+@click.option("--base", type=click.Path(), help="The model both come from.")
+@click.option(
+    "--goal",
+    type=click.Choice(["few-step", "quality", "balanced"]),
+    default="balanced",
+    show_default=True,
+    help="Stay near A, near B, or between them.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False),
+    help="The recipe to write.  [default: print it]",
+)
+@_LAYOUT
+@reading
+@quiet
+def suggest(sources: tuple[str, ...], **options: Any) -> None:
+    """Suggest a recipe for A, whose few steps are kept, and B, whose look is wanted.
+
+    Every choice stands in the recipe with its evidence. No image is made.
+
+    \b
+    submerge suggest schnell/ krea/ --base dev/ --goal few-step -o recipe.yaml
+    submerge suggest analysis.json
+    """
+    from submerge.analysis import suggest as advise
+    from submerge.progress import bar
+
+    if len(sources) > 2 or (len(sources) == 1) != sources[0].endswith(".json"):
+        raise click.UsageError(f"expected two models or one saved analysis, got {len(sources)}")
+    with bar("analysing", quiet=options["quiet"] or len(sources) == 1) as progress:
+        run = run_arguments(options, progress=progress)
+        asked = {name: options[name] for name in ("base", "goal", "layout")}
+        found = advise(*sources, **asked, **run)
+    if options["output"] is None:
+        click.echo(found.text, nl=False)
+        return
+    found.save(options["output"])
+    if not options["quiet"]:
+        click.echo(f"{options['output']}: submerge merge {options['output']} -o merged/")
+
+
 def _check_heatmap(path: str | None) -> None:
     """Refuse what cannot be drawn before anything is read."""
     if path is not None and not path.lower().endswith((".svg", ".png")):
