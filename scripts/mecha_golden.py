@@ -65,6 +65,8 @@ def cases() -> dict[str, Any]:
         "strict": anna + (carl - base) * m.add_strict_opposite_mask(anna, carl, base, alpha=0.6),
         "cosine_a": m.add_cosine_a(anna, carl, alpha=0.4),
         "cosine_b": m.add_cosine_b(anna, carl, alpha=0.4),
+        "low_rank": base + m.truncate_rank(carl - base, 3, use_approximate_basis=False) * 0.8,
+        "low_rank_onto": anna + m.truncate_rank(carl - base, 3, use_approximate_basis=False),
         "ties_whole": base + m.ties_sum(*two, vote_sgn=True) * 0.8,
         "ties": base + m.ties_sum(*two, k=0.5, vote_sgn=True) * 0.8,
         "model_stock": m.n_model_stock(base, anna, carl),

@@ -106,6 +106,16 @@ def test_a_node_can_be_chosen() -> None:
         import_recipe(text, node="9")
 
 
+def test_a_random_basis_is_told() -> None:
+    lines = (
+        'merge "subtract" &0 &2\nmerge "truncate_rank" &3 4 {}\nmerge "add_difference" &2 &4 1\n'
+    )
+    for given, said in (("", True), ("use_approximate_basis=false", False)):
+        recipe, notes = import_recipe(MODELS + lines.format(given))
+        assert recipe.to_dict()["method"] == {"truncated_svd": {"rank": 4.0}}
+        assert any("basis is random" in note for note in notes) == said
+
+
 def test_quotes_escapes_and_comments() -> None:
     recipe, _ = import_recipe(
         "version 0.1.0\n# a comment\n"
@@ -208,6 +218,10 @@ REFUSED = {
     "another cast": (
         'merge "weighted_sum" &0 &1 0.5\nmerge "cast" &3 null "int8"',
         "dtype `int8`, expected one of",
+    ),
+    "half a rank": (
+        'merge "subtract" &0 &2\nmerge "truncate_rank" &3 0.5',
+        "`rank`, expected whole numbers above 0",
     ),
     "random numbers": (
         'merge "subtract" &0 &2\nmerge "ties_sum_with_dropout" &3',

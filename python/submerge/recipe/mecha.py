@@ -20,7 +20,7 @@ from submerge.errors import RecipeError, counted, listing, quoted
 from submerge.recipe.forms import Formula, Numbers, Sum, selectors
 from submerge.recipe.instructions import Instruction, Reference, read_text_of
 from submerge.recipe.model import Recipe
-from submerge.recipe.nodes import NODES, WITHOUT, Call
+from submerge.recipe.nodes import NODES, Call
 from submerge.recipe.preset import Imported, model_names
 
 if TYPE_CHECKING:
@@ -30,6 +30,22 @@ __all__ = ["import_mecha"]
 
 _DTYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 _DTYPES |= {"float8_e4m3fn": "f8_e4m3", "float8_e5m2": "f8_e5m2"}
+_WITHOUT = {
+    "balance_attention": "SDXL's attention heads",
+    "crossover": "a mix of frequencies",
+    "dropout": "random numbers of its own; `dare_linear` is the method here",
+    "exchange_ema": "the moving average kept beside the weights",
+    "geometric_sum": "complex powers of elements",
+    "multiply_quotient": "complex powers of elements",
+    "omit_component": "leaves a component out",
+    "pick_component": "picks a component",
+    "randperm": "permutes neurons at random",
+    "rebasin": "permutes neurons of SD1 and SDXL",
+    "rotate": "rotates matrices into each other",
+    "tensor_sum": "swaps a range of rows",
+    "ties_sum_with_dropout": "random numbers of its own; `dare_ties` is the method here",
+    "top_k_tensor_sum": "sorts elements",
+}
 # Hand their first argument on as it is.
 _THROUGH = ("cast", "omit_non_finite", "fallback")
 
@@ -242,4 +258,4 @@ class _Reader:
 def _why(method: str) -> str:
     if method.startswith("convert_"):
         return "turns an adapter or another naming into the model's"
-    return WITHOUT.get(method, "no method of sd-mecha's own")
+    return _WITHOUT.get(method, "no method of sd-mecha's own")

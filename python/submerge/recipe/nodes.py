@@ -16,27 +16,9 @@ from submerge.recipe.instructions import Argument, Instruction, Reference
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["NODES", "WITHOUT", "Call"]
+__all__ = ["NODES", "Call"]
 
 _ONE = Fraction(1)
-
-WITHOUT = {
-    "balance_attention": "SDXL's attention heads",
-    "crossover": "a mix of frequencies",
-    "dropout": "random numbers of its own; `dare_linear` is the method here",
-    "exchange_ema": "the moving average kept beside the weights",
-    "geometric_sum": "complex powers of elements",
-    "multiply_quotient": "complex powers of elements",
-    "omit_component": "leaves a component out",
-    "pick_component": "picks a component",
-    "randperm": "permutes neurons at random",
-    "rebasin": "permutes neurons of SD1 and SDXL",
-    "rotate": "rotates matrices into each other",
-    "tensor_sum": "swaps a range of rows",
-    "ties_sum_with_dropout": "random numbers of its own; `dare_ties` is the method here",
-    "top_k_tensor_sum": "sorts elements",
-    "truncate_rank": "a low-rank approximation",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +201,8 @@ def _add_difference(call: Call) -> Value:
         a = call.sum(0, "a")
         return _mix(call, a.space, ({"": _ONE}, a), (alpha, call.sum(1, "b")))
     found = _scaled(call, b, alpha)
+    if "truncated_svd" in found.method:
+        return _onto(call.leaf(0, "a"), found)
     to = found.order[0] if found.base is None or "orthogonal" in found.method else found.base
     if found.space != "delta" or call.leaf(0, "a") != to:
         raise RecipeError(f"{call.where}: `a`, expected {quoted(to)}, which the difference is of")
@@ -232,7 +216,8 @@ def _add_difference(call: Call) -> Value:
 def _scaled(call: Call, found: Formula, alpha: Numbers) -> Formula:
     """Return a difference with another factor."""
     ((name, given),) = found.method.items()
-    word = {"ties": "lambda", "model_stock": "scale"}.get(name, "alpha")
+    words = {"ties": "lambda", "truncated_svd": "lambda", "model_stock": "scale"}
+    word = words.get(name, "alpha")
     old = given.get(word, _ONE)
     if isinstance(old, dict) or (set(alpha) != {""} and old != 1):
         raise RecipeError(f"{call.where}: two factors that differ by tensor, expected one")
@@ -346,6 +331,26 @@ def _model_stock(call: Call) -> Value:
     )
 
 
+def _truncate_rank(call: Call) -> Value:
+    plus, minus = call.difference(0, "a")
+    found = call.numbers(1, "rank", Fraction(8))
+    if any(rank.denominator != 1 or rank < 1 for rank in found.values()):
+        raise RecipeError(f"{call.where}: `rank`, expected whole numbers above 0")
+    exact = call.at(2, "use_approximate_basis") is False
+    note = "not the same: sd-mecha's approximate basis is random; `truncated_svd` draws its own"
+    rank = {"rank": value(found)}
+    return Formula("delta", {"truncated_svd": rank}, (plus,), minus, notes=[] if exact else [note])
+
+
+def _onto(model: str, found: Formula) -> Formula:
+    """Return a truncated difference added to a model, which need not be the difference's base."""
+    if model == found.base:
+        return replace(found, space="weight")
+    method = {"truncated_svd": {**found.method["truncated_svd"], "delta_base": found.base}}
+    order = (*found.order, str(found.base))
+    return replace(found, space="weight", method=method, order=order, base=model)
+
+
 def _geometric_median(call: Call) -> Value:
     order = tuple(call.leaf(i, f"models[{i}]") for i in range(call.count))
     if len(set(order)) != len(order):
@@ -380,5 +385,6 @@ NODES: dict[str, Callable[[Call], Value]] = {
     "ties_sum": _ties,
     "ties_sum_extended": _ties,
     "train_difference_mask": _mask,
+    "truncate_rank": _truncate_rank,
     "weighted_sum": _weighted_sum,
 }
