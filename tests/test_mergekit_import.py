@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -101,6 +101,48 @@ def test_nuslerp_weights_become_a_share() -> None:
     found = blend(recipe, "final.linear.weight")
     assert found.op == "rows"
     assert found.arguments == {"nuslerp": {"weights": [0.75, 0.25], "base": False}}
+
+
+def test_its_arithmetic_comes_with_the_recipe() -> None:
+    recipe, notes = read(TIES)
+    assert recipe.compat == "mergekit"
+    assert Recipe.load(recipe.to_yaml()).compat == "mergekit"
+    assert any("`scope: tensor`" in note for note in notes)
+    plain, notes = read("merge_method: linear\nmodels:\n  - {model: a, parameters: {weight: 1}}\n")
+    assert plain.compat == "mergekit"
+    assert not any("`scope: tensor`" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "models", "arguments"),
+    [
+        ("sce", "select_topk: 0.2", ("a", "b", "c"), {"sce": {"select_topk": 0.2, "floor": 1e-6}}),
+        (
+            "ramplus_tl",
+            "r: 0.3, alpha: 0.4",
+            ("a", "b", "c"),
+            {"ramplus_tl": {"r": 0.3, "alpha": 0.4, "epsilon": 1e-5}},
+        ),
+        ("model_stock", "filter_wise: true", ("a", "b", "c"), {"model_stock": {"floor": 1e-6}}),
+    ],
+)
+def test_methods_without_weights(
+    name: str, parameters: str, models: tuple[str, ...], arguments: dict[str, Any]
+) -> None:
+    recipe, _ = read(
+        f"merge_method: {name}\nbase_model: a\nmodels: [{{model: c}}, {{model: b}}]\n"
+        f"parameters: {{{parameters}}}\n"
+    )
+    found = blend(recipe, "single.3.out.bias")
+    assert (found.models, found.arguments) == (models, arguments)
+
+
+def test_the_base_of_arcee_fusion_is_the_first_model() -> None:
+    recipe, notes = read(
+        "merge_method: arcee_fusion\nbase_model: b\nmodels: [{model: a}, {model: b}]\n"
+    )
+    assert blend(recipe, "single.3.out.bias").models == ("b", "a")
+    assert "arcee_fusion: mergekit's base is the first model" in notes
 
 
 def test_a_shared_density_is_everyones_unless_a_model_has_its_own() -> None:

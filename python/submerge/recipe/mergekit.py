@@ -60,6 +60,8 @@ _KNOWN = frozenset(
         "passthrough",
     }
 )
+# Nothing of a tensor is looked at before its elements are merged.
+_BY_ELEMENT = ("linear", "task_arithmetic", "nearswap", "ram", "passthrough")
 # The base is the first of two models here, and no base.
 _FROM_BASE = ("slerp", "nearswap", "arcee_fusion")
 _WITH_WEIGHTS = frozenset(
@@ -293,6 +295,11 @@ class _Reader:
             )
         if method in _WITH_WEIGHTS:
             self.notes.append(f"{method}: weights belong to the models they are named for")
+        if method not in _BY_ELEMENT:
+            self.notes.append(
+                f"{method}: mergekit looks at whole tensors, submerge at units; `scope: tensor` "
+                "does as mergekit where all models have one layout"
+            )
         if "dtype" in self.data:
             self.notes.append(
                 "dtype: of the output; arithmetic is f32 here, whatever the dtype of the files"
