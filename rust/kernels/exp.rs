@@ -11,6 +11,24 @@ const WHOLE: f64 = 6_755_399_441_055_744.0; // 1.5 * 2^52
 /// ln 2 in two parts, the first with 21 zero bits at its end.
 const LN_2_HIGH: f64 = 0.693_147_180_369_123_8;
 const LN_2_LOW: f64 = 1.908_214_929_270_587_7e-10;
+/// `1 / n!` for `n` from 0 to 13.
+const EXP: [f64; 14] = {
+    let (mut all, mut n) = ([1.0; 14], 1);
+    while n < 14 {
+        all[n] = all[n - 1] / n as f64;
+        n += 1;
+    }
+    all
+};
+/// `1 / (2 n + 1)` for `n` from 0 to 10.
+const LN: [f64; 11] = {
+    let (mut all, mut n) = ([1.0; 11], 1);
+    while n < 11 {
+        all[n] = 1.0 / (2 * n + 1) as f64;
+        n += 1;
+    }
+    all
+};
 /// The bits of an f64's exponent of 0.
 const ONE: u64 = 0x3FF0_0000_0000_0000;
 
@@ -23,11 +41,9 @@ pub(super) fn exp(x: f64) -> f64 {
     let twos = shifted - WHOLE;
     let y = (clamped - twos * LN_2_HIGH) - twos * LN_2_LOW;
     // Taylor's series up to y^13, for |y| up to ln 2 / 2.
-    let mut sum = 1.0;
-    let mut n = 13.0;
-    while n > 0.0 {
-        sum = 1.0 + y / n * sum;
-        n -= 1.0;
+    let mut sum = EXP[13];
+    for n in (0..13).rev() {
+        sum = EXP[n] + y * sum;
     }
     let scale = f64::from_bits(ONE.wrapping_add(shifted.to_bits() << 52));
     if x < -708.0 { 0.0 } else { sum * scale }
@@ -43,11 +59,9 @@ pub(super) fn ln(x: f64) -> f64 {
     let s = (mantissa - 1.0) / (mantissa + 1.0);
     let square = s * s;
     // 2 atanh s up to s^21, for |s| up to 0.172.
-    let mut sum = 0.0;
-    let mut n = 21.0;
-    while n > 0.0 {
-        sum = 1.0 / n + square * sum;
-        n -= 2.0;
+    let mut sum = LN[10];
+    for n in (0..10).rev() {
+        sum = LN[n] + square * sum;
     }
     2.0 * s * sum + twos as f64 * LN_2
 }

@@ -126,19 +126,18 @@ impl Body for Median<'_> {
 
     #[inline(always)]
     fn run(self) {
-        let n = self.out.len();
+        let (n, lines) = (self.out.len(), self.lines);
         if n == 1 {
-            let [x, y, z] = self.lines.map(|line| line[0]);
-            self.out[0] = middle([x, y, z]);
+            self.out[0] = middle(lines.map(|line| line[0]));
             return;
         }
-        let at = |i: usize| {
-            let (left, right) = (i.saturating_sub(1), (i + 1).min(n - 1));
-            let three = |line: &[f32]| [line[left], line[i], line[right]];
-            median_of_nine(self.lines.map(three))
-        };
-        for i in 0..n {
-            self.out[i] = at(i);
+        for (i, next) in [(0, 1), (n - 1, n - 2)] {
+            self.out[i] = median_of_nine(lines.map(|line| [line[i], line[i], line[next]]));
+        }
+        let [left, own, right] = [0, 1, 2].map(|at| lines.map(|line| &line[at..n - 2 + at]));
+        for (i, out) in self.out[1..n - 1].iter_mut().enumerate() {
+            let three = |j: usize| [left[j][i], own[j][i], right[j][i]];
+            *out = median_of_nine([three(0), three(1), three(2)]);
         }
     }
 }
@@ -206,13 +205,16 @@ impl Body for Along<'_> {
         let Self { column, out } = self;
         let n = column.len();
         let line = Mirror { count: n };
-        for (i, out) in out.iter_mut().enumerate() {
-            *out = if i >= REACH && i + REACH < n {
-                let near = &column[i - REACH..=i + REACH];
-                bell(near[REACH], |j| [near[REACH - j], near[REACH + j]])
-            } else {
-                bell(column[i], |j| [column[line.before(i, j)], column[line.after(i, j)]])
-            };
+        for i in (0..n.min(REACH)).chain(n.saturating_sub(REACH)..n) {
+            out[i] = bell(column[i], |j| [column[line.before(i, j)], column[line.after(i, j)]]);
+        }
+        if n > 2 * REACH {
+            let inner = n - 2 * REACH;
+            let shifted: [_; 2 * REACH + 1] = std::array::from_fn(|j| &column[j..j + inner]);
+            for (i, out) in out[REACH..REACH + inner].iter_mut().enumerate() {
+                let around = |j: usize| [shifted[REACH - j][i], shifted[REACH + j][i]];
+                *out = bell(shifted[REACH][i], around);
+            }
         }
     }
 }

@@ -97,8 +97,9 @@ impl Formula for ArceeFusion {
         match sums {
             Sums::Rows(rows) if stretch.row > 1 => {
                 let [base, x] = stretch.operands else { return };
+                let mut room = vec![0.0; 2 * stretch.row];
                 for (base, x) in base.chunks(stretch.row).zip(x.chunks(stretch.row)) {
-                    rows.push(stretch.isa.run(Divergence { base, x }));
+                    rows.push(stretch.isa.run(Divergence { base, x, room: &mut room }));
                 }
             }
             Sums::Tallies(tallies) => Self::importances(stretch, facts, |at, importances| {
@@ -136,7 +137,7 @@ impl Formula for ArceeFusion {
     }
 
     fn state_bytes(&self, _: usize, stretch: usize) -> u64 {
-        3 * TALLY_BYTES + (stretch * size_of::<f32>()) as u64
+        3 * TALLY_BYTES + (2 * stretch * size_of::<f64>()) as u64
     }
 
     fn map(&self, stretch: Stretch, facts: &Facts, out: &mut [f32]) {
@@ -174,10 +175,11 @@ impl Body for Importance<'_> {
     }
 }
 
-/// That of one row.
+/// That of one row, with room for two numbers for each of its elements.
 struct Divergence<'a> {
     base: &'a [f32],
     x: &'a [f32],
+    room: &'a mut [f64],
 }
 
 impl Body for Divergence<'_> {
@@ -186,34 +188,25 @@ impl Body for Divergence<'_> {
     #[inline(always)]
     fn run(self) -> f32 {
         const LEAST: f64 = 1e-8;
-        let (x_top, x_sum) = softmax(self.x);
-        let (b_top, b_sum) = softmax(self.base);
-        let mut sum = 0.0;
-        let mut terms = [0.0; BLOCK];
-        for (x, b) in self.x.chunks(BLOCK).zip(self.base.chunks(BLOCK)) {
-            for (term, (x, b)) in terms.iter_mut().zip(x.iter().zip(b)) {
-                let p = exp(f64::from(*x) - x_top) / x_sum + LEAST;
-                let q = exp(f64::from(*b) - b_top) / b_sum + LEAST;
-                *term = p * ln(p / q);
-            }
-            // Apart from the terms, so that those are formed side by side.
-            terms[..x.len()].iter().for_each(|term| sum += term);
+        let (p, q) = self.room.split_at_mut(self.x.len());
+        let (of_x, of_base) = (powers(self.x, p), powers(self.base, q));
+        for (p, q) in p.iter_mut().zip(&*q) {
+            let (of_p, of_q) = (*p / of_x + LEAST, q / of_base + LEAST);
+            *p = of_p * ln(of_p / of_q);
         }
+        // Apart from the terms, so that those are formed side by side.
+        let sum = p.iter().fold(0.0, |sum, term| sum + term);
         if sum < 0.0 { 0.0 } else { sum as f32 }
     }
 }
 
-/// The largest element of a row, and `sum_j e^(x_j - largest)`.
+/// Fills `out` with `e^(x_j - largest)` of a row; their sum.
 #[inline(always)]
-fn softmax(row: &[f32]) -> (f64, f64) {
+fn powers(row: &[f32], out: &mut [f64]) -> f64 {
     let top = row.iter().fold(f32::NEG_INFINITY, |top, x| if *x > top { *x } else { top });
     let top = f64::from(top);
-    let (mut sum, mut terms) = (0.0, [0.0; BLOCK]);
-    for row in row.chunks(BLOCK) {
-        for (term, x) in terms.iter_mut().zip(row) {
-            *term = exp(f64::from(*x) - top);
-        }
-        terms[..row.len()].iter().for_each(|term| sum += term);
+    for (out, x) in out.iter_mut().zip(row) {
+        *out = exp(f64::from(*x) - top);
     }
-    (top, sum)
+    out.iter().fold(0.0, |sum, power| sum + power)
 }
