@@ -138,7 +138,9 @@ def assert_same(images: Mapping[Any, Any], found: Evaluation) -> None:
 def told(
     asked: argparse.Namespace, rounds: list[tuple[float, float, float]], found: Evaluation
 ) -> None:
-    battery_alone, all_alone, judged = (statistics.median(column) for column in zip(*rounds))
+    battery_alone, all_alone, judged = (
+        statistics.median(column) for column in zip(*rounds, strict=True)
+    )
     print(f"{len(found.images)} images of {asked.steps} steps; seconds of CPU, median of rounds")
     print(f"evaluate_guidance             {judged:6.2f}")
     for name, seconds, at in (("battery", battery_alone, 0), ("battery and sweep", all_alone, 1)):
