@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pytest
 import torch
+from diffusers import FluxPipeline
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers import T5EncoderModel
 
 import submerge
 from submerge.cli import _run
@@ -155,25 +157,32 @@ def test_a_second_run_paints_only_what_is_missing(
     assert [i["sha256"] for i in again.images] == [i["sha256"] for i in found.images]
 
 
-def test_texts_are_encoded_once_for_all_models(
+def test_models_share_texts_and_start_latents(
     pipelines: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from transformers import T5EncoderModel
-
     calls: list[int] = []
-    forward = T5EncoderModel.forward
+    starts: list[torch.Tensor] = []
+    forward, prepare = T5EncoderModel.forward, FluxPipeline.prepare_latents
 
     def counted(*arguments: Any, **given: Any) -> Any:
         calls.append(1)
         return forward(*arguments, **given)
 
+    def watched(*arguments: Any, **given: Any) -> Any:
+        made = prepare(*arguments, **given)
+        starts.append(made[0].clone())
+        return made
+
     monkeypatch.setattr(T5EncoderModel, "forward", counted)
+    monkeypatch.setattr(FluxPipeline, "prepare_latents", watched)
     parents = {name: pipelines[name] for name in ("schnell", "krea")}
     how = SMALL | {"seeds": [0], "steps": 1, "sweep_steps": [1]}
     evaluate_guidance(
         pipelines["merged"], ["one", "two"], parents=parents, scorers=(), options=how, load=LOAD
     )
-    assert len(calls) == 2
+    assert len(calls) == 2  # once for a prompt, for all three
+    assert len(starts) > 3 * 2
+    assert all(torch.equal(start, starts[0]) for start in starts)
 
 
 def test_other_text_encoders_are_told_apart(pipelines: dict[str, Path], tmp_path: Path) -> None:
