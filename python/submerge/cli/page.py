@@ -11,7 +11,7 @@ _FILE = click.Path(exists=True, dir_okay=False)
 
 @click.command()
 @click.option("--merge", type=_FILE, help="What `merge --json` printed.")
-@click.option("--analysis", type=_FILE, help="What `analyze` wrote.")
+@click.option("--analysis", type=_FILE, help="What `analyze --json` wrote.")
 @click.option(
     "--evaluation", type=click.Path(exists=True), help="The folder `test` wrote, or its JSON."
 )

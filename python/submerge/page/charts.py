@@ -247,7 +247,9 @@ def _grid(
         marks.append(tag("text", up(tick), x=str(_LEFT - 6), y=y, class_="left"))
     for tick in _ticks(*frame.x, count=6):
         x = f"{frame.across(tick):.1f}"
-        marks.append(tag("text", across(tick), x=x, y=str(_HEIGHT - 10), class_="below"))
+        # Words at the right end would be cut off.
+        kind = "last" if float(x) > _WIDTH - 40 else "below"
+        marks.append(tag("text", across(tick), x=x, y=str(_HEIGHT - 10), class_=kind))
     return marks
 
 

@@ -98,11 +98,13 @@ class Table:
         columns: their names; those from `figures` on hold numbers and stand flush right.
         rows: cells, text or `Cell`.
         figures: index of the first column of numbers; None where there is none.
+        narrow: whether it fits a narrow screen as it is; others turn into cards there.
     """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str | Cell]]
     figures: int | None = None
+    narrow: bool = False
 
     def html(self) -> Markup:
         """Return the table; on a narrow screen each row becomes a card of named values."""
@@ -111,7 +113,12 @@ class Table:
             *(tag("th", c, scope="col", class_=self._kind(i)) for i, c in enumerate(self.columns)),
         )
         body = (tag("tr", *self._cells(row)) for row in self.rows)
-        return tag("table", tag("thead", head), tag("tbody", *body), class_="cards")
+        return tag(
+            "table",
+            tag("thead", head),
+            tag("tbody", *body),
+            class_=None if self.narrow else "cards",
+        )
 
     def _cells(self, row: Sequence[str | Cell]) -> Iterable[Markup]:
         for i, (column, cell) in enumerate(zip(self.columns, row, strict=True)):

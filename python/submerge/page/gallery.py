@@ -90,7 +90,7 @@ def _made(image: Mapping[str, Any]) -> list[tuple[str, str]]:
         if (seconds := number(value)) is not None:
             facts.append((f"{name} time", seconds_in_words(seconds)))
     if image.get("sha256"):
-        facts.append(("sha256", text(image["sha256"])[:16]))
+        facts.append(("sha256", text(image["sha256"])[:8]))
     return facts
 
 
@@ -139,7 +139,7 @@ class Gallery:
         names = list(dict.fromkeys(name for shot in row.shots for name, _ in shot.facts))
         known = [dict(shot.facts) for shot in row.shots]
         rows = [[name, *(facts.get(name, "-") for facts in known)] for name in names]
-        table = Table(["", *self.models], rows, figures=1)
+        table = Table(["", *self.models], rows, figures=1, narrow=len(self.models) < 4)
         return Details(f"prompt {row.prompt}: times and scores", [table]).html()
 
     def markdown(self) -> str:

@@ -48,8 +48,10 @@ class HeatMap:
         return sorted(found, key=lambda p: (_PARTS.index(p) if p in _PARTS else len(_PARTS), p))
 
     def written(self, value: float) -> str:
-        """Return a figure as a cell shows it: without the zero before the point."""
+        """Return a figure as a cell shows it: five characters or so, no zero before the point."""
         shown = self.shape.format(value)
+        if shown.endswith("%") and len(shown) > 5:
+            return f"{value:.0%}"
         return shown.replace("0.", ".", 1) if shown.lstrip("-").startswith("0.") else shown
 
     def shade(self, value: float) -> int:

@@ -173,7 +173,7 @@ def _direction(better: str) -> str:
 
 def _signals(evaluation: Mapping[str, Any]) -> list[Curves]:
     """Return a chart for each signal with figures along a number, or along names."""
-    found: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    found: dict[str, dict[tuple[str, str], list[tuple[float, float]]]] = {}
     labels: dict[str, list[str]] = {}
     for signal in items(evaluation, "signals"):
         name, value = text(signal.get("signal")), number(signal.get("value"))
@@ -184,19 +184,25 @@ def _signals(evaluation: Mapping[str, Any]) -> list[Curves]:
             known = labels.setdefault(name, [])
             known += [] if (label := text(signal["x"])) in known else [label]
             x = float(known.index(label))
-        model, against = text(signal.get("model")), text(signal.get("against"))
-        series = f"{model} against {against}" if against else model
-        found.setdefault(name, {}).setdefault(series, []).append((x, value))
+        who = text(signal.get("model")), text(signal.get("against"))
+        found.setdefault(name, {}).setdefault(who, []).append((x, value))
+    models = [text(model.get("name")) for model in items(evaluation, "models")]
     return [
-        Curves(name, _ACROSS.get(name, ""), _in_order(series), labels.get(name, ()))
+        Curves(name, _ACROSS.get(name, ""), _in_order(series, models), labels.get(name, ()))
         for name, series in found.items()
     ]
 
 
 def _in_order(
-    series: Mapping[str, list[tuple[float, float]]],
+    series: Mapping[tuple[str, str], list[tuple[float, float]]], models: Sequence[str]
 ) -> dict[str, list[tuple[float, float]]]:
-    return {name: sorted(points) for name, points in series.items()}
+    """Return the series in the order of the models, so that one has the same colour everywhere."""
+    rank = {name: at for at, name in enumerate(models)}
+    order = sorted(series, key=lambda who: [rank.get(name, len(rank)) for name in who])
+    return {
+        f"{model} against {against}" if against else model: sorted(series[model, against])
+        for model, against in order
+    }
 
 
 def _single(evaluation: Mapping[str, Any]) -> list[Block]:

@@ -37,7 +37,9 @@ def memory(measure: Mapping[str, Any]) -> Section | None:
         columns += ["anonymous", "device"]
         found.append(Table(columns, rows, figures=2))
     if rows := [_loaded(model) for model in items(measure, "models")]:
-        found.append(Table(["model", "imports", "loaded in", "peak memory"], rows, figures=1))
+        found.append(
+            Table(["model", "imports", "loaded in", "peak memory"], rows, figures=1, narrow=True)
+        )
     lines = [line for one in items(measure, "timelines") if (line := _timeline(one))]
     if lines:
         found.append(

@@ -138,6 +138,8 @@ def blocks(merge: Mapping[str, Any] | None, analysis: Mapping[str, Any] | None) 
     content: list[Block] = [HeatMaps(first)]
     if rest:
         content.append(Details("more figures for each block", [HeatMaps(rest)]))
+    notes = (analysis or {}).get("notes")
+    content += [Prose(text(note), "small") for note in (notes if isinstance(notes, list) else ())]
     return Section("blocks", "Block by block", content)
 
 
@@ -194,7 +196,7 @@ def provenance(merge: Mapping[str, Any]) -> Section:
     ]
     found: list[Block] = [Table(["model", "source", "kind"], rows)] if rows else []
     found.append(Facts(_made_by(merge)))
-    if notes := merge.get("notes"):
+    if isinstance(notes := merge.get("notes"), list):
         found += [Prose(text(note), "small") for note in notes]
     if unused := items(merge, "unused"):
         lines = [
