@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+import boundary
 import factory
-from submerge import Analysis, RecipeError, analyze
+from submerge import Analysis, PlanError, RecipeError, analyze
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -288,3 +289,39 @@ def test_arguments_are_checked_before_anything_is_read(tmp_path: Path) -> None:
         analyze(tmp_path / "none", tmp_path / "none", alpha=math.nan)
     with pytest.raises(RecipeError, match="dtype: expected one of same, bf16"):
         analyze(tmp_path / "none", tmp_path / "none", dtype="int8")
+
+
+@pytest.mark.parametrize(
+    ("models", "alpha", "mode", "message"),
+    [
+        (2, 0.5, "write", "plan unit `w`: `analyze` makes nothing to write"),
+        (2, 0.5, "check", "plan unit `w`: `analyze` makes nothing to write"),
+        (4, 0.5, "measure", "plan unit `w`: 4 operands, expected 2 or 3"),
+        (1, 0.5, "measure", "plan unit `w`: 1 operands, expected 2 or 3"),
+        (2, 1e999, "measure", "plan: not in the expected form"),
+    ],
+)
+def test_the_core_refuses_an_analysis_that_is_none(
+    tmp_path: Path, models: int, alpha: float, mode: str, message: str
+) -> None:
+    path = generic(tmp_path / "a.safetensors", w=np.ones((4, 4), np.float32))
+    held = boundary.blended(tmp_path / "out.safetensors", [path] * models, [1.0] * models)
+    for unit in held["units"]:
+        unit["op"] = {"analyze": {"alpha": alpha}}
+    with pytest.raises(PlanError) as refused:
+        boundary.execute(held, mode=mode)
+    assert message in str(refused.value)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_small_budget_is_kept_or_refused(tmp_path: Path) -> None:
+    random = np.random.default_rng(6)
+    a = random.standard_normal((900, 700)).astype(np.float32)
+    paths = [generic(tmp_path / f"{n}.safetensors", w=x) for n, x in (("a", a), ("b", a + 1))]
+    plain = analyze(*paths, layout="generic")
+    small = analyze(*paths, layout="generic", memory_budget="900KiB", threads=4)
+    assert small.rows == plain.rows
+    assert small.run is not None
+    assert small.run.working_bytes <= 900 << 10
+    with pytest.raises(PlanError, match="memory budget"):
+        analyze(*paths, layout="generic", memory_budget="100KiB")

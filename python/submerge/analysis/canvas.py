@@ -15,7 +15,7 @@ from submerge.errors import SubmergeError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["DIVERGING", "SEQUENTIAL", "Canvas", "Rectangle", "Words", "blend"]
+__all__ = ["DIVERGING", "SEQUENTIAL", "Canvas", "Rectangle", "Words", "blend", "require_pillow"]
 
 # ColorBrewer's Blues and PuOr, which people who see few colours can tell apart too.
 SEQUENTIAL = ("#f7fbff", "#c6dbef", "#6baed6", "#2171b5", "#08306b")
@@ -76,13 +76,9 @@ class Canvas(NamedTuple):
         Raises:
             SubmergeError: Pillow is not installed.
         """
-        try:
-            from PIL import Image, ImageDraw
-        except ImportError as error:
-            raise SubmergeError(
-                "a PNG needs Pillow, which is not installed",
-                hint="pip install 'submerge[plots]', or write a .svg",
-            ) from error
+        require_pillow()
+        from PIL import Image, ImageDraw
+
         size = (round(self.width * _SCALE), round(self.height * _SCALE))
         image = Image.new("RGB", size, "#ffffff")
         draw = ImageDraw.Draw(image)
@@ -96,6 +92,21 @@ class Canvas(NamedTuple):
         held = io.BytesIO()
         image.save(held, "PNG", optimize=True)
         return held.getvalue()
+
+
+def require_pillow() -> None:
+    """Refuse to go on without Pillow.
+
+    Raises:
+        SubmergeError: it is not installed.
+    """
+    try:
+        import PIL  # noqa: F401 - asked for, not used
+    except ImportError as error:
+        raise SubmergeError(
+            "a PNG needs Pillow, which is not installed",
+            hint="pip install 'submerge[plots]', or write a .svg",
+        ) from error
 
 
 def blend(colours: Sequence[str], share: float) -> str:

@@ -131,7 +131,13 @@ def suggest(sources: tuple[str, ...], **options: Any) -> None:
 
 def _check_heatmap(path: str | None) -> None:
     """Refuse what cannot be drawn before anything is read."""
-    if path is not None and not path.lower().endswith((".svg", ".png")):
+    from submerge.analysis.canvas import require_pillow
+
+    if path is None:
+        return
+    if not path.lower().endswith((".svg", ".png")):
         raise click.BadParameter(
             f"expected a name ending in .svg or .png, got `{path}`", param_hint="--heatmap"
         )
+    if path.lower().endswith(".png"):
+        require_pillow()
