@@ -1,0 +1,30 @@
+"""What a plan says is what a process takes."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from benches.inference import measured, save_wide
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_peaks_are_within_15_percent_of_the_plan(
+    pipelines: dict[str, Path], tmp_path: Path
+) -> None:
+    model = save_wide(tmp_path / "wide.safetensors")
+    runs = measured(model, pipelines["krea"])
+    resident, streamed = runs["resident"], runs["streamed"]
+    assert resident["rung"] == "everything resident"
+    assert streamed["rung"].startswith("transformer and text encoders streamed")
+    for run in runs.values():
+        assert run["peak"] == pytest.approx(run["plan"], rel=0.15)
+    weights = model.stat().st_size
+    assert resident["peak"] - resident["base"] > 0.95 * weights
+    assert streamed["peak"] - streamed["base"] < 0.3 * weights
+    assert streamed["pixels"] == resident["pixels"]
