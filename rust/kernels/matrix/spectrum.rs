@@ -84,11 +84,11 @@ pub fn top(engine: &Engine, a: View<f32>, wanted: Wanted) -> Option<Top> {
     Some(Top { squares: found.values, vectors: found.vectors, rank, energy })
 }
 
-/// How many of the first add up to `energy`.
+/// How many of the first add up to `energy`; one at least, as there is no matrix of rank 0.
 fn enough(squares: &[f64], energy: f64) -> usize {
     let mut held = 0.0;
     for (i, square) in squares.iter().enumerate() {
-        if held >= energy {
+        if i > 0 && held >= energy {
             return i;
         }
         held += square;
@@ -231,7 +231,7 @@ mod tests {
         assert_eq!(enough(&[4.0, 3.0, 2.0, 1.0], 7.0), 2);
         assert_eq!(enough(&[4.0, 3.0, 2.0, 1.0], 7.1), 3);
         assert_eq!(enough(&[4.0, 3.0], 9.0), 2);
-        assert_eq!(enough(&[0.0, 0.0], 0.0), 0);
+        assert_eq!(enough(&[0.0, 0.0], 0.0), 1);
     }
 
     #[test]
