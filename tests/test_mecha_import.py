@@ -231,6 +231,12 @@ REFUSED = {
     "an unknown command": ("model2 x", "expected one of `dict`"),
     "an open quote": ('model "a', "a quote that is not closed"),
     "a word": ("dict key=half", "expected a number, a reference or a text, got `half`"),
+    "no words": ("= ", "expected one of `dict`"),
+    "an infinite number": ('merge "weighted_sum" &0 &1 1e999', "expected a finite number"),
+    "factors beyond all numbers": (
+        'merge "subtract" &0 &1\nmerge "scale" &3 1e30\nmerge "scale" &4 1e30',
+        "the factors multiply to more than a number holds",
+    ),
     "a name twice": ("dict a=1 a=2", "`a` is given twice"),
 }
 

@@ -18,13 +18,23 @@ from submerge.errors import RecipeError, quoted
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["VERSION", "Argument", "Instruction", "Reference", "looks_like_mecha", "read_text_of"]
+__all__ = [
+    "LARGEST",
+    "VERSION",
+    "Argument",
+    "Instruction",
+    "Reference",
+    "looks_like_mecha",
+    "read_text_of",
+]
 
 VERSION = "0.1.0"
 _COMMANDS = ("dict", "literal", "model", "merge")
 _CONSTANTS = {"null": None, "true": True, "false": False}
 _NUMBER = re.compile(r"[-+]?([0-9]{1,40}\.?[0-9]{0,40}|\.[0-9]{1,40})([eE][-+]?[0-9]{1,3})?")
 _MAX_LINES = 20_000
+# That of f32, in which sd-mecha computes.
+LARGEST = 3.4028235e38
 
 
 class Reference(NamedTuple):
@@ -102,14 +112,13 @@ def read_text_of(text: str, name: str) -> list[Instruction]:
 
 
 def _instruction(line: str, number: int, index: int, where: str) -> Instruction:
-    words = list(_words(line, where))
-    command = words[0][1]
-    if words[0][0] or command not in _COMMANDS:
+    (key, command, _), *words = [*_words(line, where), ("", "", False)]
+    if key or command not in _COMMANDS:
         expected = ", ".join(map(quoted, _COMMANDS))
         raise RecipeError(f"{where}: expected one of {expected}, got {quoted(command)}")
     given: list[Argument] = []
     named: dict[str, Argument] = {}
-    for key, word, is_text in words[1:]:
+    for key, word, is_text in words[:-1]:
         value = word if is_text else _value(word, index, where)
         if not key:
             given.append(value)
@@ -156,4 +165,7 @@ def _value(word: str, index: int, where: str) -> Argument:
         return Reference(target)
     if not _NUMBER.fullmatch(word):
         raise RecipeError(f"{where}: expected a number, a reference or a text, got {quoted(word)}")
-    return Fraction(word)
+    number = Fraction(word)
+    if abs(number) > LARGEST:
+        raise RecipeError(f"{where}: expected a finite number, got {quoted(word)}")
+    return number

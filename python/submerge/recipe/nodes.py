@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from submerge.errors import RecipeError, quoted
 from submerge.recipe.forms import Formula, Numbers, Sum, Value, selectors, value
-from submerge.recipe.instructions import Argument, Instruction, Reference
+from submerge.recipe.instructions import LARGEST, Argument, Instruction, Reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -144,12 +144,18 @@ def _mix(call: Call, space: str, *terms: tuple[Numbers, Sum]) -> Sum:
             if factor is None or inner is None:
                 break
             for model, coefficient in inner.items():
-                row[model] = row.get(model, Fraction(0)) + factor * coefficient
+                row[model] = _bounded(call, row.get(model, Fraction(0)) + factor * coefficient)
         else:
             total[at] = row
     if not total:
         raise RecipeError(f"{call.where}: no tensor has a number in every part")
     return Sum(space, total)
+
+
+def _bounded(call: Call, number: Fraction) -> Fraction:
+    if abs(number) > LARGEST:
+        raise RecipeError(f"{call.where}: the factors multiply to more than a number holds")
+    return number
 
 
 def _less(numbers: Numbers) -> Numbers:
@@ -223,7 +229,7 @@ def _scaled(call: Call, found: Formula, alpha: Numbers) -> Formula:
         raise RecipeError(f"{call.where}: two factors that differ by tensor, expected one")
     if word == "scale" and set(alpha) != {""}:
         raise RecipeError(f"{call.where}: a scaled `model_stock`, expected `alpha` 1")
-    new = {at: Fraction(old) * x for at, x in alpha.items()}
+    new = {at: _bounded(call, Fraction(old) * x) for at, x in alpha.items()}
     written = new[""] if word == "scale" else value(new)
     return replace(found, method={name: {**given, word: written}})
 
