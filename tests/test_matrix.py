@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 import factory
 import formulas_matrix
 import submerge
-from submerge import PlanError, RecipeError
+from jobs import GENEROUS
+from submerge import Cancelled, PlanError, RecipeError
+from submerge.plan.describe import Running, working_bytes
 from submerge.run import build_info
 
 if TYPE_CHECKING:
@@ -236,6 +239,34 @@ def test_the_plan_says_what_a_matrix_needs(tmp_path: Path) -> None:
     assert "--memory-budget" in str(caught.value.hint)
     _, report = merged(tmp_path, [d], "iso_c", threads=2, memory_budget=one + MEGABYTE)
     assert report.run.threads == 1
+
+
+def test_the_plan_tells_what_the_job_takes(tmp_path: Path) -> None:
+    tensors = {"a": flat((700, 600), 27), "b": flat((60, 900), 28)}
+    methods: list[Any] = ["iso_c", "tsv_m", {"tsv_m": {"rank": 9}}, {"truncated_svd": {"rank": 9}}]
+    for method in methods:
+        found, report = merged(tmp_path, [tensors, tensors], method, threads=1)
+        sources = {n: {"path": str(tmp_path / f"{n}.safetensors"), "layout": "generic"}
+                   for n in ("m0", "m1", "m2")}  # fmt: skip
+        made = {"models": sources, "base": "m0", "method": method}
+        told = working_bytes(submerge.plan(made, tmp_path / "x.safetensors"),
+                             Running(1, 1 << 20, 64 << 20, 512 << 20))  # fmt: skip
+        assert abs(told - report.run.working_bytes) < MEGABYTE, method
+        assert set(found) == set(tensors)
+
+
+def test_a_decomposition_can_be_left_in_the_middle(tmp_path: Path) -> None:
+    asked: list[float] = []
+
+    def progress(done: int, total: int) -> bool:
+        assert 0 <= done < total
+        asked.append(time.monotonic())
+        return False
+
+    with pytest.raises(Cancelled):
+        merged(tmp_path, [{"a": flat((1600, 1600), 29)}], "iso_c", progress=progress)
+    assert time.monotonic() - asked[0] < GENEROUS
+    assert not (tmp_path / "out.safetensors").exists()
 
 
 @pytest.mark.parametrize(

@@ -30,12 +30,12 @@ pub fn tridiagonal(engine: &Engine, a: &mut [f64], n: usize) -> Option<Tridiagon
         Tridiagonal { diagonal: vec![0.0; n], beside: vec![0.0; n], scales: vec![0.0; n] };
     let mut panel = Panel { n, first: 0, w: vec![0.0; PANEL * n] };
     for first in (0..n).step_by(PANEL) {
-        if engine.stopped() {
-            return None;
-        }
         panel.first = first;
         let end = n.min(first + PANEL);
         for j in first..end {
+            if engine.stopped() {
+                return None;
+            }
             panel.reduce(engine, a, j, &mut found);
         }
         panel.apply(engine, a, end);
@@ -158,7 +158,7 @@ pub fn accumulate(engine: &Engine, a: &[f64], scales: &[f64], n: usize) -> Vec<f
         let turned =
             product(engine, View::new(&along, count), View::new(&triangle, count).transposed());
         add_product(engine, (View::new(&turned, count), v, -1.0), &mut q[first * n + first..], n);
-        if first == 0 {
+        if first == 0 || engine.stopped() {
             return q;
         }
         first -= PANEL;
