@@ -306,7 +306,19 @@ def _denoise(run: _Run, jobs: Sequence[_Job], keywords: Mapping[str, Any]) -> An
     if options.negative_prompt is not None:
         negative = texts([options.negative_prompt] * len(jobs))
         call["negative_prompt_embeds"], call["negative_pooled_prompt_embeds"] = negative
-    pipe = call.pop("pipe", run.model.pipe)
+    generators = [torch.Generator("cpu").manual_seed(job.seed) for job in jobs]
+    base, embeds = run.model.pipe, call["prompt_embeds"]
+    # Drawn before an adapter's pipeline draws from the same generators.
+    noise, _ = base.prepare_latents(
+        len(jobs),
+        base.transformer.config.in_channels // 4,
+        options.height,
+        options.width,
+        embeds.dtype,
+        device,
+        generators,
+    )
+    pipe = call.pop("pipe", base)
 
     def stepped(_: Any, __: int, ___: Any, kept: dict[str, Any]) -> dict[str, Any]:
         run.step(len(jobs))
@@ -319,7 +331,8 @@ def _denoise(run: _Run, jobs: Sequence[_Job], keywords: Mapping[str, Any]) -> An
             num_inference_steps=options.steps,
             guidance_scale=options.guidance,
             true_cfg_scale=options.true_cfg,
-            generator=[torch.Generator("cpu").manual_seed(job.seed) for job in jobs],
+            generator=generators,
+            latents=noise,
             output_type="latent",
             callback_on_step_end=stepped,
             **call,
