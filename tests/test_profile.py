@@ -17,6 +17,7 @@ import pytest
 
 import submerge
 from factory import KREA, SCHNELL, save_file
+from submerge import cli
 from submerge.files import write_whole
 from submerge.profile import KINDS, environment, record, span
 
@@ -265,6 +266,17 @@ def test_merging_marks_its_phases(tmp_path: Path) -> None:
     assert {s.name: pytest.approx(s.seconds) for s in phases} == report.run.phases
     assert all(whole.start <= s.start and s.end <= whole.end for s in phases)
     assert [s.depth for s in p.spans] == [0, 1, 1, 1]
+
+
+def test_the_command_writes_a_timeline_of_a_merge(tmp_path: Path) -> None:
+    a = str(save_file(tmp_path / "a.safetensors", SCHNELL, "bfl"))
+    b = str(save_file(tmp_path / "b.safetensors", SCHNELL, "bfl"))
+    out, trace = tmp_path / "out.safetensors", tmp_path / "trace.json"
+    assert cli._run(["merge", a, b, "-q", "-o", str(out), "--trace", str(trace)]) == 0
+    told = json.loads(trace.read_text(encoding="utf-8"))
+    check_trace(told)
+    bars = [event["name"] for event in told["traceEvents"] if event["ph"] == "X"]
+    assert bars == ["merging", "open", "compute", "commit"]
 
 
 # The trace.

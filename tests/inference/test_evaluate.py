@@ -20,6 +20,7 @@ from submerge.cli import _run
 from submerge.evaluate import Prompt, battery, evaluate_guidance
 from submerge.evaluate.painting import texts_identity
 from submerge.inference import load_model, run_inference
+from submerge.page import build
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -368,3 +369,13 @@ def test_without_a_package_the_command_says_what_to_install(
     assert "hint: pip install 'submerge[evaluate]'" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_it_can_be_painted_again_and_told_in_a_page(judged: tuple[Evaluation, Path]) -> None:
+    found, folder = judged
+    again = submerge.reproduce(folder, load={"device": "cpu"}, limit=2)
+    assert again.identical
+    assert len(again.images) == 6
+    page = build(evaluation=folder)
+    assert [section.key for section in page.sections][:3] == ["questions", "images", "scores"]
+    assert page.html().count("<img ") == len(found.images)

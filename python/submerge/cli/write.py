@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,9 @@ def _meaning(command: Callable[..., Any]) -> Callable[..., Any]:
 @_meaning
 @shape
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
+@click.option(
+    "--trace", type=click.Path(dir_okay=False), help="A timeline of time and memory for Perfetto."
+)
 @writing
 @as_json
 @quiet
@@ -175,6 +179,7 @@ def export(model: str, output: str, **options: Any) -> None:
 
 def _write(made: Plan, what: str, options: dict[str, Any]) -> None:
     from submerge.merge import carry_out
+    from submerge.profile import profile, span
     from submerge.progress import bar
     from submerge.run import RunOptions
 
@@ -182,8 +187,11 @@ def _write(made: Plan, what: str, options: dict[str, Any]) -> None:
     if not silent:
         for note in made.about.notes:
             click.echo(note, err=True)
-    with bar(what, quiet=options["quiet"]) as progress:
+    traced = profile() if options.get("trace") else nullcontext()
+    with bar(what, quiet=options["quiet"]) as progress, traced as seen, span(what):
         report = carry_out(made, RunOptions.of(run_arguments(options, progress=progress)))
+    if seen is not None:
+        seen.save(options["trace"])
     emit(report, _summary(report), as_json=options["as_json"], quiet=options["quiet"])
 
 

@@ -90,7 +90,7 @@ def _made(image: Mapping[str, Any]) -> list[tuple[str, str]]:
         if (seconds := number(value)) is not None:
             facts.append((f"{name} time", seconds_in_words(seconds)))
     if image.get("sha256"):
-        facts.append(("sha256", text(image["sha256"])[:8]))
+        facts.append(("sha256", text(image["sha256"])[:7]))
     return facts
 
 
