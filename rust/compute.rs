@@ -55,6 +55,8 @@ pub struct Setting<'a> {
     pub stats: bool,
     /// Stops the job.
     pub cancel: &'a AtomicBool,
+    /// Set once the job has failed: what is still being made is in vain.
+    pub halt: &'a AtomicBool,
 }
 
 impl Setting<'_> {
@@ -122,7 +124,11 @@ impl Setting<'_> {
     }
 
     fn check_cancel(&self) -> Result<()> {
-        if self.cancel.load(Ordering::Relaxed) { Err(Error::cancelled()) } else { Ok(()) }
+        if self.is_over() { Err(Error::cancelled()) } else { Ok(()) }
+    }
+
+    fn is_over(&self) -> bool {
+        self.cancel.load(Ordering::Relaxed) || self.halt.load(Ordering::Relaxed)
     }
 }
 

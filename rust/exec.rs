@@ -74,8 +74,9 @@ fn run(plan: &Plan, options: &Options, cancel: &AtomicBool, observer: Observer) 
     let output = Output::begin(plan, &work, options, &|| cancel.load(Ordering::Relaxed))?;
     let opened = begun.elapsed();
 
+    let halt = AtomicBool::new(false);
     let job = Job::new(
-        Setting { work: &work, isa, stats: options.stats, cancel },
+        Setting { work: &work, isa, stats: options.stats, cancel, halt: &halt },
         &items,
         &parts,
         output,
@@ -229,6 +230,7 @@ impl<'a> Job<'a> {
             };
             turn = self.lock();
             if let Err(error) = verdict {
+                self.setting.halt.store(true, Ordering::Relaxed);
                 stop(&mut turn, Some(error));
                 self.changed.notify_all();
             }
@@ -260,6 +262,7 @@ impl<'a> Job<'a> {
             let Some(item) = self.items.get(index) else { return };
             if let Err(error) = self.make(index, item, &mut scratch) {
                 stop(&mut self.lock(), error);
+                self.setting.halt.store(true, Ordering::Relaxed); // once its reason is known
                 self.changed.notify_all();
                 return;
             }

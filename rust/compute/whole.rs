@@ -1,7 +1,5 @@
 //! Units whose formula needs all of them at once: gather, solve, combine.
 
-use std::sync::atomic::Ordering;
-
 use super::{Buffers, Combining, Done, Scratch, Setting};
 use crate::error::{Error, Result, quoted};
 use crate::inputs::{Inputs, len_of, split};
@@ -27,7 +25,7 @@ impl Setting<'_> {
             scratch.out = Vec::new(); // the bytes of the unit before make room for this one
         }
         let differences = self.gather(matrix, part, scratch, done)?;
-        let engine = Engine { isa: self.isa, stop: &|| self.cancel.load(Ordering::Relaxed) };
+        let engine = Engine { isa: self.isa, stop: &|| self.is_over() };
         let solved = matrix.solve(&engine, differences, unit.row_elements.max(1));
         self.check_cancel()?;
         let learned = Learned::Matrix(solved.map_err(|what| unsolvable(unit, &what))?);
