@@ -6,10 +6,13 @@
 
 use std::hint::black_box;
 use std::io::{self, Write as _};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
 use submerge_core::dtype::{Float, Overflow};
-use submerge_core::kernels::{Kernel, Learned, Linear, Stretch};
+use submerge_core::kernels::{Kernel, Learned, Linear, Stretch, Whole};
+use submerge_core::plan::OpSpec;
 use submerge_core::simd::{BLOCK, Isa};
 use submerge_core::stats::{Analysis, Analyze, Made, UnitStats, pieces};
 
@@ -185,9 +188,128 @@ fn conversions(quick: bool, table: &mut impl io::Write) -> io::Result<()> {
     Ok(())
 }
 
+/// Looks and maps of the methods on a base and two models near it, in ns for each element.
+fn methods(quick: bool, table: &mut impl io::Write) -> io::Result<()> {
+    let delta = |consensus: &str, sparsify: Value| {
+        json!({"delta": {"weights": [1.0, 1.0], "lambda": 1.0, "normalize": true,
+                         "consensus": consensus, "sparsify": sparsify}})
+    };
+    let (half, keys) = ([0.5, 0.5], [1, 2]);
+    let random = json!({"random": {"density": half, "keys": keys, "rescale": "inverse"}});
+    let rank = json!({"rank": {"density": half, "epsilon": [0.15, 0.15], "keys": keys, "rescale": "inverse"}});
+    let rules = [
+        ("linear 3x", json!({"linear": {"weights": [0.3, 0.3, 0.4]}})),
+        ("model stock", json!({"combine": {"model_stock": {}}})),
+        ("task", delta("none", json!({"none": {}}))),
+        ("ties", delta("sum", json!({"magnitude": {"density": half}}))),
+        (
+            "breadcrumbs",
+            delta("none", json!({"outliers": {"density": half, "gamma": [0.01, 0.01]}})),
+        ),
+        ("dare", delta("none", random)),
+        ("della", delta("sum", rank)),
+    ];
+    let base = weights(Float::BF16, 1);
+    let models = [2, 3].map(|seed| weights(Float::BF16, seed));
+    let values = |bytes: &[u8]| {
+        let mut out = vec![0.0; ELEMENTS];
+        bytes.chunks(2 * BLOCK).zip(out.chunks_mut(BLOCK)).for_each(|(bytes, out)| {
+            Isa::best().decode(Float::BF16, bytes, out);
+        });
+        out
+    };
+    let base = values(&base);
+    let near = |x: Vec<f32>| -> Vec<f32> {
+        let round = |v: f32| Float::BF16.decode(Float::BF16.encode(Overflow::Saturate, v));
+        x.iter().zip(&base).map(|(x, b)| round(b + 0.1 * x)).collect()
+    };
+    let [a, b] = models.map(|model| near(values(&model)));
+    let operands = [&base[..], &a[..], &b[..]];
+    for (name, rule) in rules {
+        let kernel = kernel_of(rule);
+        for isa in Isa::available() {
+            let mut out = vec![0.0; ELEMENTS];
+            let job = Method { isa, kernel: &kernel, operands: &operands };
+            let mut learned = job.learned();
+            let look = rate(quick, ELEMENTS, || learned = black_box(job.learned()));
+            let map = rate(quick, ELEMENTS, || job.map(&learned, black_box(&mut out)));
+            assert!(out.iter().zip(&base).any(|(x, b)| x.to_bits() != b.to_bits()), "{name}");
+            let (look, map) = (1.0 / look, 1.0 / map);
+            let isa = isa.name();
+            writeln!(table, "{name:12} look {look:6.2} map {map:6.2} ns/element {isa}")?;
+        }
+    }
+    Ok(())
+}
+
+fn kernel_of(rule: Value) -> Kernel {
+    let op: OpSpec = serde_json::from_value(rule).expect("an operation of the plan");
+    match op {
+        OpSpec::Linear(linear) => Kernel::Linear(linear),
+        OpSpec::Combine(combine) => Kernel::Combine(combine),
+        OpSpec::Delta(delta) => Kernel::Delta(delta),
+        _ => unreachable!("a method that is measured"),
+    }
+}
+
+/// A unit in memory, to be looked at and mapped by one thread as a worker does.
+struct Method<'a> {
+    isa: &'static Isa,
+    kernel: &'a Kernel,
+    operands: &'a [&'a [f32]; 3],
+}
+
+impl Method<'_> {
+    const ROW: usize = 2048;
+
+    fn stretches(&self, range: Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+        let step = if self.kernel.by_rows() { Self::ROW * 32 } else { BLOCK };
+        let end = range.end;
+        range.step_by(step).map(move |at| at..end.min(at + step))
+    }
+
+    fn show<T>(&self, range: Range<usize>, see: impl FnOnce(Stretch) -> T) -> T {
+        let operands = self.operands.map(|x| &x[range.clone()]);
+        see(Stretch {
+            around: [0, 0],
+            isa: self.isa,
+            first: range.start as u64,
+            row: Self::ROW,
+            operands: &operands,
+        })
+    }
+
+    fn learned(&self) -> Learned {
+        let whole = Whole { operands: 3, elements: ELEMENTS as u64 };
+        let mut learned = Learned::Nothing;
+        for pass in 0..self.kernel.passes() {
+            let Some(mut sums) = self.kernel.start(pass, whole, &learned) else { continue };
+            for span in self.kernel.spans(whole, &learned, 0..ELEMENTS as u64) {
+                for range in self.stretches(span.start as usize..span.end as usize) {
+                    self.show(range, |stretch| {
+                        self.kernel.reduce(pass, stretch, &learned, &mut sums)
+                    });
+                }
+            }
+            sums.settle();
+            learned = self.kernel.learn(pass, &sums, &learned);
+        }
+        learned
+    }
+
+    fn map(&self, learned: &Learned, out: &mut [f32]) {
+        for range in self.stretches(0..ELEMENTS) {
+            self.show(range.clone(), |stretch| self.kernel.map(stretch, learned, &mut out[range]));
+        }
+    }
+}
+
 fn main() -> io::Result<()> {
     let quick = std::env::args().any(|arg| arg == "--quick" || arg == "--test");
     let mut table = io::stdout().lock();
+    if std::env::args().any(|arg| arg == "methods") {
+        return methods(quick, &mut table);
+    }
     writeln!(table, "operation    dtype    isa        GB/s")?;
     let from = weights(Float::BF16, 4);
     let mut to = vec![0; from.len()];
@@ -196,5 +318,6 @@ fn main() -> io::Result<()> {
     writeln!(table, "memcpy       {:8} {:8} {copy:6.1}", "-", "-")?;
     merges(quick, &mut table)?;
     analyses(quick, &mut table)?;
-    conversions(quick, &mut table)
+    conversions(quick, &mut table)?;
+    methods(quick, &mut table)
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::dtype::Float;
 use crate::error::{Error, Result};
 use crate::inputs::{Inputs, len_of, split};
-use crate::kernels::{Kernel, Learned, Sums};
+use crate::kernels::{Kernel, Learned, Sums, Whole};
 use crate::resolve::{Action, Work};
 use crate::schedule::Part;
 use crate::simd::{BLOCK, Isa};
@@ -98,28 +98,34 @@ impl Setting<'_> {
         for part in parts {
             let unit = &self.work.units[part.unit];
             let Action::Compute(kernel) = &unit.action else { return Err(split(unit)) };
-            let Some(empty) = kernel.start(pass, unit.operands.len(), learned) else { continue };
-            let inputs = Inputs::open(self.work, part, &mut scratch.windows)?;
-            done.read += inputs.read();
-            for cell in cells(part, unit.cell()) {
-                self.check_cancel()?;
-                // Whole numbers add up alike in any order; sums of f64 need the grid.
-                let mut sums = match done.sums.pop() {
-                    Some(sums) if sums.is_exact() => sums,
-                    Some(sums) => {
-                        done.sums.push(sums);
-                        empty.clone()
+            let whole = Whole { operands: unit.operands.len(), elements: unit.elements };
+            let Some(empty) = kernel.start(pass, whole, learned) else { continue };
+            for span in kernel.spans(whole, learned, part.range()) {
+                let elements = (span.end - span.start) as usize;
+                let part = Part { unit: part.unit, first: span.start, elements };
+                let inputs = Inputs::open(self.work, &part, &mut scratch.windows)?;
+                done.read += inputs.read();
+                for cell in cells(&part, unit.cell()) {
+                    self.check_cancel()?;
+                    // Whole numbers add up alike in any order; sums of f64 need the grid.
+                    let mut sums = match done.sums.pop() {
+                        Some(sums) if sums.is_exact() => sums,
+                        Some(sums) => {
+                            done.sums.push(sums);
+                            empty.clone()
+                        }
+                        None => empty.clone(),
+                    };
+                    for range in stretches(kernel, cell) {
+                        inputs.with_stretch(self.isa, range, &mut scratch.decoded, |stretch| {
+                            kernel.reduce(pass, stretch, learned, &mut sums);
+                        });
                     }
-                    None => empty.clone(),
-                };
-                for range in stretches(kernel, cell) {
-                    inputs.with_stretch(self.isa, range, &mut scratch.decoded, |stretch| {
-                        kernel.reduce(pass, stretch, learned, &mut sums);
-                    });
+                    done.sums.push(sums);
                 }
-                done.sums.push(sums);
             }
         }
+        done.sums.iter_mut().for_each(Sums::settle);
         Ok(done)
     }
 

@@ -45,6 +45,14 @@ pub struct Part {
     pub elements: usize,
 }
 
+impl Part {
+    /// Its elements.
+    #[must_use]
+    pub fn range(&self) -> std::ops::Range<u64> {
+        self.first..self.first + self.elements as u64
+    }
+}
+
 /// How the job runs within its memory budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
@@ -58,10 +66,11 @@ pub struct Shape {
 
 /// Fit chunk and threads into the budget: smaller chunks first, then fewer threads, then refuse.
 ///
-/// `working = threads * ((operands + 1) * (item_elements + halo) * widest + scratch)`, where `halo` are
-/// the elements shown around an item, `widest` is the largest element of any input or output and
-/// `scratch` the decoded stretches and the sums of one thread, and what it holds of a whole matrix;
-/// what an analysis finds in the cells of an item comes on top.
+/// `working = threads * ((operands + 1) * (item_elements + halo) * widest + scratch) + kept`, where
+/// `halo` are the elements shown around an item, `widest` is the largest element of any input or
+/// output, `scratch` the decoded stretches and the sums of one thread and what it holds of a whole
+/// matrix, and `kept` what is known of the unit that is being made; what an analysis finds in the
+/// cells of an item comes on top.
 pub fn fit(work: &Work, options: &Options) -> Result<Shape> {
     let streams = work.units.iter().map(|u| u.operands.len() as u64).max().unwrap_or(0) + 1;
     let bits = work.units.iter().flat_map(dtypes).map(Dtype::bits).max().unwrap_or(8);
@@ -73,10 +82,12 @@ pub fn fit(work: &Work, options: &Options) -> Result<Shape> {
     let cell = work.units.iter().map(Unit::cell).max().unwrap_or(CELL) as u64;
     let halo = 2 * work.units.iter().map(Unit::halo).max().unwrap_or(0) as u64;
     let found = work.units.iter().map(Unit::cell_bytes).max().unwrap_or(0);
+    let kept = work.units.iter().map(Unit::kept_bytes).max().unwrap_or(0);
     let need = |threads: usize, elements: u64| {
         // Cells of whole rows are more than half as large as others.
         let seen = (2 * elements / CELL as u64 + 1) * found;
-        (streams * (elements + halo) * widest + scratch + seen).saturating_mul(threads as u64)
+        let each = streams * (elements + halo) * widest + scratch + seen;
+        each.saturating_mul(threads as u64) + kept
     };
     // Many operands share the room of two, so that memory stays the same however many models meet.
     let chunk = options.chunk.saturating_mul(3) / streams.max(3);

@@ -16,6 +16,8 @@
 //! 2. Add its line to [`Kernel`], to the matches below, and to the plan's operations.
 //! 3. Write the formula in one line of f64 in `naive.rs` and a test that compares the two.
 
+use std::ops::Range;
+
 use self::gram::Gram;
 use crate::simd::Isa;
 
@@ -94,6 +96,15 @@ impl<'a> Stretch<'a> {
     }
 }
 
+/// A unit as a whole, to a kernel that looks at it first.
+#[derive(Clone, Copy, Debug)]
+pub struct Whole {
+    /// How many operands it has.
+    pub operands: usize,
+    /// How many elements.
+    pub elements: u64,
+}
+
 impl Kernel {
     /// Whether the arguments are usable with this many operands; else what is wrong with them.
     ///
@@ -157,12 +168,21 @@ impl Kernel {
 
     /// Empty sums of a pass; `None` when what was learned makes the pass needless.
     #[must_use]
-    pub fn start(&self, pass: usize, operands: usize, learned: &Learned) -> Option<Sums> {
+    pub fn start(&self, pass: usize, whole: Whole, learned: &Learned) -> Option<Sums> {
         match (self, pass, learned) {
-            (Self::Combine(_), 0, _) => Some(Sums::Gram(Gram::new(operands))),
-            (Self::Delta(delta), ..) => delta.start(pass, learned),
-            (Self::Adaptive(adaptive), ..) => adaptive.start(pass, operands, learned),
+            (Self::Combine(_), 0, _) => Some(Sums::Gram(Gram::new(whole.operands))),
+            (Self::Delta(delta), ..) => delta.start(pass, whole, learned),
+            (Self::Adaptive(adaptive), ..) => adaptive.start(pass, whole, learned),
             _ => None,
+        }
+    }
+
+    /// The elements of `part` that the next pass must see; all of it, unless the sums are exact.
+    #[must_use]
+    pub fn spans(&self, whole: Whole, learned: &Learned, part: Range<u64>) -> Vec<Range<u64>> {
+        match self {
+            Self::Delta(delta) => delta.spans(whole, learned, part),
+            _ => vec![part],
         }
     }
 
@@ -196,6 +216,17 @@ impl Kernel {
             Self::Adaptive(adaptive) => adaptive.state_bytes(operands, stretch),
             Self::Smooth(_) => Smooth::state_bytes(stretch),
             Self::Combine(_) | Self::Rows(_) => Gram::bytes(operands),
+        }
+    }
+
+    /// Bytes of what is known of a unit while it is made, whatever the number of workers.
+    #[must_use]
+    pub fn kept_bytes(&self, operands: usize) -> u64 {
+        match self {
+            Self::Delta(delta) => delta.kept_bytes(),
+            Self::Adaptive(adaptive) => adaptive.kept_bytes(),
+            Self::Combine(_) => Gram::bytes(operands),
+            _ => 0,
         }
     }
 

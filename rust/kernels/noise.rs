@@ -11,11 +11,14 @@
 
 use crate::simd::{Body, Isa};
 
-/// Counters at once: independent chains, enough for the widest registers.
+/// Counters at once: independent chains, enough to hide the multiplier's latency.
 const LANES: usize = 16;
+/// Words that a row of counters gives.
+const ROW: usize = 4 * LANES;
 
-/// One word of the state in every lane.
-type Words = [u32; LANES];
+/// One word of the state in every lane: the lower half. The upper half holds what is left of a
+/// product, which the next one ignores: so a lane is what one instruction multiplies.
+type Words = [u64; LANES];
 
 /// Fills `out` with the words of the elements `first..` of the stream of `key`.
 pub fn words(isa: &Isa, key: u64, first: u64, out: &mut [u32]) {
@@ -40,42 +43,70 @@ impl Body for Fill<'_> {
 
     #[inline(always)]
     fn run(self) {
-        let mut counter = self.first / 4;
-        let mut skip = (self.first % 4) as usize;
+        let (keys, mut counter) = (keys(self.key), self.first / 4);
         let mut out = self.out;
-        while !out.is_empty() {
-            let low = std::array::from_fn(|lane| (counter + lane as u64) as u32);
-            let high = std::array::from_fn(|lane| ((counter + lane as u64) >> 32) as u32);
-            let words = philox(self.key, [low, high, [0; LANES], [0; LANES]]);
-            let mut row = [0; 4 * LANES];
-            for lane in 0..LANES {
-                for word in 0..4 {
-                    row[4 * lane + word] = words[word][lane];
-                }
-            }
-            let n = out.len().min(row.len() - skip);
+        let skip = (self.first % 4) as usize;
+        if skip > 0 {
+            let n = out.len().min(ROW - skip);
             let (now, rest) = out.split_at_mut(n);
-            now.copy_from_slice(&row[skip..skip + n]);
-            (out, skip, counter) = (rest, 0, counter + LANES as u64);
+            now.copy_from_slice(&row(&keys, counter)[skip..skip + n]);
+            (out, counter) = (rest, counter + LANES as u64);
+        }
+        let (rows, rest) = out.as_chunks_mut::<ROW>();
+        for out in rows {
+            *out = row(&keys, counter);
+            counter += LANES as u64;
+        }
+        if !rest.is_empty() {
+            rest.copy_from_slice(&row(&keys, counter)[..rest.len()]);
         }
     }
 }
 
-/// Ten rounds. The low half of the key is its first word.
+/// The words of the counters `counter..`, in the order of the elements they belong to.
 #[inline(always)]
-fn philox(key: u64, counter: [Words; 4]) -> [Words; 4] {
-    let [mut a, mut b, mut c, mut d] = counter;
+fn row(keys: &[[u64; 2]; 10], counter: u64) -> [u32; ROW] {
+    let (mut low, mut high) = ([0; LANES], [0; LANES]);
+    for lane in 0..LANES {
+        let counter = counter + lane as u64;
+        (low[lane], high[lane]) = (counter, counter >> 32);
+    }
+    let [a, b, c, d] = philox(keys, [low, high, [0; LANES], [0; LANES]]);
+    let mut row = [0; ROW];
+    for lane in 0..LANES {
+        row[4 * lane] = a[lane] as u32;
+        row[4 * lane + 1] = b[lane] as u32;
+        row[4 * lane + 2] = c[lane] as u32;
+        row[4 * lane + 3] = d[lane] as u32;
+    }
+    row
+}
+
+/// The keys of the rounds. The low half of the key is its first word.
+#[inline(always)]
+fn keys(key: u64) -> [[u64; 2]; 10] {
     let mut keys = [key as u32, (key >> 32) as u32];
-    for _ in 0..10 {
-        for lane in 0..LANES {
-            let left = u64::from(a[lane]) * 0xD251_1F53;
-            let right = u64::from(c[lane]) * 0xCD9E_8D57;
-            a[lane] = (right >> 32) as u32 ^ b[lane] ^ keys[0];
-            b[lane] = right as u32;
-            c[lane] = (left >> 32) as u32 ^ d[lane] ^ keys[1];
-            d[lane] = left as u32;
-        }
+    std::array::from_fn(|_| {
+        let now = keys.map(u64::from);
         keys = [keys[0].wrapping_add(0x9E37_79B9), keys[1].wrapping_add(0xBB67_AE85)];
+        now
+    })
+}
+
+/// Ten rounds.
+#[inline(always)]
+fn philox(keys: &[[u64; 2]; 10], counter: [Words; 4]) -> [Words; 4] {
+    const WORD: u64 = 0xFFFF_FFFF;
+    let [mut a, mut b, mut c, mut d] = counter;
+    for keys in keys {
+        for lane in 0..LANES {
+            let left = (a[lane] & WORD) * 0xD251_1F53;
+            let right = (c[lane] & WORD) * 0xCD9E_8D57;
+            a[lane] = (right >> 32) ^ b[lane] ^ keys[0];
+            b[lane] = right;
+            c[lane] = (left >> 32) ^ d[lane] ^ keys[1];
+            d[lane] = left;
+        }
     }
     [a, b, c, d]
 }
@@ -96,8 +127,9 @@ mod tests {
             ),
         ];
         for (key, counter, want) in cases {
-            let got = philox(key, counter.map(|word| [word; LANES]));
-            assert_eq!(got, want.map(|word| [word; LANES]), "{key:#x}");
+            let got = philox(&keys(key), counter.map(|word| [word.into(); LANES]));
+            let words = got.map(|words| words.map(|word| word as u32));
+            assert_eq!(words, want.map(|word| [word; LANES]), "{key:#x}");
         }
     }
 
@@ -107,8 +139,8 @@ mod tests {
         let mut whole = vec![0; 4001];
         words(Isa::best(), 7, first, &mut whole);
         let one = |i: u64| {
-            let counter = [(i / 4) as u32, ((i / 4) >> 32) as u32, 0, 0].map(|word| [word; LANES]);
-            philox(7, counter)[(i % 4) as usize][0]
+            let counter = [i / 4, (i / 4) >> 32, 0, 0].map(|word| [word; LANES]);
+            philox(&keys(7), counter)[(i % 4) as usize][0] as u32
         };
         for (i, word) in whole.iter().enumerate() {
             assert_eq!(*word, one(first + i as u64), "{i}");

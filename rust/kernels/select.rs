@@ -4,28 +4,32 @@
 //! rising index among equals: there is always exactly one such set. The bits of an f32 without its
 //! sign are ordered like its magnitude (NaN above infinity), so the set is found by counting bits:
 //!
-//! 1. Every eighth magnitude is counted, by its upper 16 bits: a guess of where the last element
-//!    that belongs to the set will lie, and the number of elements.
-//! 2. All magnitudes above the guess are counted, those inside one by one. If the guess missed, all
-//!    are counted by their upper bits, and then those in the right bin by their lower ones.
-//! 3. If only a part of those that equal the smallest magnitude of the set belongs to it, they are
-//!    counted block by block, so that the rest of the rule can be applied where the block is seen.
+//! 1. Short runs all over the stream are sampled: they tell between which two magnitudes the last
+//!    element of the set should lie. A short stream is its own sample, and all is known.
+//! 2. All magnitudes above the two are counted, those between them one by one. If the guess missed,
+//!    all are counted by their upper bits, and then those in the right bin by their lower ones.
+//! 3. If only a part of those that equal the smallest magnitude of the set belongs to it, the place
+//!    of the last is looked for where it must be: what was counted is kept item by item.
 //!
 //! The guess decides how often one must look, never what is found.
 
 #![allow(clippy::inline_always)]
 #![allow(clippy::cast_sign_loss)] // shares of a length are not negative
 
-use crate::simd::{BLOCK, Body, Isa};
+use std::ops::Range;
 
-/// The most numbers counted apart at once.
-const BINS: u64 = 1 << 17;
-/// Only each so many-th element is counted in the first look.
-const SAMPLE: usize = 8;
-/// How many values of the magnitude's 31 bits fall together in a look at its upper ones: 2 to this.
-const LOWER: u32 = 15;
-/// Elements of a [`BLOCK`]: 2 to this.
-const BLOCK_SHIFT: u32 = BLOCK.ilog2();
+use crate::simd::{Body, Isa};
+
+/// Elements of a sample, about; a stream no longer than this is its own.
+pub const SAMPLE: u64 = 1 << 17;
+/// Elements that are sampled side by side.
+const RUN: u64 = 256;
+/// The most bins of one target, and of all targets of a unit together.
+const BINS: [u64; 2] = [1 << 19, 1 << 21];
+/// The fewest bins of a target: enough to end any search in [`LOOKS`].
+const FEWEST: u64 = 1 << 16;
+/// Hits that are kept before they are counted.
+const MET: usize = 1 << 16;
 
 /// How many looks are enough for any stream: a sample, a guess, the upper and the lower bits, and
 /// two for the place of the last of many equals.
@@ -35,14 +39,79 @@ pub const LOOKS_FOR_VALUE: usize = LOOKS - 2;
 /// The longest stream: counts of one bin are 32 bits wide.
 pub const LONGEST: u64 = u32::MAX as u64;
 
+/// The runs of a stream of `elements` that are sampled, as far as they lie in `part`.
+pub fn sampled(elements: u64, part: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    let stride = (elements / (SAMPLE / RUN)).max(1);
+    let whole = elements <= SAMPLE;
+    let strides = part.start / stride..part.end.div_ceil(stride).min(SAMPLE / RUN);
+    let run = move |k: u64| {
+        // Somewhere in each stride: rows must not be met at the same columns again and again.
+        let at = ((k.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) * stride.saturating_sub(RUN)) >> 32;
+        let first = k * stride + at;
+        if whole { part.clone() } else { first.max(part.start)..(first + RUN).min(part.end) }
+    };
+    let strides = if whole { 0..1 } else { strides };
+    strides.map(run).filter(|run| !run.is_empty())
+}
+
+/// Some of the magnitudes of a stream.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    elements: u64,
+    magnitudes: Vec<u32>,
+    zeros: u64,
+}
+
+impl Sample {
+    /// Empty, of a stream of `elements`.
+    #[must_use]
+    pub fn new(elements: u64) -> Self {
+        Self { elements, magnitudes: Vec::new(), zeros: 0 }
+    }
+
+    /// How many elements the stream has.
+    #[must_use]
+    pub fn elements(&self) -> u64 {
+        self.elements
+    }
+
+    /// How many of the magnitudes that were shown are 0.
+    #[must_use]
+    pub fn zeros(&self) -> u64 {
+        self.zeros
+    }
+
+    /// The next stretch of the stream, or of its runs.
+    pub fn add(&mut self, first: u64, magnitudes: &[u32]) {
+        for run in sampled(self.elements, first..first + magnitudes.len() as u64) {
+            let run = (run.start - first) as usize..(run.end - first) as usize;
+            self.magnitudes.extend_from_slice(&magnitudes[run]);
+        }
+        self.zeros += magnitudes.iter().filter(|m| **m == 0).count() as u64;
+    }
+
+    /// Adds the sample of what follows.
+    pub fn merge(&mut self, next: &Self) {
+        self.magnitudes.extend(&next.magnitudes);
+        self.zeros += next.zeros;
+    }
+}
+
 /// Where the set of the largest ends: all above `bits` are in it, and those that equal `bits` if
-/// they come before `block`, or in the block that starts there before `left` others were met.
+/// their index is below `end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cut {
     /// The smallest magnitude in the set.
     pub bits: u32,
-    block: u64,
-    left: u64,
+    /// Where those that equal it stop to be in it.
+    pub end: u64,
+}
+
+impl Cut {
+    /// The set of all.
+    const ALL: Self = Self { bits: 0, end: u64::MAX };
+    /// The empty set.
+    pub const NONE: Self = Self { bits: i32::MAX as u32, end: 0 };
 }
 
 /// A set of the largest, on the way to its end.
@@ -51,6 +120,8 @@ pub struct Target {
     /// The stream it is of.
     pub stream: usize,
     rank: u64,
+    elements: u64,
+    most: u64,
     /// Whether its members are wanted, and not only the smallest magnitude of them.
     members: bool,
     stage: Stage,
@@ -67,51 +138,92 @@ enum Stage {
     Known(Cut),
 }
 
-/// `count` bins, each of 2 to the `shift` numbers, from `low` on.
+/// The numbers `low..=high` in bins, each of 2 to the `shift` of them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Bins {
     low: u64,
+    high: u64,
     shift: u32,
-    count: u64,
 }
 
 impl Bins {
-    /// All magnitudes, by their upper bits.
-    const ALL: Self = Self { low: 0, shift: LOWER, count: 1 << (31 - LOWER) };
-
-    /// The numbers `low..=high`, in as narrow bins as there can be.
-    fn over(low: u64, high: u64, narrowest: u32) -> Self {
-        let mut shift = narrowest;
-        while (high - low) >> shift >= BINS {
+    /// As narrow as `most` bins can be.
+    fn over(low: u64, high: u64, most: u64) -> Self {
+        let mut shift = 0;
+        while (high - low) >> shift >= most {
             shift += 1;
         }
-        Self { low, shift, count: ((high - low) >> shift) + 1 }
+        Self { low, high, shift }
     }
 
-    /// Those of one bin.
-    fn inside(self, bin: u64, narrowest: u32) -> Self {
-        let low = self.low + (bin << self.shift);
-        Self::over(low, low + (1 << self.shift) - 1, narrowest)
+    /// The numbers of one bin.
+    fn inside(self, bin: u32, most: u64) -> Self {
+        let low = self.low + (u64::from(bin) << self.shift);
+        Self::over(low, self.high.min(low + (1 << self.shift) - 1), most)
     }
 }
 
-/// What was counted for one target, or of one stream in the first look.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// What was counted for one target.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Tally {
-    /// Elements seen.
-    seen: u64,
+    /// The most bins there can be.
+    most: u64,
     /// How many lie above all bins.
     above: u64,
-    /// How many lie in each; empty as long as none does.
-    bins: Vec<u32>,
-    /// Bins that were met, one entry for each time: moved into `bins` when they become many.
+    /// Bins and how many lie in them; rising from the start of a place to its end.
+    counts: Vec<(u32, u32)>,
+    /// Where in the stream each place starts, and where its counts do; none if that was given up.
+    places: Vec<(u64, usize)>,
+    /// Bins that were met, one entry for each time.
     met: Vec<u32>,
+    /// Whether the places were given up.
+    scattered: bool,
 }
 
-/// Bins met before they are added up: most stretches hold few elements of a guess.
-const MET: usize = 1 << 13;
-
 impl Tally {
+    /// Empty, for one of so many targets.
+    #[must_use]
+    pub fn new(targets: u64) -> Self {
+        let (counts, places, met) = (Vec::new(), Vec::new(), Vec::new());
+        Self { most: most(targets), above: 0, counts, places, met, scattered: false }
+    }
+
+    /// Adds the tally of the same target over the next place.
+    pub fn merge(&mut self, next: &Self) {
+        self.above += next.above;
+        let start = self.counts.len();
+        self.counts.extend(&next.counts);
+        self.places.extend(next.places.iter().map(|(first, at)| (*first, start + at)));
+        if self.counts.len() as u64 > 2 * self.most {
+            self.scattered = true;
+            self.gather();
+        }
+        if self.scattered {
+            self.places.clear();
+        }
+    }
+
+    /// Counts the bins that were met; nothing is lost, but what is kept becomes small.
+    pub fn settle(&mut self) {
+        self.met.sort_unstable();
+        let before = self.counts.len();
+        self.counts.extend(self.met.chunk_by(|a, b| a == b).map(|run| (run[0], run.len() as u32)));
+        self.met.clear();
+        if before > 0 {
+            self.gather();
+        }
+    }
+
+    /// Makes the counts of one place of all.
+    fn gather(&mut self) {
+        self.counts.sort_unstable_by_key(|(bin, _)| *bin);
+        self.counts.dedup_by(|next, kept| {
+            let same = next.0 == kept.0;
+            kept.1 += if same { next.1 } else { 0 };
+            same
+        });
+    }
+
     fn meet(&mut self, bin: u32) {
         self.met.push(bin);
         if self.met.len() >= MET {
@@ -119,99 +231,94 @@ impl Tally {
         }
     }
 
-    /// Adds up the bins that were met.
-    fn settle(&mut self) {
-        let count = self.met.iter().max().map_or(0, |bin| *bin as usize + 1);
-        self.bins.resize(self.bins.len().max(count), 0);
-        self.met.drain(..).for_each(|bin| self.bins[bin as usize] += 1);
-    }
-
-    /// Adds another tally of the same target.
-    pub fn merge(&mut self, other: &Self) {
-        self.seen += other.seen;
-        self.above += other.above;
-        self.bins.resize(self.bins.len().max(other.bins.len()), 0);
-        self.bins.iter_mut().zip(&other.bins).for_each(|(bin, other)| *bin += other);
-        self.met.extend(&other.met);
-        self.settle();
-    }
-
-    /// The first look at a stretch of a stream.
-    pub fn sample(&mut self, magnitudes: &[u32]) {
-        self.seen += magnitudes.len() as u64;
-        self.bins.resize(Bins::ALL.count as usize, 0);
-        magnitudes.iter().step_by(SAMPLE).for_each(|m| self.bins[(m >> LOWER) as usize] += 1);
-    }
-
-    /// How many elements the whole stream has.
-    #[must_use]
-    pub fn seen(&self) -> u64 {
-        self.seen
-    }
-
-    /// The bin in which the element of this rank from above lies (the first has rank 1), and how
-    /// many lie above that bin; `None` if it lies elsewhere.
-    fn find(&self, rank: u64, from_above: bool) -> Option<(u64, u64)> {
-        let mut before = self.above;
-        let bin = |i: usize| if from_above { self.bins.len() - 1 - i } else { i };
-        if before >= rank {
+    /// The bin in which the element of this rank lies (the first has rank 1), how many lie before
+    /// that bin and how many in it; `None` if it lies elsewhere.
+    fn find(&self, rank: u64, from_above: bool) -> Option<(u32, u64, u64)> {
+        if self.above >= rank {
             return None;
         }
-        for i in 0..self.bins.len() {
-            let count = u64::from(self.bins[bin(i)]);
+        let mut whole = self.clone();
+        whole.gather();
+        if from_above {
+            whole.counts.reverse();
+        }
+        let mut before = self.above;
+        for (bin, count) in whole.counts {
+            let count = u64::from(count);
             if before + count >= rank {
-                return Some((bin(i) as u64, before));
+                return Some((bin, before, count));
             }
             before += count;
         }
         None
     }
-}
 
-/// Bytes that the tallies of one target take at most.
-pub const TALLY_BYTES: u64 = (BINS + MET as u64) * size_of::<u32>() as u64;
-
-impl Cut {
-    const ALL: Self = Self { bits: 0, block: u64::MAX, left: 0 };
-    const NONE: Self = Self { bits: i32::MAX as u32, block: 0, left: 0 };
-
-    /// How many elements of the block that starts at `first` come before the place from which on
-    /// those that equal [`Cut::bits`] are no longer in the set.
-    #[must_use]
-    pub fn place(&self, first: u64, len: usize, magnitude: impl Fn(usize) -> u32) -> usize {
-        if first < self.block {
-            return len;
-        }
-        let mut left = if first == self.block { self.left } else { 0 };
-        for i in 0..len {
-            if left == 0 {
-                return i;
+    /// The place of the `left`-th element of a bin in a stream of `elements`, and how many of the
+    /// bin lie before it.
+    fn place(&self, bin: u32, left: u64, elements: u64) -> (Range<u64>, u64) {
+        let mut before = 0;
+        for (i, (first, start)) in self.places.iter().enumerate() {
+            let next = self.places.get(i + 1).copied().unwrap_or((elements, self.counts.len()));
+            let counts = &self.counts[*start..next.1];
+            let found = counts.binary_search_by_key(&bin, |(bin, _)| *bin);
+            let count = found.map_or(0, |at| u64::from(counts[at].1));
+            if before + count >= left {
+                return (*first..next.0, before);
             }
-            left -= u64::from(magnitude(i) == self.bits);
+            before += count;
         }
-        len
+        (0..elements, 0)
     }
 }
 
+/// Bytes that samples and tallies of a unit take at most.
+#[must_use]
+pub fn kept_bytes(streams: u64, targets: u64) -> u64 {
+    streams * SAMPLE * size_of::<u32>() as u64
+        + 2 * targets * most(targets) * size_of::<(u32, u32)>() as u64
+}
+
+/// Bytes that those of one worker take at most.
+#[must_use]
+pub fn state_bytes(targets: u64) -> u64 {
+    targets * (most(targets) * size_of::<(u32, u32)>() as u64 + 4 * MET as u64)
+}
+
+/// The most bins of one of so many targets.
+fn most(targets: u64) -> u64 {
+    (BINS[1] / targets.max(1)).clamp(FEWEST, BINS[0])
+}
+
 impl Target {
-    /// The `rank` largest of a stream, of which a sample was counted.
+    /// The `rank` largest of a stream, one of so many `targets` that are looked for together.
     #[must_use]
-    pub fn new(stream: usize, rank: u64, sample: &Tally) -> Self {
-        let stage = match rank {
-            0 => Stage::Known(Cut::NONE),
-            rank if rank >= sample.seen => Stage::Known(Cut::ALL),
-            _ => Stage::Magnitudes(guess(rank, sample)),
+    pub fn new(stream: usize, rank: u64, targets: u64, sample: &Sample) -> Self {
+        let known = match rank {
+            0 => Some(Cut::NONE),
+            rank => (rank >= sample.elements).then_some(Cut::ALL),
         };
-        Self { stream, rank, members: true, stage }
+        Self { stream, ..Self::of(rank, targets, sample, known) }
     }
 
     /// The element of this rank from above, the largest being the first: [`Cut::bits`] of its cut.
     #[must_use]
-    pub fn value(stream: usize, rank: u64, sample: &Tally) -> Self {
-        let known = rank == 0 || rank > sample.seen;
-        let stage =
-            if known { Stage::Known(Cut::NONE) } else { Stage::Magnitudes(guess(rank, sample)) };
-        Self { stream, rank, members: false, stage }
+    pub fn value(rank: u64, targets: u64, sample: &Sample) -> Self {
+        let known = (rank == 0 || rank > sample.elements).then_some(Cut::NONE);
+        Self { members: false, ..Self::of(rank, targets, sample, known) }
+    }
+
+    fn of(rank: u64, targets: u64, sample: &Sample, known: Option<Cut>) -> Self {
+        let (elements, most) = (sample.elements, most(targets));
+        let sampled = &sample.magnitudes;
+        let stage = match known {
+            Some(cut) => Stage::Known(cut),
+            None if sampled.len() as u64 == elements => Stage::Known(among(rank, sampled)),
+            None => {
+                let [low, high] = guess(rank as f64 / elements as f64, sampled);
+                Stage::Magnitudes(Bins::over(low.into(), high.into(), most))
+            }
+        };
+        Self { stream: 0, rank, elements, most, members: true, stage }
     }
 
     /// Its end, once it is known.
@@ -223,18 +330,32 @@ impl Target {
         }
     }
 
-    /// Another look at a stretch of its stream: at most a block of a grid of blocks.
-    pub fn count(&self, isa: &Isa, first: u64, magnitudes: &[u32], tally: &mut Tally) {
-        tally.seen += magnitudes.len() as u64;
+    /// Where the next look has something to see.
+    #[must_use]
+    pub fn span(&self) -> Range<u64> {
         match self.stage {
-            Stage::Magnitudes(bins) => isa.run(Count { bins, magnitudes, tally }),
+            Stage::Magnitudes(_) => 0..self.elements,
+            Stage::Equals { bins, .. } => bins.low..bins.high + 1,
+            Stage::Known(_) => 0..0,
+        }
+    }
+
+    /// Another look at a stretch of its stream.
+    pub fn count(&self, isa: &Isa, first: u64, magnitudes: &[u32], tally: &mut Tally) {
+        if tally.places.is_empty() {
+            tally.places.push((first, 0));
+        }
+        match self.stage {
+            Stage::Magnitudes(bins) => {
+                let (low, width) = (bins.low as u32, (bins.high - bins.low) as u32);
+                isa.run(Count { low, width, shift: bins.shift, magnitudes, tally });
+            }
             Stage::Equals { bits, bins, .. } => {
-                let Some(bin) = first.checked_sub(bins.low).map(|at| at >> bins.shift) else {
-                    return;
-                };
-                if bin < bins.count {
-                    tally.bins.resize(bins.count as usize, 0);
-                    tally.bins[bin as usize] += isa.run(Equal { bits, magnitudes });
+                for (i, _) in magnitudes.iter().enumerate().filter(|(_, m)| **m == bits) {
+                    let at = first + i as u64;
+                    if (bins.low..=bins.high).contains(&at) {
+                        tally.meet(((at - bins.low) >> bins.shift) as u32);
+                    }
                 }
             }
             Stage::Known(_) => {}
@@ -244,18 +365,15 @@ impl Target {
     /// What the look taught.
     #[must_use]
     pub fn learn(&self, tally: &Tally) -> Self {
-        let mut tally = tally.clone();
-        tally.settle();
         let stage = match self.stage {
-            Stage::Magnitudes(bins) => self.after_magnitudes(bins, &tally),
+            Stage::Magnitudes(bins) => self.after_magnitudes(bins, tally),
             Stage::Equals { bits, left, bins } => {
-                let (bin, before) = tally.find(left, false).unwrap_or_default();
-                let left = left - before;
-                if bins.shift > BLOCK_SHIFT {
-                    Stage::Equals { bits, left, bins: bins.inside(bin, BLOCK_SHIFT) }
+                let (bin, before, _) = tally.find(left, false).unwrap_or_default();
+                if bins.shift > 0 {
+                    let bins = bins.inside(bin, self.most);
+                    Stage::Equals { bits, left: left - before, bins }
                 } else {
-                    let block = bins.low + (bin << bins.shift);
-                    Stage::Known(Cut { bits, block, left })
+                    Stage::Known(Cut { bits, end: bins.low + u64::from(bin) + 1 })
                 }
             }
             known @ Stage::Known(_) => known,
@@ -264,37 +382,55 @@ impl Target {
     }
 
     fn after_magnitudes(&self, bins: Bins, tally: &Tally) -> Stage {
-        let Some((bin, above)) = tally.find(self.rank, true) else {
-            return Stage::Magnitudes(Bins::ALL); // the guess missed
+        let Some((bin, above, count)) = tally.find(self.rank, true) else {
+            let all = Bins::over(0, i32::MAX as u64, self.most); // the guess missed
+            return Stage::Magnitudes(all);
         };
         if bins.shift > 0 {
-            return Stage::Magnitudes(bins.inside(bin, 0));
+            return Stage::Magnitudes(bins.inside(bin, self.most));
         }
-        let (end, left) = ((bins.low + bin) as u32, self.rank - above);
+        let (bits, left) = ((bins.low + u64::from(bin)) as u32, self.rank - above);
         // Which of many zeros are kept makes no difference.
-        let all = left == u64::from(tally.bins[bin as usize]);
-        if end == 0 || all || !self.members {
-            return Stage::Known(Cut { bits: end, ..Cut::ALL });
+        if bits == 0 || left == count || !self.members {
+            return Stage::Known(Cut { bits, ..Cut::ALL });
         }
-        let bins = Bins::over(0, tally.seen - 1, BLOCK_SHIFT);
-        Stage::Equals { bits: end, left, bins }
+        let (place, before) = tally.place(bin, left, self.elements);
+        let bins = Bins::over(place.start, place.end - 1, self.most);
+        Stage::Equals { bits, left: left - before, bins }
     }
 }
 
-/// Where the element of `rank` should lie, give or take three standard deviations of the sample.
-fn guess(rank: u64, sample: &Tally) -> Bins {
-    let counted: u64 = sample.bins.iter().map(|bin| u64::from(*bin)).sum();
-    let share = rank as f64 / sample.seen as f64;
-    let (at, n) = (share * counted as f64, counted as f64);
-    let spread = 3.0 * (n * share * (1.0 - share)).sqrt() + 1.0;
-    let upper = ((at - spread).max(0.0) as u64).max(1);
-    let lower = ((at + spread).ceil() as u64).min(counted);
-    let bin = |rank| sample.find(rank, true).map_or(0, |(bin, _)| bin);
-    Bins::over(bin(lower) << LOWER, ((bin(upper) + 1) << LOWER) - 1, 0)
+/// The end of the `rank` largest of all `magnitudes`.
+fn among(rank: u64, magnitudes: &[u32]) -> Cut {
+    let mut sorted = magnitudes.to_vec();
+    let at = magnitudes.len() - rank as usize;
+    let (_, &mut bits, largest) = sorted.select_nth_unstable(at);
+    let left = rank as usize - largest.iter().filter(|m| **m > bits).count();
+    let mut equals = magnitudes.iter().enumerate().filter(|(_, m)| **m == bits);
+    match equals.nth(left - 1) {
+        Some((last, _)) if bits > 0 => Cut { bits, end: last as u64 + 1 },
+        _ => Cut { bits, ..Cut::ALL },
+    }
+}
+
+/// Between which magnitudes the end of a `share` should lie: five standard deviations of the sample
+/// on either side, for neighbours are alike.
+fn guess(share: f64, sample: &[u32]) -> [u32; 2] {
+    let mut sorted = sample.to_vec();
+    let n = sample.len() as f64;
+    let spread = 5.0 * (n * share * (1.0 - share)).sqrt() + 1.0;
+    let mut from_below = |rank: f64, beyond: u32| {
+        let inside = (0.0..n).contains(&rank);
+        if inside { *sorted.select_nth_unstable(rank as usize).1 } else { beyond }
+    };
+    let at = n * (1.0 - share);
+    [from_below(at - spread, 0), from_below(at + spread, i32::MAX as u32)]
 }
 
 struct Count<'a> {
-    bins: Bins,
+    low: u32,
+    width: u32,
+    shift: u32,
     magnitudes: &'a [u32],
     tally: &'a mut Tally,
 }
@@ -305,37 +441,29 @@ impl Body for Count<'_> {
     #[inline(always)]
     fn run(self) {
         const ROW: usize = 16;
-        let Self { bins: Bins { low, shift, count }, magnitudes, tally } = self;
-        // Both fit the 31 bits of a magnitude.
-        let (low, width) = (low as u32, (count << shift) as u32);
+        let Self { low, width, shift, magnitudes, tally } = self;
+        let high = low + width; // at most 31 bits
         let mut above = 0;
-        for row in magnitudes.chunks(ROW) {
+        let (rows, rest) = magnitudes.as_chunks::<ROW>();
+        for row in rows {
             let mut inside = 0;
             for m in row {
-                above += u32::from(*m >= low + width);
-                inside += u32::from(m.wrapping_sub(low) < width);
+                above += u32::from(*m > high);
+                inside |= u32::from(m.wrapping_sub(low) <= width);
             }
             if inside > 0 {
-                for m in row.iter().filter(|m| m.wrapping_sub(low) < width) {
+                for m in row.iter().filter(|m| m.wrapping_sub(low) <= width) {
                     tally.meet((m - low) >> shift);
                 }
             }
         }
+        for m in rest {
+            above += u32::from(*m > high);
+            if m.wrapping_sub(low) <= width {
+                tally.meet((m - low) >> shift);
+            }
+        }
         tally.above += u64::from(above);
-    }
-}
-
-struct Equal<'a> {
-    bits: u32,
-    magnitudes: &'a [u32],
-}
-
-impl Body for Equal<'_> {
-    type Output = u32;
-
-    #[inline(always)]
-    fn run(self) -> u32 {
-        self.magnitudes.iter().map(|m| u32::from(*m == self.bits)).sum()
     }
 }
 

@@ -7,7 +7,7 @@ use super::adaptive::Facts;
 use super::delta::{Found, Lengths};
 use super::gram::Gram;
 use super::matrix::Made;
-use super::select::Tally;
+use super::select::{Sample, Tally};
 use crate::simd::{BLOCK, Body};
 
 /// Sums over a stretch of a unit, in the making.
@@ -15,6 +15,8 @@ use crate::simd::{BLOCK, Body};
 pub enum Sums {
     /// Inner products of the operands.
     Gram(Gram),
+    /// Some of the magnitudes.
+    Samples(Vec<Sample>),
     /// Counts of magnitudes.
     Tallies(Vec<Tally>),
     /// Sums of magnitudes.
@@ -28,13 +30,20 @@ pub enum Sums {
 }
 
 impl Sums {
-    /// Whether they are whole numbers, which add up alike in any order.
+    /// Whether they are whole numbers, which add up alike however the stream is cut.
     #[must_use]
     pub fn is_exact(&self) -> bool {
         match self {
             Self::Gram(_) | Self::Lengths(_) | Self::Totals(_) => false,
             // Rows are not added up, but stand in order.
-            Self::Tallies(_) | Self::Counts(_) | Self::Rows(_) => true,
+            Self::Samples(_) | Self::Tallies(_) | Self::Counts(_) | Self::Rows(_) => true,
+        }
+    }
+
+    /// To be called when a stretch of the grid ends: what waits to be counted is counted.
+    pub fn settle(&mut self) {
+        if let Self::Tallies(tallies) = self {
+            tallies.iter_mut().for_each(Tally::settle);
         }
     }
 
@@ -43,6 +52,9 @@ impl Sums {
         match (self, next) {
             (Self::Gram(sums), Self::Gram(next)) => sums.merge_next(next),
             (Self::Lengths(sums), Self::Lengths(next)) => sums.merge_next(next),
+            (Self::Samples(sums), Self::Samples(next)) => {
+                sums.iter_mut().zip(next).for_each(|(sum, next)| sum.merge(next));
+            }
             (Self::Tallies(sums), Self::Tallies(next)) => {
                 sums.iter_mut().zip(next).for_each(|(sum, next)| sum.merge(next));
             }

@@ -97,6 +97,15 @@ impl Unit {
         self.kernel().map_or(0, Kernel::passes)
     }
 
+    /// Bytes of what is known of the unit while it is made.
+    #[must_use]
+    pub fn kept_bytes(&self) -> u64 {
+        match &self.action {
+            Action::Compute(kernel) => kernel.kept_bytes(self.operands.len()),
+            _ => 0,
+        }
+    }
+
     /// Bytes of sums that a worker holds while it looks.
     #[must_use]
     pub fn state_bytes(&self) -> u64 {

@@ -5,9 +5,9 @@
 use serde::Deserialize;
 
 use super::{Facts, Formula, expect_operands};
-use crate::kernels::Stretch;
 use crate::kernels::each::Each;
 use crate::kernels::sums::Sums;
+use crate::kernels::{Stretch, Whole};
 
 /// `out = (1 - k) a + k b` of operands `a, b`, with `k = 1 - s` and `s = c - alpha`, at least 0 and
 /// at most 1, where `c` is the cosine of the two columns the element is in; with `whole` the mean
@@ -48,7 +48,7 @@ impl Formula for Cosine {
         1
     }
 
-    fn start(&self, _: usize, _: usize, _: &Facts) -> Option<Sums> {
+    fn start(&self, _: usize, _: Whole, _: &Facts) -> Option<Sums> {
         Some(Sums::Totals(Vec::new())) // how many columns there are, the first stretch tells
     }
 

@@ -5,11 +5,11 @@
 use serde::Deserialize;
 
 use super::{Facts, Formula, expect_operands};
-use crate::kernels::Stretch;
 use crate::kernels::each::Each;
 use crate::kernels::exp::{exp, ln};
-use crate::kernels::select::{LOOKS_FOR_VALUE, TALLY_BYTES, Tally, Target};
+use crate::kernels::select::{LOOKS_FOR_VALUE, Sample, Tally, Target};
 use crate::kernels::sums::Sums;
+use crate::kernels::{Stretch, Whole};
 use crate::simd::{BLOCK, Body};
 
 /// `out = b + (x - b) [g >= h]` of a base `b` and a model `x`, with the importance `g = |x - b| D`.
@@ -85,15 +85,15 @@ impl Formula for ArceeFusion {
         BEFORE + LOOKS_FOR_VALUE
     }
 
-    fn start(&self, pass: usize, _: usize, facts: &Facts) -> Option<Sums> {
+    fn start(&self, pass: usize, whole: Whole, facts: &Facts) -> Option<Sums> {
         match pass {
             0 => Some(Sums::Rows(Vec::new())),
-            BEFORE => Some(Sums::Tallies(vec![Tally::default()])),
-            _ => facts.open().then(|| Sums::Tallies(vec![Tally::default(); 3])),
+            BEFORE => Some(Sums::Samples(vec![Sample::new(whole.elements)])),
+            _ => facts.open().then(|| Sums::Tallies(vec![Tally::new(self.targets()); 3])),
         }
     }
 
-    fn reduce(&self, pass: usize, stretch: Stretch, facts: &Facts, sums: &mut Sums) {
+    fn reduce(&self, _: usize, stretch: Stretch, facts: &Facts, sums: &mut Sums) {
         match sums {
             Sums::Rows(rows) if stretch.row > 1 => {
                 let [base, x] = stretch.operands else { return };
@@ -102,10 +102,10 @@ impl Formula for ArceeFusion {
                     rows.push(stretch.isa.run(Divergence { base, x, room: &mut room }));
                 }
             }
+            Sums::Samples(samples) => Self::importances(stretch, facts, |at, importances| {
+                samples[0].add(stretch.first + at as u64, importances);
+            }),
             Sums::Tallies(tallies) => Self::importances(stretch, facts, |at, importances| {
-                if pass == BEFORE {
-                    return tallies[0].sample(importances);
-                }
                 for (target, tally) in facts.targets.iter().zip(&mut *tallies) {
                     if target.cut().is_none() {
                         let first = stretch.first + at as u64;
@@ -117,27 +117,30 @@ impl Formula for ArceeFusion {
         }
     }
 
-    fn learn(&self, pass: usize, sums: &Sums, facts: &Facts) -> Facts {
+    fn learn(&self, _: usize, sums: &Sums, facts: &Facts) -> Facts {
         match sums {
             Sums::Rows(rows) => Facts { numbers: rows.clone(), ..Facts::default() },
+            Sums::Samples(samples) => {
+                let last = samples[0].elements().saturating_sub(1);
+                let rank = |k: u64| last + 1 - k * last / 4;
+                let target = |k| Target::value(rank(k), self.targets(), &samples[0]);
+                Facts { numbers: facts.numbers.clone(), targets: [1, 2, 3].map(target).to_vec() }
+            }
             Sums::Tallies(tallies) => {
-                let targets = if pass == BEFORE {
-                    let last = tallies[0].seen().saturating_sub(1);
-                    let rank = |k: u64| last + 1 - k * last / 4;
-                    let target = |k| Target::value(0, rank(k), &tallies[0]);
-                    [1, 2, 3].map(target).to_vec()
-                } else {
-                    let both = facts.targets.iter().zip(tallies);
-                    both.map(|(target, tally)| target.learn(tally)).collect()
-                };
+                let both = facts.targets.iter().zip(tallies);
+                let targets = both.map(|(target, tally)| target.learn(tally)).collect();
                 Facts { numbers: facts.numbers.clone(), targets }
             }
             _ => facts.clone(),
         }
     }
 
+    fn targets(&self) -> u64 {
+        3
+    }
+
     fn state_bytes(&self, _: usize, stretch: usize) -> u64 {
-        3 * TALLY_BYTES + (2 * stretch * size_of::<f64>()) as u64
+        (2 * stretch * size_of::<f64>()) as u64
     }
 
     fn map(&self, stretch: Stretch, facts: &Facts, out: &mut [f32]) {

@@ -6,9 +6,9 @@
 
 use serde::Deserialize;
 
-use super::Stretch;
-use super::select::Target;
+use super::select::{self, Target};
 use super::sums::{Learned, Sums};
+use super::{Stretch, Whole};
 
 mod cosine;
 mod fusion;
@@ -56,13 +56,18 @@ trait Formula {
 
     fn passes(&self) -> usize;
 
-    fn start(&self, pass: usize, operands: usize, facts: &Facts) -> Option<Sums>;
+    fn start(&self, pass: usize, whole: Whole, facts: &Facts) -> Option<Sums>;
 
     fn reduce(&self, pass: usize, stretch: Stretch, facts: &Facts, sums: &mut Sums);
 
     fn learn(&self, pass: usize, sums: &Sums, facts: &Facts) -> Facts;
 
-    /// Bytes that a worker holds besides the operands.
+    /// How many sets of the largest it looks for.
+    fn targets(&self) -> u64 {
+        0
+    }
+
+    /// Bytes that a worker holds besides the operands and the counts for its sets.
     fn state_bytes(&self, operands: usize, stretch: usize) -> u64;
 
     fn map(&self, stretch: Stretch, facts: &Facts, out: &mut [f32]);
@@ -90,8 +95,8 @@ impl Adaptive {
         self.formula().passes()
     }
 
-    pub(super) fn start(&self, pass: usize, operands: usize, learned: &Learned) -> Option<Sums> {
-        self.formula().start(pass, operands, facts(learned).unwrap_or(&Facts::default()))
+    pub(super) fn start(&self, pass: usize, whole: Whole, learned: &Learned) -> Option<Sums> {
+        self.formula().start(pass, whole, facts(learned).unwrap_or(&Facts::default()))
     }
 
     pub(super) fn reduce(&self, pass: usize, stretch: Stretch, learned: &Learned, sums: &mut Sums) {
@@ -107,6 +112,14 @@ impl Adaptive {
 
     pub(super) fn state_bytes(&self, operands: usize, stretch: usize) -> u64 {
         self.formula().state_bytes(operands, stretch)
+            + select::state_bytes(self.formula().targets())
+    }
+
+    pub(super) fn kept_bytes(&self) -> u64 {
+        match self.formula().targets() {
+            0 => 0,
+            targets => select::kept_bytes(1, targets),
+        }
     }
 
     /// # Panics

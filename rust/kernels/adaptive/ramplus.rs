@@ -5,9 +5,9 @@
 use serde::Deserialize;
 
 use super::{Facts, Formula, expect_not_negative, expect_operands};
-use crate::kernels::Stretch;
 use crate::kernels::pointwise::Unique;
 use crate::kernels::sums::Sums;
+use crate::kernels::{Stretch, Whole};
 use crate::simd::{BLOCK, Body};
 
 /// As `ram`, where an element that the model `i` alone changed is multiplied by
@@ -40,8 +40,8 @@ impl Formula for RamplusTl {
         1
     }
 
-    fn start(&self, _: usize, operands: usize, _: &Facts) -> Option<Sums> {
-        Some(Sums::Counts(vec![0; 2 * (operands - 1)]))
+    fn start(&self, _: usize, whole: Whole, _: &Facts) -> Option<Sums> {
+        Some(Sums::Counts(vec![0; 2 * (whole.operands - 1)]))
     }
 
     fn reduce(&self, _: usize, stretch: Stretch, _: &Facts, sums: &mut Sums) {

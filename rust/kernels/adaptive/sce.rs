@@ -5,9 +5,9 @@
 use serde::Deserialize;
 
 use super::{Facts, Formula, expect_not_negative, expect_operands};
-use crate::kernels::Stretch;
-use crate::kernels::select::{LOOKS, TALLY_BYTES, Tally, Target};
+use crate::kernels::select::{LOOKS, Sample, Tally, Target};
 use crate::kernels::sums::Sums;
+use crate::kernels::{Stretch, Whole};
 use crate::simd::{BLOCK, Body};
 
 /// `out = b + (sum_i t_i e_i) / (sum_i e_i)` of a base `b` and models `x_i`, with `d_i = x_i - b`:
@@ -51,9 +51,9 @@ impl Sce {
         let Some(cut) = facts.targets.first().and_then(Target::cut) else { return &room[..n] };
         let mut variances = [0; BLOCK];
         let variances = Self::variances(stretch, &mut variances);
-        let end = cut.place(stretch.first, n, |i| variances[i]);
         for (i, (selected, v)) in room.iter_mut().zip(variances).enumerate() {
-            let inside = *v > cut.bits || (*v == cut.bits && i < end);
+            let before = stretch.first + (i as u64) < cut.end;
+            let inside = *v > cut.bits || (*v == cut.bits && before);
             *selected = f32::from(u8::from(inside));
         }
         &room[..n]
@@ -73,16 +73,18 @@ impl Formula for Sce {
         self.looks() + 1
     }
 
-    fn start(&self, pass: usize, operands: usize, facts: &Facts) -> Option<Sums> {
+    fn start(&self, pass: usize, whole: Whole, facts: &Facts) -> Option<Sums> {
         if pass == self.looks() {
             // One for each model, and the number of elements.
-            return Some(Sums::Totals(vec![0.0; operands]));
+            return Some(Sums::Totals(vec![0.0; whole.operands]));
         }
-        let first = if pass == 0 { 2 } else { 1 };
-        (pass == 0 || facts.open()).then(|| Sums::Tallies(vec![Tally::default(); first]))
+        if pass == 0 {
+            return Some(Sums::Samples(vec![Sample::new(whole.elements)]));
+        }
+        facts.open().then(|| Sums::Tallies(vec![Tally::new(self.targets())]))
     }
 
-    fn reduce(&self, pass: usize, stretch: Stretch, facts: &Facts, sums: &mut Sums) {
+    fn reduce(&self, _: usize, stretch: Stretch, facts: &Facts, sums: &mut Sums) {
         let mut room = [0; BLOCK];
         match (sums, facts.targets.first()) {
             (Sums::Totals(totals), _) => {
@@ -90,11 +92,8 @@ impl Formula for Sce {
                 let selected = Self::selected(stretch, facts, &mut selected);
                 add_squares(stretch, selected, totals);
             }
-            (Sums::Tallies(tallies), None) if pass == 0 => {
-                let variances = Self::variances(stretch, &mut room);
-                tallies[0].sample(variances);
-                let other: Vec<_> = variances.iter().copied().filter(|v| *v != 0).collect();
-                tallies[1].sample(&other); // only to know how many there are
+            (Sums::Samples(samples), _) => {
+                samples[0].add(stretch.first, Self::variances(stretch, &mut room));
             }
             (Sums::Tallies(tallies), Some(target)) => {
                 let variances = Self::variances(stretch, &mut room);
@@ -105,14 +104,16 @@ impl Formula for Sce {
     }
 
     #[allow(clippy::cast_sign_loss)] // a share of a length is not negative
-    fn learn(&self, pass: usize, sums: &Sums, facts: &Facts) -> Facts {
+    fn learn(&self, _: usize, sums: &Sums, facts: &Facts) -> Facts {
         match (sums, facts.targets.first()) {
             (Sums::Totals(totals), _) => {
                 Facts { numbers: weights(totals, self.floor), targets: facts.targets.clone() }
             }
-            (Sums::Tallies(tallies), None) if pass == 0 => {
-                let rank = (self.select_topk * tallies[1].seen() as f64) as u64;
-                Facts { targets: vec![Target::new(0, rank, &tallies[0])], ..Facts::default() }
+            (Sums::Samples(samples), _) => {
+                let different = samples[0].elements() - samples[0].zeros();
+                let rank = (self.select_topk * different as f64) as u64;
+                let target = Target::new(0, rank, self.targets(), &samples[0]);
+                Facts { targets: vec![target], ..Facts::default() }
             }
             (Sums::Tallies(tallies), Some(target)) => {
                 Facts { targets: vec![target.learn(&tallies[0])], ..Facts::default() }
@@ -121,8 +122,12 @@ impl Formula for Sce {
         }
     }
 
+    fn targets(&self) -> u64 {
+        1
+    }
+
     fn state_bytes(&self, operands: usize, _: usize) -> u64 {
-        2 * TALLY_BYTES + ((operands + 4) * BLOCK * size_of::<f64>()) as u64
+        ((operands + 4) * BLOCK * size_of::<f64>()) as u64
     }
 
     fn map(&self, stretch: Stretch, facts: &Facts, out: &mut [f32]) {

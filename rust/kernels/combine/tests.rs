@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::naive::{self, Vector};
-use crate::kernels::{Combine, Kernel, Learned, Rows, Stretch};
+use crate::kernels::{Combine, Kernel, Learned, Rows, Stretch, Whole};
 use crate::simd::{BLOCK, Isa};
 
 const LEN: usize = 3 * BLOCK + 77;
@@ -42,8 +42,9 @@ fn run(kernel: &Kernel, row: usize, x: &[Vec<f32>]) -> (Vec<f32>, Learned) {
     let len = x[0].len();
     let isa = Isa::best();
     let mut learned = Learned::Nothing;
+    let whole = Whole { operands: x.len(), elements: len as u64 };
     for pass in 0..kernel.passes() {
-        let mut sums = kernel.start(pass, x.len(), &learned).expect("sums to make");
+        let mut sums = kernel.start(pass, whole, &learned).expect("sums to make");
         for first in (0..len).step_by(BLOCK) {
             let operands: Vec<_> = x.iter().map(|x| &x[first..len.min(first + BLOCK)]).collect();
             let stretch =

@@ -3,12 +3,14 @@
 
 #![allow(clippy::cast_sign_loss)] // shares of a length are not negative
 
-use super::mask::{Masks, difference};
-use super::mix::Magnitudes;
+use std::ops::Range;
+
+use super::mask::{Mask, masks};
+use super::mix::{Magnitudes, Measure, ROW, magnitudes};
 use super::{Delta, Outliers, Sparsify};
-use crate::kernels::Stretch;
-use crate::kernels::select::{Cut, Tally, Target};
+use crate::kernels::select::{Cut, Sample, Tally, Target, sampled};
 use crate::kernels::sums::{Learned, Sums};
+use crate::kernels::{Stretch, Whole};
 use crate::simd::BLOCK;
 
 /// What is known of the differences of a unit.
@@ -44,14 +46,14 @@ impl Lengths {
         Self { each: vec![[0.0; 2]; models] }
     }
 
-    fn add(&mut self, model: usize, all: f64, left: f64) {
+    fn add(&mut self, model: usize, [all, left]: [f64; 2]) {
         self.each[model][0] += all;
         self.each[model][1] += left;
     }
 
     /// Adds the next cell of the grid.
     pub fn merge_next(&mut self, next: &Self) {
-        next.each.iter().enumerate().for_each(|(model, [all, left])| self.add(model, *all, *left));
+        next.each.iter().enumerate().for_each(|(model, sums)| self.add(model, *sums));
     }
 
     fn scales(&self) -> Vec<f32> {
@@ -62,7 +64,7 @@ impl Lengths {
     }
 }
 
-pub(super) fn start(delta: &Delta, pass: usize, learned: &Learned) -> Option<Sums> {
+pub(super) fn start(delta: &Delta, pass: usize, whole: Whole, learned: &Learned) -> Option<Sums> {
     let models = delta.weights.len();
     if !(0..models).any(|model| delta.sparsify.thins(model)) || pass >= delta.passes() {
         return None;
@@ -73,104 +75,136 @@ pub(super) fn start(delta: &Delta, pass: usize, learned: &Learned) -> Option<Sum
             Learned::Delta(Found::Largest(targets)),
         ) => {
             let open = targets.iter().any(|target| target.cut().is_none());
-            open.then(|| Sums::Tallies(vec![Tally::default(); targets.len()]))
+            let tally = Tally::new(targets.len() as u64);
+            open.then(|| Sums::Tallies(vec![tally; targets.len()]))
         }
         (Sparsify::Magnitude(_) | Sparsify::Outliers(_), _) => {
-            Some(Sums::Tallies(vec![Tally::default(); models]))
+            Some(Sums::Samples(vec![Sample::new(whole.elements); models]))
         }
         _ => Some(Sums::Lengths(Lengths::new(models))),
     }
 }
 
-/// Adds a block to the counts.
-pub(super) fn count(
+/// What a pass must see of `part`.
+pub(super) fn spans(
     delta: &Delta,
-    pass: usize,
-    stretch: Stretch,
+    whole: Whole,
     learned: &Learned,
-    tallies: &mut [Tally],
-) {
-    let mut room = [0; BLOCK];
-    let mut magnitudes = |model: usize| {
-        let n = stretch.operands[0].len();
+    part: Range<u64>,
+) -> Vec<Range<u64>> {
+    match (&delta.sparsify, learned) {
+        (
+            Sparsify::Magnitude(_) | Sparsify::Outliers(_),
+            Learned::Delta(Found::Largest(targets)),
+        ) => {
+            let seen = |target: &Target| {
+                let span = target.span();
+                span.start.max(part.start)..span.end.min(part.end)
+            };
+            let mut spans: Vec<_> = targets.iter().map(seen).filter(|s| !s.is_empty()).collect();
+            spans.sort_unstable_by_key(|span| span.start);
+            spans.dedup_by(|next, span| {
+                let touches = next.start <= span.end;
+                span.end = if touches { span.end.max(next.end) } else { span.end };
+                touches
+            });
+            spans
+        }
+        (Sparsify::Magnitude(_) | Sparsify::Outliers(_), _) => {
+            sampled(whole.elements, part).collect()
+        }
+        _ => vec![part],
+    }
+}
+
+/// Adds a block to the sample, or to the counts.
+pub(super) fn count(stretch: Stretch, learned: &Learned, sums: &mut Sums) {
+    let (mut room, n) = ([0; BLOCK], stretch.operands[0].len());
+    let of = |model: usize, room: &mut [u32; BLOCK]| {
         let (x, base) = (stretch.operands[model + 1], stretch.operands[0]);
         stretch.isa.run(Magnitudes { x, base, out: &mut room[..n] });
-        room
     };
-    let n = stretch.operands[0].len();
-    if pass == 0 {
-        for (model, tally) in tallies.iter_mut().enumerate() {
-            if delta.sparsify.thins(model) {
-                tally.sample(&magnitudes(model)[..n]);
+    match (sums, learned) {
+        (Sums::Samples(samples), _) => {
+            for (model, sample) in samples.iter_mut().enumerate() {
+                of(model, &mut room);
+                sample.add(stretch.first, &room[..n]);
             }
         }
-        return;
-    }
-    let Learned::Delta(Found::Largest(targets)) = learned else { return };
-    for (target, tally) in targets.iter().zip(tallies) {
-        if target.cut().is_none() {
-            let magnitudes = magnitudes(target.stream);
-            target.count(stretch.isa, stretch.first, &magnitudes[..n], tally);
+        (Sums::Tallies(tallies), Learned::Delta(Found::Largest(targets))) => {
+            let mut shown = None;
+            for (target, tally) in targets.iter().zip(tallies) {
+                if target.cut().is_none() {
+                    if shown.replace(target.stream) != Some(target.stream) {
+                        of(target.stream, &mut room);
+                    }
+                    target.count(stretch.isa, stretch.first, &room[..n], tally);
+                }
+            }
         }
+        _ => {}
     }
 }
 
 /// Adds a stretch to the sums of magnitudes.
 pub(super) fn measure(delta: &Delta, stretch: Stretch, lengths: &mut Lengths) {
-    let masks = Masks::new(delta, stretch, &Learned::Nothing);
-    let n = stretch.operands[0].len();
-    let mut room = [0.0; BLOCK];
-    for model in (0..delta.weights.len()).filter(|model| delta.sparsify.thins(*model)) {
+    let (isa, n) = (stretch.isa, stretch.operands[0].len());
+    let masks = masks(delta, stretch, &Learned::Nothing);
+    for (model, mask) in masks.iter().enumerate() {
+        let Mask::Chance(chance, _) = mask else { continue };
         for first in (0..n).step_by(BLOCK) {
             let block = first..n.min(first + BLOCK);
-            let room = &mut room[..block.len()];
-            difference(stretch, model, block.clone(), room);
-            for d in room.iter_mut() {
-                *d = d.abs();
-            }
-            // With a factor of 0 or 1 the products are exact.
-            let ones = &[1.0; BLOCK][..block.len()];
-            let all = stretch.isa.dot(room, ones);
-            let left = stretch.isa.dot(room, masks.factors(model, block));
-            lengths.add(model, all, left);
+            let (x, base) =
+                (&stretch.operands[model + 1][block.clone()], &stretch.operands[0][block]);
+            let chance = &chance[first / ROW..];
+            let sums = isa.run(Measure { x, base, chance });
+            let finite = sums.iter().all(|sum| sum.is_finite());
+            lengths.add(model, if finite { sums } else { in_f64(stretch, x, base, chance) });
         }
     }
 }
 
-pub(super) fn learn(delta: &Delta, pass: usize, sums: &Sums, learned: &Learned) -> Learned {
+/// The same sums without the differences that are not finite, when f32 could not hold one.
+#[cold]
+fn in_f64(stretch: Stretch, x: &[f32], base: &[f32], chance: &[u16]) -> [f64; 2] {
+    let d = &magnitudes(x, base)[..x.len()];
+    let stays = |i: usize| f32::from(chance[i / ROW] >> (i % ROW) & 1);
+    let factors: Vec<_> = (0..x.len()).map(stays).collect();
+    [stretch.isa.dot(d, &[1.0; BLOCK][..x.len()]), stretch.isa.dot(d, &factors)]
+}
+
+pub(super) fn learn(delta: &Delta, sums: &Sums, learned: &Learned) -> Learned {
     let found = match (sums, learned) {
-        (Sums::Tallies(tallies), Learned::Delta(Found::Largest(targets))) if pass > 0 => {
+        (Sums::Tallies(tallies), Learned::Delta(Found::Largest(targets))) => {
             let targets = targets.iter().zip(tallies);
             Found::Largest(targets.map(|(target, tally)| target.learn(tally)).collect())
         }
-        (Sums::Tallies(tallies), _) => Found::Largest(targets(delta, tallies)),
+        (Sums::Samples(samples), _) => Found::Largest(targets(delta, samples)),
         (Sums::Lengths(lengths), _) => Found::Scales(lengths.scales()),
         _ => return learned.clone(),
     };
     Learned::Delta(found)
 }
 
-/// The sets to be found, after a sample of every thinned model.
-fn targets(delta: &Delta, samples: &[Tally]) -> Vec<Target> {
-    let mut targets = Vec::new();
-    for (model, sample) in samples.iter().enumerate() {
-        if !delta.sparsify.thins(model) {
-            continue;
-        }
-        let n = sample.seen();
+/// The sets to be found, after a sample of every model.
+fn targets(delta: &Delta, samples: &[Sample]) -> Vec<Target> {
+    let mut ranks = Vec::new();
+    for model in (0..samples.len()).filter(|model| delta.sparsify.thins(*model)) {
+        let n = samples[model].elements();
         let share = |share: f64| ((share * n as f64) as u64).min(n);
-        let ranks = match &delta.sparsify {
+        match &delta.sparsify {
             Sparsify::Magnitude(args) if args.density[model] > 0.0 => {
-                vec![share(args.density[model]).max(1)]
+                ranks.push((model, share(args.density[model]).max(1)));
             }
             Sparsify::Outliers(Outliers { density, gamma }) => {
                 let kept = share(density[model]);
                 let top = share(gamma[model]).min(n - kept);
-                vec![top + kept, top]
+                ranks.extend([(model, top + kept), (model, top)]);
             }
-            _ => vec![0],
-        };
-        targets.extend(ranks.iter().map(|rank| Target::new(model, *rank, sample)));
+            _ => ranks.push((model, 0)),
+        }
     }
-    targets
+    let count = ranks.len() as u64;
+    let target = |&(model, rank): &(usize, u64)| Target::new(model, rank, count, &samples[model]);
+    ranks.iter().map(target).collect()
 }

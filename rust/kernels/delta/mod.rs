@@ -1,12 +1,14 @@
 //! What models add to a base: task arithmetic, and its thinned and voted variants.
 
+use std::ops::Range;
+
 use serde::Deserialize;
 
-use self::mask::{Masks, MasksOver};
-use self::mix::{Agree, Divide, Settle, Signs};
-use super::Stretch;
-use super::select::{LOOKS, TALLY_BYTES};
+use self::mask::masks;
+use self::mix::Mix;
+use super::select::{self, LOOKS};
 use super::sums::{Learned, Sums};
+use super::{Stretch, Whole};
 use crate::simd::BLOCK;
 
 mod learn;
@@ -178,74 +180,43 @@ impl Delta {
         }
     }
 
-    /// Bytes that a worker holds besides the operands: counts, or masks and products.
-    pub(super) fn state_bytes(&self, stretch: usize) -> u64 {
+    /// How many sets of the largest there are to find.
+    fn targets(&self) -> u64 {
         let models = self.weights.len() as u64;
-        let targets = match self.sparsify {
+        match self.sparsify {
             Sparsify::Magnitude(_) => models,
             Sparsify::Outliers(_) => 2 * models,
             _ => 0,
-        };
-        let rooms = (models + 4) * (BLOCK * size_of::<f32>()) as u64;
-        let masks = match self.sparsify {
-            Sparsify::Random(_) => models * (stretch * size_of::<f32>()) as u64,
-            // Beside the mask of a model, its ranks, words and chances while it is made.
-            Sparsify::Rank(_) => (models + 10) * (stretch * size_of::<f32>()) as u64,
-            _ => 0,
-        };
-        targets * TALLY_BYTES + rooms + masks
+        }
+    }
+
+    /// Bytes that a worker holds besides the operands: counts, or masks and what they are made of.
+    pub(super) fn state_bytes(&self, stretch: usize) -> u64 {
+        let models = self.weights.len() as u64;
+        let stretch = (stretch.max(BLOCK) * size_of::<f32>()) as u64;
+        match self.sparsify {
+            Sparsify::None {} => 0,
+            Sparsify::Magnitude(_) | Sparsify::Outliers(_) => select::state_bytes(self.targets()),
+            Sparsify::Random(_) => models * stretch,
+            // Beside the mask of a model, its words, chances and order while it is made.
+            Sparsify::Rank(_) => (models + 10) * stretch,
+        }
+    }
+
+    /// Bytes that are kept of a unit: samples and counts.
+    pub(super) fn kept_bytes(&self) -> u64 {
+        match self.targets() {
+            0 => 0,
+            targets => select::kept_bytes(self.weights.len() as u64, targets),
+        }
     }
 
     pub(super) fn map(&self, stretch: Stretch, learned: &Learned, out: &mut [f32]) {
-        let masks = Masks::new(self, stretch, learned);
-        let mut room = vec![0.0; (self.weights.len() + 3) * BLOCK];
-        for first in (0..out.len()).step_by(BLOCK) {
-            let block = first..out.len().min(first + BLOCK);
-            let operands: Vec<_> = stretch.operands.iter().map(|x| &x[block.clone()]).collect();
-            let part =
-                Stretch { first: stretch.first + first as u64, operands: &operands, ..stretch };
-            let masks = masks.over(block.clone());
-            self.block(part, &masks, &mut room, &mut out[block]);
-        }
-    }
-
-    fn block(&self, stretch: Stretch, masks: &MasksOver, room: &mut [f32], out: &mut [f32]) {
-        let (isa, n, base) = (stretch.isa, out.len(), stretch.operands[0]);
-        let mut rows = room.chunks_mut(BLOCK).map(|row| &mut row[..n]);
-        let mut next = || rows.next().unwrap_or_default();
-        let (sum, mixed, divisor) = (next(), next(), next());
-        for row in [&mut *sum, &mut *mixed, &mut *divisor] {
-            row.fill(0.0);
-        }
-        let mut products: Vec<_> = rows.collect();
-        // Without weights in the vote, they come after it.
-        let plain = self.consensus == Consensus::Plain;
-        for (i, products) in products.iter_mut().enumerate() {
-            let weight = if plain { 1.0 } else { self.weights[i] as f32 };
-            masks.products((i, weight), stretch, products, sum);
-        }
-        let voted = self.consensus != Consensus::None;
-        if self.consensus == Consensus::Count {
-            sum.fill(0.0);
-            for products in &products {
-                isa.run(Signs { products, sum });
-            }
-        }
-        if voted {
-            for (products, w) in products.iter().zip(&self.weights) {
-                let weight = *w as f32;
-                let factor = if plain { weight } else { 1.0 };
-                isa.run(Agree { products, factor, weight, sum, mixed, divisor });
-            }
-        }
-        let mixed = if voted { mixed } else { sum };
-        if self.normalize {
-            if !voted {
-                divisor.fill(self.divisor());
-            }
-            isa.run(Divide { mixed, divisor });
-        }
-        isa.run(Settle { base, mixed, lambda: self.lambda as f32, out });
+        let masks = masks(self, stretch, learned);
+        let weights: Vec<_> = self.weights.iter().map(|w| *w as f32).collect();
+        let (operands, divisor) = (stretch.operands, self.divisor());
+        let (masks, weights) = (&masks[..], &weights[..]);
+        stretch.isa.run(Mix { delta: self, operands, masks, weights, divisor, out });
     }
 
     /// The sum of all weights; 1 if there is as good as none.
@@ -254,20 +225,29 @@ impl Delta {
         if sum.abs() < 1e-8 { 1.0 } else { sum }
     }
 
-    pub(super) fn start(&self, pass: usize, learned: &Learned) -> Option<Sums> {
-        learn::start(self, pass, learned)
+    pub(super) fn start(&self, pass: usize, whole: Whole, learned: &Learned) -> Option<Sums> {
+        learn::start(self, pass, whole, learned)
     }
 
-    pub(super) fn reduce(&self, pass: usize, stretch: Stretch, learned: &Learned, sums: &mut Sums) {
+    pub(super) fn spans(
+        &self,
+        whole: Whole,
+        learned: &Learned,
+        part: Range<u64>,
+    ) -> Vec<Range<u64>> {
+        learn::spans(self, whole, learned, part)
+    }
+
+    pub(super) fn reduce(&self, _: usize, stretch: Stretch, learned: &Learned, sums: &mut Sums) {
         match sums {
-            Sums::Tallies(tallies) => learn::count(self, pass, stretch, learned, tallies),
+            Sums::Samples(_) | Sums::Tallies(_) => learn::count(stretch, learned, sums),
             Sums::Lengths(lengths) => learn::measure(self, stretch, lengths),
             _ => {}
         }
     }
 
-    pub(super) fn learn(&self, pass: usize, sums: &Sums, learned: &Learned) -> Learned {
-        learn::learn(self, pass, sums, learned)
+    pub(super) fn learn(&self, _: usize, sums: &Sums, learned: &Learned) -> Learned {
+        learn::learn(self, sums, learned)
     }
 }
 
