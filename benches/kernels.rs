@@ -199,7 +199,7 @@ fn methods(quick: bool, table: &mut impl io::Write) -> io::Result<()> {
     let rank = json!({"rank": {"density": half, "epsilon": [0.15, 0.15], "keys": keys, "rescale": "inverse"}});
     let rules = [
         ("linear 3x", json!({"linear": {"weights": [0.3, 0.3, 0.4]}})),
-        ("model stock", json!({"combine": {"model_stock": {}}})),
+        ("model stock", json!({"combine": {"model_stock": {"floor": 0.0}}})),
         ("task", delta("none", json!({"none": {}}))),
         ("ties", delta("sum", json!({"magnitude": {"density": half}}))),
         (

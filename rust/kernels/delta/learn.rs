@@ -6,12 +6,12 @@
 use std::ops::Range;
 
 use super::mask::{Mask, masks};
-use super::mix::{Magnitudes, Measure, ROW, magnitudes};
+use super::mix::{Magnitudes, Measure, magnitudes};
 use super::{Delta, Outliers, Sparsify};
 use crate::kernels::select::{Cut, Sample, Tally, Target, sampled};
 use crate::kernels::sums::{Learned, Sums};
 use crate::kernels::{Stretch, Whole};
-use crate::simd::BLOCK;
+use crate::simd::{BLOCK, Isa};
 
 /// What is known of the differences of a unit.
 #[derive(Clone, Debug, PartialEq)]
@@ -151,26 +151,24 @@ pub(super) fn measure(delta: &Delta, stretch: Stretch, lengths: &mut Lengths) {
     let (isa, n) = (stretch.isa, stretch.operands[0].len());
     let masks = masks(delta, stretch, &Learned::Nothing);
     for (model, mask) in masks.iter().enumerate() {
-        let Mask::Chance(chance, _) = mask else { continue };
+        let Mask::Factors(factors) = mask else { continue };
         for first in (0..n).step_by(BLOCK) {
             let block = first..n.min(first + BLOCK);
             let (x, base) =
-                (&stretch.operands[model + 1][block.clone()], &stretch.operands[0][block]);
-            let chance = &chance[first / ROW..];
-            let sums = isa.run(Measure { x, base, chance });
+                (&stretch.operands[model + 1][block.clone()], &stretch.operands[0][block.clone()]);
+            let factors = &factors[block]; // 0 or 1
+            let sums = isa.run(Measure { x, base, factors });
             let finite = sums.iter().all(|sum| sum.is_finite());
-            lengths.add(model, if finite { sums } else { in_f64(stretch, x, base, chance) });
+            lengths.add(model, if finite { sums } else { in_f64(isa, x, base, factors) });
         }
     }
 }
 
 /// The same sums without the differences that are not finite, when f32 could not hold one.
 #[cold]
-fn in_f64(stretch: Stretch, x: &[f32], base: &[f32], chance: &[u16]) -> [f64; 2] {
+fn in_f64(isa: &Isa, x: &[f32], base: &[f32], factors: &[f32]) -> [f64; 2] {
     let d = &magnitudes(x, base)[..x.len()];
-    let stays = |i: usize| f32::from(chance[i / ROW] >> (i % ROW) & 1);
-    let factors: Vec<_> = (0..x.len()).map(stays).collect();
-    [stretch.isa.dot(d, &[1.0; BLOCK][..x.len()]), stretch.isa.dot(d, &factors)]
+    [isa.dot(d, &[1.0; BLOCK][..x.len()]), isa.dot(d, factors)]
 }
 
 pub(super) fn learn(delta: &Delta, sums: &Sums, learned: &Learned) -> Learned {

@@ -1,7 +1,7 @@
 //! Which differences of a stretch stay, and with what factor.
 
 use super::learn::Found;
-use super::mix::{Below, Magnitudes, ROW};
+use super::mix::{Magnitudes, Noise};
 use super::rank::Ranks;
 use super::{Delta, Random, Rank, Rescale, Sparsify};
 use crate::kernels::select::Cut;
@@ -15,8 +15,6 @@ pub(super) enum Mask {
     All,
     /// Magnitudes of the first set that are not in the second.
     Largest(End, End),
-    /// By chance: a bit for each element, [`ROW`] to a word, and the factor of those that stay.
-    Chance(Vec<u16>, f32),
     /// A factor for each element.
     Factors(Vec<f32>),
 }
@@ -63,7 +61,7 @@ pub(super) fn masks(delta: &Delta, stretch: Stretch, learned: &Learned) -> Vec<M
                     Rescale::Inverse => (1.0 / args.density[i]) as f32,
                     Rescale::None | Rescale::L1 => scale,
                 };
-                Mask::Chance(random(args, i, stretch), scale)
+                Mask::Factors(random(args, i, stretch, scale))
             }
             (Sparsify::Rank(args), _) => Mask::Factors(by_rank(args, i, stretch, scale)),
             _ => Mask::All,
@@ -72,17 +70,16 @@ pub(super) fn masks(delta: &Delta, stretch: Stretch, learned: &Learned) -> Vec<M
     (0..delta.weights.len()).map(model).collect()
 }
 
-fn random(args: &Random, model: usize, stretch: Stretch) -> Vec<u16> {
-    let n = stretch.operands[0].len();
-    let mut chance = vec![0; n.div_ceil(ROW)];
+fn random(args: &Random, model: usize, stretch: Stretch, scale: f32) -> Vec<f32> {
+    let mut factors = vec![0.0; stretch.operands[0].len()];
     let below = noise::threshold(args.density[model]);
     let mut words = [0; BLOCK];
-    for (i, out) in chance.chunks_mut(BLOCK / ROW).enumerate() {
-        let words = &mut words[..BLOCK.min(n - i * BLOCK)];
+    for (i, factors) in factors.chunks_mut(BLOCK).enumerate() {
+        let words = &mut words[..factors.len()];
         noise::words(stretch.isa, args.keys[model], stretch.first + (i * BLOCK) as u64, words);
-        stretch.isa.run(Below { words, below, out });
+        stretch.isa.run(Noise { words, below, scale, factors });
     }
-    chance
+    factors
 }
 
 fn by_rank(args: &Rank, model: usize, stretch: Stretch, learned: f32) -> Vec<f32> {

@@ -7,7 +7,7 @@ use super::{Consensus, Delta};
 use crate::simd::{BLOCK, Body, LANES, total};
 
 /// Elements that go through the whole formula side by side.
-pub(super) const ROW: usize = 16;
+const ROW: usize = 64;
 
 /// One value for each element of a row.
 type Row = [f32; ROW];
@@ -57,24 +57,29 @@ impl Body for Mix<'_> {
         let (rows, rest) = out.as_chunks_mut::<ROW>();
         let whole = rows.len() * ROW;
         for (i, out) in rows.iter_mut().enumerate() {
-            let at = i * ROW;
-            let row = |model: usize| {
-                let row: Option<&Row> = operands[model][at..].first_chunk();
-                row.copied().unwrap_or_default()
-            };
-            mixer.row(at, row, out);
+            mixer.row(operands, [i * ROW; 2], out);
         }
         if !rest.is_empty() {
-            let row = |model: usize| {
-                let mut row = [0.0; ROW];
-                row[..rest.len()].copy_from_slice(&operands[model][whole..]);
-                row
-            };
+            let padded: Vec<_> = operands.iter().map(|x| padded(&x[whole..])).collect();
+            let operands: Vec<_> = padded.iter().map(|x| &x[..]).collect();
             let mut out = [0.0; ROW];
-            mixer.row(whole, row, &mut out);
+            mixer.row(&operands, [0, whole], &mut out);
             rest.copy_from_slice(&out[..rest.len()]);
         }
     }
+}
+
+/// The row of an operand that starts at `at`.
+#[inline(always)]
+fn row_of(x: &[f32], at: usize) -> &Row {
+    x[at..].first_chunk().unwrap_or(&[0.0; ROW])
+}
+
+/// Less than a row, filled up with zeros.
+fn padded(x: &[f32]) -> Row {
+    let mut row = [0.0; ROW];
+    row[..x.len()].copy_from_slice(x);
+    row
 }
 
 struct Mixer<'a> {
@@ -85,34 +90,39 @@ struct Mixer<'a> {
 }
 
 impl Mixer<'_> {
+    /// The row at `from` of the operands, which is the one at `at` of the masks.
     #[inline(always)]
-    fn row(&self, at: usize, operand: impl Fn(usize) -> Row, out: &mut Row) {
-        let base = operand(0);
-        let mut sum = [0.0; ROW];
-        let count = self.delta.consensus == Consensus::Count;
+    fn row(&self, operands: &[&[f32]], [from, at]: [usize; 2], out: &mut Row) {
+        let base = row_of(operands[0], from);
+        let (mut sum, mut products) = ([0.0; ROW], [0.0; ROW]);
         // Without weights in the vote, they come after it.
         let plain = self.delta.consensus == Consensus::Plain;
-        for model in 0..self.weights.len() {
-            let weight = if plain { 1.0 } else { self.weights[model] };
-            let products = self.products((model, weight), at, &operand(model + 1), &base);
-            for lane in 0..ROW {
-                let p = products[lane];
-                let sign = f32::from(u8::from(p > 0.0)) - f32::from(u8::from(p < 0.0));
-                sum[lane] += if count { sign } else { p };
+        for (model, weight) in self.weights.iter().enumerate() {
+            let weight = if plain { 1.0 } else { *weight };
+            let x = row_of(operands[model + 1], from);
+            self.products((model, weight), at, [x, base], &mut products);
+            if self.delta.consensus == Consensus::Count {
+                for lane in 0..ROW {
+                    let p = products[lane];
+                    sum[lane] += if p > 0.0 { 1.0 } else { 0.0 } - if p < 0.0 { 1.0 } else { 0.0 };
+                }
+            } else {
+                for lane in 0..ROW {
+                    sum[lane] += products[lane];
+                }
             }
         }
         let (mut mixed, mut divisor) = (sum, [self.divisor; ROW]);
         if self.delta.consensus != Consensus::None {
             (mixed, divisor) = ([0.0; ROW], [0.0; ROW]);
-            for model in 0..self.weights.len() {
-                let weight = self.weights[model];
-                let (before, after) = if plain { (1.0, weight) } else { (weight, 1.0) };
-                let products = self.products((model, before), at, &operand(model + 1), &base);
+            for (model, weight) in self.weights.iter().enumerate() {
+                let (before, after) = if plain { (1.0, *weight) } else { (*weight, 1.0) };
+                let x = row_of(operands[model + 1], from);
+                self.products((model, before), at, [x, base], &mut products);
                 for lane in 0..ROW {
                     let p = products[lane];
-                    let up = sum[lane] >= 0.0;
-                    let agrees = (up & (p > 0.0)) | (!up & (p < 0.0));
-                    let mask = if agrees { 1.0 } else { 0.0 };
+                    let along = if sum[lane] >= 0.0 { p } else { -p };
+                    let mask = if along > 0.0 { 1.0 } else { 0.0 };
                     mixed[lane] += p * after * mask;
                     divisor[lane] += weight * mask;
                 }
@@ -129,80 +139,66 @@ impl Mixer<'_> {
         }
     }
 
-    /// `(x - base) factor weight`.
+    /// `out = (x - base) factor weight`.
     #[inline(always)]
-    fn products(&self, (model, weight): (usize, f32), at: usize, x: &Row, base: &Row) -> Row {
-        let mut d = [0.0; ROW];
-        for lane in 0..ROW {
-            d[lane] = x[lane] - base[lane];
-        }
-        let factors = match &self.masks[model] {
-            Mask::All => [1.0; ROW],
-            Mask::Chance(chance, scale) => factors(chance[at / ROW], *scale),
+    fn products(
+        &self,
+        (model, weight): (usize, f32),
+        at: usize,
+        [x, base]: [&Row; 2],
+        out: &mut Row,
+    ) {
+        match &self.masks[model] {
+            Mask::All => {
+                for lane in 0..ROW {
+                    out[lane] = (x[lane] - base[lane]) * weight;
+                }
+            }
             Mask::Factors(factors) => {
-                let mut row = [0.0; ROW];
-                let n = ROW.min(factors.len() - at);
-                row[..n].copy_from_slice(&factors[at..at + n]);
-                row
+                for (lane, factor) in factors[at..].iter().enumerate().take(ROW) {
+                    out[lane] = (x[lane] - base[lane]) * factor * weight;
+                }
             }
             Mask::Largest(set, without) => {
-                let mut row = [0.0; ROW];
+                let ends = [set, without].map(|set| set.end - at as i32);
                 for lane in 0..ROW {
-                    let (bits, i) = (bits(d[lane]), (at + lane) as i32);
-                    let inside = (bits > set.bits) | ((bits == set.bits) & (i < set.end));
-                    let out = (bits > without.bits) | ((bits == without.bits) & (i < without.end));
-                    row[lane] = if inside & !out { 1.0 } else { 0.0 };
+                    let d = x[lane] - base[lane];
+                    let bits = bits(d);
+                    let over = set.bits - i32::from((lane as i32) < ends[0]);
+                    let upto = without.bits - i32::from((lane as i32) < ends[1]);
+                    let factor = if (bits > over) & (bits <= upto) { 1.0 } else { 0.0 };
+                    out[lane] = d * factor * weight;
                 }
-                row
             }
-        };
-        for lane in 0..ROW {
-            d[lane] = d[lane] * factors[lane] * weight;
         }
-        d
     }
 }
 
-/// `scale` where the bit of the lane is set, else 0.
-#[inline(always)]
-fn factors(bits: u16, scale: f32) -> Row {
-    let mut row = [0.0; ROW];
-    for (lane, factor) in row.iter_mut().enumerate() {
-        *factor = if u32::from(bits) & (1 << lane) != 0 { scale } else { 0.0 };
-    }
-    row
-}
-
-/// One bit for each word: whether it is below a threshold.
-pub(super) struct Below<'a> {
+/// `factors = scale` where the word is below a threshold, else 0.
+pub(super) struct Noise<'a> {
     pub(super) words: &'a [u32],
     pub(super) below: u32,
-    pub(super) out: &'a mut [u16],
+    pub(super) scale: f32,
+    pub(super) factors: &'a mut [f32],
 }
 
-impl Body for Below<'_> {
+impl Body for Noise<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run(self) {
-        for (out, words) in self.out.iter_mut().zip(self.words.chunks(ROW)) {
-            let mut row = [u32::MAX; ROW];
-            row[..words.len()].copy_from_slice(words);
-            let mut bits = 0;
-            for (lane, word) in row.iter().enumerate() {
-                bits |= if *word < self.below { 1 << lane } else { 0 };
-            }
-            *out = bits;
+        for (factor, word) in self.factors.iter_mut().zip(self.words) {
+            *factor = if *word < self.below { self.scale } else { 0.0 };
         }
     }
 }
 
-/// The sums of `|x - base|` over one block, of all and of those whose bit is set. Both are formed as
+/// The sums of `|x - base|` over one block, of all and times the factors. Both are formed as
 /// [`crate::simd::Isa::dot`] forms them.
 pub(super) struct Measure<'a> {
     pub(super) x: &'a [f32],
     pub(super) base: &'a [f32],
-    pub(super) chance: &'a [u16],
+    pub(super) factors: &'a [f32],
 }
 
 impl Body for Measure<'_> {
@@ -211,18 +207,20 @@ impl Body for Measure<'_> {
     #[inline(always)]
     fn run(self) -> [f64; 2] {
         let (mut all, mut left) = ([0.0; LANES], [0.0; LANES]);
-        let rows = self.x.chunks(ROW).zip(self.base.chunks(ROW)).zip(self.chance);
-        for (i, ((x, base), chance)) in rows.enumerate() {
-            let mut d = [0.0; ROW];
-            for (d, (x, b)) in d.iter_mut().zip(x.iter().zip(base)) {
-                *d = (x - b).abs();
+        let (x_rows, x_rest) = self.x.as_chunks::<LANES>();
+        let (b_rows, b_rest) = self.base.as_chunks::<LANES>();
+        let (f_rows, f_rest) = self.factors.as_chunks::<LANES>();
+        for ((x, b), factors) in x_rows.iter().zip(b_rows).zip(f_rows) {
+            for lane in 0..LANES {
+                let d = (x[lane] - b[lane]).abs();
+                all[lane] += d;
+                left[lane] += d * factors[lane];
             }
-            let factors = factors(*chance, 1.0);
-            let first = i * ROW % LANES;
-            for lane in 0..ROW {
-                all[first + lane] += d[lane];
-                left[first + lane] += d[lane] * factors[lane];
-            }
+        }
+        for (lane, ((x, b), factor)) in x_rest.iter().zip(b_rest).zip(f_rest).enumerate() {
+            let d = (x - b).abs();
+            all[lane] += d;
+            left[lane] += d * factor;
         }
         [total(&all), total(&left)]
     }

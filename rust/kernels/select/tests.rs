@@ -93,9 +93,10 @@ fn a_good_guess_needs_one_look_and_one_more_for_equals() {
         sample.add((i * BLOCK) as u64, block);
     }
     assert_eq!(sample.magnitudes.len() as u64, SAMPLE);
-    let target = Target::new(0, 150_000, 1, &sample);
+    let target = Target::new(0, 150_123, 1, &sample);
     let (cut, looks) = search(target.clone(), magnitudes);
-    assert_eq!((looks, kept(cut, magnitudes)), (3, naive(150_000, magnitudes)));
+    assert_eq!(looks, 3);
+    assert!(kept(cut, magnitudes) == naive(150_123, magnitudes));
     // Only one item holds the last of the equals.
     let equals = target.learn(&look(&target, magnitudes)).span();
     assert_eq!((equals.start % ITEM as u64, equals.end - equals.start), (0, ITEM as u64));
