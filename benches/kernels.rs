@@ -287,7 +287,7 @@ impl Method<'_> {
             for span in self.kernel.spans(whole, &learned, 0..ELEMENTS as u64) {
                 for range in self.stretches(span.start as usize..span.end as usize) {
                     self.show(range, |stretch| {
-                        self.kernel.reduce(pass, stretch, &learned, &mut sums)
+                        self.kernel.reduce(pass, stretch, &learned, &mut sums);
                     });
                 }
             }

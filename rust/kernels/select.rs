@@ -389,14 +389,14 @@ impl Target {
         if bins.shift > 0 {
             return Stage::Magnitudes(bins.inside(bin, self.most));
         }
-        let (bits, left) = ((bins.low + u64::from(bin)) as u32, self.rank - above);
+        let (end, left) = ((bins.low + u64::from(bin)) as u32, self.rank - above);
         // Which of many zeros are kept makes no difference.
-        if bits == 0 || left == count || !self.members {
-            return Stage::Known(Cut { bits, ..Cut::ALL });
+        if end == 0 || left == count || !self.members {
+            return Stage::Known(Cut { bits: end, ..Cut::ALL });
         }
         let (place, before) = tally.place(bin, left, self.elements);
         let bins = Bins::over(place.start, place.end - 1, self.most);
-        Stage::Equals { bits, left: left - before, bins }
+        Stage::Equals { bits: end, left: left - before, bins }
     }
 }
 

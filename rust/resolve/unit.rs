@@ -100,10 +100,7 @@ impl Unit {
     /// Bytes of what is known of the unit while it is made.
     #[must_use]
     pub fn kept_bytes(&self) -> u64 {
-        match &self.action {
-            Action::Compute(kernel) => kernel.kept_bytes(self.operands.len()),
-            _ => 0,
-        }
+        self.kernel().map_or(0, |kernel| kernel.kept_bytes(self.operands.len()))
     }
 
     /// Bytes of sums that a worker holds while it looks.

@@ -1,6 +1,7 @@
 //! The loops of the delta family, compiled for every instruction set.
 
 #![allow(clippy::inline_always)]
+#![allow(clippy::cast_possible_wrap)] // places in a stretch
 
 use super::mask::Mask;
 use super::{Consensus, Delta};
@@ -166,7 +167,7 @@ impl Mixer<'_> {
                     let bits = bits(d);
                     let over = set.bits - i32::from((lane as i32) < ends[0]);
                     let upto = without.bits - i32::from((lane as i32) < ends[1]);
-                    let factor = if (bits > over) & (bits <= upto) { 1.0 } else { 0.0 };
+                    let factor = if bits > over && bits <= upto { 1.0 } else { 0.0 };
                     out[lane] = d * factor * weight;
                 }
             }
