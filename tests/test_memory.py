@@ -112,6 +112,20 @@ def test_eight_models_take_no_more_than_allowed(tmp_path: Path) -> None:
     assert peaks[8] - peaks[2] < 2 * 6 * (1 << 20) + 2 * 6 * (3 << 20), peaks
 
 
+@pytest.mark.parametrize(
+    "method", ["ties", "breadcrumbs", "della", "dare_linear", "model_stock", "sce"]
+)
+def test_methods_that_look_first_take_no_more_than_allowed(tmp_path: Path, method: str) -> None:
+    need(tmp_path, 1000 * MB)
+    found = models(tmp_path, Flux(1, 1, 3072, 128, 4096, 768), 3)
+    thinned = {"density": 0.5} if method in ("ties", "breadcrumbs", "della", "dare_linear") else {}
+    recipe = {"models": found, "base": "m0", "method": {method: thinned}}
+    path = factory.write_json(tmp_path / "recipe.json", recipe)
+    peak, report = measured("merge", path, "-o", tmp_path / "out.safetensors", "--threads", 2)
+    assert report["run"]["working_bytes"] <= 64 << 20
+    assert peak < 150 * MB
+
+
 @pytest.mark.parametrize("budget", ["1MiB", "2MiB", "8MiB", "64MiB", "1GiB"])
 @pytest.mark.parametrize("threads", [1, 2, 8])
 def test_the_budget_is_kept(tmp_path: Path, budget: str, threads: int) -> None:

@@ -205,9 +205,18 @@ impl Tally {
 
     /// Counts the bins that were met; nothing is lost, but what is kept becomes small.
     pub fn settle(&mut self) {
-        self.met.sort_unstable();
         let before = self.counts.len();
-        self.counts.extend(self.met.chunk_by(|a, b| a == b).map(|run| (run[0], run.len() as u32)));
+        let last = self.met.iter().max().map_or(0, |bin| *bin as usize);
+        if last < self.met.len() {
+            let mut counts = vec![0; last + 1];
+            self.met.iter().for_each(|bin| counts[*bin as usize] += 1);
+            let bins = (0..).zip(counts).filter(|(_, count)| *count > 0);
+            self.counts.extend(bins);
+        } else {
+            self.met.sort_unstable();
+            let runs = self.met.chunk_by(|a, b| a == b);
+            self.counts.extend(runs.map(|run| (run[0], run.len() as u32)));
+        }
         self.met.clear();
         if before > 0 {
             self.gather();
@@ -440,30 +449,32 @@ impl Body for Count<'_> {
 
     #[inline(always)]
     fn run(self) {
-        const ROW: usize = 16;
         let Self { low, width, shift, magnitudes, tally } = self;
-        let high = low + width; // at most 31 bits
-        let mut above = 0;
-        let (rows, rest) = magnitudes.as_chunks::<ROW>();
-        for row in rows {
-            let mut inside = 0;
-            for m in row {
-                above += u32::from(*m > high);
-                inside |= u32::from(m.wrapping_sub(low) <= width);
-            }
-            if inside > 0 {
-                for m in row.iter().filter(|m| m.wrapping_sub(low) <= width) {
-                    tally.meet((m - low) >> shift);
-                }
-            }
-        }
-        for m in rest {
-            above += u32::from(*m > high);
-            if m.wrapping_sub(low) <= width {
-                tally.meet((m - low) >> shift);
-            }
+        let (mut above, mut inside) = (0_u32, 0_u32);
+        for m in magnitudes {
+            let over = u32::from(m.cast_signed() > (low + width).cast_signed()); // 31 bits
+            above += over;
+            inside += u32::from(m.cast_signed() >= low.cast_signed()) - over;
         }
         tally.above += u64::from(above);
+        if inside == 0 {
+            return;
+        }
+        // Without a branch: every one is written, and stays if it is inside.
+        let mut end = tally.met.len();
+        tally.met.resize(end + magnitudes.len(), 0);
+        for m in magnitudes {
+            let bin = m.wrapping_sub(low);
+            tally.met[end] = bin >> shift;
+            end += usize::from(bin <= width);
+            if end == tally.met.len() {
+                break;
+            }
+        }
+        tally.met.truncate(end);
+        if end >= MET {
+            tally.settle();
+        }
     }
 }
 
