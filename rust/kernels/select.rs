@@ -422,12 +422,12 @@ fn among(rank: u64, magnitudes: &[u32]) -> Cut {
     }
 }
 
-/// Between which magnitudes the end of a `share` should lie: five standard deviations of the sample
+/// Between which magnitudes the end of a `share` should lie: four standard deviations of the sample
 /// on either side, for neighbours are alike.
 fn guess(share: f64, sample: &[u32]) -> [u32; 2] {
     let mut sorted = sample.to_vec();
     let n = sample.len() as f64;
-    let spread = 5.0 * (n * share * (1.0 - share)).sqrt() + 1.0;
+    let spread = 4.0 * (n * share * (1.0 - share)).sqrt() + 1.0;
     let mut from_below = |rank: f64, beyond: u32| {
         let inside = (0.0..n).contains(&rank);
         if inside { *sorted.select_nth_unstable(rank as usize).1 } else { beyond }
