@@ -77,7 +77,7 @@ def table(found: dict[str, list[Figures]]) -> str:
     """Return the medians as a table in Markdown."""
 
     def median(name: str, figure: str) -> float:
-        return statistics.median(getattr(run, figure) for run in found[name])
+        return float(statistics.median(getattr(run, figure) for run in found[name]))
 
     lines = ["| method | wall s | CPU s | x linear, wall | x linear, CPU | at most | peak MB |"]
     lines.append("|---|---:|---:|---:|---:|---:|---:|")

@@ -18,18 +18,17 @@
 
 use std::ops::Range;
 
+pub use self::sample::{Sample, sampled};
+pub use self::tally::Tally;
 use crate::simd::{Body, Isa};
 
-/// Elements of a sample, about; a stream no longer than this is its own.
-pub const SAMPLE: u64 = 1 << 17;
-/// Elements that are sampled side by side.
-const RUN: u64 = 256;
+mod sample;
+mod tally;
+
 /// The most bins of one target, and of all targets of a unit together.
 const BINS: [u64; 2] = [1 << 19, 1 << 21];
 /// The fewest bins of a target: enough to end any search in [`LOOKS`].
 const FEWEST: u64 = 1 << 16;
-/// Hits that are kept before they are counted.
-const MET: usize = 1 << 16;
 
 /// How many looks are enough for any stream: a sample, a guess, the upper and the lower bits, and
 /// two for the place of the last of many equals.
@@ -38,64 +37,6 @@ pub const LOOKS: usize = 6;
 pub const LOOKS_FOR_VALUE: usize = LOOKS - 2;
 /// The longest stream: counts of one bin are 32 bits wide.
 pub const LONGEST: u64 = u32::MAX as u64;
-
-/// The runs of a stream of `elements` that are sampled, as far as they lie in `part`.
-pub fn sampled(elements: u64, part: Range<u64>) -> impl Iterator<Item = Range<u64>> {
-    let stride = (elements / (SAMPLE / RUN)).max(1);
-    let whole = elements <= SAMPLE;
-    let strides = part.start / stride..part.end.div_ceil(stride).min(SAMPLE / RUN);
-    let run = move |k: u64| {
-        // Somewhere in each stride: rows must not be met at the same columns again and again.
-        let at = ((k.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) * stride.saturating_sub(RUN)) >> 32;
-        let first = k * stride + at;
-        if whole { part.clone() } else { first.max(part.start)..(first + RUN).min(part.end) }
-    };
-    let strides = if whole { 0..1 } else { strides };
-    strides.map(run).filter(|run| !run.is_empty())
-}
-
-/// Some of the magnitudes of a stream.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Sample {
-    elements: u64,
-    magnitudes: Vec<u32>,
-    zeros: u64,
-}
-
-impl Sample {
-    /// Empty, of a stream of `elements`.
-    #[must_use]
-    pub fn new(elements: u64) -> Self {
-        Self { elements, magnitudes: Vec::new(), zeros: 0 }
-    }
-
-    /// How many elements the stream has.
-    #[must_use]
-    pub fn elements(&self) -> u64 {
-        self.elements
-    }
-
-    /// How many of the magnitudes that were shown are 0.
-    #[must_use]
-    pub fn zeros(&self) -> u64 {
-        self.zeros
-    }
-
-    /// The next stretch of the stream, or of its runs.
-    pub fn add(&mut self, first: u64, magnitudes: &[u32]) {
-        for run in sampled(self.elements, first..first + magnitudes.len() as u64) {
-            let run = (run.start - first) as usize..(run.end - first) as usize;
-            self.magnitudes.extend_from_slice(&magnitudes[run]);
-        }
-        self.zeros += magnitudes.iter().filter(|m| **m == 0).count() as u64;
-    }
-
-    /// Adds the sample of what follows.
-    pub fn merge(&mut self, next: &Self) {
-        self.magnitudes.extend(&next.magnitudes);
-        self.zeros += next.zeros;
-    }
-}
 
 /// Where the set of the largest ends: all above `bits` are in it, and those that equal `bits` if
 /// their index is below `end`.
@@ -163,134 +104,17 @@ impl Bins {
     }
 }
 
-/// What was counted for one target.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Tally {
-    /// The most bins there can be.
-    most: u64,
-    /// How many lie above all bins.
-    above: u64,
-    /// Bins and how many lie in them; rising from the start of a place to its end.
-    counts: Vec<(u32, u32)>,
-    /// Where in the stream each place starts, and where its counts do; none if that was given up.
-    places: Vec<(u64, usize)>,
-    /// Bins that were met, one entry for each time.
-    met: Vec<u32>,
-    /// Whether the places were given up.
-    scattered: bool,
-}
-
-impl Tally {
-    /// Empty, for one of so many targets.
-    #[must_use]
-    pub fn new(targets: u64) -> Self {
-        let (counts, places, met) = (Vec::new(), Vec::new(), Vec::new());
-        Self { most: most(targets), above: 0, counts, places, met, scattered: false }
-    }
-
-    /// Adds the tally of the same target over the next place.
-    pub fn merge(&mut self, next: &Self) {
-        self.above += next.above;
-        let start = self.counts.len();
-        self.counts.extend(&next.counts);
-        self.places.extend(next.places.iter().map(|(first, at)| (*first, start + at)));
-        if self.counts.len() as u64 > 2 * self.most {
-            self.scattered = true;
-            self.gather();
-        }
-        if self.scattered {
-            self.places.clear();
-        }
-    }
-
-    /// Counts the bins that were met; nothing is lost, but what is kept becomes small.
-    pub fn settle(&mut self) {
-        let before = self.counts.len();
-        let last = self.met.iter().max().map_or(0, |bin| *bin as usize);
-        if last < self.met.len() {
-            let mut counts = vec![0; last + 1];
-            self.met.iter().for_each(|bin| counts[*bin as usize] += 1);
-            let bins = (0..).zip(counts).filter(|(_, count)| *count > 0);
-            self.counts.extend(bins);
-        } else {
-            self.met.sort_unstable();
-            let runs = self.met.chunk_by(|a, b| a == b);
-            self.counts.extend(runs.map(|run| (run[0], run.len() as u32)));
-        }
-        self.met.clear();
-        if before > 0 {
-            self.gather();
-        }
-    }
-
-    /// Makes the counts of one place of all.
-    fn gather(&mut self) {
-        self.counts.sort_unstable_by_key(|(bin, _)| *bin);
-        self.counts.dedup_by(|next, kept| {
-            let same = next.0 == kept.0;
-            kept.1 += if same { next.1 } else { 0 };
-            same
-        });
-    }
-
-    fn meet(&mut self, bin: u32) {
-        self.met.push(bin);
-        if self.met.len() >= MET {
-            self.settle();
-        }
-    }
-
-    /// The bin in which the element of this rank lies (the first has rank 1), how many lie before
-    /// that bin and how many in it; `None` if it lies elsewhere.
-    fn find(&self, rank: u64, from_above: bool) -> Option<(u32, u64, u64)> {
-        if self.above >= rank {
-            return None;
-        }
-        let mut whole = self.clone();
-        whole.gather();
-        if from_above {
-            whole.counts.reverse();
-        }
-        let mut before = self.above;
-        for (bin, count) in whole.counts {
-            let count = u64::from(count);
-            if before + count >= rank {
-                return Some((bin, before, count));
-            }
-            before += count;
-        }
-        None
-    }
-
-    /// The place of the `left`-th element of a bin in a stream of `elements`, and how many of the
-    /// bin lie before it.
-    fn place(&self, bin: u32, left: u64, elements: u64) -> (Range<u64>, u64) {
-        let mut before = 0;
-        for (i, (first, start)) in self.places.iter().enumerate() {
-            let next = self.places.get(i + 1).copied().unwrap_or((elements, self.counts.len()));
-            let counts = &self.counts[*start..next.1];
-            let found = counts.binary_search_by_key(&bin, |(bin, _)| *bin);
-            let count = found.map_or(0, |at| u64::from(counts[at].1));
-            if before + count >= left {
-                return (*first..next.0, before);
-            }
-            before += count;
-        }
-        (0..elements, 0)
-    }
-}
-
 /// Bytes that samples and tallies of a unit take at most.
 #[must_use]
 pub fn kept_bytes(streams: u64, targets: u64) -> u64 {
-    streams * SAMPLE * size_of::<u32>() as u64
+    streams * sample::SAMPLE * size_of::<u32>() as u64
         + 2 * targets * most(targets) * size_of::<(u32, u32)>() as u64
 }
 
 /// Bytes that those of one worker take at most.
 #[must_use]
 pub fn state_bytes(targets: u64) -> u64 {
-    targets * (most(targets) * size_of::<(u32, u32)>() as u64 + 4 * MET as u64)
+    targets * (most(targets) * size_of::<(u32, u32)>() as u64 + 4 * tally::MET as u64)
 }
 
 /// The most bins of one of so many targets.
@@ -472,7 +296,7 @@ impl Body for Count<'_> {
             }
         }
         tally.met.truncate(end);
-        if end >= MET {
+        if end >= tally::MET {
             tally.settle();
         }
     }

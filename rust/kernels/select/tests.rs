@@ -1,3 +1,4 @@
+use super::sample::SAMPLE;
 use super::*;
 use crate::simd::BLOCK;
 
