@@ -19,7 +19,7 @@ import submerge
 from submerge.cli import _run
 from submerge.evaluate import Prompt, battery, evaluate_guidance
 from submerge.evaluate.painting import texts_identity
-from submerge.inference import load_model, run_inference
+from submerge.inference import load_model, planner, run_inference
 from submerge.page import build
 
 if TYPE_CHECKING:
@@ -184,6 +184,22 @@ def test_models_share_texts_and_start_latents(
     assert len(calls) == 2  # once for a prompt, for all three
     assert len(starts) > 3 * 2
     assert all(torch.equal(start, starts[0]) for start in starts)
+
+
+@pytest.mark.parametrize("rung", ["text-first", "disk"])
+def test_where_the_parts_lie_changes_no_signal(
+    rung: str, pipelines: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how = SMALL | {"seeds": [0], "steps": 1, "sweep_steps": [1]}
+
+    def judged_by(name: str) -> Evaluation:
+        monkeypatch.setattr(
+            planner, "_ladder", lambda *a: (r for r in ladder(*a) if r.name == name)
+        )
+        return evaluate_guidance(pipelines["merged"], ["a fox"], scorers=(), options=how, load=LOAD)
+
+    ladder = planner._ladder
+    assert judged_by(rung).signals == judged_by("resident").signals
 
 
 def test_other_text_encoders_are_told_apart(pipelines: dict[str, Path], tmp_path: Path) -> None:
