@@ -261,14 +261,15 @@ def _rung(name: str, sizes: Sizes, machine: Machine, work: Work, flags: tuple[bo
         "transformer": sizes.cast if cast else sizes.transformer,
         "vae": sizes.vae,
     }
-    # What is never on the device as a whole: two blocks, one computed with and one on its way.
+    # What is never on the device as a whole: two pieces, one computed with and one on its way
+    # in or out.
     others = sizes.transformer - sum(sizes.blocks)
     streamed = {
         ("text", "layers"): 2 * sizes.text_layer,
-        ("text", "disk"): sizes.text_layer,
+        ("text", "disk"): 2 * sizes.text_layer,
         ("transformer", "blocks"): others + 2 * max(sizes.blocks, default=0),
         ("transformer", "layers"): 2 * sizes.layer,
-        ("transformer", "disk"): sizes.layer,
+        ("transformer", "disk"): 2 * sizes.layer,
     }
     phase_of = {"text": "text", "transformer": "denoise", "vae": "decode"}
     activations = _activations(sizes, work, tiles=tiles)
