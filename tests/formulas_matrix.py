@@ -61,6 +61,28 @@ def polar(x: Vector) -> Vector:
     return np.asarray(u @ vt)
 
 
+def rotation(a: Vector, b: Vector) -> Vector:
+    """The orthogonal R that makes |a R - b| least."""
+    u, _, vt = np.linalg.svd(a.T @ b)
+    return np.asarray(u @ vt)
+
+
+def rotated(a: Vector, b: Vector, alpha: float, alignment: int) -> Vector:
+    """Both in one frame: tall matrices by their columns, wide ones by their rows."""
+    shape = a.shape
+    rows = shape[0] if a.ndim > 1 else a.size
+    a, b = (x.astype(np.float64).reshape(rows, -1) for x in (a, b))
+    if is_vector(a):
+        made = (1 - alpha) * a + alpha * b
+    else:
+        wide = a.shape[0] < a.shape[1]
+        a, b = (a.T, b.T) if wide else (a, b)
+        r = rotation(a, b)
+        made = (1 - alpha) * a @ r + alpha * b if alignment else (1 - alpha) * a + alpha * b @ r.T
+        made = made.T if wide else made
+    return np.asarray(made.reshape(shape))
+
+
 def on(base: Vector, made: Vector, scale: float) -> Vector:
     """The base and what was made, in f32."""
     out: Any = base + made.astype(np.float32).reshape(base.shape) * np.float32(scale)

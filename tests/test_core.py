@@ -235,6 +235,14 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "weights too few": (_unit(op=linear(1.0)), "1 weights for 2 operands"),
     "no operand": (_unit(operands=[], op=linear()), "0 weights for 0 operands"),
     "a weight too large": (_unit(op=linear(1e39, 1)), "expected a finite f32"),
+    "a rotation of a share": (
+        _unit(
+            op={
+                "matrix": {"weights": [0.5], "lambda": 1.0, "apart": False, "make": {"rotated": {}}}
+            }
+        ),
+        "expected one model of weight 1",
+    ),
     "a copy of two": (_unit(op={"copy": {}}), "1 weights for 2 operands"),
     "a name twice": (
         lambda p: p["outputs"].insert(1, p["outputs"][0]),

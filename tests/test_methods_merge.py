@@ -122,6 +122,13 @@ def decorrelated(weights: dict[str, float], rank: int | None = None, scale: floa
     return unit
 
 
+def rotated(alpha: float, alignment: int) -> Any:
+    def unit(_: str, of: dict[str, Vector]) -> Vector:
+        return formulas_matrix.rotated(of["carl"], of["anna"], alpha, alignment)
+
+    return unit
+
+
 def whole(_: str, __: str, d: Vector) -> Vector:
     return d
 
@@ -294,6 +301,10 @@ CASES = [
          "base + 0.80 * tsv_m(0.70 * anna + 0.40 * carl)", base="base"),
     Case("tsv_m", {"rank": 60}, ALL, decorrelated(OTHERS, rank=60),
          "base + tsv_m(anna + carl + dora; rank 60)", base="base"),
+    Case("rotate", {"alpha": 0.3}, TWO, rotated(0.3, 1),
+         "0.30 * anna + 0.70 * rotate(carl to anna)"),
+    Case("rotate", {"alpha": 0.3, "alignment": 0}, TWO, rotated(0.3, 0),
+         "0.70 * carl + 0.30 * rotate(anna to carl)"),
 ]  # fmt: skip
 IDS = [f"{case.method}-{i}" for i, case in enumerate(CASES)]
 

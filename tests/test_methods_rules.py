@@ -205,6 +205,8 @@ REFUSED: list[tuple[dict[str, Any], Setting, str]] = [
     ({"sce": {"select_topk": 2}}, THREE, "m.sce.select_topk: 2 in `embed.img.weight`, expected a"),
     ({"norm_limit": {"limit": -1}}, THREE, "m.norm_limit.limit: -1, expected at least 0"),
     ({"lerp": {}}, Setting(("a",)), "m.lerp: a method of two models, expected two, got 1"),
+    ({"rotate": {}}, Setting(("a",)), "m.rotate: a method of two models"),
+    ({"rotate": {"alignment": 0.5}}, Setting(("a", "b")), "m.rotate.alignment: 0.5 for `"),
     ({"polar": {}}, Setting(("a",)), "m.polar: a method of two models"),
     ({"arcee_fusion": {}}, Setting(("a",)), "m.arcee_fusion: a method of two models"),
     ({"add_cosine_a": {}}, Setting(("a",)), "m.add_cosine_a: a method of two models"),

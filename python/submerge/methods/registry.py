@@ -8,7 +8,7 @@ from submerge.methods.adaptive import AddCosineA, AddCosineB, ArceeFusion, Sce
 from submerge.methods.chance import DareLinear, DareTies, Della, DellaLinear
 from submerge.methods.combine import NormLerp, NormLimit, NuSlerp, Orthogonal, Polar, Slerp
 from submerge.methods.delta import Breadcrumbs, BreadcrumbsTies, TaskArithmetic, Ties
-from submerge.methods.matrix import IsoC, TruncatedSvd, TsvM
+from submerge.methods.matrix import IsoC, Rotate, TruncatedSvd, TsvM
 from submerge.methods.means import GeometricMedian, Karcher, ModelStock, MultiSlerp
 from submerge.methods.pointwise import (
     AddOpposite,
@@ -66,6 +66,7 @@ _KINDS: tuple[type[Method], ...] = (
     TruncatedSvd,
     IsoC,
     TsvM,
+    Rotate,
 )
 
 METHODS: dict[str, type[Method]] = {kind.name: kind for kind in _KINDS}

@@ -22,6 +22,7 @@ _SCRATCH = 4096
 # Of formulas of whole matrices: rows that are worked on at once, and what packing takes.
 _PANEL = 256
 _ROOM = 24 << 20
+_PACKED = 1 << 20
 
 
 class Running(NamedTuple):
@@ -90,6 +91,9 @@ def matrix_bytes(plan: Plan, unit: Unit) -> int:
         work = _vectors(make.get("rank", short), short, long)
     written = rows * columns * DTYPES[output.dtype] // 8
     panel = 16 * _PANEL * short
+    if "rotated" in make:  # both models are held for the product alone
+        product = 4 * rows * columns + 8 * short**2 + _PACKED
+        return 4 * rows * columns + max(product, written, 8 * work + panel + _ROOM)
     return 4 * models * rows * columns + max(written, 8 * work + panel + _ROOM)
 
 

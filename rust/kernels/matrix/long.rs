@@ -71,7 +71,7 @@ impl Long {
     }
 
     /// Replaces rows of the long side, some at a time, by what `make` gives for them.
-    fn each_panel(&mut self, engine: &Engine, mut make: impl FnMut(View<f32>) -> Vec<f64>) {
+    pub fn each_panel(&mut self, engine: &Engine, mut make: impl FnMut(View<f32>) -> Vec<f64>) {
         let long = self.long();
         for first in (0..long).step_by(PANEL) {
             if engine.stopped() {

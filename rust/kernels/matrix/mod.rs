@@ -18,6 +18,7 @@ mod eigen;
 mod gemm;
 mod lanes;
 mod long;
+mod rotation;
 mod spectrum;
 mod tasks;
 mod tridiagonal;
@@ -26,6 +27,8 @@ mod tridiagonal;
 const PANEL: usize = 256;
 /// Bytes that packing and rotations take beside the matrices.
 const ROOM: u64 = 24 << 20;
+/// Bytes that packing takes in a product alone.
+const PACKED: u64 = 1 << 20;
 
 /// What the linear algebra runs on.
 #[derive(Clone, Copy)]
@@ -97,12 +100,16 @@ pub enum Make {
         /// How many of each; if not given, the short side over the number of models, at least 1.
         rank: Option<usize>,
     },
+    /// `x_1 Q - x_0`, with the orthogonal `Q` of the short side that brings `x_1` nearest to `x_0` (on
+    /// the left of a wide matrix); no turn along what neither determines. Of one model of weight 1; a
+    /// vector is not turned. The product is rounded to f32 before `x_0` is taken away.
+    Rotated {},
 }
 
 /// What was made of a unit's differences.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Made {
-    /// `f(D)`, row by row.
+    /// `f(D)`, row by row; `x_1 Q` of a rotation.
     values: Vec<f32>,
     /// What there is to say about it.
     pub note: String,
@@ -120,7 +127,11 @@ impl Matrix {
         if let Some(bad) = self.weights.iter().chain([&self.lambda]).find(finite) {
             return Err(format!("weight or lambda {bad}, expected a finite f32"));
         }
+        let alone = self.weights == [1.0] && !self.apart;
         match self.make {
+            Make::Rotated {} if !alone => {
+                Err("a rotation, expected one model of weight 1 and no base apart".to_owned())
+            }
             Make::Rank(0) | Make::Decorrelated { rank: Some(0) } => {
                 Err("rank 0, expected at least 1".to_owned())
             }
@@ -134,7 +145,8 @@ impl Matrix {
     /// Bytes that a worker holds of a unit with so many rows, elements in a row and bytes of output.
     ///
     /// `4 m n` for each matrix of differences; beside them the output, or what is greater: square
-    /// matrices of the short side in f64, or the vectors of the iteration.
+    /// matrices of the short side in f64, or the vectors of the iteration. Of two that are rotated
+    /// the first is given up early.
     #[must_use]
     pub fn state_bytes(&self, rows: u64, columns: u64, output: u64) -> u64 {
         let (short, long) = (rows.min(columns), rows.max(columns));
@@ -142,7 +154,7 @@ impl Matrix {
         let work = match self.make {
             _ if short <= 1 => 0,
             Make::Rank(rank) => vectors_of(rank, short, long),
-            Make::Energy(_) | Make::Isotropic {} => 2 * short * short,
+            Make::Energy(_) | Make::Isotropic {} | Make::Rotated {} => 2 * short * short,
             Make::Decorrelated { .. } => {
                 let rank = self.rank_of_each(short as usize);
                 let all = (rank * self.matrices()) as u64;
@@ -152,8 +164,12 @@ impl Matrix {
         };
         let panel = of(2 * PANEL as u64 * short);
         let differences = rows.saturating_mul(columns).saturating_mul(4);
-        let differences = differences.saturating_mul(self.matrices() as u64);
-        differences.saturating_add(output.max(of(work) + panel + ROOM))
+        let later = output.max(of(work) + panel + ROOM);
+        if matches!(self.make, Make::Rotated {}) {
+            let product = differences.saturating_add(of(short * short) + PACKED);
+            return differences.saturating_add(product.max(later));
+        }
+        differences.saturating_mul(self.matrices() as u64).saturating_add(later)
     }
 
     /// How many directions of each model are decorrelated.
@@ -164,14 +180,21 @@ impl Matrix {
         }
     }
 
-    /// Matrices of differences that are held: one for all models, or one for each.
+    /// Matrices that are held: one for all models' differences, or one for each, or both operands.
     #[must_use]
     pub fn matrices(&self) -> usize {
-        if matches!(self.make, Make::Decorrelated { .. }) { self.weights.len() } else { 1 }
+        match self.make {
+            Make::Decorrelated { .. } => self.weights.len(),
+            Make::Rotated {} => 2,
+            _ => 1,
+        }
     }
 
-    /// Fills a stretch of matrix `index` of the differences.
+    /// Fills a stretch of matrix `index` of the differences, or of the operands that are rotated.
     pub fn gather(&self, stretch: Stretch, index: usize, differences: &mut [f32]) {
+        if matches!(self.make, Make::Rotated {}) {
+            return differences.copy_from_slice(stretch.operands[index]);
+        }
         let base = stretch.operands[usize::from(self.apart)];
         let models = &stretch.operands[1 + usize::from(self.apart)..];
         differences.fill(0.0);
@@ -197,8 +220,9 @@ impl Matrix {
         let bad: u64 = blocks.map(|block| engine.isa.count_nonfinite(block)).sum();
         if bad > 0 {
             return Err(format!(
-                "{bad} elements of the difference are not finite, expected none: one would spread \
-                 over the whole matrix"
+                "{bad} elements of {} are not finite, expected none: one would spread over the \
+                 whole matrix",
+                if matches!(self.make, Make::Rotated {}) { "the models" } else { "the difference" }
             ));
         }
         let elements = differences.first().map_or(0, Vec::len);
@@ -215,12 +239,13 @@ impl Matrix {
     }
 
     /// Turns the first matrix into what is made of all; gives the note. `None` if it did not end.
-    fn matrix(&self, engine: &Engine, matrices: &mut [Long]) -> Option<String> {
+    fn matrix(&self, engine: &Engine, matrices: &mut Vec<Long>) -> Option<String> {
         let wanted = match self.make {
             Make::Decorrelated { .. } => {
                 let rank = self.rank_of_each(matrices.first()?.short());
                 return tasks::decorrelate(engine, matrices, rank);
             }
+            Make::Rotated {} => return rotation::rotate(engine, matrices),
             Make::Rank(rank) => Wanted::Rank(rank),
             Make::Energy(share) => Wanted::Energy(share),
             Make::Isotropic {} => Wanted::Energy(1.0),
@@ -237,6 +262,10 @@ impl Matrix {
     fn vector(&self, differences: Vec<Vec<f32>>) -> Made {
         let mut all = differences.into_iter();
         let mut values = all.next().unwrap_or_default();
+        if matches!(self.make, Make::Rotated {}) {
+            values = all.next().unwrap_or_default();
+            return Made { values, note: "vectors: not rotated".to_owned() };
+        }
         if matches!(self.make, Make::Rank(_) | Make::Energy(_)) {
             return Made { values, note: String::new() }; // it has rank 1
         }
@@ -254,6 +283,10 @@ impl Matrix {
         let first = stretch.first as usize;
         let (base, lambda) = (stretch.operands[0], self.lambda as f32);
         let made = &made.values[first..first + out.len()];
+        if matches!(self.make, Make::Rotated {}) {
+            out.copy_from_slice(base);
+            return stretch.isa.run(Gather { x: made, base, weight: lambda, out });
+        }
         stretch.isa.run(Settle { base, made, lambda, out });
     }
 }

@@ -1,0 +1,201 @@
+"""`rotate`: the formula, what it leaves alone, memory, and what changes no bit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+import factory
+import formulas_matrix
+import submerge
+from submerge import PlanError, RecipeError
+from submerge.plan.describe import Running, working_bytes
+from submerge.run import build_info
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from submerge.report import Report
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+SHAPES = [(90, 60), (60, 90), (64, 64), (8, 4, 3, 3)]
+MEGABYTE = 1 << 20
+
+
+def flat(shape: tuple[int, ...], seed: int) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def graded(shape: tuple[int, int], seed: int, least: float) -> Array:
+    """A matrix whose singular values fall from 1 to `least`."""
+    random = np.random.default_rng(seed)
+    short = min(shape)
+    u, v = (np.linalg.qr(random.standard_normal((side, short)))[0] for side in shape)
+    return np.asarray((u * np.geomspace(1, least, short)) @ v.T).astype(np.float32)
+
+
+def turn(n: int, seed: int) -> Array:
+    """An orthogonal matrix."""
+    return np.linalg.qr(np.random.default_rng(seed).standard_normal((n, n)))[0]
+
+
+def recipe(folder: Path, **parameters: Any) -> dict[str, Any]:
+    models = {n: {"path": str(folder / f"{n}.safetensors"), "layout": "generic"} for n in "ab"}
+    return {"models": models, "method": {"rotate": parameters}}
+
+
+def merged(
+    folder: Path, a: dict[str, Array], b: dict[str, Array], run: Any = None, **parameters: Any
+) -> tuple[dict[str, Array], Report]:
+    for name, tensors in (("a", a), ("b", b)):
+        factory.write(folder / f"{name}.safetensors", tensors)
+    out = folder / "out.safetensors"
+    report = submerge.merge(recipe(folder, **parameters), out, overwrite=True, **(run or {}))
+    return factory.read(out), report
+
+
+def one(folder: Path, a: Array, b: Array, **parameters: Any) -> Array:
+    return merged(folder, {"a": a}, {"a": b}, **parameters)[0]["a"]
+
+
+def relative(got: Array, want: Array) -> float:
+    """The error in Frobenius norm, relative to what is wanted."""
+    return float(np.linalg.norm(got.astype(np.float64) - want) / np.linalg.norm(want))
+
+
+@pytest.mark.parametrize("alignment", [0, 1])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_formula(tmp_path: Path, shape: tuple[int, ...], alignment: int) -> None:
+    a, b = flat(shape, 1), flat(shape, 2)
+    for alpha in (0.0, 0.3, 1.0, 1.4):
+        got = one(tmp_path, a, b, alpha=alpha, alignment=alignment)
+        assert relative(got, formulas_matrix.rotated(a, b, alpha, alignment)) < 1e-6
+
+
+@pytest.mark.parametrize("least", [1e-1, 1e-2, 1e-4])
+def test_the_turned_model_is_as_near_as_can_be(tmp_path: Path, least: float) -> None:
+    # The singular values of A^T B fall to the square of `least`.
+    a = graded((80, 50), 3, least)
+    b = (a.astype(np.float64) @ turn(50, 4) + 1e-3 * least * flat((80, 50), 5)).astype(np.float32)
+    got = one(tmp_path, a, b, alpha=0.0).astype(np.float64)
+    want = formulas_matrix.rotated(a, b, 0.0, 1)
+    assert relative(got, want) < 1e-6
+    assert np.linalg.norm(got - b) <= np.linalg.norm(want - b) + 1e-6
+    gram = np.linalg.eigvalsh(got @ got.T) - np.linalg.eigvalsh(a.astype(np.float64) @ a.T)
+    assert np.abs(gram).max() < 1e-6  # lengths and angles of rows are kept
+
+
+@pytest.mark.parametrize("shape", [(90, 60), (60, 90), (64, 64)])
+def test_a_model_that_was_turned_is_turned_back(tmp_path: Path, shape: tuple[int, int]) -> None:
+    a = graded(shape, 6, 0.05)
+    q = turn(min(shape), 7)
+    b = (a @ q if shape[0] >= shape[1] else q @ a).astype(np.float32)
+    for alpha in (0.0, 0.5):
+        assert relative(one(tmp_path, a, b, alpha=alpha), b) < 2e-7
+    assert relative(one(tmp_path, a, b, alpha=1, alignment=0), a) < 2e-7
+
+
+def test_the_ends_are_the_models(tmp_path: Path) -> None:
+    a, b = flat((40, 30), 8), flat((40, 30), 9)
+    np.testing.assert_array_equal(one(tmp_path, a, b, alpha=0, alignment=0), a)
+    np.testing.assert_array_equal(one(tmp_path, a, b, alpha=1, alignment=1), b)
+
+
+def deficient(shape: tuple[int, int], rank: int, seed: int) -> Array:
+    """Whole numbers, so that nothing of lower rank is left by rounding."""
+    random = np.random.default_rng(seed)
+    left, right = (random.integers(-4, 5, size) for size in ((shape[0], rank), (rank, shape[1])))
+    return np.asarray(left @ right).astype(np.float32)
+
+
+SAME: dict[str, Array] = {
+    "full": flat((50, 40), 10),
+    "rank-deficient": deficient((50, 40), 7, 11),
+    "badly conditioned": graded((40, 40), 12, 1e-6),
+    "zero": np.zeros((20, 30), np.float32),
+    "tiny": flat((20, 30), 13) * np.float32(1e-30),
+    "huge": flat((20, 30), 14) * np.float32(1e30),
+    "column": flat((30, 1), 15),
+    "vector": flat((30,), 16),
+    "scalar": np.asarray(0.5, np.float32),
+    "empty": np.zeros((0, 4), np.float32),
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_a_model_and_itself_make_that_model(tmp_path: Path, name: str) -> None:
+    a = SAME[name]
+    for alignment in (0, 1):
+        got = one(tmp_path, a, a, alpha=0.3, alignment=alignment)
+        scale = float(np.abs(a).max(initial=0)) or 1.0
+        np.testing.assert_allclose(got / scale, a / scale, atol=1e-6)
+
+
+def test_what_the_models_do_not_determine_is_left_alone(tmp_path: Path) -> None:
+    # B is zero but for two columns, which are those of A exchanged: the others stay where they are.
+    a = flat((50, 6), 17)
+    a[:, 2:] -= a[:, :2] @ np.linalg.lstsq(a[:, :2], a[:, 2:], rcond=None)[0]
+    b = np.zeros_like(a)
+    b[:, 0], b[:, 1] = a[:, 1], a[:, 0]
+    got = one(tmp_path, a, b, alpha=0.0)
+    np.testing.assert_allclose(got, a[:, [1, 0, 2, 3, 4, 5]], atol=1e-5)
+    zero = one(tmp_path, a, np.zeros_like(a), alpha=0.25)
+    np.testing.assert_allclose(zero, 0.75 * a, rtol=1e-6)
+
+
+@pytest.mark.parametrize("rank", [1, 5])
+def test_what_has_few_directions_keeps_lengths_and_angles(tmp_path: Path, rank: int) -> None:
+    a, b = (deficient((40, 30), rank, seed).astype(np.float64) for seed in (18, 19))
+    got = one(tmp_path, a.astype(np.float32), b.astype(np.float32), alpha=0.0).astype(np.float64)
+    np.testing.assert_allclose(got @ got.T, a @ a.T, atol=1e-4 * np.abs(a @ a.T).max())
+    # As near as any rotation: |A R|^2 is fixed, and <A R, B> is the sum of singular values.
+    best = np.linalg.svd(a.T @ b, compute_uv=False).sum()
+    assert abs(np.sum(got * b) / best - 1) < 1e-5
+
+
+TENSORS = [
+    {"a.weight": flat((310, 290), s), "b.weight": flat((70, 300), s), "c.bias": flat((64,), s)}
+    for s in (20, 21)
+]
+
+
+def test_how_a_merge_is_run_changes_no_bit(tmp_path: Path) -> None:
+    runs: list[dict[str, Any]] = [{"isa": isa} for isa in build_info()["isas"]]
+    runs += [{"threads": 1}, {"threads": 3, "chunk": 1 << 14}, {"io": "pread", "stats": False}]
+    outputs = set()
+    for run in runs:
+        found, report = merged(tmp_path, TENSORS[0], TENSORS[1], run)
+        outputs.add(b"".join(found[name].tobytes() for name in sorted(found)))
+    assert len(outputs) == 1
+    assert "vectors: not rotated, in 1 unit: `c`" in report.summary["notes"]
+
+
+@pytest.mark.parametrize("shape", [(700, 600), (60, 900), (900, 60)])
+def test_the_plan_tells_what_the_job_takes(tmp_path: Path, shape: tuple[int, int]) -> None:
+    _, report = merged(tmp_path, {"a": flat(shape, 22)}, {"a": flat(shape, 23)}, {"threads": 1})
+    told = working_bytes(
+        submerge.plan(recipe(tmp_path), tmp_path / "x.safetensors"),
+        Running(1, 1 << 20, 64 << 20, 512 << 20),
+    )
+    assert abs(told - report.run.working_bytes) < MEGABYTE
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_is_refused_by_name(tmp_path: Path, bad: float) -> None:
+    a, b = flat((30, 20), 24), flat((30, 20), 25)
+    a[3, 4] = bad
+    with pytest.raises(PlanError) as caught:
+        one(tmp_path, a, b)
+    assert caught.value.message.startswith("`a`: 1 elements of the models are not finite")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+    a = flat((4, 4), 26)
+    with pytest.raises(RecipeError) as caught:
+        one(tmp_path, a, a, alignment=0.5)
+    where = "recipe.method.rotate.alignment"
+    assert caught.value.message == f"{where}: 0.5 for `a`, expected 0 or 1"
