@@ -131,7 +131,9 @@ mod tests {
         let (u, v) = (basis(n, 1), basis(n, 2));
         let mut scaled = v.clone();
         for (row, value) in scaled.chunks_exact_mut(n).zip(values) {
-            row.iter_mut().for_each(|x| *x *= value);
+            for x in row.iter_mut() {
+                *x *= value;
+            }
         }
         let left = View::new(&u, n).transposed();
         [scaled, v].map(|right| product(engine, left, View::new(&right, n)))
@@ -146,7 +148,7 @@ mod tests {
         let (engine, n) = (&Engine::best(), 40);
         // The least singular value, and how well it determines its direction beside what is added.
         for (least, error) in [(1.0, 1e-11), (1e-2, 1e-9), (1e-4, 1e-7), (1e-7, 1e-4)] {
-            let share = |i: usize| if i % 3 == 0 { least } else { 1.0 + i as f64 / 40.0 };
+            let share = |i: usize| if i.is_multiple_of(3) { least } else { 1.0 + i as f64 / 40.0 };
             let values: Vec<f64> = (0..n).map(share).collect();
             let [m, want] = made(&values);
             let got = polar(engine, m, n).expect("it ends");
@@ -160,7 +162,9 @@ mod tests {
     fn where_nothing_is_known_nothing_turns() {
         let (engine, n) = (&Engine::best(), 30);
         let mut one = vec![0.0; n * n];
-        one.iter_mut().step_by(n + 1).for_each(|x| *x = 1.0);
+        for x in one.iter_mut().step_by(n + 1) {
+            *x = 1.0;
+        }
         assert_eq!(polar(engine, vec![0.0; n * n], n), Some(one.clone()));
         // Two axes are exchanged, and the others are left alone.
         let mut m = vec![0.0; n * n];
