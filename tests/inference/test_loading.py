@@ -192,7 +192,8 @@ def test_a_component_that_does_not_load_is_told(broken: Path) -> None:
     config = json.loads(path.read_text(encoding="utf-8"))
     write_json(path, config | {"down_block_types": ["NoSuchBlock", "DownEncoderBlock2D"]})
     with pytest.raises(submerge.CheckpointError, match="vae: cannot be loaded"):
-        load_model(broken, device="cpu")
+        load_model(broken, device="cpu", dtype="bf16")
+    assert torch.get_default_dtype() == torch.float32  # the host's, as it was
 
 
 def test_a_config_that_contradicts_the_tensors_is_refused(broken: Path) -> None:

@@ -285,6 +285,11 @@ def _castable(transformer: Any) -> Iterator[str]:
 @contextmanager
 def _told(folder: Path) -> Iterator[None]:
     """Say which component could not be loaded."""
+    import torch
+
+    # diffusers sets the process's default dtype while it builds a model, and forgets to set it back
+    # when that fails.
+    dtype = torch.get_default_dtype()
     try:
         yield
     except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
@@ -292,3 +297,5 @@ def _told(folder: Path) -> Iterator[None]:
             f"{folder}: cannot be loaded: {error}",
             hint="the component may be damaged or of another version; download it again",
         ) from error
+    finally:
+        torch.set_default_dtype(dtype)
