@@ -14,7 +14,7 @@ from factory import KREA, SCHNELL
 from refusals import CORE, F32, ONES, Bench, Row, after, cut
 from submerge import CheckpointError, LayoutError, RecipeError, SubmergeError
 from submerge.cli import app
-from submerge.recipe.comfy import import_workflow
+from submerge.recipe.importers.comfy import import_workflow
 from submerge.recipe.template import template
 from submerge.values import Value
 

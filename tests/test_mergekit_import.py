@@ -12,7 +12,7 @@ from submerge.errors import RecipeError
 from submerge.methods import Blend
 from submerge.recipe import Recipe
 from submerge.recipe.importers import Imported, import_recipe
-from submerge.recipe.mergekit import import_mergekit
+from submerge.recipe.importers.mergekit import import_mergekit
 from submerge.values import Selection
 
 if TYPE_CHECKING:

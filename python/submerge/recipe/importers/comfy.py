@@ -17,8 +17,8 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from submerge.errors import RecipeError, counted, listing, quoted
-from submerge.recipe.graph import SLIDERS, Link, Node, read_graph, value_of
-from submerge.recipe.preset import GROUPS, Form, Imported, model_names, to_recipe
+from submerge.recipe.importers.graph import SLIDERS, Link, Node, read_graph, value_of
+from submerge.recipe.importers.preset import GROUPS, Form, Imported, model_names, to_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

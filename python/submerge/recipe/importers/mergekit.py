@@ -12,8 +12,8 @@ import re
 from typing import Any
 
 from submerge.errors import RecipeError, listing, nearest, quoted
+from submerge.recipe.importers.preset import DOUBLE, SINGLE, Imported, model_names
 from submerge.recipe.model import Recipe
-from submerge.recipe.preset import DOUBLE, SINGLE, Imported, model_names
 from submerge.values import number, shown
 
 __all__ = ["import_mergekit", "looks_like_mergekit"]

@@ -13,7 +13,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from submerge.errors import RecipeError, counted, quoted
-from submerge.recipe.preset import DOUBLE, SINGLE
+from submerge.recipe.importers.preset import DOUBLE, SINGLE
 from submerge.values import number, shown
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from submerge.errors import RecipeError, quoted
-from submerge.recipe.preset import DOUBLE, SINGLE
+from submerge.recipe.importers.preset import DOUBLE, SINGLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

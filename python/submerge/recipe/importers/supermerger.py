@@ -11,7 +11,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from submerge.errors import RecipeError, quoted
-from submerge.recipe.preset import DOUBLE, GROUPS, SINGLE, Imported, to_recipe
+from submerge.recipe.importers.preset import DOUBLE, GROUPS, SINGLE, Imported, to_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

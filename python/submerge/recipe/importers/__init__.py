@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from submerge.errors import RecipeError
-from submerge.recipe.comfy import import_workflow
-from submerge.recipe.instructions import looks_like_mecha
-from submerge.recipe.mecha import import_mecha
-from submerge.recipe.mergekit import import_mergekit, looks_like_mergekit
-from submerge.recipe.metadata import import_metadata, looks_like_metadata
+from submerge.recipe.importers.comfy import import_workflow
+from submerge.recipe.importers.instructions import looks_like_mecha
+from submerge.recipe.importers.mecha import import_mecha
+from submerge.recipe.importers.mergekit import import_mergekit, looks_like_mergekit
+from submerge.recipe.importers.metadata import import_metadata, looks_like_metadata
+from submerge.recipe.importers.preset import Imported
+from submerge.recipe.importers.supermerger import import_vector
 from submerge.recipe.parse import load_json, load_text, read_text
-from submerge.recipe.preset import Imported
-from submerge.recipe.supermerger import import_vector
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
