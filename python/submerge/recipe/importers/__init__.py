@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from submerge.errors import RecipeError
 from submerge.recipe.importers.comfy import import_workflow
-from submerge.recipe.importers.instructions import looks_like_mecha
 from submerge.recipe.importers.mecha import import_mecha
+from submerge.recipe.importers.mecha.instructions import looks_like_mecha
 from submerge.recipe.importers.mergekit import import_mergekit, looks_like_mergekit
 from submerge.recipe.importers.metadata import import_metadata, looks_like_metadata
 from submerge.recipe.importers.preset import Imported

@@ -10,8 +10,8 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from submerge.errors import RecipeError, quoted
-from submerge.recipe.importers.forms import Formula, Numbers, Sum, Value, selectors, value
-from submerge.recipe.importers.instructions import LARGEST, Argument, Instruction, Reference
+from submerge.recipe.importers.mecha.forms import Formula, Numbers, Sum, Value, selectors, value
+from submerge.recipe.importers.mecha.instructions import LARGEST, Argument, Instruction, Reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

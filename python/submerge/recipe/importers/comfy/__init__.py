@@ -17,7 +17,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from submerge.errors import RecipeError, counted, listing, quoted
-from submerge.recipe.importers.graph import SLIDERS, Link, Node, read_graph, value_of
+from submerge.recipe.importers.comfy.graph import SLIDERS, Link, Node, read_graph, value_of
 from submerge.recipe.importers.preset import GROUPS, Form, Imported, model_names, to_recipe
 
 if TYPE_CHECKING:
