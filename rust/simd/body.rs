@@ -154,12 +154,18 @@ pub(super) fn norm2(x: &[f32]) -> Pair {
     }
 }
 
-/// The lanes in f64, the upper half added onto the lower until one is left.
+/// The sum of the lanes in f64; see [`fold`].
 #[inline(always)]
 #[must_use]
 pub fn total(lanes: &Lanes) -> f64 {
-    let mut sums = lanes.map(f64::from);
-    let mut half = LANES / 2;
+    fold(lanes.map(f64::from))
+}
+
+/// The sum of `N` lanes, a power of two: the upper half added onto the lower until one is left.
+#[inline(always)]
+#[must_use]
+pub fn fold<const N: usize>(mut sums: [f64; N]) -> f64 {
+    let mut half = N / 2;
     while half > 0 {
         for lane in 0..half {
             sums[lane] += sums[lane + half];

@@ -6,7 +6,7 @@
 
 #![allow(unsafe_code)]
 
-pub use self::body::{LANES, Lanes, total};
+pub use self::body::{LANES, Lanes, fold, total};
 use crate::dtype::{Float, Overflow};
 
 mod body;

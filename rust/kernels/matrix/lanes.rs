@@ -3,7 +3,7 @@
 #![allow(clippy::inline_always, clippy::needless_range_loop)]
 
 use super::Engine;
-use crate::simd::Body;
+use crate::simd::{Body, fold};
 
 /// f64 accumulators per sum.
 pub const LANES: usize = 16;
@@ -36,19 +36,6 @@ impl Body for Dot<'_> {
         }
         fold(sums)
     }
-}
-
-/// The sum of the lanes, the upper half added onto the lower until one is left.
-#[inline(always)]
-pub fn fold(mut sums: [f64; LANES]) -> f64 {
-    let mut half = LANES / 2;
-    while half > 0 {
-        for lane in 0..half {
-            sums[lane] += sums[lane + half];
-        }
-        half /= 2;
-    }
-    sums[0]
 }
 
 /// `out = out + factor x`.

@@ -7,8 +7,8 @@
 
 use super::Engine;
 use super::gemm::{View, add_lower, add_product, product};
-use super::lanes::{Axpy, LANES, dot, fold};
-use crate::simd::Body;
+use super::lanes::{Axpy, LANES, dot};
+use crate::simd::{Body, fold};
 
 /// Reflections that are applied together.
 const PANEL: usize = 32;
