@@ -221,11 +221,11 @@ impl Kernel {
 
     /// Bytes of what is known of a unit while it is made, whatever the number of workers.
     #[must_use]
-    pub fn kept_bytes(&self, operands: usize) -> u64 {
+    pub fn kept_bytes(&self, whole: Whole) -> u64 {
         match self {
-            Self::Delta(delta) => delta.kept_bytes(),
+            Self::Delta(delta) => delta.kept_bytes(whole.elements),
             Self::Adaptive(adaptive) => adaptive.kept_bytes(),
-            Self::Combine(_) => Gram::bytes(operands),
+            Self::Combine(_) => Gram::bytes(whole.operands),
             _ => 0,
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Philox4x32-10 turns a 64-bit key and a 128-bit counter into four words of 32 bits. Element `i` of
 //! a unit takes word `i % 4` of counter `i / 4`: so any stretch can be made by itself, by any
-//! thread, as often as it is needed, and no mask is ever stored.
+//! thread, as often as it is needed, and no mask need be stored.
 //!
 //! Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"; the constants and the
 //! known answers are those of Random123 1.09.

@@ -19,15 +19,17 @@
 use std::ops::Range;
 
 pub use self::sample::{Sample, sampled};
+use self::tally::Found;
 pub use self::tally::Tally;
 use crate::simd::{Body, Isa};
 
 mod sample;
 mod tally;
 
-/// The most bins of one target, and of all targets of a unit together.
-const BINS: [u64; 2] = [1 << 19, 1 << 21];
-/// The fewest bins of a target: enough to end any search in [`LOOKS`].
+/// The most bins that are kept of one target, and of all targets of a unit together.
+const BINS: [u64; 2] = [1 << 19, 1 << 20];
+/// The fewest bins of a target, and the most that a worker holds of one: enough to end any search in
+/// [`LOOKS`].
 const FEWEST: u64 = 1 << 16;
 
 /// How many looks are enough for any stream: a sample, a guess, the upper and the lower bits, and
@@ -62,7 +64,6 @@ pub struct Target {
     pub stream: usize,
     rank: u64,
     elements: u64,
-    most: u64,
     /// Whether its members are wanted, and not only the smallest magnitude of them.
     members: bool,
     stage: Stage,
@@ -70,88 +71,79 @@ pub struct Target {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Stage {
-    /// The end lies in these bins of magnitudes; surely, if they hold them all.
-    Magnitudes(Bins),
-    /// The end lies among those that equal `bits`, `left` of which are in the set: in these bins
-    /// of indices.
-    Equals { bits: u32, left: u64, bins: Bins },
+    /// The end lies between these magnitudes; surely, if they are all there are.
+    Magnitudes(Span),
+    /// The end lies among those that equal `bits`, `left` of which are in the set: between these
+    /// indices.
+    Equals { bits: u32, left: u64, span: Span },
     /// It is known.
     Known(Cut),
 }
 
-/// The numbers `low..=high` in bins, each of 2 to the `shift` of them.
+/// The numbers `low..=high`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Bins {
+struct Span {
     low: u64,
     high: u64,
-    shift: u32,
 }
 
-impl Bins {
-    /// As narrow as `most` bins can be.
-    fn over(low: u64, high: u64, most: u64) -> Self {
-        let mut shift = 0;
-        while (high - low) >> shift >= most {
-            shift += 1;
-        }
-        Self { low, high, shift }
-    }
-
-    /// The numbers of one bin.
-    fn inside(self, bin: u32, most: u64) -> Self {
-        let low = self.low + (u64::from(bin) << self.shift);
-        Self::over(low, self.high.min(low + (1 << self.shift) - 1), most)
+impl Span {
+    /// The numbers of a bin that a tally found.
+    fn inside(self, found: Found) -> Self {
+        let low = self.low + (u64::from(found.bin) << found.shift);
+        Self { low, high: self.high.min(low + (1 << found.shift) - 1) }
     }
 }
 
 /// Bytes that samples and tallies of a unit take at most.
 #[must_use]
 pub fn kept_bytes(streams: u64, targets: u64) -> u64 {
+    // Before the bins of many places are counted together, and once more while the end is looked for.
     streams * sample::SAMPLE * size_of::<u32>() as u64
-        + 2 * targets * most(targets) * size_of::<(u32, u32)>() as u64
+        + (2 * targets + 2) * most(targets) * size_of::<(u32, u32)>() as u64
 }
 
 /// Bytes that those of one worker take at most.
 #[must_use]
 pub fn state_bytes(targets: u64) -> u64 {
-    targets * (most(targets) * size_of::<(u32, u32)>() as u64 + 4 * tally::MET as u64)
+    targets * (2 * FEWEST * size_of::<(u32, u32)>() as u64 + 4 * tally::MET as u64)
 }
 
-/// The most bins of one of so many targets.
+/// The most bins that are kept of one of so many targets.
 fn most(targets: u64) -> u64 {
     (BINS[1] / targets.max(1)).clamp(FEWEST, BINS[0])
 }
 
 impl Target {
-    /// The `rank` largest of a stream, one of so many `targets` that are looked for together.
+    /// The `rank` largest of a stream.
     #[must_use]
-    pub fn new(stream: usize, rank: u64, targets: u64, sample: &Sample) -> Self {
+    pub fn new(stream: usize, rank: u64, sample: &Sample) -> Self {
         let known = match rank {
             0 => Some(Cut::NONE),
             rank => (rank >= sample.elements).then_some(Cut::ALL),
         };
-        Self { stream, ..Self::of(rank, targets, sample, known) }
+        Self { stream, ..Self::of(rank, sample, known) }
     }
 
     /// The element of this rank from above, the largest being the first: [`Cut::bits`] of its cut.
     #[must_use]
-    pub fn value(rank: u64, targets: u64, sample: &Sample) -> Self {
+    pub fn value(rank: u64, sample: &Sample) -> Self {
         let known = (rank == 0 || rank > sample.elements).then_some(Cut::NONE);
-        Self { members: false, ..Self::of(rank, targets, sample, known) }
+        Self { members: false, ..Self::of(rank, sample, known) }
     }
 
-    fn of(rank: u64, targets: u64, sample: &Sample, known: Option<Cut>) -> Self {
-        let (elements, most) = (sample.elements, most(targets));
+    fn of(rank: u64, sample: &Sample, known: Option<Cut>) -> Self {
+        let elements = sample.elements;
         let sampled = &sample.magnitudes;
         let stage = match known {
             Some(cut) => Stage::Known(cut),
             None if sampled.len() as u64 == elements => Stage::Known(among(rank, sampled)),
             None => {
                 let [low, high] = guess(rank as f64 / elements as f64, sampled);
-                Stage::Magnitudes(Bins::over(low.into(), high.into(), most))
+                Stage::Magnitudes(Span { low: low.into(), high: high.into() })
             }
         };
-        Self { stream: 0, rank, elements, most, members: true, stage }
+        Self { stream: 0, rank, elements, members: true, stage }
     }
 
     /// Its end, once it is known.
@@ -168,7 +160,7 @@ impl Target {
     pub fn span(&self) -> Range<u64> {
         match self.stage {
             Stage::Magnitudes(_) => 0..self.elements,
-            Stage::Equals { bins, .. } => bins.low..bins.high + 1,
+            Stage::Equals { span, .. } => span.low..span.high + 1,
             Stage::Known(_) => 0..0,
         }
     }
@@ -179,15 +171,15 @@ impl Target {
             tally.places.push((first, 0));
         }
         match self.stage {
-            Stage::Magnitudes(bins) => {
-                let (low, width) = (bins.low as u32, (bins.high - bins.low) as u32);
-                isa.run(Count { low, width, shift: bins.shift, magnitudes, tally });
+            Stage::Magnitudes(span) => {
+                let (low, width) = (span.low as u32, (span.high - span.low) as u32);
+                isa.run(Count { low, width, magnitudes, tally });
             }
-            Stage::Equals { bits, bins, .. } => {
+            Stage::Equals { bits, span, .. } => {
                 for (i, _) in magnitudes.iter().enumerate().filter(|(_, m)| **m == bits) {
                     let at = first + i as u64;
-                    if (bins.low..=bins.high).contains(&at) {
-                        tally.meet(((at - bins.low) >> bins.shift) as u32);
+                    if (span.low..=span.high).contains(&at) {
+                        tally.meet(&[(at - span.low) as u32]);
                     }
                 }
             }
@@ -199,14 +191,14 @@ impl Target {
     #[must_use]
     pub fn learn(&self, tally: &Tally) -> Self {
         let stage = match self.stage {
-            Stage::Magnitudes(bins) => self.after_magnitudes(bins, tally),
-            Stage::Equals { bits, left, bins } => {
-                let (bin, before, _) = tally.find(left, false).unwrap_or_default();
-                if bins.shift > 0 {
-                    let bins = bins.inside(bin, self.most);
-                    Stage::Equals { bits, left: left - before, bins }
+            Stage::Magnitudes(span) => self.after_magnitudes(span, tally),
+            Stage::Equals { bits, left, span } => {
+                let found = tally.find(left, false).unwrap_or_default();
+                let span = span.inside(found);
+                if found.shift > 0 {
+                    Stage::Equals { bits, left: left - found.before, span }
                 } else {
-                    Stage::Known(Cut { bits, end: bins.low + u64::from(bin) + 1 })
+                    Stage::Known(Cut { bits, end: span.low + 1 })
                 }
             }
             known @ Stage::Known(_) => known,
@@ -214,22 +206,22 @@ impl Target {
         Self { stage, ..*self }
     }
 
-    fn after_magnitudes(&self, bins: Bins, tally: &Tally) -> Stage {
-        let Some((bin, above, count)) = tally.find(self.rank, true) else {
-            let all = Bins::over(0, i32::MAX as u64, self.most); // the guess missed
-            return Stage::Magnitudes(all);
+    fn after_magnitudes(&self, span: Span, tally: &Tally) -> Stage {
+        let Some(found) = tally.find(self.rank, true) else {
+            return Stage::Magnitudes(Span { low: 0, high: i32::MAX as u64 }); // the guess missed
         };
-        if bins.shift > 0 {
-            return Stage::Magnitudes(bins.inside(bin, self.most));
+        let span = span.inside(found);
+        if found.shift > 0 {
+            return Stage::Magnitudes(span);
         }
-        let (end, left) = ((bins.low + u64::from(bin)) as u32, self.rank - above);
+        let (end, left) = (span.low as u32, self.rank - found.before);
         // Which of many zeros are kept makes no difference.
-        if end == 0 || left == count || !self.members {
+        if end == 0 || left == found.count || !self.members {
             return Stage::Known(Cut { bits: end, ..Cut::ALL });
         }
-        let (place, before) = tally.place(bin, left, self.elements);
-        let bins = Bins::over(place.start, place.end - 1, self.most);
-        Stage::Equals { bits: end, left: left - before, bins }
+        let (place, before) = tally.place(found.bin, left, self.elements);
+        let span = Span { low: place.start, high: place.end - 1 };
+        Stage::Equals { bits: end, left: left - before, span }
     }
 }
 
@@ -263,42 +255,47 @@ fn guess(share: f64, sample: &[u32]) -> [u32; 2] {
 struct Count<'a> {
     low: u32,
     width: u32,
-    shift: u32,
     magnitudes: &'a [u32],
     tally: &'a mut Tally,
 }
+
+/// Magnitudes that are looked at side by side: in most rows none is of interest.
+const ROW: usize = 32;
 
 impl Body for Count<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run(self) {
-        let Self { low, width, shift, magnitudes, tally } = self;
-        let (mut above, mut inside) = (0_u32, 0_u32);
-        for m in magnitudes {
-            let over = u32::from(m.cast_signed() > (low + width).cast_signed()); // 31 bits
-            above += over;
-            inside += u32::from(m.cast_signed() >= low.cast_signed()) - over;
-        }
-        tally.above += u64::from(above);
-        if inside == 0 {
-            return;
-        }
-        // Without a branch: every one is written, and stays if it is inside.
-        let mut end = tally.met.len();
-        tally.met.resize(end + magnitudes.len(), 0);
-        for m in magnitudes {
-            let bin = m.wrapping_sub(low);
-            tally.met[end] = bin >> shift;
-            end += usize::from(bin <= width);
-            if end == tally.met.len() {
-                break;
+        let Self { low, width, magnitudes, tally } = self;
+        let high = (low + width).cast_signed(); // all are of 31 bits
+        let mut above = [0_u32; ROW];
+        let (rows, rest) = magnitudes.as_chunks::<ROW>();
+        for row in rows {
+            let mut inside = false;
+            for lane in 0..ROW {
+                above[lane] += u32::from(row[lane].cast_signed() > high);
+                inside |= row[lane].wrapping_sub(low) <= width;
+            }
+            if inside {
+                // Without a branch: every one is written, and stays if it is inside.
+                let (mut met, mut end) = ([0; ROW], 0);
+                for m in row {
+                    let bin = m.wrapping_sub(low);
+                    met[end % ROW] = bin;
+                    end += usize::from(bin <= width);
+                }
+                tally.meet(&met[..end]);
             }
         }
-        tally.met.truncate(end);
-        if end >= tally::MET {
-            tally.settle();
+        for m in rest {
+            above[0] += u32::from(m.cast_signed() > high);
+            let bin = m.wrapping_sub(low);
+            if bin <= width {
+                tally.meet(&[bin]);
+            }
         }
+        tally.above += above.iter().copied().map(u64::from).sum::<u64>();
     }
 }
 

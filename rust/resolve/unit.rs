@@ -1,7 +1,7 @@
 //! One unit whose every reference is known to be good, and how it is looked at.
 
 use crate::dtype::Dtype;
-use crate::kernels::Kernel;
+use crate::kernels::{Kernel, Whole};
 use crate::simd::BLOCK;
 use crate::stats::{Analyze, CELL, matrix};
 
@@ -100,7 +100,8 @@ impl Unit {
     /// Bytes of what is known of the unit while it is made.
     #[must_use]
     pub fn kept_bytes(&self) -> u64 {
-        self.kernel().map_or(0, |kernel| kernel.kept_bytes(self.operands.len()))
+        let whole = Whole { operands: self.operands.len(), elements: self.elements };
+        self.kernel().map_or(0, |kernel| kernel.kept_bytes(whole))
     }
 
     /// Bytes of sums that a worker holds while it looks.

@@ -123,7 +123,7 @@ impl Formula for ArceeFusion {
             Sums::Samples(samples) => {
                 let last = samples[0].elements().saturating_sub(1);
                 let rank = |k: u64| last + 1 - k * last / 4;
-                let target = |k| Target::value(rank(k), self.targets(), &samples[0]);
+                let target = |k| Target::value(rank(k), &samples[0]);
                 Facts { numbers: facts.numbers.clone(), targets: [1, 2, 3].map(target).to_vec() }
             }
             Sums::Tallies(tallies) => {

@@ -112,7 +112,7 @@ impl Formula for Sce {
             (Sums::Samples(samples), _) => {
                 let different = samples[0].elements() - samples[0].zeros();
                 let rank = (self.select_topk * different as f64) as u64;
-                let target = Target::new(0, rank, self.targets(), &samples[0]);
+                let target = Target::new(0, rank, &samples[0]);
                 Facts { targets: vec![target], ..Facts::default() }
             }
             (Sums::Tallies(tallies), Some(target)) => {

@@ -4,9 +4,12 @@
 #![allow(clippy::cast_sign_loss)] // shares of a length are not negative
 
 use std::ops::Range;
+use std::sync::Arc;
 
+use super::bits::{Bits, WORD};
+use super::chance::Chance;
 use super::mask::{Mask, masks};
-use super::mix::{Magnitudes, Measure, magnitudes};
+use super::mix::{Expand, Magnitudes, Measure, magnitudes};
 use super::{Delta, Outliers, Sparsify};
 use crate::kernels::select::{Cut, Sample, Tally, Target, sampled};
 use crate::kernels::sums::{Learned, Sums};
@@ -18,8 +21,8 @@ use crate::simd::{BLOCK, Isa};
 pub enum Found {
     /// Sets of the largest, one or two for each thinned model.
     Largest(Vec<Target>),
-    /// A factor for each model.
-    Scales(Vec<f32>),
+    /// The lengths before and after, from which a factor for each model follows.
+    Lengths(Lengths),
 }
 
 impl Found {
@@ -29,21 +32,25 @@ impl Found {
             Self::Largest(targets) => {
                 targets.iter().filter(|t| t.stream == model).filter_map(Target::cut).collect()
             }
-            Self::Scales(_) => Vec::new(),
+            Self::Lengths(_) => Vec::new(),
         }
     }
 }
 
 /// Sums of the magnitudes of every model's differences, in f64 on the grid.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Lengths {
     /// Of all, and of those that stayed.
     each: Vec<[f64; 2]>,
+    /// Those that stayed, stretch by stretch, so that they need not be chosen again.
+    chosen: Vec<Vec<(u64, Arc<Bits>)>>,
+    /// Whether they are kept.
+    keeps: bool,
 }
 
 impl Lengths {
-    fn new(models: usize) -> Self {
-        Self { each: vec![[0.0; 2]; models] }
+    fn new(models: usize, keeps: bool) -> Self {
+        Self { each: vec![[0.0; 2]; models], chosen: vec![Vec::new(); models], keeps }
     }
 
     fn add(&mut self, model: usize, [all, left]: [f64; 2]) {
@@ -54,13 +61,22 @@ impl Lengths {
     /// Adds the next cell of the grid.
     pub fn merge_next(&mut self, next: &Self) {
         next.each.iter().enumerate().for_each(|(model, sums)| self.add(model, *sums));
+        self.chosen.iter_mut().zip(&next.chosen).for_each(|(chosen, next)| {
+            chosen.extend_from_slice(next);
+        });
     }
 
-    fn scales(&self) -> Vec<f32> {
-        let scale = |[all, left]: &[f64; 2]| {
-            if *all < 1e-7 || *left < 1e-7 { 1.0 } else { (all / left) as f32 }
-        };
-        self.each.iter().map(scale).collect()
+    /// What makes up for what went from a model.
+    pub(super) fn scale(&self, model: usize) -> f32 {
+        let [all, left] = self.each[model];
+        if all < 1e-7 || left < 1e-7 { 1.0 } else { (all / left) as f32 }
+    }
+
+    /// What stayed of a model in the stretch that starts at `first`, if that was kept.
+    pub(super) fn chosen(&self, model: usize, first: u64) -> Option<Arc<Bits>> {
+        let chosen = &self.chosen[model];
+        let at = chosen.binary_search_by_key(&first, |(first, _)| *first).ok()?;
+        Some(Arc::clone(&chosen[at].1))
     }
 }
 
@@ -81,7 +97,10 @@ pub(super) fn start(delta: &Delta, pass: usize, whole: Whole, learned: &Learned)
         (Sparsify::Magnitude(_) | Sparsify::Outliers(_), _) => {
             Some(Sums::Samples(vec![Sample::new(whole.elements); models]))
         }
-        _ => Some(Sums::Lengths(Lengths::new(models))),
+        _ => {
+            let keeps = delta.chosen_bytes(whole.elements) > 0;
+            Some(Sums::Lengths(Lengths::new(models, keeps)))
+        }
     }
 }
 
@@ -149,17 +168,30 @@ pub(super) fn count(stretch: Stretch, learned: &Learned, sums: &mut Sums) {
 /// Adds a stretch to the sums of magnitudes.
 pub(super) fn measure(delta: &Delta, stretch: Stretch, lengths: &mut Lengths) {
     let (isa, n) = (stretch.isa, stretch.operands[0].len());
-    let masks = masks(delta, stretch, &Learned::Nothing);
+    let masks = masks(delta, stretch, &Learned::Nothing, &mut Chance::default());
     for (model, mask) in masks.iter().enumerate() {
-        let Mask::Factors(factors) = mask else { continue };
+        let mut room = [0.0; BLOCK];
         for first in (0..n).step_by(BLOCK) {
             let block = first..n.min(first + BLOCK);
             let (x, base) =
                 (&stretch.operands[model + 1][block.clone()], &stretch.operands[0][block.clone()]);
-            let factors = &factors[block]; // 0 or 1
+            let factors = match mask {
+                Mask::Factors(factors) => &factors[block], // 0 or 1
+                Mask::Chosen(bits, _) => {
+                    let factors = &mut room[..block.len()];
+                    isa.run(Expand { words: &bits.words()[first / WORD..], factors });
+                    factors
+                }
+                Mask::All | Mask::Largest(..) => continue,
+            };
             let sums = isa.run(Measure { x, base, factors });
             let finite = sums.iter().all(|sum| sum.is_finite());
             lengths.add(model, if finite { sums } else { in_f64(isa, x, base, factors) });
+        }
+        if let Mask::Chosen(bits, _) = mask
+            && lengths.keeps
+        {
+            lengths.chosen[model].push((stretch.first, Arc::clone(bits)));
         }
     }
 }
@@ -178,7 +210,7 @@ pub(super) fn learn(delta: &Delta, sums: &Sums, learned: &Learned) -> Learned {
             Found::Largest(targets.map(|(target, tally)| target.learn(tally)).collect())
         }
         (Sums::Samples(samples), _) => Found::Largest(targets(delta, samples)),
-        (Sums::Lengths(lengths), _) => Found::Scales(lengths.scales()),
+        (Sums::Lengths(lengths), _) => Found::Lengths(lengths.clone()),
         _ => return learned.clone(),
     };
     Learned::Delta(found)
@@ -202,7 +234,6 @@ fn targets(delta: &Delta, samples: &[Sample]) -> Vec<Target> {
             _ => ranks.push((model, 0)),
         }
     }
-    let count = ranks.len() as u64;
-    let target = |&(model, rank): &(usize, u64)| Target::new(model, rank, count, &samples[model]);
+    let target = |&(model, rank): &(usize, u64)| Target::new(model, rank, &samples[model]);
     ranks.iter().map(target).collect()
 }

@@ -1,9 +1,12 @@
 //! Which differences of a stretch stay, and with what factor.
 
+use std::sync::Arc;
+
+use super::bits::Bits;
+use super::chance::Chance;
 use super::learn::Found;
-use super::mix::{Magnitudes, Noise};
-use super::rank::Ranks;
-use super::{Delta, Random, Rank, Rescale, Sparsify};
+use super::mix::Noise;
+use super::{Delta, Random, Rescale, Sparsify};
 use crate::kernels::select::Cut;
 use crate::kernels::sums::Learned;
 use crate::kernels::{Stretch, noise};
@@ -17,6 +20,8 @@ pub(super) enum Mask {
     Largest(End, End),
     /// A factor for each element.
     Factors(Vec<f32>),
+    /// A factor for those that were chosen.
+    Chosen(Arc<Bits>, f32),
 }
 
 /// Where a set of the largest ends: all above `bits` are in it, and those that equal `bits` if they
@@ -36,13 +41,18 @@ impl End {
 }
 
 /// What stays of every model.
-pub(super) fn masks(delta: &Delta, stretch: Stretch, learned: &Learned) -> Vec<Mask> {
+pub(super) fn masks(
+    delta: &Delta,
+    stretch: Stretch,
+    learned: &Learned,
+    chance: &mut Chance,
+) -> Vec<Mask> {
     let model = |i: usize| {
         if !delta.sparsify.thins(i) {
             return Mask::All;
         }
         let scale = match learned {
-            Learned::Delta(Found::Scales(scales)) => scales[i],
+            Learned::Delta(Found::Lengths(lengths)) => lengths.scale(i),
             _ => 1.0,
         };
         match (&delta.sparsify, learned) {
@@ -63,7 +73,14 @@ pub(super) fn masks(delta: &Delta, stretch: Stretch, learned: &Learned) -> Vec<M
                 };
                 Mask::Factors(random(args, i, stretch, scale))
             }
-            (Sparsify::Rank(args), _) => Mask::Factors(by_rank(args, i, stretch, scale)),
+            (Sparsify::Rank(args), _) if args.rescale == Rescale::Inverse => {
+                Mask::Factors(chance.factors(args, i, stretch))
+            }
+            (Sparsify::Rank(args), Learned::Delta(Found::Lengths(lengths))) => {
+                let kept = lengths.chosen(i, stretch.first);
+                Mask::Chosen(kept.unwrap_or_else(|| chance.chosen(args, i, stretch)), scale)
+            }
+            (Sparsify::Rank(args), _) => Mask::Chosen(chance.chosen(args, i, stretch), scale),
             _ => Mask::All,
         }
     };
@@ -80,39 +97,4 @@ fn random(args: &Random, model: usize, stretch: Stretch, scale: f32) -> Vec<f32>
         stretch.isa.run(Noise { words, below, scale, factors });
     }
     factors
-}
-
-fn by_rank(args: &Rank, model: usize, stretch: Stretch, learned: f32) -> Vec<f32> {
-    let (n, row) = (stretch.operands[0].len(), stretch.row.max(1));
-    let mut factors = vec![0.0; n];
-    let density = args.density[model];
-    if density <= 0.0 {
-        return factors;
-    }
-    let scale = |p: f64| match args.rescale {
-        Rescale::Inverse => (1.0 / p) as f32,
-        Rescale::None | Rescale::L1 => learned,
-    };
-    let chances = chances(density, args.epsilon[model], row);
-    let each: Vec<_> = chances.iter().map(|p| (noise::threshold(*p), scale(*p))).collect();
-    let (mut words, mut magnitudes, mut ranks) = (vec![0; row], vec![0; row], Ranks::default());
-    for first in (0..n).step_by(row) {
-        let range = first..n.min(first + row);
-        let (x, base) =
-            (&stretch.operands[model + 1][range.clone()], &stretch.operands[0][range.clone()]);
-        stretch.isa.run(Magnitudes { x, base, out: &mut magnitudes });
-        noise::words(stretch.isa, args.keys[model], stretch.first + first as u64, &mut words);
-        let factors = &mut factors[range];
-        for (key, (below, scale)) in ranks.of(stretch.isa, &magnitudes).iter().zip(&each) {
-            let column = *key as u32 as usize;
-            factors[column] = if words[column] < *below { *scale } else { 0.0 };
-        }
-    }
-    factors
-}
-
-/// The probability with which an element stays, by its place in its row.
-fn chances(density: f64, epsilon: f64, row: usize) -> Vec<f64> {
-    let chance = |rank: usize| (density - epsilon) + rank as f64 / (row - 1) as f64 * 2.0 * epsilon;
-    if row == 1 { vec![density] } else { (0..row).map(chance).collect() }
 }

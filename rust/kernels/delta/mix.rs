@@ -3,12 +3,16 @@
 #![allow(clippy::inline_always)]
 #![allow(clippy::cast_possible_wrap)] // places in a stretch
 
+use super::bits::WORD;
 use super::mask::Mask;
 use super::{Consensus, Delta};
 use crate::simd::{BLOCK, Body, LANES, total};
 
 /// Elements that go through the whole formula side by side.
 const ROW: usize = 64;
+
+/// Up to this many models need no allocation.
+const FEW: usize = 4;
 
 /// One value for each element of a row.
 type Row = [f32; ROW];
@@ -54,7 +58,15 @@ impl Body for Mix<'_> {
     #[inline(always)]
     fn run(self) {
         let Self { delta, operands, masks, weights, divisor, out } = self;
-        let mixer = Mixer { delta, masks, weights, divisor };
+        let mut few = [[0.0; ROW]; FEW];
+        let mut many = Vec::new();
+        let products = if weights.len() <= FEW {
+            &mut few[..weights.len()]
+        } else {
+            many.resize(weights.len(), [0.0; ROW]);
+            &mut many[..]
+        };
+        let mut mixer = Mixer { delta, masks, weights, divisor, products };
         let (rows, rest) = out.as_chunks_mut::<ROW>();
         let whole = rows.len() * ROW;
         for (i, out) in rows.iter_mut().enumerate() {
@@ -88,20 +100,23 @@ struct Mixer<'a> {
     masks: &'a [Mask],
     weights: &'a [f32],
     divisor: f32,
+    /// What each model gives to a row.
+    products: &'a mut [Row],
 }
 
 impl Mixer<'_> {
     /// The row at `from` of the operands, which is the one at `at` of the masks.
     #[inline(always)]
-    fn row(&self, operands: &[&[f32]], [from, at]: [usize; 2], out: &mut Row) {
+    fn row(&mut self, operands: &[&[f32]], [from, at]: [usize; 2], out: &mut Row) {
         let base = row_of(operands[0], from);
-        let (mut sum, mut products) = ([0.0; ROW], [0.0; ROW]);
+        let (weights, mut sum) = (self.weights, [0.0; ROW]);
         // Without weights in the vote, they come after it.
         let plain = self.delta.consensus == Consensus::Plain;
-        for (model, weight) in self.weights.iter().enumerate() {
+        for (model, weight) in weights.iter().enumerate() {
             let weight = if plain { 1.0 } else { *weight };
             let x = row_of(operands[model + 1], from);
-            self.products((model, weight), at, [x, base], &mut products);
+            let mut products = [0.0; ROW];
+            product((&self.masks[model], weight), at, [x, base], &mut products);
             if self.delta.consensus == Consensus::Count {
                 for lane in 0..ROW {
                     let p = products[lane];
@@ -112,14 +127,13 @@ impl Mixer<'_> {
                     sum[lane] += products[lane];
                 }
             }
+            self.products[model] = products;
         }
         let (mut mixed, mut divisor) = (sum, [self.divisor; ROW]);
         if self.delta.consensus != Consensus::None {
             (mixed, divisor) = ([0.0; ROW], [0.0; ROW]);
-            for (model, weight) in self.weights.iter().enumerate() {
-                let (before, after) = if plain { (1.0, *weight) } else { (*weight, 1.0) };
-                let x = row_of(operands[model + 1], from);
-                self.products((model, before), at, [x, base], &mut products);
+            for (products, weight) in self.products.iter().zip(weights) {
+                let after = if plain { *weight } else { 1.0 };
                 for lane in 0..ROW {
                     let p = products[lane];
                     let along = if sum[lane] >= 0.0 { p } else { -p };
@@ -139,37 +153,59 @@ impl Mixer<'_> {
             out[lane] = base[lane] + mixed[lane] * lambda;
         }
     }
+}
 
-    /// `out = (x - base) factor weight`.
-    #[inline(always)]
-    fn products(
-        &self,
-        (model, weight): (usize, f32),
-        at: usize,
-        [x, base]: [&Row; 2],
-        out: &mut Row,
-    ) {
-        match &self.masks[model] {
-            Mask::All => {
-                for lane in 0..ROW {
-                    out[lane] = (x[lane] - base[lane]) * weight;
-                }
+/// `out = (x - base) factor weight`, from the place `at` of the mask.
+#[inline(always)]
+fn product((mask, weight): (&Mask, f32), at: usize, [x, base]: [&Row; 2], out: &mut Row) {
+    match mask {
+        Mask::All => {
+            for lane in 0..ROW {
+                out[lane] = (x[lane] - base[lane]) * weight;
             }
-            Mask::Factors(factors) => {
-                for (lane, factor) in factors[at..].iter().enumerate().take(ROW) {
+        }
+        Mask::Factors(factors) => {
+            for (lane, factor) in factors[at..].iter().enumerate().take(ROW) {
+                out[lane] = (x[lane] - base[lane]) * factor * weight;
+            }
+        }
+        Mask::Chosen(bits, scale) => {
+            for (words, lanes) in bits.words()[at / WORD..].iter().zip(0..ROW / WORD) {
+                for lane in 0..WORD {
+                    let factor = if words >> lane & 1 == 1 { *scale } else { 0.0 };
+                    let lane = lanes * WORD + lane;
                     out[lane] = (x[lane] - base[lane]) * factor * weight;
                 }
             }
-            Mask::Largest(set, without) => {
-                let ends = [set, without].map(|set| set.end - at as i32);
-                for lane in 0..ROW {
-                    let d = x[lane] - base[lane];
-                    let bits = bits(d);
-                    let over = set.bits - i32::from((lane as i32) < ends[0]);
-                    let upto = without.bits - i32::from((lane as i32) < ends[1]);
-                    let factor = if bits > over && bits <= upto { 1.0 } else { 0.0 };
-                    out[lane] = d * factor * weight;
-                }
+        }
+        Mask::Largest(set, without) => {
+            let ends = [set, without].map(|set| set.end - at as i32);
+            for lane in 0..ROW {
+                let d = x[lane] - base[lane];
+                let bits = bits(d);
+                let over = set.bits - i32::from((lane as i32) < ends[0]);
+                let upto = without.bits - i32::from((lane as i32) < ends[1]);
+                let factor = if bits > over && bits <= upto { 1.0 } else { 0.0 };
+                out[lane] = d * factor * weight;
+            }
+        }
+    }
+}
+
+/// `factors = 1` for what was chosen, else 0.
+pub(super) struct Expand<'a> {
+    pub(super) words: &'a [u32],
+    pub(super) factors: &'a mut [f32],
+}
+
+impl Body for Expand<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for (word, factors) in self.words.iter().zip(self.factors.chunks_mut(WORD)) {
+            for (lane, factor) in factors.iter_mut().enumerate() {
+                *factor = (word >> lane & 1) as f32;
             }
         }
     }

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use serde::Deserialize;
 
+use self::chance::{Chance, PART};
 use self::mask::masks;
 use self::mix::Mix;
 use super::select::{self, LOOKS};
@@ -11,12 +12,18 @@ use super::sums::{Learned, Sums};
 use super::{Stretch, Whole};
 use crate::simd::BLOCK;
 
+mod bits;
+mod chance;
 mod learn;
 mod mask;
 mod mix;
 mod rank;
 
 pub use learn::{Found, Lengths};
+
+/// The most bytes that are kept of what was chosen in a look: 24 MiB are three models' differences of
+/// the largest matrix of FLUX.1. Choosing again gives the same, and takes as long again.
+const CHOSEN: u64 = 24 << 20;
 
 /// `out = b + lambda (sum_i m_i p_i) / divisor`, with `p_i = w_i s_i(x_i - b)`; operand 0 is the
 /// base `b`, the others are the models.
@@ -198,25 +205,50 @@ impl Delta {
             Sparsify::None {} => 0,
             Sparsify::Magnitude(_) | Sparsify::Outliers(_) => select::state_bytes(self.targets()),
             Sparsify::Random(_) => models * stretch,
-            // Beside the mask of a model, its words, chances and order while it is made.
-            Sparsify::Rank(_) => (models + 10) * stretch,
+            // Beside the masks, what the order of a row takes.
+            Sparsify::Rank(_) => (3 * models + 10) * stretch,
         }
     }
 
-    /// Bytes that are kept of a unit: samples and counts.
-    pub(super) fn kept_bytes(&self) -> u64 {
+    /// Bytes that are kept of a unit of so many elements: samples and counts, or what was chosen.
+    pub(super) fn kept_bytes(&self, elements: u64) -> u64 {
         match self.targets() {
-            0 => 0,
+            0 => self.chosen_bytes(elements),
             targets => select::kept_bytes(self.weights.len() as u64, targets),
         }
     }
 
+    /// Bytes of the elements chosen by rank, which are kept unless they are too many.
+    fn chosen_bytes(&self, elements: u64) -> u64 {
+        let thinned = (0..self.weights.len()).filter(|model| self.sparsify.thins(*model)).count();
+        match self.sparsify {
+            Sparsify::Rank(Rank { rescale: Rescale::L1, .. }) => {
+                let bytes = elements.div_ceil(8).saturating_mul(thinned as u64);
+                if bytes <= CHOSEN { bytes } else { 0 }
+            }
+            _ => 0,
+        }
+    }
+
     pub(super) fn map(&self, stretch: Stretch, learned: &Learned, out: &mut [f32]) {
-        let masks = masks(self, stretch, learned);
+        let mut chance = Chance::default();
         let weights: Vec<_> = self.weights.iter().map(|w| *w as f32).collect();
-        let (operands, divisor) = (stretch.operands, self.divisor());
-        let (masks, weights) = (&masks[..], &weights[..]);
-        stretch.isa.run(Mix { delta: self, operands, masks, weights, divisor, out });
+        let mut mix = |stretch: Stretch, out: &mut [f32]| {
+            let masks = masks(self, stretch, learned, &mut chance);
+            let (operands, divisor) = (stretch.operands, self.divisor());
+            let (masks, weights) = (&masks[..], &weights[..]);
+            stretch.isa.run(Mix { delta: self, operands, masks, weights, divisor, out });
+        };
+        if !self.sparsify.weighs_by_rank() {
+            return mix(stretch, out);
+        }
+        let step = (PART / stretch.row.max(1)).max(1) * stretch.row.max(1);
+        for (i, out) in out.chunks_mut(step).enumerate() {
+            let range = i * step..i * step + out.len();
+            let operands: Vec<_> = stretch.operands.iter().map(|x| &x[range.clone()]).collect();
+            let first = stretch.first + range.start as u64;
+            mix(Stretch { first, operands: &operands, ..stretch }, out);
+        }
     }
 
     /// The sum of all weights; 1 if there is as good as none.
@@ -261,6 +293,11 @@ impl Sparsify {
             | Self::Random(Random { density, .. })
             | Self::Rank(Rank { density, .. }) => density,
         }
+    }
+
+    /// Whether every element has a factor of its own.
+    fn weighs_by_rank(&self) -> bool {
+        matches!(self, Self::Rank(Rank { rescale: Rescale::Inverse, .. }))
     }
 
     /// Whether anything of a model goes.

@@ -1,86 +1,131 @@
-//! The order of the magnitudes of one row.
+//! The places of the magnitudes of one row.
+//!
+//! Every element falls into one of some bins, which rise with the magnitude; its place is where its
+//! bin begins and its turn in the bin. Differences of bf16 numbers have few values, so most bins hold
+//! equals, whose turns are their columns' order; only the others are sorted.
 
 #![allow(clippy::inline_always)]
 
 use crate::simd::{Body, Isa};
 
-/// Bins of a row: most hold one element, or equals.
+/// The most bins of a row, for which there is always room.
 const BINS: usize = 4096;
-/// Bins with more elements than this are sorted by comparing, unless they are in order.
-const CROWD: u32 = 16;
-/// So are rows shorter than this.
-const SHORT: usize = 256;
+/// The fewest.
+const FEWEST: usize = 16;
+/// Bins with fewer elements are sorted by insertion.
+const FEW: usize = 16;
 
-/// Room to sort rows.
+/// Room to order rows.
 #[derive(Default)]
 pub(super) struct Ranks {
-    keys: Vec<u64>,
     bins: Vec<u16>,
-    next: Vec<u32>,
+    /// Where each bin begins; all end with the row.
+    starts: Vec<u32>,
+    /// The turn of each element in its bin.
+    turns: Vec<u32>,
+    /// The magnitude of each element in the upper half, its column in the lower; bin by bin.
+    keys: Vec<u64>,
 }
 
 impl Ranks {
-    /// The elements of a row, from the smallest on, of equals the lowest column first: the magnitude
-    /// in the upper half, the column in the lower.
-    pub(super) fn of(&mut self, isa: &Isa, magnitudes: &[u32]) -> &[u64] {
-        let key = |(column, m): (usize, &u32)| u64::from(*m) << 32 | column as u64;
-        if magnitudes.len() < SHORT {
-            self.keys.clear();
-            self.keys.extend(magnitudes.iter().enumerate().map(key));
-            self.keys.sort_unstable();
-            return &self.keys;
+    /// Takes up a row.
+    pub(super) fn order(&mut self, isa: &Isa, magnitudes: &[u32]) {
+        let n = magnitudes.len();
+        let count = n.next_power_of_two().clamp(FEWEST, BINS);
+        let last = (count - 2) as f32;
+        let scale = last / (4.0 * isa.run(Mean { magnitudes }));
+        let scale = if scale.is_finite() { scale } else { 0.0 };
+        self.bins.resize(n, 0);
+        isa.run(Assign { magnitudes, scale, last, bins: &mut self.bins });
+        self.count(count);
+        self.keys.resize(n, 0);
+        for (column, m) in magnitudes.iter().enumerate() {
+            let place = self.place(column);
+            self.keys[place] = u64::from(*m) << 32 | column as u64;
         }
-        self.bin(isa, magnitudes);
-        self.keys.resize(magnitudes.len(), 0);
-        for (element, bin) in magnitudes.iter().enumerate().zip(&self.bins) {
-            let next = &mut self.next[usize::from(*bin) % BINS];
-            self.keys[*next as usize] = key(element);
+        let Self { bins, starts, turns, keys } = self;
+        isa.run(Settle { bins, starts, turns, keys });
+    }
+
+    /// The place of an element: the smallest magnitude is at 0, of equals the lowest column first.
+    #[inline]
+    pub(super) fn place(&self, column: usize) -> usize {
+        (self.starts[usize::from(self.bins[column]) % BINS] + self.turns[column]) as usize
+    }
+
+    /// Where the bins begin, with turns by column.
+    fn count(&mut self, count: usize) {
+        self.starts.clear();
+        self.starts.resize(BINS, 0);
+        self.turns.resize(self.bins.len(), 0);
+        let starts = &mut self.starts[..BINS];
+        for (turn, bin) in self.turns.iter_mut().zip(&self.bins) {
+            let next = &mut starts[usize::from(*bin) % BINS];
+            *turn = *next;
             *next += 1;
         }
         let mut first = 0;
-        for end in &self.next {
-            if end - first > CROWD {
-                let crowd = &mut self.keys[first as usize..*end as usize];
-                if !crowd.is_sorted() {
-                    crowd.sort_unstable();
+        for start in &mut starts[..count] {
+            (*start, first) = (first, first + *start);
+        }
+        starts[count..].fill(first);
+        self.starts.push(first);
+    }
+}
+
+/// Sorts the bins that are not in order, and gives their elements the right turns.
+struct Settle<'a> {
+    bins: &'a [u16],
+    starts: &'a [u32],
+    turns: &'a mut [u32],
+    keys: &'a mut [u64],
+}
+
+impl Body for Settle<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        const ROW: usize = 16;
+        let Self { bins, starts, turns, keys } = self;
+        let mut at = 1;
+        while at < keys.len() {
+            if let Some(row) = keys[at - 1..].first_chunk::<{ ROW + 1 }>() {
+                let falls = (0..ROW).fold(false, |falls, i| falls | (row[i] > row[i + 1]));
+                if !falls {
+                    at += ROW;
+                    continue;
                 }
             }
-            first = *end;
-        }
-        self.insert();
-        &self.keys
-    }
-
-    /// Puts every element in a bin, most of them evenly, the largest in the last; and counts where
-    /// the elements of each bin begin.
-    fn bin(&mut self, isa: &Isa, magnitudes: &[u32]) {
-        self.bins.resize(magnitudes.len(), 0);
-        let scale = BINS as f32 / (4.0 * isa.run(Mean { magnitudes }));
-        let scale = if scale.is_finite() { scale } else { 0.0 };
-        isa.run(Assign { magnitudes, scale, bins: &mut self.bins });
-        self.next.clear();
-        self.next.resize(BINS, 0);
-        for bin in &self.bins {
-            self.next[usize::from(*bin) % BINS] += 1;
-        }
-        let mut first = 0;
-        for next in &mut self.next {
-            (*next, first) = (first, first + *next);
-        }
-    }
-
-    /// Sorts by insertion: nobody is far from their place.
-    fn insert(&mut self) {
-        let keys = &mut self.keys[..];
-        for i in 1..keys.len() {
-            let key = keys[i];
-            let mut at = i;
-            while at > 0 && keys[at - 1] > key {
-                keys[at] = keys[at - 1];
-                at -= 1;
+            if keys[at - 1] <= keys[at] {
+                at += 1;
+                continue;
             }
-            keys[at] = key;
+            let bin = usize::from(bins[keys[at] as u32 as usize]);
+            let end = starts[bin + 1] as usize;
+            let members = &mut keys[starts[bin] as usize..end];
+            if members.len() < FEW {
+                insert(members);
+            } else {
+                members.sort_unstable();
+            }
+            (0..).zip(members).for_each(|(turn, key)| turns[*key as u32 as usize] = turn);
+            at = end.max(at + 1);
         }
+    }
+}
+
+/// Sorts by insertion.
+#[inline(always)]
+fn insert(keys: &mut [u64]) {
+    for i in 1..keys.len() {
+        let key = keys[i];
+        let mut at = i;
+        while at > 0 && keys[at - 1] > key {
+            keys[at] = keys[at - 1];
+            at -= 1;
+        }
+        keys[at] = key;
     }
 }
 
@@ -95,21 +140,25 @@ impl Body for Mean<'_> {
     #[inline(always)]
     fn run(self) -> f32 {
         let mut sums = [0.0; 16];
-        let (rows, _) = self.magnitudes.as_chunks::<16>();
+        let (rows, rest) = self.magnitudes.as_chunks::<16>();
         for row in rows {
             for lane in 0..16 {
                 sums[lane] += f32::from_bits(row[lane]);
             }
         }
-        sums.iter().sum::<f32>() / (16 * rows.len()) as f32
+        for (sum, m) in sums.iter_mut().zip(rest) {
+            *sum += f32::from_bits(*m);
+        }
+        sums.iter().sum::<f32>() / self.magnitudes.len() as f32
     }
 }
 
-/// The bin of each magnitude: its multiple of `scale`, at most the last. It never falls as the
-/// magnitude rises, so any scale gives the same order in the end.
+/// The bin of each magnitude: the first holds zeros alone, the others its multiple of `scale`, at most
+/// `last`. It never falls as the magnitude rises, so any scale gives the same order in the end.
 struct Assign<'a> {
     magnitudes: &'a [u32],
     scale: f32,
+    last: f32,
     bins: &'a mut [u16],
 }
 
@@ -118,12 +167,11 @@ impl Body for Assign<'_> {
 
     #[inline(always)]
     fn run(self) {
-        const LAST: f32 = (BINS - 1) as f32;
         const WHOLE: f32 = 8_388_608.0; // f32 has no halves from here on
         for (bin, m) in self.bins.iter_mut().zip(self.magnitudes) {
             let scaled = f32::from_bits(*m) * self.scale;
-            let scaled = if scaled < LAST { scaled } else { LAST }; // NaN as well
-            *bin = (scaled + WHOLE).to_bits() as u16;
+            let scaled = if scaled < self.last { scaled } else { self.last }; // NaN as well
+            *bin = (scaled + WHOLE).to_bits() as u16 + u16::from(*m != 0);
         }
     }
 }
@@ -132,31 +180,37 @@ impl Body for Assign<'_> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn ranks_are_those_of_a_stable_sort() {
+    /// Rows of every kind: any bits, bf16, few values, equals, what is odd, falling, an outlier.
+    fn rows(n: u32) -> Vec<Vec<u32>> {
         let hash = |i: u32| i.wrapping_add(17).wrapping_mul(0x9E37_79B9);
         let odd = [f32::NAN, f32::INFINITY, 1e38, 1e-40, 0.0].map(f32::to_bits);
-        for row in [0, 1, 2, 255, 256, 257, 3072, 5001] {
-            for kind in 0..8 {
-                let value = |i: u32| match kind {
-                    0 => hash(i) >> 1,
-                    1 => (hash(i) as f32).to_bits() & !0xFFFF,
-                    2 => i % 3,
-                    3 => 7,
-                    4 => odd[hash(i) as usize % odd.len()],
-                    5 => 0,
-                    6 => 0x3F80_0000 - i,
-                    // One outlier among weights.
-                    _ => (if i == 9 { 1e30 } else { (hash(i) >> 8) as f32 * 1e-9 }).to_bits(),
-                };
-                let magnitudes: Vec<_> = (0..row).map(value).collect();
-                let mut want: Vec<_> = (0..row).collect();
-                want.sort_by_key(|i| magnitudes[*i as usize]);
-                for isa in Isa::available() {
-                    let mut ranks = Ranks::default();
-                    let got: Vec<_> =
-                        ranks.of(isa, &magnitudes).iter().map(|key| *key as u32).collect();
-                    assert_eq!(got, want, "{row} {kind} {}", isa.name());
+        let value = move |kind: u32, i: u32| match kind {
+            0 => hash(i) >> 1,
+            1 => (hash(i) as f32).to_bits() & !0xFFFF,
+            2 => i % 3,
+            3 => 7,
+            4 => odd[hash(i) as usize % odd.len()],
+            5 => 0,
+            6 => 0x3F80_0000 - i,
+            7 => (if i == 9 { 1e30 } else { (hash(i) >> 8) as f32 * 1e-9 }).to_bits(),
+            // Mostly zeros, and few levels.
+            _ => (((hash(i) >> 24).saturating_sub(100) / 16) as f32 * 0.01).to_bits(),
+        };
+        (0..9).map(|kind| (0..n).map(|i| value(kind, i)).collect()).collect()
+    }
+
+    #[test]
+    fn places_are_those_of_a_stable_sort() {
+        for isa in Isa::available() {
+            let mut ranks = Ranks::default(); // one row after another in the same room
+            for n in [1, 2, 31, 255, 256, 257, 3072, 5001, 40_000] {
+                for (kind, magnitudes) in rows(n).iter().enumerate() {
+                    ranks.order(isa, magnitudes);
+                    let mut want: Vec<_> = (0..n as usize).collect();
+                    want.sort_by_key(|column| magnitudes[*column]);
+                    let right =
+                        want.iter().enumerate().all(|(i, column)| ranks.place(*column) == i);
+                    assert!(right, "{n} {kind} {}", isa.name());
                 }
             }
         }

@@ -6,10 +6,10 @@ use crate::simd::BLOCK;
 const ITEM: usize = 8 * BLOCK;
 
 /// One look over a whole stream, item by item.
-fn look(target: &Target, magnitudes: &[u32]) -> Tally {
-    let mut total = Tally::new(1);
+fn look(target: &Target, targets: u64, magnitudes: &[u32]) -> Tally {
+    let mut total = Tally::new(targets);
     for (i, item) in magnitudes.chunks(ITEM).enumerate() {
-        let mut tally = Tally::new(1);
+        let mut tally = Tally::new(targets);
         for (j, block) in item.chunks(BLOCK).enumerate() {
             target.count(Isa::best(), (i * ITEM + j * BLOCK) as u64, block, &mut tally);
         }
@@ -25,10 +25,10 @@ fn sample(elements: usize, magnitudes: &[u32]) -> Sample {
 }
 
 /// Look until the end is known.
-fn search(mut target: Target, magnitudes: &[u32]) -> (Cut, usize) {
+fn search(mut target: Target, targets: u64, magnitudes: &[u32]) -> (Cut, usize) {
     let mut looks = 1;
     while target.cut().is_none() {
-        target = target.learn(&look(&target, magnitudes));
+        target = target.learn(&look(&target, targets, magnitudes));
         looks += 1;
     }
     (target.cut().expect("an end"), looks)
@@ -71,8 +71,8 @@ fn the_largest_are_those_of_a_sort() {
         for rank in [0, 1, 2, 7, 700, 35_001, 60_000, 70_001, 70_002, 70_003] {
             // From a sample; from all of them; with as few bins as there can be.
             for (targets, sampled) in [(1, &part), (1, &magnitudes), (1 << 10, &part)] {
-                let target = Target::new(0, rank, targets, &sample(n, sampled));
-                let (cut, looks) = search(target, &magnitudes);
+                let target = Target::new(0, rank, &sample(n, sampled));
+                let (cut, looks) = search(target, targets, &magnitudes);
                 assert!(looks <= LOOKS, "{name} {rank}: {looks} looks");
                 let got = kept(cut, &magnitudes);
                 if cut.bits == 0 {
@@ -94,37 +94,57 @@ fn a_good_guess_needs_one_look_and_one_more_for_equals() {
         sample.add((i * BLOCK) as u64, block);
     }
     assert_eq!(sample.magnitudes.len() as u64, SAMPLE);
-    let target = Target::new(0, 150_123, 1, &sample);
-    let (cut, looks) = search(target.clone(), magnitudes);
+    let target = Target::new(0, 150_123, &sample);
+    let (cut, looks) = search(target.clone(), 1, magnitudes);
     assert_eq!(looks, 3);
     assert!(kept(cut, magnitudes) == naive(150_123, magnitudes));
     // Only one item holds the last of the equals.
-    let equals = target.learn(&look(&target, magnitudes)).span();
+    let equals = target.learn(&look(&target, 1, magnitudes)).span();
     assert_eq!((equals.start % ITEM as u64, equals.end - equals.start), (0, ITEM as u64));
 }
 
 #[test]
 fn a_guess_that_misses_costs_looks_and_nothing_else() {
-    // Every sampled element is small, all others are large.
+    // Every sampled element is small, all others are large; they differ more than there are bins.
+    let n = 300_000;
     let magnitudes: Vec<_> =
-        (0..20_000).map(|i| if i % 8 == 0 { i as u32 } else { hash(i) >> 1 }).collect();
+        (0..n).map(|i| if i % 8 == 0 { i as u32 } else { hash(i) >> 1 }).collect();
     let part: Vec<_> = magnitudes.iter().copied().step_by(8).collect();
-    let target = Target::new(0, 10_000, 1, &sample(20_000, &part));
-    let (cut, looks) = search(target, &magnitudes);
+    let target = Target::new(0, 150_000, &sample(n, &part));
+    let (cut, looks) = search(target.clone(), 1 << 10, &magnitudes);
     assert!((4..=LOOKS).contains(&looks), "{looks}");
-    assert!(kept(cut, &magnitudes) == naive(10_000, &magnitudes));
+    assert!(kept(cut, &magnitudes) == naive(150_000, &magnitudes));
+    // With room for all of them nothing is looked at twice.
+    assert_eq!(search(target, 1, &magnitudes), (cut, 3));
 }
 
 #[test]
-fn equals_far_apart_are_cut_in_two_looks() {
-    // A stream of 2^31 elements, many more than there are bins; all but these are 0.
+fn a_place_with_more_numbers_than_bins_widens_them() {
+    let magnitudes: Vec<_> = (0..200_000).map(|i| hash(i) >> 1).collect();
+    let span = Span { low: 0, high: i32::MAX as u64 };
+    let stage = Stage::Magnitudes(span);
+    let target = Target { stream: 0, rank: 99_999, elements: 200_000, members: true, stage };
+    let mut tally = Tally::new(1);
+    target.count(Isa::best(), 0, &magnitudes, &mut tally);
+    tally.settle();
+    let found = tally.find(99_999, true).expect("a bin");
+    assert!(found.shift > 0 && found.count > 1);
+    let inside = span.inside(found);
+    let within = magnitudes.iter().filter(|m| (inside.low..=inside.high).contains(&u64::from(**m)));
+    assert_eq!(within.count() as u64, found.count);
+    let above = magnitudes.iter().filter(|m| u64::from(**m) > inside.high);
+    assert_eq!(above.count() as u64, found.before);
+}
+
+#[test]
+fn equals_far_apart_are_cut_in_one_look() {
+    // A stream of 2^31 elements; all but these are 0.
     let equals = [5_u64, 6 * BLOCK as u64 + 1, (1 << 30) + 7, (1 << 30) + 8, (1 << 31) - 1];
     let magnitude = |i: u64| 9 * u32::from(equals.contains(&i));
     for left in 1..equals.len() {
-        let bins = Bins::over(0, (1 << 31) - 1, FEWEST);
-        let stage = Stage::Equals { bits: 9, left: left as u64, bins };
-        let (elements, most) = (1 << 31, FEWEST);
-        let mut target = Target { stream: 0, rank: 0, elements, most, members: true, stage };
+        let span = Span { low: 0, high: (1 << 31) - 1 };
+        let stage = Stage::Equals { bits: 9, left: left as u64, span };
+        let mut target = Target { stream: 0, rank: 0, elements: 1 << 31, members: true, stage };
         let mut looks = 0;
         while target.cut().is_none() {
             let mut tally = Tally::new(1);
@@ -138,7 +158,7 @@ fn equals_far_apart_are_cut_in_two_looks() {
             target = target.learn(&tally);
             looks += 1;
         }
-        assert_eq!(looks, 2, "{left}");
+        assert_eq!(looks, 1, "{left}");
         let cut = target.cut().expect("an end");
         assert_eq!((cut.bits, cut.end), (9, equals[left - 1] + 1), "{left}");
     }
@@ -164,8 +184,8 @@ fn a_value_alone_needs_no_place() {
         let mut sorted = magnitudes.clone();
         sorted.sort_unstable_by(|a, b| b.cmp(a));
         for rank in [1, 2, 700, 35_001, 70_002, 70_003] {
-            let target = Target::value(rank, 3, &sample(magnitudes.len(), &part));
-            let (cut, looks) = search(target, &magnitudes);
+            let target = Target::value(rank, &sample(magnitudes.len(), &part));
+            let (cut, looks) = search(target, 3, &magnitudes);
             assert!(looks <= LOOKS_FOR_VALUE, "{name} {rank}: {looks} looks");
             assert_eq!(cut.bits, sorted[rank as usize - 1], "{name} {rank}");
         }
