@@ -17,7 +17,7 @@ mod whole;
 /// The buffers of one worker, kept from item to item.
 #[derive(Debug, Default)]
 pub struct Scratch {
-    out: Vec<u8>,
+    out: Room,
     windows: Vec<Vec<u8>>,
     decoded: Vec<Vec<f32>>,
     result: Vec<f32>,
@@ -27,7 +27,27 @@ impl Scratch {
     /// The bytes of the item computed last.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        &self.out
+        &self.out.bytes[..self.out.filled]
+    }
+}
+
+/// Bytes that are filled from item to item. What is taken up again is not cleared first: every byte
+/// of an item is written.
+#[derive(Debug, Default)]
+struct Room {
+    bytes: Vec<u8>,
+    filled: usize,
+}
+
+impl Room {
+    /// The next `len` bytes.
+    fn next(&mut self, len: usize) -> &mut [u8] {
+        let start = self.filled;
+        self.filled += len;
+        if self.bytes.len() < self.filled {
+            self.bytes.resize(self.filled, 0);
+        }
+        &mut self.bytes[start..self.filled]
     }
 }
 
@@ -63,7 +83,7 @@ impl Setting<'_> {
     /// Combine all parts of an item into `scratch`.
     pub fn map(&self, parts: &[Part], learned: &Learned, scratch: &mut Scratch) -> Result<Done> {
         let mut done = Done::default();
-        scratch.out.clear();
+        scratch.out.filled = 0;
         for (index, part) in parts.iter().enumerate() {
             if let Some(matrix) = self.work.units[part.unit].matrix() {
                 self.whole(matrix, (index, part), scratch, &mut done)?;
@@ -72,13 +92,12 @@ impl Setting<'_> {
             let Scratch { out, windows, decoded, result } = &mut *scratch;
             let inputs = Inputs::open(self.work, part, windows)?;
             done.read += inputs.read();
-            let start = out.len();
             let made = match inputs.unit().action {
                 Action::Analyze(_) => 0,
                 Action::Compute(_) | Action::Copy | Action::Same => part.elements,
             };
-            out.resize(start + len_of(made, inputs.unit().dtype)?, 0);
-            let buffers = Buffers { out: &mut out[start..], decoded, result };
+            let out = out.next(len_of(made, inputs.unit().dtype)?);
+            let buffers = Buffers { out, decoded, result };
             let mut combine = Combining { setting: *self, inputs: &inputs, learned, buffers };
             combine.part(part, &mut |cell| done.cells.push((index, cell)))?;
         }
@@ -94,7 +113,7 @@ impl Setting<'_> {
         scratch: &mut Scratch,
     ) -> Result<Done> {
         let mut done = Done::default();
-        scratch.out.clear();
+        scratch.out.filled = 0;
         for part in parts {
             let unit = &self.work.units[part.unit];
             let Action::Compute(kernel) = &unit.action else { return Err(split(unit)) };

@@ -1,6 +1,6 @@
 //! Units whose formula needs all of them at once: gather, solve, combine.
 
-use super::{Buffers, Combining, Done, Scratch, Setting};
+use super::{Buffers, Combining, Done, Room, Scratch, Setting};
 use crate::error::{Error, Result, quoted};
 use crate::inputs::{Inputs, len_of, split};
 use crate::kernels::Learned;
@@ -21,8 +21,8 @@ impl Setting<'_> {
         done: &mut Done,
     ) -> Result<()> {
         let unit = &self.work.units[part.unit];
-        if scratch.out.is_empty() {
-            scratch.out = Vec::new(); // the bytes of the unit before make room for this one
+        if scratch.out.filled == 0 {
+            scratch.out = Room::default(); // the bytes of the unit before make room for this one
         }
         let differences = self.gather(matrix, part, scratch, done)?;
         let engine = Engine { isa: self.isa, stop: &|| self.is_over() };
@@ -32,13 +32,12 @@ impl Setting<'_> {
         done.notes.extend(learned.note().map(|note| (index, note.to_owned())));
 
         let Scratch { out, windows, decoded, result } = scratch;
-        let start = out.len();
-        out.resize(start + len_of(part.elements, unit.dtype)?, 0);
+        let out = out.next(len_of(part.elements, unit.dtype)?);
         for cell in cells(part, unit) {
             let inputs = Inputs::open(self.work, &cell, windows)?;
             done.read += inputs.read();
             let first = len_of((cell.first - part.first) as usize, unit.dtype)?;
-            let bytes = start + first..start + first + len_of(cell.elements, unit.dtype)?;
+            let bytes = first..first + len_of(cell.elements, unit.dtype)?;
             let buffers = Buffers { out: &mut out[bytes], decoded, result };
             let mut combine =
                 Combining { setting: *self, inputs: &inputs, learned: &learned, buffers };
