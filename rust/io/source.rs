@@ -142,14 +142,15 @@ impl Source {
         mapping.clone()
     }
 
-    /// The bytes `offset .. offset + len`; `buffer` is used when the window is not mapped.
+    /// The bytes `offset .. offset + len`; `buffer` is used when the window is not mapped: it
+    /// is short, or nothing is.
     pub fn window<'a>(
         &'a self,
         offset: u64,
         len: usize,
         buffer: &'a mut Vec<u8>,
     ) -> Result<Window<'a>> {
-        if let Some(mapping) = self.mapping().filter(|_| len > 0) {
+        if let Some(mapping) = self.mapping().filter(|_| len >= WORTH_MAPPING) {
             return match mapping.window(offset, len) {
                 Ok(window) => Ok(Window::Mapped(window)),
                 Err(e) if e.raw_os_error() == Some(EFAULT) => Err(self.vanished(offset, len)),
@@ -219,6 +220,9 @@ impl Deref for Window<'_> {
         }
     }
 }
+
+/// Shorter windows are read: to fault in and release their pages would take longer than a copy.
+const WORTH_MAPPING: usize = 64 << 10;
 
 /// What a page that cannot be read answers to `MADV_POPULATE_READ`.
 const EFAULT: i32 = 14;
