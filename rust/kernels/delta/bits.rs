@@ -53,7 +53,7 @@ mod tests {
     fn rows_of_any_length_follow_one_another() {
         let (mut bits, mut want) = (Bits::default(), Vec::new());
         for (row, len) in [1, 31, 32, 33, 64, 0, 95, 7, 3072].into_iter().enumerate() {
-            let has = |i: usize| (i * i + row) % 3 == 0;
+            let has = |i: usize| (i * i + row).is_multiple_of(3);
             let word = |at: usize| {
                 (at..len.min(at + WORD)).fold(0, |word, i| word | u32::from(has(i)) << (i - at))
             };

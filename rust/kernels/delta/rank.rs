@@ -91,8 +91,8 @@ impl Body for Settle<'_> {
         let mut at = 1;
         while at < keys.len() {
             if let Some(row) = keys[at - 1..].first_chunk::<{ ROW + 1 }>() {
-                let falls = (0..ROW).fold(false, |falls, i| falls | (row[i] > row[i + 1]));
-                if !falls {
+                let falls = (0..ROW).map(|i| u32::from(row[i] > row[i + 1])).sum::<u32>();
+                if falls == 0 {
                     at += ROW;
                     continue;
                 }
