@@ -27,15 +27,12 @@ impl Chance {
     pub(super) fn chosen(&mut self, args: &Rank, model: usize, stretch: Stretch) -> Arc<Bits> {
         let (mut chosen, mut row) = (Bits::default(), Vec::new());
         self.each_row(args, model, stretch, |ranks, words, table| {
-            let stays = |(column, word): (usize, &u32)| {
-                let (below, _) = table[ranks.place(column)];
-                all_if_below(*word, below) & 1
-            };
             row.clear();
-            row.extend(words.chunks(WORD).enumerate().map(|(i, words)| {
-                let columns = (i * WORD..).zip(words).enumerate();
-                columns.fold(0, |bits, (lane, at)| bits | stays(at) << lane)
-            }));
+            row.resize(words.len().div_ceil(WORD), 0);
+            for (i, (place, word)) in ranks.places().zip(words).enumerate() {
+                let (below, _) = table[place];
+                row[i / WORD] |= (all_if_below(*word, below) & 1) << (i % WORD);
+            }
             chosen.push(&row, words.len());
         });
         Arc::new(chosen)
@@ -45,8 +42,8 @@ impl Chance {
     pub(super) fn factors(&mut self, args: &Rank, model: usize, stretch: Stretch) -> Vec<f32> {
         let mut factors = Vec::with_capacity(stretch.operands[0].len());
         self.each_row(args, model, stretch, |ranks, words, table| {
-            factors.extend(words.iter().enumerate().map(|(column, word)| {
-                let (below, factor) = table[ranks.place(column)];
+            factors.extend(ranks.places().zip(words).map(|(place, word)| {
+                let (below, factor) = table[place];
                 f32::from_bits(factor & all_if_below(*word, below))
             }));
         });

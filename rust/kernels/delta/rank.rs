@@ -39,18 +39,21 @@ impl Ranks {
         isa.run(Assign { magnitudes, scale, last, bins: &mut self.bins });
         self.count(count);
         self.keys.resize(n, 0);
-        for (column, m) in magnitudes.iter().enumerate() {
-            let place = self.place(column);
-            self.keys[place] = u64::from(*m) << 32 | column as u64;
+        let mut keys = std::mem::take(&mut self.keys);
+        for ((place, column), m) in self.places().zip(0_u64..).zip(magnitudes) {
+            keys[place] = u64::from(*m) << 32 | column;
         }
+        self.keys = keys;
         let Self { bins, starts, turns, keys } = self;
         isa.run(Settle { bins, starts, turns, keys });
     }
 
-    /// The place of an element: the smallest magnitude is at 0, of equals the lowest column first.
+    /// The place of each element: the smallest magnitude is at 0, of equals the lowest column first.
     #[inline]
-    pub(super) fn place(&self, column: usize) -> usize {
-        (self.starts[usize::from(self.bins[column]) % BINS] + self.turns[column]) as usize
+    pub(super) fn places(&self) -> impl Iterator<Item = usize> {
+        let starts: &[u32; BINS] = self.starts.first_chunk().unwrap_or(&[0; BINS]);
+        let place = |(bin, turn): (&u16, &u32)| starts[usize::from(*bin) % BINS] + turn;
+        self.bins.iter().zip(&self.turns).map(move |element| place(element) as usize)
     }
 
     /// Where the bins begin, with turns by column.
@@ -208,9 +211,11 @@ mod tests {
                     ranks.order(isa, magnitudes);
                     let mut want: Vec<_> = (0..n as usize).collect();
                     want.sort_by_key(|column| magnitudes[*column]);
-                    let right =
-                        want.iter().enumerate().all(|(i, column)| ranks.place(*column) == i);
-                    assert!(right, "{n} {kind} {}", isa.name());
+                    let mut got = vec![0; n as usize];
+                    for (column, place) in ranks.places().enumerate() {
+                        got[place] = column;
+                    }
+                    assert!(got == want, "{n} {kind} {}", isa.name());
                 }
             }
         }
