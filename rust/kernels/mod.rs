@@ -34,6 +34,7 @@ pub mod mlp;
 mod naive;
 pub mod noise;
 mod pointwise;
+mod recall;
 mod rows;
 mod select;
 mod smooth;

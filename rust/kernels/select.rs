@@ -22,6 +22,7 @@ pub use self::sample::{Sample, sampled};
 pub use self::tally::Tally;
 use crate::simd::{Body, Isa};
 
+mod known;
 mod sample;
 mod tally;
 

@@ -71,6 +71,26 @@ trait Formula {
     fn state_bytes(&self, operands: usize, stretch: usize) -> u64;
 
     fn map(&self, stretch: Stretch, facts: &Facts, out: &mut [f32]);
+
+    /// As [`super::Kernel::never_recalled`].
+    fn never_recalled(&self) -> usize {
+        0
+    }
+
+    /// As [`super::Kernel::look`].
+    fn look(&self) -> Option<String> {
+        None
+    }
+
+    /// As [`super::Kernel::statistics`].
+    fn statistics(&self, _: &Sums, _: &Facts) -> Option<Vec<u64>> {
+        None
+    }
+
+    /// As [`super::Kernel::recall`].
+    fn recall(&self, _: Whole, _: &[u64]) -> Option<Facts> {
+        None
+    }
 }
 
 impl Adaptive {
@@ -120,6 +140,22 @@ impl Adaptive {
             0 => 0,
             targets => select::kept_bytes(1, targets),
         }
+    }
+
+    pub(super) fn never_recalled(&self) -> usize {
+        self.formula().never_recalled()
+    }
+
+    pub(super) fn look(&self) -> Option<String> {
+        self.formula().look()
+    }
+
+    pub(super) fn statistics(&self, sums: &Sums, learned: &Learned) -> Option<Vec<u64>> {
+        self.formula().statistics(sums, facts(learned)?)
+    }
+
+    pub(super) fn recall(&self, whole: Whole, statistics: &[u64]) -> Option<Learned> {
+        self.formula().recall(whole, statistics).map(Learned::Adaptive)
     }
 
     /// # Panics

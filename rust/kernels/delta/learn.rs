@@ -56,7 +56,17 @@ impl Lengths {
         next.each.iter().enumerate().for_each(|(model, sums)| self.add(model, *sums));
     }
 
-    fn scales(&self) -> Vec<f32> {
+    /// The sums, as bits.
+    pub(super) fn numbers(&self) -> Vec<u64> {
+        self.each.iter().flatten().map(|sum| sum.to_bits()).collect()
+    }
+
+    /// Those of an earlier look.
+    pub(super) fn recall(sums: &[f64]) -> Self {
+        Self { each: sums.as_chunks().0.to_vec() }
+    }
+
+    pub(super) fn scales(&self) -> Vec<f32> {
         let scale = |[all, left]: &[f64; 2]| {
             if *all < 1e-7 || *left < 1e-7 { 1.0 } else { (all / left) as f32 }
         };

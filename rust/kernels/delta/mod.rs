@@ -15,8 +15,10 @@ mod learn;
 mod mask;
 mod mix;
 mod rank;
+mod recall;
 
 pub use learn::{Found, Lengths};
+pub(super) use recall::statistics;
 
 /// `out = b + lambda (sum_i m_i p_i) / divisor`, with `p_i = w_i s_i(x_i - b)`; operand 0 is the
 /// base `b`, the others are the models.
