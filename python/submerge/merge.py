@@ -154,7 +154,7 @@ def merge_flux_models(
 
 def carry_out(made: Plan, options: RunOptions) -> Report:
     """Write what a plan describes and report what was done."""
-    return Report.of(made, execute(made.to_json(), options, "write"), build_info())
+    return Report.of(made, execute(made, options, "write"), build_info())
 
 
 def single_model_recipe(
