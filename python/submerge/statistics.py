@@ -41,7 +41,7 @@ OFF = "off"
 VARIABLE = "SUBMERGE_STATISTICS_CACHE"
 # Bytes of all files together, and of one; what was used least recently goes first.
 LIMIT = 64_000_000
-_FILE_LIMIT = 8_000_000
+_FILE_LIMIT = 4_000_000
 _SUFFIX = ".statistics"
 # A file that changed less than this ago may change again and look the same: clocks are coarse.
 _SETTLED_NS = 2_000_000_000
