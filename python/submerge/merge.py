@@ -15,6 +15,7 @@ from submerge.plan import Plan, compile_plan
 from submerge.recipe import Recipe
 from submerge.report import Report
 from submerge.run import RunArguments, RunOptions, build_info, execute
+from submerge.values import shown
 
 if TYPE_CHECKING:
     import os
@@ -206,5 +207,5 @@ def _name(path: Path) -> str:
 
 def _output_path(value: object) -> Path:
     if not isinstance(value, str | Path):
-        raise RecipeError(f"config.output_path: expected a path, got {value!r}")
+        raise RecipeError(f"config.output_path: expected a path, got {shown(value)}")
     return Path(value)

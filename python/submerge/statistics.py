@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from submerge.errors import RecipeError
+from submerge.values import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,7 +82,7 @@ class StatisticsCache:
             return cls(None if home is None else home / "submerge" / "statistics")
         if not (isinstance(setting, str) and setting) and not isinstance(setting, os.PathLike):
             raise RecipeError(
-                f"statistics_cache: expected a folder or `{OFF}`, got {setting!r}",
+                f"statistics_cache: expected a folder or `{OFF}`, got {shown(setting)}",
                 hint="leave it out for the user's cache directory",
             )
         return cls(None if setting == OFF else Path(setting).expanduser().absolute())

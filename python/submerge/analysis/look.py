@@ -167,7 +167,7 @@ class Analysis:
                 nonfinite=tuple(Spot(**found) for found in held["nonfinite"]),
                 notes=tuple(held["notes"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, RecursionError, TypeError, ValueError) as error:
             if isinstance(error, RecipeError):
                 raise
             raise RecipeError(

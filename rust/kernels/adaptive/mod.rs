@@ -180,7 +180,7 @@ fn expect_not_negative(name: &str, argument: &str, value: f64) -> Result<(), Str
     if (value as f32).is_finite() && value >= 0.0 {
         return Ok(());
     }
-    Err(format!("{name} with {argument} {value}, expected a finite f32 of at least 0"))
+    Err(format!("{name} with {argument} {value:?}, expected a finite f32 of at least 0"))
 }
 
 /// `Err` unless the number of operands fits.

@@ -163,7 +163,7 @@ impl Delta {
         }
         let finite = |x: &&f64| !(**x as f32).is_finite();
         if let Some(bad) = self.weights.iter().chain([&self.lambda]).find(finite) {
-            return Err(format!("weight or lambda {bad}, expected a finite f32"));
+            return Err(format!("weight or lambda {bad:?}, expected a finite f32"));
         }
         self.sparsify.check(models)
     }
