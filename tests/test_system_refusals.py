@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,7 @@ from refusals import Bench, changing
 from submerge import PlanError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from refusals import Act
 
@@ -145,3 +147,46 @@ def test_an_output_that_changes_its_kind_meanwhile_is_left(tmp_path: Path, kind:
         assert caught.value.message == f"{out}: exists, expected a path that is free"
     assert [path.name for path in bench.folder.iterdir()] == [out.name]
     assert out.is_dir() if kind == "file" else out.read_text() == "mine"
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """Be a user to whom something can be refused, which nothing is to root."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+# What is locked, and how; and what is said of it.
+LOCKED: dict[str, tuple[str, int, str]] = {
+    "an input": ("a.safetensors", 0o200, "cannot open: Permission denied"),
+    "the folder of the output": ("out", 0o500, "cannot create: Permission denied"),
+    "an output to be replaced": ("out/model", 0o300, "cannot list: Permission denied"),
+}
+
+
+@pytest.mark.parametrize("name", LOCKED)
+def test_what_is_locked_is_named(name: str) -> None:
+    which, mode, reason = LOCKED[name]
+    # Not below the folder of the tests, which is their user's alone.
+    with tempfile.TemporaryDirectory() as there:
+        bench = Bench(Path(there))
+        plan = folder_plan(bench)
+        locked = bench.root / which
+        if not locked.exists():
+            locked.mkdir()
+        for path in (bench.root, *bench.root.rglob("*")):
+            path.chmod(0o777)
+            if os.geteuid() == 0:
+                os.chown(path, 65534, 65534)
+        locked.chmod(mode)
+        with nobody(), pytest.raises(PermissionError) as caught:
+            execute(plan, overwrite=True)
+        locked.chmod(0o700)
+    assert str(caught.value.filename).startswith(str(locked))
+    assert str(caught.value.strerror).startswith(reason)
