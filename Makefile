@@ -1,7 +1,7 @@
 # Two commands do everything on a machine that has only python3 (3.11 or newer) and cargo:
 #   make demo    builds submerge and merges a tiny schnell/krea pair made on the spot
 #   make test    every check, in the order of the line below
-.PHONY: demo test lint test-rust test-python test-wheel test-oracle test-real docs wheel bench develop clean
+.PHONY: demo test lint test-rust test-python test-wheel test-oracle test-real raises docs wheel bench develop clean
 .DEFAULT_GOAL := help
 
 VENV ?= .venv
@@ -17,7 +17,7 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 
 help:
 	@sed -n '2,4s/^# *//p' Makefile
-	@echo "also: make lint | test-rust | test-python | test-wheel | test-oracle | test-real | docs | wheel | bench | develop"
+	@echo "also: make lint | test-rust | test-python | test-wheel | test-oracle | test-real | raises | docs | wheel | bench | develop"
 
 demo: develop
 	@$(BIN)/submerge demo
@@ -83,6 +83,10 @@ $(REAL)/.groups: pyproject.toml scripts/setup.sh Makefile
 test-real: $(REAL)/.groups wheel
 	@$(UV) pip install --quiet --python $(REAL)/bin/python --reinstall --no-deps dist/*.whl
 	$(REAL)/bin/pytest -q tests/real
+
+# Which places that raise an error no test reaches; runs every test but those of `test-real`.
+raises: $(ORACLE)/.groups develop
+	$(BIN)/python -m scripts.raises --also "$(ORACLE)/bin/python=tests/oracles tests/inference"
 
 bench: develop
 	cargo bench --locked --bench kernels

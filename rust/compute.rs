@@ -89,6 +89,8 @@ impl Setting<'_> {
                 self.whole(matrix, (index, part), scratch, &mut done)?;
                 continue;
             }
+            let learned = self.work.units[part.unit].learned(learned);
+            done.notes.extend(learned.note().map(|note| (index, note.to_owned())));
             let Scratch { out, windows, decoded, result } = &mut *scratch;
             let inputs = Inputs::open(self.work, part, windows)?;
             done.read += inputs.read();

@@ -6,6 +6,7 @@
 //! are a pool of this job's own, joined before `execute` returns: nothing is left for a fork or an
 //! interpreter's exit to trip over.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -15,11 +16,11 @@ use crate::compute::{Done, Scratch, Setting};
 use crate::error::{Error, Result};
 use crate::io::source::Source;
 use crate::io::sys;
-use crate::kernels::{Kernel, Learned, Sums};
+use crate::kernels::{Learned, Sums};
 use crate::output::Output;
-use crate::plan::{self, Options, Plan};
+use crate::plan::{self, Mode, Options, Plan};
 use crate::report::{Phases, Report, UnitReport};
-use crate::resolve::resolve;
+use crate::resolve::{Looked, resolve};
 use crate::schedule::{Item, Part, Pass, Shape, cut, fit};
 use crate::simd::Isa;
 
@@ -68,8 +69,13 @@ fn run(plan: &Plan, options: &Options, cancel: &AtomicBool, observer: Observer) 
                 known.join(", ")
             ))
         })?;
-    let work = resolve(plan, options)?;
+    let mut work = resolve(plan, options)?;
     let shape = fit(&work, options)?;
+    let how = Report::planned(shape, work.sources.iter().any(Source::is_mapped), isa);
+    if options.mode == Mode::Fit {
+        return Ok(how);
+    }
+    let recalled = options.statistics.as_ref().map_or(0, |known| work.recall(known));
     let (items, parts) = cut(&work, shape.item_elements)?;
     let output = Output::begin(plan, &work, options, &|| cancel.load(Ordering::Relaxed))?;
     let opened = begun.elapsed();
@@ -84,7 +90,7 @@ fn run(plan: &Plan, options: &Options, cancel: &AtomicBool, observer: Observer) 
     job.work_through(shape, observer)?;
     let computed = begun.elapsed();
 
-    let Finished { output, units, read } = job.finish()?;
+    let Finished { output, units, read, found } = job.finish()?;
     work.sources.iter().try_for_each(Source::check_unchanged)?;
     if cancel.load(Ordering::Relaxed) {
         return Err(Error::cancelled());
@@ -102,12 +108,11 @@ fn run(plan: &Plan, options: &Options, cancel: &AtomicBool, observer: Observer) 
             compute: computed.saturating_sub(opened).as_secs_f64(),
             commit: ended.saturating_sub(computed).as_secs_f64(),
         },
-        threads: shape.threads,
-        chunk: shape.item_elements,
-        io: if work.sources.iter().any(Source::is_mapped) { "mmap" } else { "pread" },
-        isa: isa.name(),
-        working_bytes: shape.working_bytes,
         peak_rss: sys::peak_rss(),
+        looked: work.units.iter().filter(|u| u.recalled.is_none() && u.passes() > 0).count(),
+        recalled,
+        statistics: if options.statistics.is_some() { work.keyed(found) } else { BTreeMap::new() },
+        ..how
     })
 }
 
@@ -138,12 +143,15 @@ struct Turn<'a> {
     sums: Option<Sums>,
     /// What the passes before taught of the unit that is being made.
     learned: Arc<Learned>,
+    /// What passes found, for a later job, with the index of the unit.
+    found: Vec<(usize, Vec<u64>)>,
 }
 
 struct Finished<'a> {
     output: Output<'a>,
     units: Vec<UnitReport>,
     read: u64,
+    found: Vec<(usize, Vec<u64>)>,
 }
 
 impl<'a> Job<'a> {
@@ -159,6 +167,7 @@ impl<'a> Job<'a> {
             units,
             sums: None,
             learned: Arc::default(),
+            found: Vec::new(),
         };
         let (next, done) = (AtomicUsize::new(0), AtomicU64::new(0));
         Self {
@@ -200,7 +209,8 @@ impl<'a> Job<'a> {
         match turn.failure {
             Some(error) => Err(error),
             None if turn.next == self.items.len() => {
-                Ok(Finished { output: turn.output, units: turn.units, read: turn.read })
+                let Turn { output, units, read, found, .. } = turn;
+                Ok(Finished { output, units, read, found })
             }
             None => Err(Error::internal("core: workers ended before their work")),
         }
@@ -250,8 +260,8 @@ impl<'a> Job<'a> {
         if turn.stopped { Err(None) } else { Ok(turn) }
     }
 
-    fn kernel(&self, parts: &[Part]) -> Option<&'a Kernel> {
-        self.setting.work.units[parts.first()?.unit].kernel()
+    fn looked(&self, parts: &[Part]) -> Option<Looked<'a>> {
+        self.setting.work.looked(parts.first()?.unit)
     }
 
     fn worker(&self) {
@@ -287,14 +297,14 @@ impl<'a> Job<'a> {
         let last = next.is_none_or(|next| (next.pass, next.after) != (item.pass, item.after));
         let mut turn = self.wait(|turn| turn.next == index)?;
         if let Pass::Look(pass) = item.pass {
-            turn.gather(done, last.then_some((self.kernel(parts), pass)));
+            turn.gather(done, self.looked(parts).filter(|_| last).map(|unit| (unit, pass)));
             turn.next += 1;
             drop(turn);
             self.changed.notify_all();
             return Ok(());
         }
         let settle = turn.output.append(item, scratch.bytes())?;
-        turn.fold(parts, done, &learned);
+        turn.fold(parts, done);
         if last {
             turn.learned = Arc::default(); // the next unit starts from nothing
         }
@@ -309,7 +319,7 @@ impl<'a> Job<'a> {
 
 impl Turn<'_> {
     /// Add the sums of an item, in order; the last item of a pass teaches the kernel.
-    fn gather(&mut self, done: Done, ends: Option<(Option<&Kernel>, usize)>) {
+    fn gather(&mut self, done: Done, ends: Option<(Looked, usize)>) {
         self.read += done.read;
         for next in done.sums {
             match &mut self.sums {
@@ -317,15 +327,17 @@ impl Turn<'_> {
                 None => self.sums = Some(next),
             }
         }
-        if let Some((Some(kernel), pass)) = ends
+        if let Some((unit, pass)) = ends
             && let Some(sums) = self.sums.take()
         {
-            self.learned = Arc::new(kernel.learn(pass, &sums, &self.learned));
+            let (learned, found) = unit.learn(pass, &sums, &self.learned);
+            self.found.extend(found);
+            self.learned = Arc::new(learned);
         }
     }
 
     /// Add the cells of an item, in order, to the sums of their units.
-    fn fold(&mut self, parts: &[Part], done: Done, learned: &Learned) {
+    fn fold(&mut self, parts: &[Part], done: Done) {
         self.read += done.read;
         for (part, cell) in done.cells {
             let unit = parts[part].unit;
@@ -336,8 +348,7 @@ impl Turn<'_> {
                         last.stats.finish();
                     }
                     let of_part = done.notes.iter().find(|(at, _)| *at == part);
-                    let note = of_part.map_or_else(|| learned.note(), |(_, note)| Some(note));
-                    let note = note.map(str::to_owned);
+                    let note = of_part.map(|(_, note)| note.clone());
                     self.units.push(UnitReport { unit, note, stats: cell });
                 }
             }

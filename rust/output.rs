@@ -28,7 +28,7 @@ impl<'a> Output<'a> {
         cancelled: &dyn Fn() -> bool,
     ) -> Result<Self> {
         match options.mode {
-            Mode::Measure => Ok(Self::Nowhere),
+            Mode::Measure | Mode::Fit => Ok(Self::Nowhere),
             Mode::Check => Checker::open(plan, work).map(Self::Existing),
             Mode::Write => Writer::begin(plan, work, options, cancelled).map(Self::New),
         }

@@ -3,6 +3,7 @@
 //! The plan decides every byte of the output; the options decide none. Unknown fields are refused,
 //! so that a plan from another version never half-works. Nothing here opens a file.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -59,7 +60,7 @@ pub struct FileSpec {
     /// Relative path; empty when the target is one file.
     pub path: String,
     /// `__metadata__` of its header.
-    pub metadata: std::collections::BTreeMap<String, String>,
+    pub metadata: BTreeMap<String, String>,
 }
 
 /// A tensor of the output.
@@ -223,7 +224,13 @@ pub struct Options {
     pub isa: String,
     /// Longest header accepted.
     pub max_header_bytes: u64,
+    /// What earlier jobs found out about units; what this one finds is told if it is given.
+    #[serde(default)]
+    pub statistics: Option<Statistics>,
 }
+
+/// What looks at units found, as numbers, by what they depend on.
+pub type Statistics = BTreeMap<String, Vec<u64>>;
 
 /// What becomes of the result.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
@@ -235,6 +242,8 @@ pub enum Mode {
     Measure,
     /// It is compared with an existing output.
     Check,
+    /// Nothing is made: only how the job would run is wanted.
+    Fit,
 }
 
 /// Read a plan.

@@ -180,6 +180,7 @@ fn raise(py: Python<'_>, error: Error) -> PyErr {
 fn raise_os(py: Python<'_>, source: &std::io::Error, path: &Path, error: &Error) -> PyErr {
     let number = source.raw_os_error().unwrap_or(match source.kind() {
         std::io::ErrorKind::StorageFull => libc::ENOSPC,
+        std::io::ErrorKind::NotADirectory => libc::ENOTDIR,
         std::io::ErrorKind::UnexpectedEof => libc::EIO,
         _ => libc::EINVAL,
     });

@@ -2,10 +2,13 @@
 
 use serde::Serialize;
 
+use crate::plan::Statistics;
+use crate::schedule::Shape;
+use crate::simd::Isa;
 use crate::stats::UnitStats;
 
 /// What a job did.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct Report {
     /// The statistics of every unit with elements, in output order.
     pub units: Vec<UnitReport>,
@@ -29,10 +32,31 @@ pub struct Report {
     pub working_bytes: u64,
     /// Peak resident memory of the process, in bytes.
     pub peak_rss: u64,
+    /// Units that were looked at before they were made.
+    pub looked: usize,
+    /// Units that would have been, were it not known from an earlier job what a look finds.
+    pub recalled: usize,
+    /// What looks found, for a later job.
+    pub statistics: Statistics,
+}
+
+impl Report {
+    /// What is known before anything is done.
+    #[must_use]
+    pub fn planned(shape: Shape, is_mapped: bool, isa: &Isa) -> Self {
+        Self {
+            threads: shape.threads,
+            chunk: shape.item_elements,
+            io: if is_mapped { "mmap" } else { "pread" },
+            isa: isa.name(),
+            working_bytes: shape.working_bytes,
+            ..Self::default()
+        }
+    }
 }
 
 /// Wall seconds by phase.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct Phases {
     /// Opening and checking.
     pub open: f64,

@@ -163,3 +163,24 @@ def test_the_command_prints_what_was_found(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["merge", str(schnell), str(krea), "-o", out])
     assert done.exit_code == 0, done.output
     assert re.search(r"rounding lost \S+ of the energy of the change, most in `\S+`", done.stdout)
+
+
+def test_a_remark_stays_with_the_unit_it_is_about(tmp_path: Path) -> None:
+    """A worker ahead of its turn makes a unit while another one is still being looked at."""
+    random = np.random.default_rng(1)
+    tensors = {"a": random.standard_normal((1024, 1024)).astype(np.float32)}
+    tensors |= {f"b{i:02}": tensors["a"][:64] for i in range(40)}
+    near = {name: x * np.float32(1.0001) for name, x in tensors.items()}
+    models = {
+        name: {
+            "path": str(factory.write(tmp_path / f"{name}.safetensors", made)),
+            "layout": "generic",
+        }
+        for name, made in (("one", tensors), ("two", near))
+    }
+    made = {"models": models, "method": "linear", "rules": [{"where": "a", "method": "slerp"}]}
+    out = tmp_path / "out.safetensors"
+    for _ in range(20):
+        report = merge(made, out, overwrite=True, threads=6, chunk="64KiB")
+        (note,) = [note for note in report.summary["notes"] if "parallel" in note]
+        assert note == "nearly parallel: linear, in 1 unit: `a`"

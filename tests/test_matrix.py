@@ -13,7 +13,6 @@ import formulas_matrix
 import submerge
 from jobs import GENEROUS
 from submerge import Cancelled, PlanError, RecipeError
-from submerge.plan.describe import Running, working_bytes
 from submerge.run import build_info
 
 if TYPE_CHECKING:
@@ -239,20 +238,6 @@ def test_the_plan_says_what_a_matrix_needs(tmp_path: Path) -> None:
     assert "--memory-budget" in str(caught.value.hint)
     _, report = merged(tmp_path, [d], "iso_c", threads=2, memory_budget=one + MEGABYTE)
     assert report.run.threads == 1
-
-
-def test_the_plan_tells_what_the_job_takes(tmp_path: Path) -> None:
-    tensors = {"a": flat((700, 600), 27), "b": flat((60, 900), 28)}
-    methods: list[Any] = ["iso_c", "tsv_m", {"tsv_m": {"rank": 9}}, {"truncated_svd": {"rank": 9}}]
-    for method in methods:
-        found, report = merged(tmp_path, [tensors, tensors], method, threads=1)
-        sources = {n: {"path": str(tmp_path / f"{n}.safetensors"), "layout": "generic"}
-                   for n in ("m0", "m1", "m2")}  # fmt: skip
-        made = {"models": sources, "base": "m0", "method": method}
-        told = working_bytes(submerge.plan(made, tmp_path / "x.safetensors"),
-                             Running(1, 1 << 20, 64 << 20, 512 << 20))  # fmt: skip
-        assert abs(told - report.run.working_bytes) < MEGABYTE, method
-        assert set(found) == set(tensors)
 
 
 def test_a_decomposition_can_be_left_in_the_middle(tmp_path: Path) -> None:

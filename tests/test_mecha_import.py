@@ -19,6 +19,7 @@ from submerge import cli
 from submerge.errors import RecipeError
 from submerge.recipe import Recipe
 from submerge.recipe.importers import import_recipe
+from submerge.recipe.importers.mecha import instructions
 from submerge.values import Selection
 
 DATA = Path(__file__).parent / "data"
@@ -238,6 +239,43 @@ REFUSED = {
         "the factors multiply to more than a number holds",
     ),
     "a name twice": ("dict a=1 a=2", "`a` is given twice"),
+    "no file": (
+        'model model_config=null merge_space="weight"',
+        "line 5 (`model`): expected a file, got none",
+    ),
+    "another space": (
+        'model "d.safetensors" model_config=null merge_space="param"',
+        "merge_space, expected `weight` or `delta`, got `param`",
+    ),
+    "a literal of a text": ('literal "half"', "expected a `dict`, got something else"),
+    "a text in a literal": ('dict x="a" y=1\nliteral &3', "`x`, expected a number"),
+    "a part of a model": ('merge "truncate_rank" &0 8', "`a`, expected a difference of two files"),
+    "two factors by tensor": (
+        (
+            'merge "subtract" &0 &2\nmerge "truncate_rank" &3 4\ndict x=0.5 y=0.25\n'
+            'merge "scale" &4 &5\nmerge "scale" &6 &5'
+        ),
+        "two factors that differ by tensor, expected one",
+    ),
+    "a stock scaled by tensor": (
+        (
+            'merge "subtract" &0 &2\nmerge "subtract" &1 &2\nmerge "model_stock" &3 &4\n'
+            'dict x=0.5\nmerge "scale" &5 &6'
+        ),
+        "line 9 (`scale`): a scaled `model_stock`, expected `alpha` 1",
+    ),
+    "a model twice": (
+        'merge "geometric_median" &0 &1 &0',
+        "a model twice, expected different files",
+    ),
+    "steps by tensor": (
+        'dict x=1 y=2\nmerge "geometric_median" &0 &1 maxiter=&3',
+        "`maxiter`, expected one number for all tensors",
+    ),
+    "a number for a flag": (
+        'merge "subtract" &0 &2\nmerge "subtract" &1 &2\nmerge "ties_sum" &3 &4 vote_sgn=3',
+        "`vote_sgn`, expected true or false",
+    ),
 }
 
 
@@ -255,6 +293,8 @@ def test_other_versions_and_empty_recipes_are_refused() -> None:
         import_recipe("version 0.2.0\n")
     with pytest.raises(RecipeError, match="no instructions"):
         import_recipe("version 0.1.0\n")
+    with pytest.raises(RecipeError, match=r"more than [\d,]+ lines, expected a recipe"):
+        import_recipe("version 0.1.0\n" + "\n" * instructions._MAX_LINES)
 
 
 def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,8 @@ import factory
 from factory import KREA, SCHNELL, Flux
 from planning import planned
 from submerge.errors import CheckpointError, RecipeError, SubmergeError
+from submerge.plan.sizes import bytes_in_words
+from submerge.run import RunOptions, fit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -200,11 +202,15 @@ def test_components_that_are_not_there_are_passed_over(tmp_path: Path) -> None:
 def test_describe_names_what_is_written_and_what_it_takes(tmp_path: Path) -> None:
     output = {"pipeline_from": "krea"}
     plan = planned(tmp_path, pair(tmp_path), {"alpha": 0.3, "output": output}, "out")
-    text = plan.describe(threads=3, chunk=1 << 20, memory_budget=4 << 20)
+    running = fit(plan, RunOptions(threads=3, memory_budget="4MiB"))
+    text = plan.describe(running)
     assert "result = 0.70 * schnell + 0.30 * krea" in text
     assert "guidance  keep: krea; guidance_embeds true" in text
     assert "transformer/diffusion_pytorch_model.safetensors" in text
     assert "9 files taken over" in text
-    assert "4.2 MB of windows and buffers (3 threads, up to 2 operands at a time)" in text
+    memory = bytes_in_words(running.working_bytes)
+    assert running.working_bytes <= 4 << 20
+    assert f"{memory} of windows and buffers (3 threads, up to 2 operands at a time)" in text
+    assert "memory" not in plan.describe()  # how it is run is not the plan's business
     assert "licence   flux-1-dev-non-commercial-license (from krea)" in text
     assert "shift 3.0, dynamic shifting" in text

@@ -85,6 +85,13 @@ def test_text_that_is_no_recipe_is_refused(row: dict[str, Any]) -> None:
     assert row["hint"] is None or row["hint"] in str(caught.value.hint)
 
 
+def test_oversized_files_of_json_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"models": {}}' + " " * (1 << 20))
+    with pytest.raises(RecipeError, match=r"a\.json: larger than 1,048,576 bytes"):
+        Recipe.load(path)
+
+
 def test_keys_are_text() -> None:
     with pytest.raises(RecipeError, match=r"^recipe\.rules\[0\]: the key 1 is not text") as caught:
         Recipe.load({"models": TWO, "rules": [{1: 2}]})

@@ -49,10 +49,12 @@ def execute(
 
     Args:
         plan: the plan, version 1, as JSON.
-        options: `{"mode": "write" | "measure" | "check", "threads", "chunk", "memory_budget",
-            "io": "auto" | "mmap" | "pread", "cache": "drop" | "keep", "overwrite", "stats",
-            "isa": "auto" | "scalar" | "avx2" | "avx512" | "neon",
-            "max_header_bytes"}` as JSON, sizes in bytes.
+        options: `{"mode": "write" | "measure" | "check" | "fit", "threads", "chunk",
+            "memory_budget", "io": "auto" | "mmap" | "pread", "cache": "drop" | "keep",
+            "overwrite", "stats", "isa": "auto" | "scalar" | "avx2" | "avx512" | "neon",
+            "max_header_bytes", "statistics": {key: [integers]} | null}` as JSON, sizes in bytes.
+            `fit` does nothing but say how the plan would run. `statistics` are those that earlier
+            executions returned; with null none are returned.
         job: the handle to cancel with; one for each execution.
         progress: called as `progress(done_bytes, total_bytes)` on the calling thread, at most ten
             times a second; returning False cancels, raising cancels and raises.
@@ -60,7 +62,7 @@ def execute(
     Returns:
         JSON `{"units": [{"unit", "elements", "changed", "nonfinite", "nonfinite_out", "norm2",
         "dot", "delta2"}], "bytes_read", "bytes_written", "seconds", "phases", "threads", "chunk",
-        "io", "isa", "working_bytes", "peak_rss"}`.
+        "io", "isa", "working_bytes", "peak_rss", "looked", "recalled", "statistics"}`.
 
     Raises:
         PlanError: plan and files do not fit together, or a file changed meanwhile.

@@ -15,7 +15,7 @@ import numpy as np
 
 from submerge.layout import Architecture, config_of, tensors_of, unit_shapes
 from submerge.merge import carry_out, plan
-from submerge.run import RunOptions
+from submerge.run import RunOptions, fit
 from submerge.verify import verify
 
 if TYPE_CHECKING:
@@ -64,8 +64,9 @@ def demo(folder: Path, say: Callable[[str], None]) -> Report:
     }
     target = folder / "merged"
     made = plan(recipe, target)
-    say(f"\n{made.describe()}\n")
-    report = carry_out(made, RunOptions(overwrite=True))
+    how = RunOptions(overwrite=True)
+    say(f"\n{made.describe(fit(made, how))}\n")
+    report = carry_out(made, how)
     say(report.table())
     say(f"\n{report.path}: {report.run.line()}\n")
     checked = verify(target, recipe=recipe)

@@ -94,7 +94,7 @@ def diff(
     paths = named([first, second])
     models = {name: identify(open_checkpoint(path), layout=layout) for name, path in paths.items()}
     made = comparison_plan(models)
-    figures = execute(made.to_json(), options, "measure")
+    figures = execute(made, options, "measure")
     rows = rows_of(made, figures)
     return Difference(
         paths, rows, (*made.about.notes, *unrelated(summed(rows).pairs, models)), Run.of(figures)

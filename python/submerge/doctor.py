@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from submerge.demo import write_file
+from submerge.errors import counted
 from submerge.merge import plan, single_model_recipe
 from submerge.plan.sizes import bytes_in_words
 from submerge.profile.environment import cores, installed, physical_memory
 from submerge.run import RunOptions, build_info, execute
+from submerge.statistics import LIMIT, StatisticsCache
 
 if TYPE_CHECKING:
     import os
@@ -36,6 +38,8 @@ class Findings:
         system: platform, Python, cores and memory in bytes.
         packages: versions of the packages submerge works with, or None where absent.
         paths: for each folder the filesystem, the free bytes, and how files there are read.
+        statistics: the folder of the statistics cache, or None, its files and bytes, and the most
+            bytes it may have.
         problems: what should be mended.
     """
 
@@ -43,6 +47,7 @@ class Findings:
     system: dict[str, Any]
     packages: dict[str, str | None]
     paths: dict[str, dict[str, Any]]
+    statistics: dict[str, Any]
     problems: tuple[str, ...]
 
     def to_json(self, *, indent: int | None = 2) -> str:
@@ -52,6 +57,7 @@ class Findings:
             "system": self.system,
             "packages": self.packages,
             "paths": self.paths,
+            "statistics": self.statistics,
             "problems": list(self.problems),
         }
         return json.dumps(plain, indent=indent, ensure_ascii=False)
@@ -74,7 +80,17 @@ class Findings:
         for path, facts in self.paths.items():
             free = bytes_in_words(facts["free"])
             lines.append(f"{path}: {facts['filesystem']}, {free} free, read by {facts['io']}")
+        lines.append(self._kept())
         return "\n".join([*lines, *(f"problem: {text}" for text in self.problems)])
+
+    def _kept(self) -> str:
+        kept = self.statistics
+        if kept["folder"] is None:
+            return "statistics are not kept"
+        size, limit = bytes_in_words(kept["bytes"]), bytes_in_words(kept["limit"])
+        return (
+            f"statistics in {kept['folder']}: {counted(kept['files'], 'file')}, {size} of {limit}"
+        )
 
 
 def doctor(folders: Sequence[str | os.PathLike[str]] = (".",)) -> Findings:
@@ -96,8 +112,16 @@ def doctor(folders: Sequence[str | os.PathLike[str]] = (".",)) -> Findings:
         },
         packages={name: installed(name) for name in _PACKAGES},
         paths={str(folder): _folder(Path(folder)) for folder in folders},
+        statistics=_statistics(),
         problems=tuple(problems),
     )
+
+
+def _statistics() -> dict[str, Any]:
+    cache = StatisticsCache.of(None)
+    files, nbytes = cache.size()
+    folder = None if cache.folder is None else str(cache.folder)
+    return {"folder": folder, "files": files, "bytes": nbytes, "limit": LIMIT}
 
 
 def _folder(folder: Path) -> dict[str, Any]:
@@ -116,7 +140,7 @@ def _reading(folder: Path) -> str:
             write_file(probe, {"probe": np.zeros((64, 64), np.float32)})
             recipe = single_model_recipe(probe, layout="generic")
             made = plan(recipe, probe.with_name("out.safetensors"))
-            return str(execute(made.to_json(), RunOptions(), "measure")["io"])
+            return str(execute(made, RunOptions(), "measure")["io"])
     except PermissionError:
         return "unknown means: the folder cannot be written"
 

@@ -15,6 +15,7 @@ from submerge.plan import Plan, compile_plan
 from submerge.recipe import Recipe
 from submerge.report import Report
 from submerge.run import RunArguments, RunOptions, build_info, execute
+from submerge.values import shown
 
 if TYPE_CHECKING:
     import os
@@ -154,7 +155,7 @@ def merge_flux_models(
 
 def carry_out(made: Plan, options: RunOptions) -> Report:
     """Write what a plan describes and report what was done."""
-    return Report.of(made, execute(made.to_json(), options, "write"), build_info())
+    return Report.of(made, execute(made, options, "write"), build_info())
 
 
 def single_model_recipe(
@@ -206,5 +207,5 @@ def _name(path: Path) -> str:
 
 def _output_path(value: object) -> Path:
     if not isinstance(value, str | Path):
-        raise RecipeError(f"config.output_path: expected a path, got {value!r}")
+        raise RecipeError(f"config.output_path: expected a path, got {shown(value)}")
     return Path(value)

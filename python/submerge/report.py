@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from submerge.blocks import place_of, row_order
+from submerge.errors import counted
 from submerge.findings import Findings
 from submerge.pairs import Pair, unrelated
 from submerge.plan.sizes import bytes_in_words
@@ -110,6 +111,9 @@ class Run(NamedTuple):
         chunk: elements computed at a time.
         io: how files were read.
         isa: the instruction set the kernels used.
+        looked: units that were looked at as a whole before they were made.
+        recalled: units that would have been, were not what a look finds in the statistics cache.
+        statistics_cache: `on`, `off`, or why it was not used.
     """
 
     seconds: float
@@ -122,6 +126,9 @@ class Run(NamedTuple):
     chunk: int
     io: str
     isa: str
+    looked: int
+    recalled: int
+    statistics_cache: str
 
     @classmethod
     def of(cls, figures: Mapping[str, Any]) -> Run:
@@ -136,9 +143,11 @@ class Run(NamedTuple):
     def line(self) -> str:
         """Return the run in one line: `9.6 GB in 1.2 s (8.0 GB/s), peak memory 96.2 MB`."""
         moved = bytes_in_words(self.bytes_read + self.bytes_written)
+        told = f", {counted(self.recalled, 'look')} saved by the cache" if self.recalled else ""
         return (
             f"{moved} read and written in {self.seconds:.2f} s "
             f"({bytes_in_words(int(self.speed))}/s), peak memory {bytes_in_words(self.peak_rss)}"
+            f"{told}"
         )
 
 

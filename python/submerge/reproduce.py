@@ -157,7 +157,7 @@ def reproduce(
 def _read(path: Path) -> dict[str, Any]:
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecipeError(f"{path}: expected JSON or a PNG, got {error}") from None
     if not isinstance(told, dict) or told.get("format") != _EVALUATION:
         raise RecipeError(

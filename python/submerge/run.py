@@ -16,10 +16,16 @@ from submerge.checkpoint import MAX_HEADER_BYTES
 from submerge.errors import RecipeError, listing, nearest
 from submerge.profile.environment import cores
 from submerge.profile.spans import record
+from submerge.statistics import OFF, StatisticsCache
 from submerge.values import size
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Mapping
+
+    from submerge.plan import Plan
+    from submerge.plan.describe import Running
+    from submerge.statistics import Statistics
 
 __all__ = [
     "CancelToken",
@@ -28,9 +34,10 @@ __all__ = [
     "__version__",
     "build_info",
     "execute",
+    "fit",
 ]
 
-Mode = Literal["write", "measure", "check"]
+Mode = Literal["write", "measure", "check", "fit"]
 
 _BUDGET, _MATRIX_BUDGET = "64MiB", "512MiB"
 _CHOICES = {
@@ -81,6 +88,7 @@ class RunArguments(TypedDict, total=False):
     isa: str
     overwrite: bool
     stats: bool
+    statistics_cache: str | os.PathLike[str] | None
     progress: Callable[[int, int], object] | None
     cancel: CancelToken | None
 
@@ -102,6 +110,10 @@ class RunOptions:
         isa: the instruction set of the kernels; every one gives the same bytes.
         overwrite: replace an existing output; it stays as it is until the new one is complete.
         stats: measure the parents while merging: cosine and relative L2 of each block and part.
+        statistics_cache: the folder where a merge keeps what it found out about whole tensors, for
+            later merges of the same files; `off` keeps and uses nothing. None is what
+            `SUBMERGE_STATISTICS_CACHE` says, else `submerge/statistics` in the user's cache
+            directory.
         progress: called as `progress(done_bytes, total_bytes)` on the calling thread, at most ten
             times a second; returning False cancels, raising cancels and raises.
         cancel: stops the run from any thread.
@@ -115,6 +127,7 @@ class RunOptions:
     isa: str = "auto"
     overwrite: bool = False
     stats: bool = True
+    statistics_cache: str | os.PathLike[str] | None = None
     progress: Callable[[int, int], object] | None = None
     cancel: CancelToken | None = None
 
@@ -126,6 +139,7 @@ class RunOptions:
         if self.threads is not None and self.threads < 1:
             raise RecipeError(f"threads: expected at least 1, got {self.threads}")
         self.sizes()
+        StatisticsCache.of(self.statistics_cache)
 
     @classmethod
     def of(cls, arguments: RunArguments) -> RunOptions:
@@ -157,8 +171,11 @@ class RunOptions:
             "matrix_budget": size(_MATRIX_BUDGET, "") if given is None else budget,
         }
 
-    def to_json(self, mode: Mode) -> str:
-        """Return the options in the form the core takes: every value explicit, sizes in bytes."""
+    def to_json(self, mode: Mode, known: Statistics | None = None) -> str:
+        """Return the options in the form the core takes: every value explicit, sizes in bytes.
+
+        `known` are statistics of earlier runs; None tells the core that none are kept.
+        """
         return json.dumps(
             self.sizes()
             | {
@@ -169,22 +186,50 @@ class RunOptions:
                 "stats": self.stats,
                 "isa": self.isa,
                 "max_header_bytes": MAX_HEADER_BYTES,
+                "statistics": known,
             }
         )
 
 
-def execute(plan: str, options: RunOptions, mode: Mode) -> dict[str, Any]:
-    """Run a plan (JSON) and return the core's figures.
+def execute(plan: Plan, options: RunOptions, mode: Mode) -> dict[str, Any]:
+    """Run a plan and return the core's figures.
 
     `write` makes the output, `measure` writes nothing, `check` recomputes and compares with the
-    existing output byte for byte.
+    existing output byte for byte. Only `write` uses the statistics cache: who checks, looks.
     """
+    cache = StatisticsCache.of(options.statistics_cache if mode == "write" else OFF)
+    known = cache.recall(plan)
     token = options.cancel if options.cancel is not None else CancelToken()
+    told = options.to_json(mode, known)
     done: dict[str, Any] = json.loads(
-        _core.execute(plan, options.to_json(mode), token._job, options.progress)  # noqa: SLF001
+        _core.execute(plan.to_json(), told, token._job, options.progress)  # noqa: SLF001
     )
     _mark(done["phases"], perf_counter())
+    done["statistics_cache"] = _kept(cache, plan, known, done.pop("statistics"))
     return done
+
+
+def fit(plan: Plan, options: RunOptions) -> Running:
+    """Return how a plan would run: the memory and threads its report will name.
+
+    Raises:
+        PlanError: it does not fit into the memory allowed, or a file changed since it was made.
+    """
+    from submerge.plan.describe import Running
+
+    figures = execute(plan, options, "fit")
+    return Running(threads=figures["threads"], working_bytes=figures["working_bytes"])
+
+
+def _kept(cache: StatisticsCache, plan: Plan, known: Statistics | None, found: Statistics) -> str:
+    """Keep what a run found; return in words what became of it."""
+    if cache.folder is None:
+        return "off"
+    if known is None:
+        return "unused: a model changed within the last 2 seconds"
+    if found and not cache.keep(plan, known, found):
+        return f"unused: `{cache.folder}` cannot be written"
+    return "on"
 
 
 def _mark(phases: Mapping[str, float], end: float) -> None:

@@ -130,7 +130,7 @@ def _finite(model: Model, options: RunOptions) -> Check:
     recipe = single_model_recipe(model.checkpoint.path, layout=_layout(model))
     # Nothing is written: the target only has to be somewhere else than the input.
     made = plan(recipe, model.checkpoint.path.with_name("measured.safetensors"))
-    rows = rows_of(made, execute(made.to_json(), options, "measure"))
+    rows = rows_of(made, execute(made, options, "measure"))
     bad = [row for row in rows if row.nonfinite_out]
     elements = sum(row.elements for row in rows)
     if not bad:
@@ -154,7 +154,7 @@ def _recomputed(
 ) -> Check:
     made = plan(recipe, path)
     try:
-        figures = execute(made.to_json(), options.with_(stats=False), "check")
+        figures = execute(made, options.with_(stats=False), "check")
     except PlanError as error:
         return Check("recipe", False, error.message)
     return Check(

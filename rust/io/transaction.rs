@@ -137,7 +137,11 @@ impl<'a> Transaction<'a> {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
             _ => PathBuf::from("."),
         };
-        fs::metadata(&parent).map_err(|e| {
+        let folder = fs::metadata(&parent).and_then(|found| {
+            let other = || std::io::ErrorKind::NotADirectory.into();
+            found.is_dir().then_some(()).ok_or_else(other)
+        });
+        folder.map_err(|e| {
             Error::io(e, &parent, "cannot use this folder")
                 .hint("create the folder of the output first")
         })?;
@@ -257,6 +261,10 @@ impl<'a> Transaction<'a> {
     fn place_folder(&self, staging: &Path, path: &Path) -> Result<()> {
         if !self.manner.overwrite || path.symlink_metadata().is_err() {
             return sink::move_new(staging, path).map_err(|e| sink::taken_or(e, path));
+        }
+        if !path.symlink_metadata().is_ok_and(|found| found.is_dir()) {
+            let taken = std::io::ErrorKind::AlreadyExists; // it was a folder when the job began
+            return Err(sink::taken_or(taken.into(), path));
         }
         let old = match sys::rename_swap(staging, path) {
             Ok(()) => staging.to_owned(),

@@ -60,6 +60,23 @@ impl Gram {
         }
     }
 
+    /// The products, as bits.
+    #[must_use]
+    pub fn numbers(&self) -> Vec<u64> {
+        self.products.iter().map(|product| product.to_bits()).collect()
+    }
+
+    /// Those of an earlier look; `None` unless they can be those of so many operands.
+    #[must_use]
+    pub fn recall(operands: usize, numbers: &[u64]) -> Option<Self> {
+        let products: Vec<_> = numbers.iter().map(|bits| f64::from_bits(*bits)).collect();
+        let gram = Self { vectors: operands, products };
+        let right = gram.products.len() == operands * (operands + 1) / 2
+            && gram.products.iter().all(|product| product.is_finite())
+            && (0..operands).all(|i| gram.of(i, i) >= 0.0);
+        right.then_some(gram)
+    }
+
     /// Bytes that one takes.
     #[must_use]
     pub fn bytes(operands: usize) -> u64 {

@@ -34,7 +34,7 @@ impl Linear {
         }
         match self.weights.iter().find(|w| !(**w as f32).is_finite()) {
             None => Ok(()),
-            Some(weight) => Err(format!("weight {weight}, expected a finite f32")),
+            Some(weight) => Err(format!("weight {weight:?}, expected a finite f32")),
         }
     }
 

@@ -13,6 +13,7 @@
 //! # How to add one
 //! 1. Write `kernels/<family>.rs`: a struct with the arguments as the plan spells them, `check` and
 //!    `map`, and `passes`, `start`, `reduce` and `learn` if it looks first.
+//!    If what its looks find is a few numbers, `recall.rs` says how a later job is told them.
 //! 2. Add its line to [`Kernel`], to the matches below, and to the plan's operations.
 //! 3. Write the formula in one line of f64 in `naive.rs` and a test that compares the two.
 
@@ -34,6 +35,7 @@ pub mod mlp;
 mod naive;
 pub mod noise;
 mod pointwise;
+mod recall;
 mod rows;
 mod select;
 mod smooth;

@@ -23,6 +23,7 @@ use self::tally::Found;
 pub use self::tally::Tally;
 use crate::simd::{Body, Isa};
 
+mod known;
 mod sample;
 mod tally;
 

@@ -48,7 +48,7 @@ impl Smooth {
             return Err(format!("smooth of {operands} operands, expected 3"));
         }
         if !(self.alpha as f32).is_finite() {
-            return Err(format!("smooth with alpha {}, expected a finite f32", self.alpha));
+            return Err(format!("smooth with alpha {:?}, expected a finite f32", self.alpha));
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! here, before anything is written, and never a wrong read later.
 
 mod network;
+mod recall;
 mod unit;
 mod whole;
 
@@ -17,6 +18,7 @@ use crate::io::source::{Identity, Source};
 use crate::kernels::{Kernel, Linear};
 use crate::plan::{Mode, OpSpec, OperandSpec, Options, OutputSpec, Plan, RowsSpec, UnitSpec};
 
+pub use self::recall::Looked;
 pub use self::unit::{Action, Operand, Unit};
 
 /// A plan whose every reference is known to be good.
@@ -61,7 +63,8 @@ pub fn resolve(plan: &Plan, options: &Options) -> Result<Work> {
     let files = lay_out(plan)?;
     let units = resolve_units(plan, &inputs)?;
     let looks = |unit: &&Unit| matches!(unit.action, Action::Analyze(_));
-    if let Some(unit) = units.iter().find(looks).filter(|_| options.mode != Mode::Measure) {
+    let makes = matches!(options.mode, Mode::Write | Mode::Check);
+    if let Some(unit) = units.iter().find(looks).filter(|_| makes) {
         let name = quoted(&unit.name);
         return Err(Error::plan(format!("plan unit {name}: `analyze` makes nothing to write")));
     }
@@ -215,7 +218,8 @@ fn resolve_unit(
     }
     let (name, dtype) = (spec.name.clone(), output.dtype);
     let row_elements = usize::try_from(row_elements).map_err(|_| too_large(&here))?;
-    Ok(Unit { name, file: output.file, elements, row_elements, dtype, action, operands })
+    let (file, recalled) = (output.file, None);
+    Ok(Unit { name, file, elements, row_elements, dtype, action, operands, recalled })
 }
 
 fn action_of(op: &OpSpec, dtype: Dtype, operands: &[Operand], here: &str) -> Result<Action> {

@@ -1,7 +1,7 @@
 //! One unit whose every reference is known to be good, and how it is looked at.
 
 use crate::dtype::Dtype;
-use crate::kernels::{Kernel, Whole};
+use crate::kernels::{Kernel, Learned, Whole};
 use crate::simd::BLOCK;
 use crate::stats::{Analyze, CELL, matrix};
 
@@ -22,6 +22,8 @@ pub struct Unit {
     pub action: Action,
     /// What goes in.
     pub operands: Vec<Operand>,
+    /// What looks would teach, if an earlier job has told.
+    pub recalled: Option<Learned>,
 }
 
 /// How a unit is filled.
@@ -94,7 +96,8 @@ impl Unit {
     /// How often the unit is looked at before it is combined.
     #[must_use]
     pub fn passes(&self) -> usize {
-        self.kernel().map_or(0, Kernel::passes)
+        let passes = if self.recalled.is_some() { Kernel::never_recalled } else { Kernel::passes };
+        self.kernel().map_or(0, passes)
     }
 
     /// Bytes of what is known of the unit while it is made.

@@ -31,7 +31,7 @@ impl Analyze {
     /// A sentence without the place, which the caller knows.
     pub fn check(self, operands: usize) -> Result<(), String> {
         if !self.alpha.is_finite() {
-            return Err("alpha, expected a finite number".to_owned());
+            return Err(format!("alpha {}, expected a finite number", self.alpha));
         }
         let fits = matches!(operands, 2 | 3);
         if fits { Ok(()) } else { Err(format!("{operands} operands, expected 2 or 3")) }

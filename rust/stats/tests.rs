@@ -160,3 +160,11 @@ fn a_result_is_equal_to_the_operands_whose_values_it_has() {
     }
     assert_eq!(made_of(&a, &a, &a, Float::F32, Overflow::Nan).equal, [true; 2]);
 }
+
+#[test]
+fn an_analysis_needs_a_finite_alpha_and_two_models() {
+    let what = Analyze { alpha: f64::NAN }.check(2).expect_err("a refusal");
+    assert_eq!(what, "alpha NaN, expected a finite number");
+    let what = Analyze { alpha: 0.5 }.check(4).expect_err("a refusal");
+    assert_eq!(what, "4 operands, expected 2 or 3");
+}

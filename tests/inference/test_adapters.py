@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import submerge
+from submerge import RecipeError
 from submerge.inference import load_model, run_inference
 
 if TYPE_CHECKING:
@@ -83,3 +84,9 @@ def test_a_controlnet_acts_by_its_scale(
     assert painted(krea, controlnet={**control, "scale": 1.0}) != plain
     with pytest.raises(submerge.RecipeError, match="no `image`"):
         painted(krea, controlnet={"model": str(tmp_path / "net")})
+
+
+def test_a_picture_for_the_adapter_is_needed(krea: LoadedModel) -> None:
+    given = {"pretrained_model_name_or_path_or_dict": "x"}
+    with pytest.raises(RecipeError, match=r"options\.ip_adapter: has no `image`, expected a path"):
+        run_inference(krea, TEXT, SMALL | {"ip_adapter": given})

@@ -234,3 +234,12 @@ def test_a_closed_model_says_so(pipelines: dict[str, Path]) -> None:
     model.close()
     with pytest.raises(submerge.RecipeError, match="closed"):
         run_inference(model, TEXT, SMALL)
+
+
+def test_a_model_that_the_hub_does_not_give_is_told() -> None:
+    with pytest.raises(submerge.SubmergeError) as caught:
+        plan_loading("nobody/no-such-model", device="cpu")
+    message = "nobody/no-such-model: no such file or folder, and not fetched from the hub: "
+    assert caught.value.message.startswith(message)
+    assert caught.value.hint is not None
+    assert "hf auth login" in caught.value.hint

@@ -202,6 +202,16 @@ def test_a_process_that_dies_is_an_error(
         submerge.measure(pipelines["merged"], rounds=1)
 
 
+def test_an_error_of_the_process_is_raised_as_it_was_there(pipelines: dict[str, Path]) -> None:
+    with pytest.raises(RecipeError, match=r"options\.width: expected a multiple of 2, got 33"):
+        submerge.measure(
+            pipelines["merged"],
+            rounds=1,
+            workloads=[{"width": 33, "height": 32, "steps": 1}],
+            load={"device": "cpu"},
+        )
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -167,7 +167,7 @@ class Analysis:
                 nonfinite=tuple(Spot(**found) for found in held["nonfinite"]),
                 notes=tuple(held["notes"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, RecursionError, TypeError, ValueError) as error:
             if isinstance(error, RecipeError):
                 raise
             raise RecipeError(
@@ -213,7 +213,7 @@ def analyze(
     models = {name: identify(open_checkpoint(path), layout=layout) for name, path in roles.values()}
     look = Look(alpha, rounded, roles["base"][0] if base is not None else None)
     made = comparison_plan(models, look)
-    figures = execute(made.to_json(), options, "measure")
+    figures = execute(made, options, "measure")
     return Analysis(
         models={role: name for role, (name, _) in roles.items()},
         paths={role: path for role, (_, path) in roles.items()},

@@ -75,6 +75,12 @@ def writing(command: F) -> F:
             default=None,
             help="Measure the models on the way.  [default: stats]",
         ),
+        click.option(
+            "--statistics-cache",
+            metavar="DIR|off",
+            help="Where to keep what looks at whole tensors found, for later merges of the same"
+            " files.  [default: in the user's cache directory]",
+        ),
         click.option("--overwrite", is_flag=True, default=None, help="Replace an existing output."),
         click.option(
             "--cache",
@@ -109,7 +115,10 @@ def shape(command: F) -> F:
     return command
 
 
-_RUN = ("threads", "memory_budget", "chunk", "io", "isa", "cache", "overwrite", "stats")
+_RUN = (
+    "threads", "memory_budget", "chunk", "io", "isa", "cache", "overwrite", "stats",
+    "statistics_cache",
+)  # fmt: skip
 
 
 def run_arguments(options: Mapping[str, Any], **more: Any) -> RunArguments:

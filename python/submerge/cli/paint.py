@@ -181,7 +181,10 @@ def _sides(size: str | None) -> dict[str, int]:
 
 
 def _prompts(prompts: Sequence[str], file: str | None) -> list[str]:
-    lines = [] if file is None else Path(file).read_text(encoding="utf-8").splitlines()
+    try:
+        lines = [] if file is None else Path(file).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise click.UsageError(f"{file}: expected prompts as UTF-8 text, got other bytes") from None
     found = [*prompts, *(line for line in lines if line.strip())]
     if not found:
         raise click.UsageError("expected a prompt\nhint: --prompt 'a fox in snow'")

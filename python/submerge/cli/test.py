@@ -35,7 +35,7 @@ def _pixels(_: click.Context, __: click.Parameter, value: str | None) -> tuple[i
         return None
     match = re.fullmatch(r"([0-9]{1,6})(?:x([0-9]{1,6}))?", value)
     if match is None:
-        raise click.BadParameter(f"expected `1024` or `1024x768`, got {value!r}")
+        raise click.BadParameter(f"expected `1024` or `1024x768`, got `{value}`")
     return int(match[1]), int(match[2] or match[1])
 
 

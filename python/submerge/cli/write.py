@@ -200,13 +200,13 @@ def _summary(report: Report) -> str:
 
 
 def _tell_plan(made: Plan, options: dict[str, Any]) -> None:
-    from submerge.run import RunOptions
+    from submerge.run import RunOptions, fit
 
     run = RunOptions.of(run_arguments(options))
     if options["as_json"]:
         click.echo(json.dumps(made.plain(), indent=2, ensure_ascii=False))
     elif not options["quiet"]:
-        click.echo(made.describe(**run.sizes()))
+        click.echo(made.describe(fit(made, run)))
 
 
 def _recipe(sources: Sequence[str], options: dict[str, Any]) -> Recipe:

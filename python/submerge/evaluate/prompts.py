@@ -176,7 +176,7 @@ def _checked(rows: Sequence[Prompt], where: str) -> tuple[Prompt, ...]:
 def _json(line: str, where: str) -> object:
     try:
         return json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecipeError(f"{where}: expected a JSON value, got {error}") from None
 
 

@@ -100,7 +100,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         with Image.open(path) as image:
             found = json.loads(image.info["submerge"])
-    except (KeyError, SyntaxError, UnidentifiedImageError, ValueError) as error:
+    except (KeyError, RecursionError, SyntaxError, UnidentifiedImageError, ValueError) as error:
         raise CheckpointError(f"{path}: expected an image painted by submerge: {error}") from error
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise CheckpointError(f"{path}: expected metadata of the format `{FORMAT}`")

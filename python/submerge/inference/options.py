@@ -69,6 +69,16 @@ class InferenceOptions:
                 f"options.max_sequence_length: expected at most {_MAX_TOKENS}, "
                 f"got {self.max_sequence_length}"
             )
+        if self.seeds is not None and (type(self.seeds) is not tuple or not self.seeds):
+            raise RecipeError(
+                f"options.seeds: expected a list of whole numbers, got {shown(self.seeds)}",
+                hint="`seed` takes one; with `images_per_prompt` those that follow it as well",
+            )
+        if not isinstance(self.loras, Mapping):
+            raise RecipeError(
+                f"options.loras: expected a mapping, got {shown(self.loras)}",
+                hint="give each file its scale: `{'style.safetensors': 0.8}`",
+            )
         for seed in self.all_seeds:
             if type(seed) is not int or not 0 <= seed < 1 << 63:
                 raise RecipeError(

@@ -70,8 +70,10 @@ class Parts:
     @property
     def few_step_parent(self) -> bool:
         """Whether a model without guidance is among the parents that the file names."""
-        inputs = json.loads(self.metadata.get("submerge.inputs", "[]"))
-        units = {entry.get("units") for entry in inputs if isinstance(entry, Mapping)}
+        inputs = self._told("submerge.inputs")
+        if not isinstance(inputs, list):
+            return False
+        units = {str(entry.get("units")) for entry in inputs if isinstance(entry, Mapping)}
         return self.guided and len(units) > 1
 
     @property
@@ -82,8 +84,14 @@ class Parts:
     @property
     def recipe(self) -> Any:
         """The recipe the transformer was merged by, where its file tells it."""
-        text = self.metadata.get("submerge.recipe")
-        return None if text is None else json.loads(text)
+        return self._told("submerge.recipe")
+
+    def _told(self, field: str) -> Any:
+        """Return what the file says of itself in JSON; nothing, if anybody wrote something else."""
+        try:
+            return json.loads(self.metadata.get(field, "null"))
+        except (ValueError, RecursionError):
+            return None
 
     def config(self, component: str) -> dict[str, Any]:
         """Return the config of a companion."""

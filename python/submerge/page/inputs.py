@@ -67,7 +67,7 @@ def load(kind: str, source: Source) -> tuple[dict[str, Any], Path]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecipeError(f"{path}: expected JSON, got {error}") from None
     if not isinstance(data, dict):
         raise RecipeError(f"{path}: expected a JSON object, got a {type(data).__name__}")

@@ -2,43 +2,33 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from submerge.checkpoint import DTYPES
 from submerge.errors import counted, listing
 from submerge.plan.sizes import bytes_in_words
 from submerge.plan.words import formulas
 
 if TYPE_CHECKING:
-    from submerge.plan.form import Plan, Unit
+    from submerge.plan.form import Plan
 
-__all__ = ["Running", "describe", "working_bytes"]
+__all__ = ["Running", "describe"]
 
 # Selectors shown for one formula; a gradient has few, a scattered rule many.
 _SHOWN = 6
-# One decoded block of 1,024 f32 per stream and thread, as the core keeps.
-_SCRATCH = 4096
-# Of formulas of whole matrices: rows that are worked on at once, and what packing takes.
-_PANEL = 256
-_ROOM = 24 << 20
-_PACKED = 1 << 20
 
 
 class Running(NamedTuple):
-    """How the plan would be run: worker threads, bytes per chunk, bytes of working memory.
-
-    `matrix_budget` is what the last grow to for formulas of whole matrices.
-    """
+    """How the core would run a plan: worker threads, and bytes of memory for its buffers."""
 
     threads: int
-    chunk: int
-    memory_budget: int
-    matrix_budget: int
+    working_bytes: int
 
 
-def describe(plan: Plan, running: Running) -> str:
-    """Return the plan as lines of text, a section for each question it answers."""
+def describe(plan: Plan, running: Running | None) -> str:
+    """Return the plan as lines of text, a section for each question it answers.
+
+    What memory it takes follows from how it is run; without that there is no such line.
+    """
     about = plan.about
     lines = [f"{about.title}", ""]
     for parent in about.parents:
@@ -52,55 +42,6 @@ def describe(plan: Plan, running: Running) -> str:
     for gone in about.unused:
         lines.append(f"unused    {gone.model}: {gone.reason}, {listing(gone.tensors)}")
     return "\n".join(lines)
-
-
-def working_bytes(plan: Plan, running: Running) -> int:
-    """Return the memory of windows and buffers: threads * (operands + 1) * chunk, in the budget.
-
-    Beside them every thread holds a whole matrix, if there are formulas of such; if too few fit,
-    there are fewer threads.
-    """
-    streams = max((len(unit.operands) for unit in plan.units), default=0) + 1
-    chunk = running.chunk * 3 // max(3, streams)  # many operands share the room of two
-    windows = streams * (chunk + _SCRATCH)
-    whole = max((matrix_bytes(plan, unit) for unit in plan.units), default=0)
-    if not whole:
-        return min(running.memory_budget, running.threads * windows)
-    budget = max(running.memory_budget, running.matrix_budget)
-    threads = max(1, min(running.threads, budget // (whole + windows)))
-    return threads * (whole + windows)
-
-
-def matrix_bytes(plan: Plan, unit: Unit) -> int:
-    """Return what one thread holds of a unit worked on as a matrix, as the core counts it."""
-    if unit.op != "matrix":
-        return 0
-    output = plan.outputs[unit.output]
-    rows, columns = unit.end - unit.start, math.prod(output.shape[1:])
-    short, long = sorted((rows, columns))
-    make = unit.arguments["make"]
-    models = len(unit.arguments["weights"]) if "decorrelated" in make else 1
-    if short <= 1:
-        work = 0
-    elif "decorrelated" in make:
-        rank = make["decorrelated"]["rank"] or max(1, short // models)
-        every = min(rank, short) * models
-        found = every * short + _vectors(rank, short, long)
-        work = max(found, 3 * every**2 + every * short, every**2 + 2 * every * short)
-    else:
-        work = _vectors(make.get("rank", short), short, long)
-    written = rows * columns * DTYPES[output.dtype] // 8
-    panel = 16 * _PANEL * short
-    if "rotated" in make:  # both models are held for the product alone
-        product = 4 * rows * columns + 8 * short**2 + _PACKED
-        return 4 * rows * columns + max(product, written, 8 * work + panel + _ROOM)
-    return 4 * models * rows * columns + max(written, 8 * work + panel + _ROOM)
-
-
-def _vectors(rank: int, short: int, long: int) -> int:
-    """Return the elements that are held to find so many directions."""
-    iterated = rank + max(16, rank // 8)
-    return iterated * (long + 3 * short) if 4 * iterated <= short else 2 * short**2
 
 
 def _formula_lines(plan: Plan) -> list[str]:
@@ -133,15 +74,16 @@ def _output_lines(plan: Plan) -> list[str]:
     return lines
 
 
-def _cost_lines(plan: Plan, how: Running) -> list[str]:
-    streams = max((len(unit.operands) for unit in plan.units), default=0)
-    memory = bytes_in_words(working_bytes(plan, how))
-    operands = counted(streams, "operand")
-    running = f"{counted(how.threads, 'thread')}, up to {operands} at a time"
-    whole = any(unit.op == "matrix" for unit in plan.units)
-    held = "whole matrices, windows and buffers" if whole else "windows and buffers"
-    return [
+def _cost_lines(plan: Plan, running: Running | None) -> list[str]:
+    lines = [
         f"reads     {bytes_in_words(plan.read_bytes)}",
         f"disk      {bytes_in_words(plan.disk_bytes)} free space needed at most",
-        f"memory    {memory} of {held} ({running}), whatever the models' size",
     ]
+    if running is not None:
+        streams = max((len(unit.operands) for unit in plan.units), default=0)
+        how = f"{counted(running.threads, 'thread')}, up to {counted(streams, 'operand')} at a time"
+        whole = any(unit.op == "matrix" for unit in plan.units)
+        held = "whole matrices, windows and buffers" if whole else "windows and buffers"
+        memory = f"{bytes_in_words(running.working_bytes)} of {held} ({how})"
+        lines.append(f"memory    {memory}, whatever the models' size")
+    return lines

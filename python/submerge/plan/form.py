@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from submerge.plan.describe import Running
+
 __all__ = [
     "VERSION",
     "About",
@@ -290,18 +292,11 @@ class Plan:
         """Return the plan as the core reads it; refuses numbers that are not finite."""
         return json.dumps(self.plain(), allow_nan=False, ensure_ascii=False)
 
-    def describe(
-        self,
-        *,
-        threads: int = 2,
-        chunk: int = 1 << 20,
-        memory_budget: int = 64 << 20,
-        matrix_budget: int = 512 << 20,
-    ) -> str:
-        """Return the plan in words; the options only enter the estimate of memory."""
-        from submerge.plan.describe import Running, describe
+    def describe(self, running: Running | None = None) -> str:
+        """Return the plan in words; what memory it takes, if `submerge.run.fit` has told."""
+        from submerge.plan.describe import describe
 
-        return describe(self, Running(threads, chunk, memory_budget, matrix_budget))
+        return describe(self, running)
 
     @property
     def file_sizes(self) -> tuple[int, ...]:

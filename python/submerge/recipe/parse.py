@@ -91,8 +91,6 @@ def _load_yaml(text: str, name: str) -> Any:
             raise
         first = str(error).strip().splitlines()
         raise RecipeError(f"{name}: not YAML: {first[0] if first else 'unreadable'}") from None
-    except RecursionError:
-        raise _too_deep(name) from None
 
 
 class _NotJsonError(RecipeError):

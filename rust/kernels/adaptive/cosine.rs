@@ -37,7 +37,7 @@ impl Formula for Cosine {
         if (self.alpha as f32).is_finite() {
             return Ok(());
         }
-        Err(format!("cosine with alpha {}, expected a finite f32", self.alpha))
+        Err(format!("cosine with alpha {:?}, expected a finite f32", self.alpha))
     }
 
     fn by_rows(&self) -> bool {

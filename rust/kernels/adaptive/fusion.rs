@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::{Facts, Formula, expect_operands};
 use crate::kernels::each::Each;
 use crate::kernels::exp::{exp, ln};
-use crate::kernels::select::{LOOKS_FOR_VALUE, Sample, Tally, Target};
+use crate::kernels::select::{Cut, LOOKS_FOR_VALUE, Sample, Tally, Target};
 use crate::kernels::sums::Sums;
 use crate::kernels::{Stretch, Whole};
 use crate::simd::{BLOCK, Body};
@@ -119,7 +119,8 @@ impl Formula for ArceeFusion {
 
     fn learn(&self, _: usize, sums: &Sums, facts: &Facts) -> Facts {
         match sums {
-            Sums::Rows(rows) => Facts { numbers: rows.clone(), ..Facts::default() },
+            // The quartiles are here already if an earlier job told them.
+            Sums::Rows(rows) => Facts { numbers: rows.clone(), targets: facts.targets.clone() },
             Sums::Samples(samples) => {
                 let last = samples[0].elements().saturating_sub(1);
                 let rank = |k: u64| last + 1 - k * last / 4;
@@ -137,6 +138,30 @@ impl Formula for ArceeFusion {
 
     fn targets(&self) -> u64 {
         3
+    }
+
+    fn never_recalled(&self) -> usize {
+        BEFORE
+    }
+
+    fn look(&self) -> Option<String> {
+        Some("arcee quartiles".to_owned())
+    }
+
+    fn statistics(&self, sums: &Sums, facts: &Facts) -> Option<Vec<u64>> {
+        if let Sums::Rows(_) = sums {
+            return None;
+        }
+        let cuts: Option<Vec<_>> = facts.targets.iter().map(Target::cut).collect();
+        Some(cuts?.into_iter().flat_map(Cut::numbers).collect())
+    }
+
+    fn recall(&self, whole: Whole, statistics: &[u64]) -> Option<Facts> {
+        let (pairs, rest) = statistics.as_chunks::<2>();
+        let known = |pair: &[u64; 2]| Some(Target::known(0, Cut::of(*pair, whole.elements)?));
+        let right = pairs.len() as u64 == self.targets() && rest.is_empty();
+        let targets = right.then(|| pairs.iter().map(known).collect::<Option<_>>())??;
+        Some(Facts { targets, ..Facts::default() })
     }
 
     fn state_bytes(&self, _: usize, stretch: usize) -> u64 {

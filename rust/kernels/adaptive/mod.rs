@@ -71,6 +71,26 @@ trait Formula {
     fn state_bytes(&self, operands: usize, stretch: usize) -> u64;
 
     fn map(&self, stretch: Stretch, facts: &Facts, out: &mut [f32]);
+
+    /// As [`super::Kernel::never_recalled`].
+    fn never_recalled(&self) -> usize {
+        0
+    }
+
+    /// As [`super::Kernel::look`].
+    fn look(&self) -> Option<String> {
+        None
+    }
+
+    /// As [`super::Kernel::statistics`].
+    fn statistics(&self, _: &Sums, _: &Facts) -> Option<Vec<u64>> {
+        None
+    }
+
+    /// As [`super::Kernel::recall`].
+    fn recall(&self, _: Whole, _: &[u64]) -> Option<Facts> {
+        None
+    }
 }
 
 impl Adaptive {
@@ -122,6 +142,22 @@ impl Adaptive {
         }
     }
 
+    pub(super) fn never_recalled(&self) -> usize {
+        self.formula().never_recalled()
+    }
+
+    pub(super) fn look(&self) -> Option<String> {
+        self.formula().look()
+    }
+
+    pub(super) fn statistics(&self, sums: &Sums, learned: &Learned) -> Option<Vec<u64>> {
+        self.formula().statistics(sums, facts(learned)?)
+    }
+
+    pub(super) fn recall(&self, whole: Whole, statistics: &[u64]) -> Option<Learned> {
+        self.formula().recall(whole, statistics).map(Learned::Adaptive)
+    }
+
     /// # Panics
     /// If the unit was not looked at.
     pub(super) fn map(&self, stretch: Stretch, learned: &Learned, out: &mut [f32]) {
@@ -144,7 +180,7 @@ fn expect_not_negative(name: &str, argument: &str, value: f64) -> Result<(), Str
     if (value as f32).is_finite() && value >= 0.0 {
         return Ok(());
     }
-    Err(format!("{name} with {argument} {value}, expected a finite f32 of at least 0"))
+    Err(format!("{name} with {argument} {value:?}, expected a finite f32 of at least 0"))
 }
 
 /// `Err` unless the number of operands fits.

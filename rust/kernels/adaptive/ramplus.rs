@@ -61,6 +61,25 @@ impl Formula for RamplusTl {
         Facts { numbers: counts.iter().map(factor).collect(), ..Facts::default() }
     }
 
+    fn look(&self) -> Option<String> {
+        Some(format!("changed {:?}", self.epsilon))
+    }
+
+    fn statistics(&self, sums: &Sums, _: &Facts) -> Option<Vec<u64>> {
+        let Sums::Counts(counts) = sums else { return None };
+        Some(counts.clone())
+    }
+
+    fn recall(&self, whole: Whole, statistics: &[u64]) -> Option<Facts> {
+        let few = |[alone, shared]: &[u64; 2]| {
+            alone.checked_add(*shared).is_some_and(|all| all <= whole.elements)
+        };
+        let (counts, rest) = statistics.as_chunks();
+        let right = counts.len() + 1 == whole.operands && rest.is_empty();
+        let sums = (right && counts.iter().all(few)).then(|| Sums::Counts(statistics.to_vec()))?;
+        Some(self.learn(0, &sums, &Facts::default()))
+    }
+
     fn state_bytes(&self, _: usize, _: usize) -> u64 {
         (2 * BLOCK * size_of::<f32>()) as u64
     }

@@ -5,7 +5,8 @@
 use serde::Deserialize;
 
 use super::{Facts, Formula, expect_not_negative, expect_operands};
-use crate::kernels::select::{LOOKS, Sample, Tally, Target};
+use crate::kernels::recall::sums_of;
+use crate::kernels::select::{Cut, LOOKS, Sample, Tally, Target};
 use crate::kernels::sums::Sums;
 use crate::kernels::{Stretch, Whole};
 use crate::simd::{BLOCK, Body};
@@ -124,6 +125,33 @@ impl Formula for Sce {
 
     fn targets(&self) -> u64 {
         1
+    }
+
+    fn look(&self) -> Option<String> {
+        Some(format!("sce {:?}", self.select_topk))
+    }
+
+    fn statistics(&self, sums: &Sums, facts: &Facts) -> Option<Vec<u64>> {
+        let Sums::Totals(totals) = sums else { return None };
+        let totals = totals.iter().map(|total| total.to_bits());
+        let cut = facts.targets.first().and_then(Target::cut);
+        Some(totals.chain(cut.into_iter().flat_map(Cut::numbers)).collect())
+    }
+
+    fn recall(&self, whole: Whole, statistics: &[u64]) -> Option<Facts> {
+        let (totals, rest) = statistics.split_at_checked(whole.operands)?;
+        let totals = sums_of(totals).filter(|t| t.last() == Some(&(whole.elements as f64)))?;
+        let cut = match (self.looks(), rest) {
+            (0, []) => None,
+            (1.., &[bits, end]) => Some(Cut::of([bits, end], whole.elements)?),
+            _ => return None,
+        };
+        let targets = cut.map(|cut| Target::known(0, cut)).into_iter().collect();
+        Some(self.learn(
+            self.looks(),
+            &Sums::Totals(totals),
+            &Facts { targets, ..Facts::default() },
+        ))
     }
 
     fn state_bytes(&self, operands: usize, _: usize) -> u64 {

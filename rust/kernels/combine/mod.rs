@@ -109,7 +109,7 @@ fn expect_finite(rule: &str, argument: &str, value: f64) -> Result<(), String> {
     if value.is_finite() {
         return Ok(());
     }
-    Err(format!("{rule} with {argument} {value}, expected a finite number"))
+    Err(format!("{rule} with {argument} {value:?}, expected a finite number"))
 }
 
 /// `Err` unless the argument is a finite number of at least 0.
@@ -117,7 +117,7 @@ fn expect_not_negative(rule: &str, argument: &str, value: f64) -> Result<(), Str
     if value.is_finite() && value >= 0.0 {
         return Ok(());
     }
-    Err(format!("{rule} with {argument} {value}, expected a finite number of at least 0"))
+    Err(format!("{rule} with {argument} {value:?}, expected a finite number of at least 0"))
 }
 
 /// `Err` unless there is one finite weight for each of the models.

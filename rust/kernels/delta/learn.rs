@@ -66,6 +66,17 @@ impl Lengths {
         });
     }
 
+    /// The sums, as bits.
+    pub(super) fn numbers(&self) -> Vec<u64> {
+        self.each.iter().flatten().map(|sum| sum.to_bits()).collect()
+    }
+
+    /// Those of an earlier look.
+    pub(super) fn recall(sums: &[f64]) -> Self {
+        let each = sums.as_chunks().0.to_vec();
+        Self { chosen: vec![Vec::new(); each.len()], each, keeps: false }
+    }
+
     /// What makes up for what went from a model.
     pub(super) fn scale(&self, model: usize) -> f32 {
         let [all, left] = self.each[model];

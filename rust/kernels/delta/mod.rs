@@ -18,8 +18,10 @@ mod learn;
 mod mask;
 mod mix;
 mod rank;
+mod recall;
 
 pub use learn::{Found, Lengths};
+pub(super) use recall::statistics;
 
 /// The most bytes that are kept of what was chosen in a look: 24 MiB are three models' differences of
 /// the largest matrix of FLUX.1. Choosing again gives the same, and takes as long again.
@@ -168,7 +170,7 @@ impl Delta {
         }
         let finite = |x: &&f64| !(**x as f32).is_finite();
         if let Some(bad) = self.weights.iter().chain([&self.lambda]).find(finite) {
-            return Err(format!("weight or lambda {bad}, expected a finite f32"));
+            return Err(format!("weight or lambda {bad:?}, expected a finite f32"));
         }
         self.sparsify.check(models)
     }

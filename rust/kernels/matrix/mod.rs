@@ -125,7 +125,7 @@ impl Matrix {
         }
         let finite = |x: &&f64| !(**x as f32).is_finite();
         if let Some(bad) = self.weights.iter().chain([&self.lambda]).find(finite) {
-            return Err(format!("weight or lambda {bad}, expected a finite f32"));
+            return Err(format!("weight or lambda {bad:?}, expected a finite f32"));
         }
         let alone = self.weights == [1.0] && !self.apart;
         match self.make {

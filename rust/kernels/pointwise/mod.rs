@@ -122,7 +122,7 @@ impl Pointwise {
             .iter()
             .find(|value| !(**value as f32).is_finite())
         {
-            Some(value) => Err(format!("{name} with {value}, expected a finite f32")),
+            Some(value) => Err(format!("{name} with {value:?}, expected a finite f32")),
             None => Ok(()),
         };
         match self {

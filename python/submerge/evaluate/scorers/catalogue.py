@@ -42,7 +42,9 @@ def _features(path: str, references: References) -> Made:
 def _lpips(backbone: str) -> Callable[[str, References], Made]:
     def make(path: str, references: References) -> Made:
         if not Path(path).is_file():
-            raise RecipeError(f"scorers: expected the backbone's weights, got no file {path!r}")
+            raise RecipeError(
+                f"scorers: expected the backbone's weights, got no file {quoted(path)}"
+            )
         of = reference.Lpips(backbone, path)
         made: list[Scorer] = [diversity.SeedDistance("lpips diversity", "lpips", of.distances)]
         if references:

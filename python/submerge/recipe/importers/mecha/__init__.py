@@ -182,7 +182,8 @@ class _Reader:
             )
         space = instruction.named.get("merge_space") or "weight"
         if space not in ("weight", "delta"):
-            raise RecipeError(f"{where}: merge_space, expected `weight` or `delta`, got {space!r}")
+            got = quoted(str(space))
+            raise RecipeError(f"{where}: merge_space, expected `weight` or `delta`, got {got}")
         name = self.names[self._path(instruction)]
         return Sum(str(space), {"": {name: Fraction(1)}})
 
