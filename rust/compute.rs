@@ -106,6 +106,14 @@ impl Setting<'_> {
         Ok(done)
     }
 
+    /// Empty sums of a pass over a unit; `None` if nothing is left to see.
+    #[must_use]
+    pub fn start(&self, pass: usize, unit: usize, learned: &Learned) -> Option<Sums> {
+        let unit = &self.work.units[unit];
+        let whole = Whole { operands: unit.operands.len(), elements: unit.elements };
+        unit.kernel()?.start(pass, whole, learned)
+    }
+
     /// Make the sums of a pass over all parts of an item.
     pub fn look(
         &self,
@@ -120,7 +128,7 @@ impl Setting<'_> {
             let unit = &self.work.units[part.unit];
             let Action::Compute(kernel) = &unit.action else { return Err(split(unit)) };
             let whole = Whole { operands: unit.operands.len(), elements: unit.elements };
-            let Some(empty) = kernel.start(pass, whole, learned) else { continue };
+            let Some(empty) = self.start(pass, part.unit, learned) else { continue };
             for span in kernel.spans(whole, learned, part.range()) {
                 let elements = (span.end - span.start) as usize;
                 let part = Part { unit: part.unit, first: span.start, elements };

@@ -12,17 +12,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::compute::{Done, Scratch, Setting};
+use self::turn::Turn;
+use crate::compute::{Scratch, Setting};
 use crate::error::{Error, Result};
 use crate::io::source::Source;
 use crate::io::sys;
-use crate::kernels::{Learned, Sums};
+use crate::kernels::Learned;
 use crate::output::Output;
 use crate::plan::{self, Mode, Options, Plan};
 use crate::report::{Phases, Report, UnitReport};
 use crate::resolve::{Looked, resolve};
 use crate::schedule::{Item, Part, Pass, Shape, cut, fit};
 use crate::simd::Isa;
+
+mod turn;
 
 /// Called on the calling thread, at most every [`WAKE`], with bytes done and bytes in all; an error
 /// stops the job.
@@ -130,23 +133,6 @@ struct Job<'a> {
     left: Condvar,
 }
 
-/// What only the worker whose turn it is may touch.
-struct Turn<'a> {
-    next: usize,
-    running: usize,
-    failure: Option<Error>,
-    stopped: bool,
-    read: u64,
-    output: Output<'a>,
-    units: Vec<UnitReport>,
-    /// The sums of the pass that is being made.
-    sums: Option<Sums>,
-    /// What the passes before taught of the unit that is being made.
-    learned: Arc<Learned>,
-    /// What passes found, for a later job, with the index of the unit.
-    found: Vec<(usize, Vec<u64>)>,
-}
-
 struct Finished<'a> {
     output: Output<'a>,
     units: Vec<UnitReport>,
@@ -241,7 +227,7 @@ impl<'a> Job<'a> {
             turn = self.lock();
             if let Err(error) = verdict {
                 self.setting.halt.store(true, Ordering::Relaxed);
-                stop(&mut turn, Some(error));
+                turn.stop(Some(error));
                 self.changed.notify_all();
             }
         }
@@ -264,6 +250,18 @@ impl<'a> Job<'a> {
         self.setting.work.looked(parts.first()?.unit)
     }
 
+    /// How many of the items from here on are looks at which nothing is left to see.
+    fn needless(&self, from: usize, learned: &Learned) -> usize {
+        let needless = |item: &&Item| match item.pass {
+            Pass::Look(pass) => {
+                let unit = self.parts.get(item.parts.start).map(|part| part.unit);
+                unit.is_some_and(|unit| self.setting.start(pass, unit, learned).is_none())
+            }
+            Pass::Map => false,
+        };
+        self.items[from..].iter().take_while(needless).count()
+    }
+
     fn worker(&self) {
         let _leaving = Leaving(self);
         let mut scratch = Scratch::default();
@@ -271,7 +269,7 @@ impl<'a> Job<'a> {
             let index = self.next.fetch_add(1, Ordering::Relaxed);
             let Some(item) = self.items.get(index) else { return };
             if let Err(error) = self.make(index, item, &mut scratch) {
-                stop(&mut self.lock(), error);
+                self.lock().stop(error);
                 self.setting.halt.store(true, Ordering::Relaxed); // once its reason is known
                 self.changed.notify_all();
                 return;
@@ -287,8 +285,17 @@ impl<'a> Job<'a> {
         scratch: &mut Scratch,
     ) -> std::result::Result<(), Option<Error>> {
         let parts = &self.parts[item.parts.clone()];
-        // Nothing is computed before the passes it builds on have been folded.
-        let learned = Arc::clone(&self.wait(|turn| turn.next >= item.after)?.learned);
+        let learned = match item.after {
+            None => Arc::default(),
+            // Nothing is computed before the passes it builds on have been folded.
+            Some(after) => {
+                let turn = self.wait(|turn| turn.next >= after)?;
+                if turn.next > index {
+                    return Ok(()); // it turned out to be needless
+                }
+                Arc::clone(&turn.learned)
+            }
+        };
         let done = match item.pass {
             Pass::Look(pass) => self.setting.look(pass, parts, &learned, scratch),
             Pass::Map => self.setting.map(parts, &learned, scratch),
@@ -299,6 +306,9 @@ impl<'a> Job<'a> {
         if let Pass::Look(pass) = item.pass {
             turn.gather(done, self.looked(parts).filter(|_| last).map(|unit| (unit, pass)));
             turn.next += 1;
+            if last {
+                turn.next += self.needless(index + 1, &turn.learned);
+            }
             drop(turn);
             self.changed.notify_all();
             return Ok(());
@@ -314,52 +324,6 @@ impl<'a> Job<'a> {
         self.done.fetch_add(item.len as u64, Ordering::Relaxed);
         // Waiting for the device happens outside the turn, so that others go on computing.
         settle.map_or(Ok(()), |settle| settle.wait().map_err(Some))
-    }
-}
-
-impl Turn<'_> {
-    /// Add the sums of an item, in order; the last item of a pass teaches the kernel.
-    fn gather(&mut self, done: Done, ends: Option<(Looked, usize)>) {
-        self.read += done.read;
-        for next in done.sums {
-            match &mut self.sums {
-                Some(sums) => sums.merge_next(&next),
-                None => self.sums = Some(next),
-            }
-        }
-        if let Some((unit, pass)) = ends
-            && let Some(sums) = self.sums.take()
-        {
-            let (learned, found) = unit.learn(pass, &sums, &self.learned);
-            self.found.extend(found);
-            self.learned = Arc::new(learned);
-        }
-    }
-
-    /// Add the cells of an item, in order, to the sums of their units.
-    fn fold(&mut self, parts: &[Part], done: Done) {
-        self.read += done.read;
-        for (part, cell) in done.cells {
-            let unit = parts[part].unit;
-            match self.units.last_mut() {
-                Some(last) if last.unit == unit => last.stats.merge_next(&cell),
-                last => {
-                    if let Some(last) = last {
-                        last.stats.finish();
-                    }
-                    let of_part = done.notes.iter().find(|(at, _)| *at == part);
-                    let note = of_part.map(|(_, note)| note.clone());
-                    self.units.push(UnitReport { unit, note, stats: cell });
-                }
-            }
-        }
-    }
-}
-
-fn stop(turn: &mut Turn, error: Option<Error>) {
-    turn.stopped = true;
-    if turn.failure.is_none() {
-        turn.failure = error;
     }
 }
 

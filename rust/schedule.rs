@@ -21,8 +21,9 @@ pub struct Item {
     pub parts: std::ops::Range<usize>,
     /// What is done with them.
     pub pass: Pass,
-    /// The item whose turn must have come before this one may be computed: the first of its pass.
-    pub after: usize,
+    /// The item whose turn must have come before this one may be computed: the first of its pass,
+    /// if that builds on others.
+    pub after: Option<usize>,
 }
 
 /// What is done with an item.
@@ -171,7 +172,8 @@ impl Cutter {
             let left = unit.elements - first;
             if self.room < cell.min(left) || self.items.is_empty() {
                 let parts = self.parts.len()..self.parts.len();
-                let after = if unit.passes() > 0 { begun } else { 0 };
+                let builds_on_others = unit.passes() > 0 && pass != Pass::Look(0);
+                let after = builds_on_others.then_some(begun);
                 self.items.push(Item { file: self.file, at: self.at, len: 0, parts, pass, after });
                 self.room = self.item_elements.max(cell);
             }
