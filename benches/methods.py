@@ -1,10 +1,12 @@
 """Time every method against our own linear merge of as many models, interleaved.
 
-    python -m benches.methods --pair FOLDER [--rounds 5] [--only ties,della]
+    python -m benches.methods --pair FOLDER [--rounds 5] [--only ties,della] [--rivals SECONDS]
 
 FOLDER holds `NAME.bfl.safetensors` of schnell, krea and dev, as `benches.make_pair FOLDER --models
 schnell,krea,dev` writes them. Whole processes on a warm page cache: medians of wall and CPU
-seconds, each as a multiple of the linear merge's, and the peak resident memory.
+seconds, each as a multiple of the linear merge's, and the peak resident memory. `--rivals` runs
+mergekit's methods of the same names once each, for at most so many seconds: one that has not
+finished by then has a lower bound.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from benches.peers.environment import cache_folder, rivals
 from benches.peers.measure import Figures, remove, run, warm
 
 MODELS = ("schnell", "krea", "dev")
@@ -73,6 +76,41 @@ def measure(folder: Path, work: Path, rounds: int, only: list[str]) -> dict[str,
     return found
 
 
+_MERGEKIT = """merge_method: {name}
+base_model: {schnell}
+models:
+  - {{model: {krea}, parameters: {{weight: 1, density: 0.5}}}}
+  - {{model: {dev}, parameters: {{weight: 1, density: 0.5}}}}
+"""
+
+
+def rival(name: str, folder: Path, work: Path, limit: float) -> Figures:
+    """Run mergekit's method of that name on the three models, once."""
+    python, _ = rivals(cache_folder() / "rivals")
+    models = {model: folder / f"{model}.bfl.safetensors" for model in MODELS}
+    config, output = work / f"{name}.yaml", work / "rival"
+    config.write_text(_MERGEKIT.format(name=name, **models), encoding="utf-8")
+    program = str(python.with_name("mergekit-pytorch"))
+    # -i: guidance, which schnell lacks, is left out; without it mergekit refuses.
+    options = ["--lazy-unpickle", "-i", "--quiet"]
+    warm(models.values())
+    figures = run([program, str(config), str(output), *options], output, limit=limit)
+    if output.exists():
+        remove(output)
+    return figures
+
+
+def compared(name: str, ours: float, figures: Figures) -> str:
+    """Return a line about a rival's run."""
+    bound = ">" if figures.error.startswith("stopped after") else ""
+    if figures.error and not bound:
+        return f"| mergekit {name} | failed: {figures.error} | | |"
+    return (
+        f"| mergekit {name} | {bound}{figures.wall:.0f} | {bound}{figures.wall / ours:.0f}"
+        f" | {figures.rss / 1e6:.0f} |"
+    )
+
+
 def table(found: dict[str, list[Figures]]) -> str:
     """Return the medians as a table in Markdown."""
 
@@ -100,10 +138,20 @@ def main() -> None:
     parser.add_argument("--pair", type=Path, required=True, help="folder of the three models")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default="", help="only these methods, comma-separated")
+    parser.add_argument("--rivals", type=float, default=0, help="run mergekit's too, so long each")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=given.pair) as work:
         only = given.only.split(",") if given.only else []
-        print(table(measure(given.pair, Path(work), given.rounds, only)))
+        found = measure(given.pair, Path(work), given.rounds, only)
+        print(table(found))
+        if not given.rivals:
+            return
+        print("\n| | wall s | x ours | peak MB |\n|---|---:|---:|---:|")
+        for name in ("ties", "breadcrumbs", "della"):
+            if name in found:
+                ours = statistics.median(run.wall for run in found[name])
+                figures = rival(name, given.pair, Path(work), given.rivals)
+                print(compared(name, ours, figures), flush=True)
 
 
 if __name__ == "__main__":
