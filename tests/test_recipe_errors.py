@@ -13,6 +13,7 @@ from jsonschema import Draft202012Validator
 
 from submerge.errors import RecipeError
 from submerge.recipe import Recipe
+from submerge.recipe.importers import import_recipe
 
 DATA = Path(__file__).parent / "data" / "recipes"
 SCHEMA = Draft202012Validator(Recipe.schema())
@@ -90,6 +91,8 @@ def test_oversized_files_of_json_are_refused(tmp_path: Path) -> None:
     path.write_text('{"models": {}}' + " " * (1 << 20))
     with pytest.raises(RecipeError, match=r"a\.json: larger than 1,048,576 bytes"):
         Recipe.load(path)
+    with pytest.raises(RecipeError, match=r"larger than 1,048,576 bytes"):
+        import_recipe('{"1": "' + "x" * (1 << 20) + '"}')
 
 
 def test_keys_are_text() -> None:

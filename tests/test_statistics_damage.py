@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import factory
 import submerge
@@ -18,7 +22,6 @@ from submerge import statistics
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -155,3 +158,22 @@ def test_jobs_side_by_side_leave_a_whole_file(shop: Shop) -> None:
     assert len(outputs) == 8
     assert [path.suffix for path in shop.files()] == [".statistics"]
     assert shop.merge(made)[1].run.recalled == 1
+
+
+@settings(max_examples=200)
+@given(
+    content=st.one_of(
+        st.binary(max_size=300),
+        st.binary(max_size=300).map(signed),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+            lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        ).map(lambda made: signed(json.dumps(made).encode())),
+    )
+)
+def test_only_numbers_by_name_are_ever_read(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "x.statistics")
+        path.write_bytes(content)
+        found = statistics._read(path)
+    assert all(type(x) is int and 0 <= x < 2**64 for numbers in found.values() for x in numbers)

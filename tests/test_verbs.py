@@ -97,6 +97,9 @@ def test_every_option_reaches_the_core() -> None:
     options = RunOptions(threads=3, memory_budget="2MiB", chunk="64 KiB", io="pread", cache="keep")
     told = json.loads(options.with_(overwrite=True, stats=False, isa="scalar").to_json("measure"))
     assert told.pop("max_header_bytes") > 0
+    assert json.loads(options.to_json("write", {"key": [2**64 - 1]}))["statistics"] == {
+        "key": [2**64 - 1]
+    }
     assert told == {
         "mode": "measure",
         "threads": 3,
@@ -108,6 +111,7 @@ def test_every_option_reaches_the_core() -> None:
         "isa": "scalar",
         "overwrite": True,
         "stats": False,
+        "statistics": None,
     }
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from scripts.raises import core, sites
 
 ROOT = Path(__file__).parents[2]
-SUITE = ["-q", "-n", "2", "-p", "no:cacheprovider"]
+# Beside each other, but for those that measure.
+SUITES = (["-n", "2", "-m", "not serial"], ["-m", "serial"])
 
 
 def main() -> int:
@@ -35,20 +36,21 @@ def main() -> int:
     if options.told is not None:
         return tell(Path(options.told))
     with tempfile.TemporaryDirectory() as folder:
-        run([sys.executable, "-m", "pytest", *SUITE], Path(folder))
+        for suite in SUITES:
+            run(sys.executable, suite, Path(folder))
         for also in options.also:
             python, _, tests = also.partition("=")
-            command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests.split()]
-            run(command, Path(folder))
+            run(python, tests.split(), Path(folder))
         return tell(Path(folder))
 
 
-def run(command: list[str], folder: Path) -> None:
+def run(python: str, tests: list[str], folder: Path) -> None:
     """Run tests so that every process of theirs tells what it raises."""
     # The sources, even where a wheel is installed: places are told by their lines.
     path = [str(ROOT / at) for at in ("scripts/raises/hook", ".", "python")]
     path.append(os.environ.get("PYTHONPATH", ""))
     how = {sites.FOLDER: str(folder), "PYTHONPATH": os.pathsep.join(filter(None, path))}
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
     subprocess.run(command, cwd=ROOT, env=os.environ | how, check=False)
 
 

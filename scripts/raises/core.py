@@ -58,4 +58,4 @@ def _pattern(text: str) -> re.Pattern[str]:
 def _words(text: str) -> str:
     """The longest piece of a text that is the same in every message made of it."""
     longest = max(_pieces(text), key=len).strip(" ,:`")
-    return longest if len(longest) > 11 else "\0"
+    return longest if len(longest) > 10 else "\0"

@@ -183,3 +183,36 @@ fn kernels_without_statistics_ask_for_none() {
         assert!(kernel.recall(whole, &[0; 6]).is_none(), "{kernel:?}");
     }
 }
+
+#[test]
+fn whatever_numbers_are_told_nothing_breaks() {
+    let x = operands(BLOCK);
+    let whole = Whole { operands: 3, elements: BLOCK as u64 };
+    let special = [
+        0,
+        1,
+        BLOCK as u64,
+        u64::MAX,
+        i32::MAX as u64,
+        f64::MAX.to_bits(),
+        f64::MIN_POSITIVE.to_bits(),
+        f64::NAN.to_bits(),
+        1.0_f64.to_bits(),
+        (BLOCK as f64).to_bits(),
+    ];
+    let (mut state, mut believed) = (7_u64, 0);
+    let mut next = |n: usize| {
+        state = state.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(1);
+        (state >> 33) as usize % n
+    };
+    for [kernel, _] in pairs() {
+        for _ in 0..3000 {
+            let numbers: Vec<_> = (0..next(8)).map(|_| special[next(special.len())]).collect();
+            if let Some(learned) = kernel.recall(whole, &numbers) {
+                believed += 1;
+                assert_eq!(mapped(&kernel, &x, &learned).len(), BLOCK);
+            }
+        }
+    }
+    assert!(believed > 100, "{believed}"); // there is something to break
+}
