@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from submerge.checkpoint import DTYPES
 from submerge.errors import counted, listing
+from submerge.plan.matrices import matrix_bytes
 from submerge.plan.sizes import bytes_in_words
 from submerge.plan.words import formulas
 
 if TYPE_CHECKING:
-    from submerge.plan.form import Plan, Unit
+    from submerge.plan.form import Plan
 
 __all__ = ["Running", "describe", "working_bytes"]
 
@@ -19,10 +18,6 @@ __all__ = ["Running", "describe", "working_bytes"]
 _SHOWN = 6
 # One decoded block of 1,024 f32 per stream and thread, as the core keeps.
 _SCRATCH = 4096
-# Of formulas of whole matrices: rows that are worked on at once, and what packing takes.
-_PANEL = 256
-_ROOM = 24 << 20
-_PACKED = 1 << 20
 
 
 class Running(NamedTuple):
@@ -69,38 +64,6 @@ def working_bytes(plan: Plan, running: Running) -> int:
     budget = max(running.memory_budget, running.matrix_budget)
     threads = max(1, min(running.threads, budget // (whole + windows)))
     return threads * (whole + windows)
-
-
-def matrix_bytes(plan: Plan, unit: Unit) -> int:
-    """Return what one thread holds of a unit worked on as a matrix, as the core counts it."""
-    if unit.op != "matrix":
-        return 0
-    output = plan.outputs[unit.output]
-    rows, columns = unit.end - unit.start, math.prod(output.shape[1:])
-    short, long = sorted((rows, columns))
-    make = unit.arguments["make"]
-    models = len(unit.arguments["weights"]) if "decorrelated" in make else 1
-    if short <= 1:
-        work = 0
-    elif "decorrelated" in make:
-        rank = make["decorrelated"]["rank"] or max(1, short // models)
-        every = min(rank, short) * models
-        found = every * short + _vectors(rank, short, long)
-        work = max(found, 3 * every**2 + every * short, every**2 + 2 * every * short)
-    else:
-        work = _vectors(make.get("rank", short), short, long)
-    written = rows * columns * DTYPES[output.dtype] // 8
-    panel = 16 * _PANEL * short
-    if "rotated" in make:  # both models are held for the product alone
-        product = 4 * rows * columns + 8 * short**2 + _PACKED
-        return 4 * rows * columns + max(product, written, 8 * work + panel + _ROOM)
-    return 4 * models * rows * columns + max(written, 8 * work + panel + _ROOM)
-
-
-def _vectors(rank: int, short: int, long: int) -> int:
-    """Return the elements that are held to find so many directions."""
-    iterated = rank + max(16, rank // 8)
-    return iterated * (long + 3 * short) if 4 * iterated <= short else 2 * short**2
 
 
 def _formula_lines(plan: Plan) -> list[str]:

@@ -76,8 +76,9 @@ impl<'a, T: Entry> View<'a, T> {
         Self { data: &self.data[at..], shape: (range.len(), self.shape.1), ..self }
     }
 
+    /// One element.
     #[inline(always)]
-    fn at(&self, row: usize, column: usize) -> f64 {
+    pub fn at(&self, row: usize, column: usize) -> f64 {
         self.data[row * self.step.0 + column * self.step.1].value()
     }
 }
