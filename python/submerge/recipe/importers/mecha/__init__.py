@@ -41,7 +41,6 @@ _WITHOUT = {
     "pick_component": "picks a component",
     "randperm": "permutes neurons at random",
     "rebasin": "permutes neurons of SD1 and SDXL",
-    "rotate": "rotates matrices into each other",
     "tensor_sum": "swaps a range of rows",
     "ties_sum_with_dropout": "random numbers of its own; `dare_ties` is the method here",
     "top_k_tensor_sum": "sorts elements",

@@ -357,6 +357,30 @@ def _onto(model: str, found: Formula) -> Formula:
     return replace(found, space="weight", method=method, order=order, base=model)
 
 
+def _rotate(call: Call) -> Value:
+    order = call.leaf(0, "a"), call.leaf(1, "b")
+    sides = call.numbers(2, "alignment", _ONE)
+    if not all(0 <= side <= 1 for side in sides.values()):
+        raise RecipeError(
+            f"{call.where}: `alignment`, expected numbers from 0 to 1: there is no turning further"
+        )
+    given = {
+        "alpha": value(call.numbers(3, "alpha", Fraction(0))),
+        "alignment": value(sides),
+        "centralization": value(call.numbers(4, "centralization", _ONE)),
+    }
+    notes = [
+        "not the same: of matrices with fewer rows than columns sd-mecha turns the columns, and "
+        "`rotate` the rows"
+    ]
+    if set(sides.values()) - {0, 1}:
+        notes.append(
+            "not the same: sd-mecha turns a part of the way in the dtype it merges in, f32, which is "
+            "right to about 1e-4; `rotate` does in f64"
+        )
+    return Formula("weight", {"rotate": given}, order, notes=notes)
+
+
 def _geometric_median(call: Call) -> Value:
     order = tuple(call.leaf(i, f"models[{i}]") for i in range(call.count))
     if len(set(order)) != len(order):
@@ -385,6 +409,7 @@ NODES: dict[str, Callable[[Call], Value]] = {
     "model_stock": _model_stock,
     "n_average": _n_average,
     "perpendicular_component": _perpendicular,
+    "rotate": _rotate,
     "scale": _scale,
     "slerp": _slerp,
     "subtract": _subtract,
