@@ -69,8 +69,7 @@ fn side_by_side(operands: &mut Operands, rows: std::ops::Range<usize>) -> Option
     Some(out)
 }
 
-/// The vectors that have a strength, the largest element of each (the first of equals) positive, so
-/// that no chance decides where signs are even.
+/// The vectors that have a strength, the largest element of each (the first of equals) positive.
 fn basis(engine: &Engine, gram: Vec<f64>, n: usize) -> Option<Eigen> {
     let mut found = eigen(engine, gram, n)?;
     let least = RESOLVED * RESOLVED * found.values[0];

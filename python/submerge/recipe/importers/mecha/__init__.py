@@ -17,9 +17,10 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from submerge.errors import RecipeError, counted, listing, quoted
+from submerge.recipe.importers.mecha.call import Call
 from submerge.recipe.importers.mecha.forms import Formula, Numbers, Sum, selectors
 from submerge.recipe.importers.mecha.instructions import Instruction, Reference, read_text_of
-from submerge.recipe.importers.mecha.nodes import NODES, Call
+from submerge.recipe.importers.mecha.nodes import NODES
 from submerge.recipe.importers.preset import Imported, model_names
 from submerge.recipe.model import Recipe
 
