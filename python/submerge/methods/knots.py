@@ -26,12 +26,12 @@ class Knots(Ties):
 
     As in the authors' program the blocks carry the singular values when they are thinned out, and
     directions of no strength are left out first (here below a millionth of the strongest, there
-    below 1e-5); its `topK` is `density`, its `scaling_coeffs` are `lambda`, and shares are of a
-    unit, there of all layers together. The signs of singular vectors change nothing but where
-    models cancel to 0: there the vote is as even as in `ties`, and hangs on rounding; the largest
-    element of each vector of the shorter side is positive. Where singular values are equal any
-    basis of their space is right, and the result differs with it: it is the one that the
-    decomposition finds, the same on every machine.
+    below 1e-5); its `topK` is `density` (and keeps one element more), its `scaling_coeffs` are
+    `lambda`, and shares are of a unit, there of all layers together. The signs of singular vectors
+    change nothing but where models cancel to 0: there the vote is as even as in `ties`, and hangs
+    on rounding; the largest element of each vector of the shorter side is positive. Where singular
+    values are equal any basis of their space is right, and the result differs with it: it is the
+    one that the decomposition finds, the same on every machine.
 
     The decomposition is of the shorter side of all deltas together: of `m` elements, or where `m`
     is more than `n` times the models, of these. A vector, one row or one column, is voted on as it
