@@ -216,10 +216,10 @@ fn ranks(delta: &Delta, model: usize, n: u64) -> Vec<u64> {
 }
 
 /// The sets of the largest of differences that are held, one model at a time: `n` elements, which
-/// `differences` gives. `None` as soon as it gives none.
+/// `differences` gives. `None` as soon as it gives none, or `stop` says so.
 pub(super) fn look(
     delta: &Delta,
-    isa: &Isa,
+    (isa, stop): (&Isa, &dyn Fn() -> bool),
     n: usize,
     mut differences: impl FnMut(usize) -> Option<Vec<f32>>,
 ) -> Option<Learned> {
@@ -242,6 +242,9 @@ pub(super) fn look(
         for rank in ranks {
             let mut target = Target::new(model, rank, 1, &sample);
             while target.cut().is_none() {
+                if stop() {
+                    return None;
+                }
                 let mut tally = Tally::new(1);
                 for (first, magnitudes) in blocks() {
                     target.count(isa, first, &magnitudes, &mut tally);

@@ -247,14 +247,14 @@ impl Delta {
     }
 
     /// What is learned of differences that someone else holds, a model of `n` elements at a time; nothing
-    /// if `differences` gives none.
+    /// if `differences` gives none, or `stop` says so.
     pub(super) fn look(
         &self,
-        isa: &Isa,
+        (isa, stop): (&Isa, &dyn Fn() -> bool),
         n: usize,
         differences: impl FnMut(usize) -> Option<Vec<f32>>,
     ) -> Option<Learned> {
-        learn::look(self, isa, n, differences)
+        learn::look(self, (isa, stop), n, differences)
     }
 
     pub(super) fn learn(&self, _: usize, sums: &Sums, learned: &Learned) -> Learned {

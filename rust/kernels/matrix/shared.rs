@@ -98,7 +98,7 @@ fn from_left(
         return Some((operands.empty().values, "no difference".to_owned()));
     }
     let basis = View::new(&found.vectors, m);
-    let learned = vote.look(engine.isa, rank * n, |index| {
+    let learned = vote.look((engine.isa, engine.stop), rank * n, |index| {
         let mut all = vec![0.0; rank * n];
         for columns in slabs(n) {
             let piece = operands.piece(index, 0..m, columns.clone())?;
@@ -155,7 +155,7 @@ fn from_right(
         let row = &found.vectors[i * all + index * n..][..n];
         out.iter_mut().zip(row).for_each(|(out, x)| *out = (strengths[i] * x) as f32);
     };
-    let learned = vote.look(engine.isa, rank * n, |index| {
+    let learned = vote.look((engine.isa, engine.stop), rank * n, |index| {
         let mut made = vec![0.0; rank * n];
         for (i, out) in made.chunks_exact_mut(n).enumerate() {
             block(i, index, out);
@@ -209,7 +209,8 @@ fn mix(
 /// The vote on vectors, as they are.
 pub(super) fn vectors(engine: &Engine, all: &[Vec<f32>], vote: &Delta) -> Option<Vec<f32>> {
     let elements = all.first().map_or(0, Vec::len);
-    let learned = vote.look(engine.isa, elements, |index| Some(all[index].clone()))?;
+    let learned =
+        vote.look((engine.isa, engine.stop), elements, |index| Some(all[index].clone()))?;
     let mut out = vec![0.0; elements];
     let rows: Vec<&[f32]> = all.iter().map(Vec::as_slice).collect();
     mix(engine, (vote, &learned), (0, &rows), &mut out);
