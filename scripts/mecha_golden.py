@@ -49,6 +49,7 @@ def cases() -> dict[str, Any]:
     by_tensor = m.literal({"head.bias": 0.2, "head.weight": 0.7})
     mask = m.train_difference_mask(anna, carl, base, alpha=0.75)
     two = (anna - base, carl - base)
+    turned = resolve("rotate")  # the function of that name fails
     return {
         "weighted_sum": m.weighted_sum(anna, carl, alpha=0.3),
         "weighted_sum_by_tensor": m.weighted_sum(anna, carl, alpha=by_tensor),
@@ -71,6 +72,9 @@ def cases() -> dict[str, Any]:
         "ties": base + m.ties_sum(*two, k=0.5, vote_sgn=True) * 0.8,
         "model_stock": m.n_model_stock(base, anna, carl),
         "geometric_median": m.geometric_median(anna, base, carl),
+        "rotate": turned(anna, carl, alpha=0.25),
+        "rotate_part": turned(anna, carl, alignment=0.4, alpha=0.3),
+        "rotate_plain": turned(anna, carl, 1.0, 0.25, centralization=0.0),
         "cast": m.weighted_sum(anna, carl, alpha=0.3).to(dtype="bfloat16"),
     }
 
@@ -117,7 +121,9 @@ def main() -> None:
             text = sd_mecha.serialize(recipe).replace(f"{Path.cwd()}{os.sep}", "")
             if case in written:
                 (recipes / f"{case}.mecha").write_text(text + "\n", encoding="utf-8")
-            merged = sd_mecha.merge(recipe, output_dtype=torch.float32)
+            # In f32 the vectors it takes powers by are orthogonal to no more than 1e-4.
+            dtype = torch.float64 if case == "rotate_part" else torch.float32
+            merged = sd_mecha.merge(recipe, merge_dtype=dtype, output_dtype=torch.float32)
             kind = "out" if case in written else "more"
             found |= {f"{kind}.{case}.{name}": merged[name].contiguous() for name in SHAPES}
     found |= smooth(models)

@@ -238,7 +238,12 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a rotation of a share": (
         _unit(
             op={
-                "matrix": {"weights": [0.5], "lambda": 1.0, "apart": False, "make": {"rotated": {}}}
+                "matrix": {
+                    "weights": [0.5],
+                    "lambda": 1.0,
+                    "apart": False,
+                    "make": {"rotated": {"alignment": 1.0, "alpha": 0.0, "centralization": 0.0}},
+                }
             }
         ),
         "expected one model of weight 1",

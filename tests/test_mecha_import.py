@@ -28,6 +28,8 @@ GOLDEN = factory.read(DATA / "mecha.safetensors")
 CASES = sorted(path.stem for path in RECIPES.glob("*.mecha"))
 # What the notes say is not the same, and how far it may be off.
 NOT_THE_SAME = {"geometric_median": 1e-3, "slerp": 0.05, "ties": 0.6}
+# Of tall matrices they are.
+NOT_THE_SAME |= dict.fromkeys(("rotate", "rotate_part", "rotate_plain"), 3e-6)
 BF16 = 2.0**-8
 MODELS = """version 0.1.0
 model "a.safetensors" model_config=null merge_space="weight"
@@ -133,14 +135,14 @@ def test_quotes_escapes_and_comments() -> None:
 
 def test_every_node_without_a_counterpart_is_named_at_once() -> None:
     text = MODELS + (
-        'merge "geometric_sum" &0 &1 0.5\nmerge "rotate" &3 &2 1.0\nmerge "their_own" &4\n'
+        'merge "geometric_sum" &0 &1 0.5\nmerge "rebasin" &3 &2 1.0\nmerge "their_own" &4\n'
     )
     with pytest.raises(RecipeError) as caught:
         import_recipe(text)
     message = str(caught.value)
     assert "3 nodes without a counterpart" in message
     assert "line 5 (`geometric_sum`): complex powers of elements" in message
-    assert "line 6 (`rotate`): rotates matrices into each other" in message
+    assert "line 6 (`rebasin`): permutes neurons of SD1 and SDXL" in message
     assert "line 7 (`their_own`)" in message
     assert "--node" in message
 
@@ -219,6 +221,11 @@ REFUSED = {
     "another cast": (
         'merge "weighted_sum" &0 &1 0.5\nmerge "cast" &3 null "int8"',
         "dtype `int8`, expected one of",
+    ),
+    "a turn beyond": ('merge "rotate" &0 &1 1.5', "`alignment`, expected numbers from 0 to 1"),
+    "a turn of sums": (
+        'merge "subtract" &0 &2\nmerge "subtract" &1 &2\nmerge "rotate" &3 &4',
+        "`a` is a sum of models, expected a file",
     ),
     "half a rank": (
         'merge "subtract" &0 &2\nmerge "truncate_rank" &3 0.5',

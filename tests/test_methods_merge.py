@@ -20,6 +20,7 @@ import submerge
 from submerge import cli
 from submerge.methods import METHODS
 from submerge.methods.base import CLOSE as CLOSELY
+from units_matrix import decomposed, decorrelated, rotated, shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,33 +99,6 @@ def deltas(
     def unit(name: str, of: dict[str, Vector]) -> Vector:
         left = [thin(name, model, of[model] - of["base"]) for model in weights]
         return formulas.delta(of["base"], left, list(weights.values()), **arguments)
-
-    return unit
-
-
-def decomposed(
-    make: Callable[[Vector], Vector], weights: dict[str, float], to: str = "base", scale: float = 1
-) -> Any:
-    def unit(_: str, of: dict[str, Vector]) -> Vector:
-        models = [of[model] for model in weights]
-        d = formulas_matrix.summed(of["base"], models, list(weights.values()))
-        return formulas_matrix.on(of[to], make(d), scale)
-
-    return unit
-
-
-def decorrelated(weights: dict[str, float], rank: int | None = None, scale: float = 1) -> Any:
-    def unit(_: str, of: dict[str, Vector]) -> Vector:
-        base = of["base"]
-        each = [formulas_matrix.summed(base, [of[m]], [w]) for m, w in weights.items()]
-        return formulas_matrix.on(base, formulas_matrix.decorrelated(each, rank), scale)
-
-    return unit
-
-
-def rotated(alpha: float, alignment: int) -> Any:
-    def unit(_: str, of: dict[str, Vector]) -> Vector:
-        return formulas_matrix.rotated(of["carl"], of["anna"], alpha, alignment)
 
     return unit
 
@@ -301,10 +275,18 @@ CASES = [
          "base + 0.80 * tsv_m(0.70 * anna + 0.40 * carl)", base="base"),
     Case("tsv_m", {"rank": 60}, ALL, decorrelated(OTHERS, rank=60),
          "base + tsv_m(anna + carl + dora; rank 60)", base="base"),
+    Case("knots", {"density": 0.5, "lambda": 0.9}, ALL, shared(OTHERS, 0.9, density=0.5),
+         "base + 0.90 * knots(anna + carl + dora; density 0.50)", base="base"),
+    Case("knots", {"weight": PAIR, "consensus": "sum", "normalize": False}, ALL,
+         shared(PAIR, signs="sum", normalize=False),
+         "base + knots(0.70 * anna + 0.40 * carl; density 1.00)", base="base"),
     Case("rotate", {"alpha": 0.3}, TWO, rotated(0.3, 1),
          "0.30 * anna + 0.70 * rotate(carl to anna)"),
     Case("rotate", {"alpha": 0.3, "alignment": 0}, TWO, rotated(0.3, 0),
          "0.70 * carl + 0.30 * rotate(anna to carl)"),
+    Case("rotate", {"alpha": 0.3, "alignment": 0.25}, TWO, rotated(0.3, 0.25),
+         "0.70 * rotate(carl to anna; 0.25 of the way) + 0.30 * rotate(anna to carl; 0.75 of the "
+         "way)"),
 ]  # fmt: skip
 IDS = [f"{case.method}-{i}" for i, case in enumerate(CASES)]
 

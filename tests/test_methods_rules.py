@@ -206,7 +206,7 @@ REFUSED: list[tuple[dict[str, Any], Setting, str]] = [
     ({"norm_limit": {"limit": -1}}, THREE, "m.norm_limit.limit: -1, expected at least 0"),
     ({"lerp": {}}, Setting(("a",)), "m.lerp: a method of two models, expected two, got 1"),
     ({"rotate": {}}, Setting(("a",)), "m.rotate: a method of two models"),
-    ({"rotate": {"alignment": 0.5}}, Setting(("a", "b")), "m.rotate.alignment: 0.5 for `"),
+    ({"rotate": {"alignment": -1}}, Setting(("a", "b")), "m.rotate.alignment: -1 for `"),
     ({"polar": {}}, Setting(("a",)), "m.polar: a method of two models"),
     ({"arcee_fusion": {}}, Setting(("a",)), "m.arcee_fusion: a method of two models"),
     ({"add_cosine_a": {}}, Setting(("a",)), "m.add_cosine_a: a method of two models"),

@@ -73,6 +73,69 @@ def test_the_formula(tmp_path: Path, shape: tuple[int, ...], alignment: int) -> 
         assert relative(got, formulas_matrix.rotated(a, b, alpha, alignment)) < 1e-6
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_part_of_the_way(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    # The seeds are chosen for both signs of the determinant.
+    signs = set()
+    for seed in (31, 32, 33, 34, 35):
+        a, b = flat(shape, seed), flat(shape, seed + 100)
+        x, y = (m.reshape(m.shape[0], -1).astype(np.float64) for m in (a, b))
+        signs.add(np.sign(np.linalg.det(x.T @ y if len(x) >= x.shape[1] else x @ y.T)))
+        for alignment, alpha in ((0.5, 0.0), (0.25, 0.3), (0.9, 1.0)):
+            got = one(tmp_path, a, b, alpha=alpha, alignment=alignment)
+            assert relative(got, formulas_matrix.rotated(a, b, alpha, alignment)) < 1e-6
+    assert signs == {-1.0, 1.0}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("alignment", [0, 0.4, 1])
+@pytest.mark.parametrize("centralization", [1, 0.7])
+def test_without_their_means(
+    tmp_path: Path, shape: tuple[int, ...], alignment: float, centralization: float
+) -> None:
+    a, b = flat(shape, 36) + np.float32(0.7), flat(shape, 37) - np.float32(0.4)
+    for alpha in (0.0, 0.3):
+        given = {"alpha": alpha, "alignment": alignment, "centralization": centralization}
+        want = formulas_matrix.rotated(a, b, alpha, alignment, centralization)
+        if alpha == alignment == 0:
+            want = a
+        assert relative(one(tmp_path, a, b, **given), want) < 1e-6
+
+
+def test_small_turns_add_up(tmp_path: Path) -> None:
+    # A turn of known angles, a quarter of which four times is the whole: no complex numbers needed.
+    angles = np.asarray([0.02, 0.02, 1e-5, 0.3, 1.2, 2.9, 3.1])
+    planes = np.zeros((14, 14))
+    for i, (c, s) in enumerate(zip(np.cos(angles), np.sin(angles), strict=True)):
+        planes[2 * i : 2 * i + 2, 2 * i : 2 * i + 2] = [[c, -s], [s, c]]
+    basis = turn(14, 38)
+    a = flat((40, 14), 39)
+    whole = a @ (basis @ planes @ basis.T)
+    b = whole.astype(np.float32)
+    step = a
+    for rest in (4, 3, 2, 1):
+        step = one(tmp_path, step, b, alpha=0.0, alignment=1 / rest)
+    assert relative(step, whole) < 1e-5
+    quarter = one(tmp_path, a, b, alpha=0.0, alignment=0.25).astype(np.float64)
+    planes = np.zeros((14, 14))
+    for i, (c, s) in enumerate(zip(np.cos(angles / 4), np.sin(angles / 4), strict=True)):
+        planes[2 * i : 2 * i + 2, 2 * i : 2 * i + 2] = [[c, -s], [s, c]]
+    assert relative(quarter, a @ (basis @ planes @ basis.T)) < 1e-6
+
+
+def test_half_a_turn_goes_one_of_both_ways(tmp_path: Path) -> None:
+    # Two columns with their signs turned: half of the way is a quarter turn of their plane.
+    a = flat((50, 6), 40)
+    b = a * np.asarray([-1, 1, -1, 1, 1, 1], np.float32)
+    got = one(tmp_path, a, b, alpha=0.0, alignment=0.5)
+    np.testing.assert_allclose(got[:, [1, 3, 4, 5]], a[:, [1, 3, 4, 5]], atol=1e-5)
+    way = np.sign(got[0, 2] / a[0, 0])
+    np.testing.assert_allclose(got[:, [0, 2]], way * a[:, [2, 0]] * [-1, 1], atol=1e-5)
+    with pytest.raises(PlanError, match=r"`a`: 6 of 6 directions are turned by half a turn"):
+        one(tmp_path, a, -a, alpha=0.0, alignment=0.5)
+    assert relative(one(tmp_path, a, -a, alpha=0.0), -a) < 2e-7
+
+
 @pytest.mark.parametrize("least", [1e-1, 1e-2, 1e-4])
 def test_the_turned_model_is_as_near_as_can_be(tmp_path: Path, least: float) -> None:
     # The singular values of A^T B fall to the square of `least`.
@@ -126,7 +189,7 @@ SAME: dict[str, Array] = {
 @pytest.mark.parametrize("name", SAME)
 def test_a_model_and_itself_make_that_model(tmp_path: Path, name: str) -> None:
     a = SAME[name]
-    for alignment in (0, 1):
+    for alignment in (0, 0.3, 1):
         got = one(tmp_path, a, a, alpha=0.3, alignment=alignment)
         scale = float(np.abs(a).max(initial=0)) or 1.0
         np.testing.assert_allclose(got / scale, a / scale, atol=1e-6)
@@ -160,12 +223,13 @@ TENSORS = [
 ]
 
 
-def test_how_a_merge_is_run_changes_no_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("given", [{}, {"alignment": 0.3, "centralization": 1}], ids=str)
+def test_how_a_merge_is_run_changes_no_bit(tmp_path: Path, given: dict[str, Any]) -> None:
     runs: list[dict[str, Any]] = [{"isa": isa} for isa in build_info()["isas"]]
     runs += [{"threads": 1}, {"threads": 3, "chunk": 1 << 14}, {"io": "pread", "stats": False}]
     outputs = set()
     for run in runs:
-        found, report = merged(tmp_path, TENSORS[0], TENSORS[1], run)
+        found, report = merged(tmp_path, TENSORS[0], TENSORS[1], run, **given)
         outputs.add(b"".join(found[name].tobytes() for name in sorted(found)))
     assert len(outputs) == 1
     assert "vectors: not rotated, in 1 unit: `c`" in report.summary["notes"]
@@ -184,6 +248,6 @@ def test_what_is_not_finite_is_refused_by_name(tmp_path: Path, bad: float) -> No
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     a = flat((4, 4), 26)
     with pytest.raises(RecipeError) as caught:
-        one(tmp_path, a, a, alignment=0.5)
+        one(tmp_path, a, a, alignment=1.5)
     where = "recipe.method.rotate.alignment"
-    assert caught.value.message == f"{where}: 0.5 for `a`, expected 0 or 1"
+    assert caught.value.message == f"{where}: 1.5 for `a`, expected 0 to 1"

@@ -1,10 +1,12 @@
 //! Units whose formula needs all of them at once: gather, solve, combine.
 
+use std::ops::Range;
+
 use super::{Buffers, Combining, Done, Room, Scratch, Setting};
 use crate::error::{Error, Result, quoted};
 use crate::inputs::{Inputs, len_of, split};
 use crate::kernels::Learned;
-use crate::kernels::matrix::{Engine, Matrix};
+use crate::kernels::matrix::{Engine, Matrix, Read};
 use crate::resolve::Unit;
 use crate::schedule::Part;
 use crate::simd::BLOCK;
@@ -12,7 +14,7 @@ use crate::simd::BLOCK;
 impl Setting<'_> {
     /// Combine a whole unit, the part number `index` of an item, into the end of `scratch`.
     ///
-    /// The operands are read twice, cell by cell, and never held.
+    /// The operands are read as often as the formula asks, cell by cell, and never held.
     pub(super) fn whole(
         &self,
         matrix: &Matrix,
@@ -21,12 +23,21 @@ impl Setting<'_> {
         done: &mut Done,
     ) -> Result<()> {
         let unit = &self.work.units[part.unit];
+        if part.first != 0 || part.elements as u64 != unit.elements {
+            return Err(split(unit));
+        }
         if scratch.out.filled == 0 {
             scratch.out = Room::default(); // the bytes of the unit before make room for this one
         }
-        let differences = self.gather(matrix, part, scratch, done)?;
         let engine = Engine { isa: self.isa, stop: &|| self.is_over() };
-        let solved = matrix.solve(&engine, differences, unit.row_elements.max(1));
+        let row = unit.row_elements.max(1);
+        let mut reading =
+            Reading { setting: *self, matrix, part, row, scratch, read: 0, failed: None };
+        let solved = matrix.solve(&engine, &mut reading, (part.elements / row, row));
+        done.read += reading.read;
+        if let Some(failed) = reading.failed {
+            return Err(failed);
+        }
         self.check_cancel()?;
         let learned = Learned::Matrix(solved.map_err(|what| unsolvable(unit, &what))?);
         done.notes.extend(learned.note().map(|note| (index, note.to_owned())));
@@ -45,34 +56,69 @@ impl Setting<'_> {
         }
         Ok(())
     }
+}
 
-    fn gather(
-        &self,
-        matrix: &Matrix,
-        part: &Part,
-        scratch: &mut Scratch,
-        done: &mut Done,
-    ) -> Result<Vec<Vec<f32>>> {
-        let unit = &self.work.units[part.unit];
-        if part.first != 0 || part.elements as u64 != unit.elements {
-            return Err(split(unit));
-        }
-        let mut differences = vec![vec![0.0; part.elements]; matrix.matrices()];
-        for cell in cells(part, unit) {
-            self.check_cancel()?;
-            let inputs = Inputs::open(self.work, &cell, &mut scratch.windows)?;
-            done.read += inputs.read();
-            for first in (0..cell.elements).step_by(BLOCK) {
-                let block = first..cell.elements.min(first + BLOCK);
-                inputs.with_stretch(self.isa, block.clone(), &mut scratch.decoded, |stretch| {
-                    for (index, each) in differences.iter_mut().enumerate() {
-                        let out = &mut each[cell.first as usize..][..cell.elements];
-                        matrix.gather(stretch, index, &mut out[block.clone()]);
-                    }
-                });
+/// Reads the matrices of a unit.
+struct Reading<'a> {
+    setting: Setting<'a>,
+    matrix: &'a Matrix,
+    part: &'a Part,
+    /// Elements of a row.
+    row: usize,
+    scratch: &'a mut Scratch,
+    /// Bytes read so far.
+    read: u64,
+    /// Why reading ended, if it did.
+    failed: Option<Error>,
+}
+
+impl Read for Reading<'_> {
+    fn read(
+        &mut self,
+        index: usize,
+        rows: Range<usize>,
+        columns: Range<usize>,
+        out: &mut [f32],
+    ) -> Option<()> {
+        let read = self.fill(index, rows, columns, out);
+        read.map_err(|why| self.failed = Some(why)).ok()
+    }
+}
+
+impl Reading<'_> {
+    fn fill(
+        &mut self,
+        index: usize,
+        rows: Range<usize>,
+        columns: Range<usize>,
+        out: &mut [f32],
+    ) -> Result<()> {
+        let Setting { work, isa, .. } = self.setting;
+        let (row, width) = (self.row, columns.len());
+        let some = Part {
+            unit: self.part.unit,
+            first: (rows.start * row) as u64,
+            elements: rows.len() * row,
+        };
+        for cell in cells(&some, &work.units[some.unit]) {
+            self.setting.check_cancel()?;
+            let inputs = Inputs::open(work, &cell, &mut self.scratch.windows)?;
+            self.read += inputs.read();
+            let (first, end) = (cell.first as usize, cell.first as usize + cell.elements);
+            for at in first / row..end.div_ceil(row) {
+                let from = first.max(at * row + columns.start);
+                let to = end.min(at * row + columns.end);
+                for from in (from..to).step_by(BLOCK) {
+                    let block = from - first..to.min(from + BLOCK) - first;
+                    let start = (at - rows.start) * width + from - at * row - columns.start;
+                    let out = &mut out[start..][..block.len()];
+                    inputs.with_stretch(isa, block, &mut self.scratch.decoded, |stretch| {
+                        self.matrix.gather(stretch, index, out);
+                    });
+                }
             }
         }
-        Ok(differences)
+        Ok(())
     }
 }
 

@@ -1,7 +1,7 @@
-"""Methods of whole matrices: what singular values make of what models add to a base, and rotations.
+"""Methods of whole matrices: what singular values make of what models add to a base.
 
 A unit of `m` rows of `n` elements is one matrix `D = sum_i w_i (X_i - C) = U S V^T`, held in f32
-while it is worked on, beside two square matrices of its short side in f64 (fewer for a small rank).
+while it is worked on, beside square matrices of its short side in f64 (fewer for a small rank).
 A vector, one row or one column, has a rule of its own in each method.
 """
 
@@ -26,13 +26,13 @@ from submerge.methods.base import (
 )
 from submerge.methods.base import weighted_words as in_words
 from submerge.methods.delta import BASE, LAMBDA, WEIGHT
-from submerge.methods.parameters import base_of, deltas_of, pair_of, weights_of
+from submerge.methods.parameters import base_of, deltas_of, weights_of
 from submerge.values import Number, PerModel, Selection, Value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["IsoC", "Rotate", "TruncatedSvd", "TsvM"]
+__all__ = ["IsoC", "TruncatedSvd", "TsvM"]
 
 _STATE = "the difference in f32 and matrices of its short side in f64"
 
@@ -184,6 +184,8 @@ class TsvM(_Decomposed):
     """
 
     name: ClassVar[str] = "tsv_m"
+    passes: ClassVar[int] = 5
+    state: ClassVar[str] = "one difference in f32 at a time, vectors of its short side in f64"
     formula: ClassVar[str] = (
         "C + lambda polar([U_i]) [S_i] polar([V_i])^T, U_i S_i V_i^T = w_i d_i cut at `rank`"
     )
@@ -203,74 +205,6 @@ class TsvM(_Decomposed):
             unit: ({"decorrelated": {"rank": rank}}, f"rank {rank}")
             for unit, rank in _ranks(self.rank, selection, f"{where}.rank").items()
         }
-
-
-@dataclass(frozen=True, slots=True)
-class Rotate(Method):
-    """Both models in one frame: one is turned by the rotation that brings it nearest to the other.
-
-    `R` is the orthogonal matrix that makes `|A R - B|` least, reflections included. It turns the
-    short side: the columns of a tall or square matrix, the rows of a wide one (`R A`). Directions
-    that `A^T B` does not determine, below about a trillionth of its norm, are turned as little as
-    can be. A vector, one row or one column, is not turned. Rows are not centred, and there is no
-    turning half the way.
-    """
-
-    name: ClassVar[str] = "rotate"
-    formula: ClassVar[str] = (
-        "(1 - alpha) A R + alpha B, R = argmin |A R - B| = polar(A^T B); "
-        "with `alignment: 0` (1 - alpha) A + alpha B R^T"
-    )
-    source: ClassVar[str] = (
-        "Schönemann 1966, orthogonal Procrustes; sd-mecha `rotate` with `centralization: 0`, but "
-        "for wide matrices, whose columns that turns"
-    )
-    ops: ClassVar[tuple[str, ...]] = ("matrix",)
-    passes: ClassVar[int] = 2
-    state: ClassVar[str] = "both matrices in f32, matrices of their short side in f64"
-    equal: ClassVar[Equality] = {"numpy": CLOSE}
-
-    alpha: Value = parameter("the share of the second model.", Number(0.5))
-    alignment: Value = parameter(
-        "whose frame the result is in: 1 turns the first model to the second, 0 the second back to "
-        "the first.",
-        Number(1.0),
-    )
-
-    def check(self, setting: Setting, where: str) -> None:
-        """Refuse other than two models."""
-        pair_of(setting, None, where)
-
-    def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
-        """Return the sum for every unit; where the model that is turned has no share, the other."""
-        first, second = pair_of(setting, None, where)
-        alphas = self.alpha.table(selection, f"{where}.alpha")
-        sides = self.alignment.table(selection, f"{where}.alignment")
-        found: dict[str, dict[str, float] | Blend] = {}
-        for unit in selection.wanted:
-            if sides[unit] not in (0, 1):
-                raise RecipeError(
-                    f"{where}.alignment: {sides[unit]:g} for {quoted(unit)}, expected 0 or 1"
-                )
-            shares = {first: 1.0 - alphas[unit], second: alphas[unit]}
-            turned, still = (first, second) if sides[unit] else (second, first)
-            if shares[turned] == 0:
-                found[unit] = {still: 1.0}
-                continue
-            terms = {still: shares[still], f"rotate({turned} to {still})": shares[turned]}
-            found[unit] = Blend(
-                op="matrix",
-                arguments={
-                    "weights": [1.0],
-                    "lambda": shares[turned],
-                    "apart": False,
-                    "make": {"rotated": {}},
-                },
-                models=(still, turned),
-                words=in_words({name: share for name, share in terms.items() if share}),
-                shares=shares,
-            )
-        return found
 
 
 def _ranks(rank: Value, selection: Selection, where: str) -> dict[str, int]:

@@ -8,7 +8,8 @@ from submerge.methods.adaptive import AddCosineA, AddCosineB, ArceeFusion, Sce
 from submerge.methods.chance import DareLinear, DareTies, Della, DellaLinear
 from submerge.methods.combine import NormLerp, NormLimit, NuSlerp, Orthogonal, Polar, Slerp
 from submerge.methods.delta import Breadcrumbs, BreadcrumbsTies, TaskArithmetic, Ties
-from submerge.methods.matrix import IsoC, Rotate, TruncatedSvd, TsvM
+from submerge.methods.knots import Knots
+from submerge.methods.matrix import IsoC, TruncatedSvd, TsvM
 from submerge.methods.means import GeometricMedian, Karcher, ModelStock, MultiSlerp
 from submerge.methods.pointwise import (
     AddOpposite,
@@ -21,6 +22,7 @@ from submerge.methods.pointwise import (
     SmoothAdd,
     TrainDifference,
 )
+from submerge.methods.rotate import Rotate
 from submerge.methods.weighted import AddDifference, Lerp, Linear
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ _KINDS: tuple[type[Method], ...] = (
     TruncatedSvd,
     IsoC,
     TsvM,
+    Knots,
     Rotate,
 )
 

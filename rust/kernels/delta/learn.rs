@@ -229,22 +229,73 @@ pub(super) fn learn(delta: &Delta, sums: &Sums, learned: &Learned) -> Learned {
 
 /// The sets to be found, after a sample of every model.
 fn targets(delta: &Delta, samples: &[Sample]) -> Vec<Target> {
-    let mut ranks = Vec::new();
-    for model in (0..samples.len()).filter(|model| delta.sparsify.thins(*model)) {
+    let ranks = |model: usize| {
         let n = samples[model].elements();
-        let share = |share: f64| ((share * n as f64) as u64).min(n);
-        match &delta.sparsify {
-            Sparsify::Magnitude(args) if args.density[model] > 0.0 => {
-                ranks.push((model, share(args.density[model]).max(1)));
-            }
-            Sparsify::Outliers(Outliers { density, gamma }) => {
-                let kept = share(density[model]);
-                let top = share(gamma[model]).min(n - kept);
-                ranks.extend([(model, top + kept), (model, top)]);
-            }
-            _ => ranks.push((model, 0)),
-        }
-    }
+        ranks(delta, model, n).into_iter().map(move |rank| (model, rank))
+    };
+    let ranks: Vec<_> = (0..samples.len()).flat_map(ranks).collect();
     let target = |&(model, rank): &(usize, u64)| Target::new(model, rank, &samples[model]);
     ranks.iter().map(target).collect()
+}
+
+/// The sizes of the sets of a model that is thinned, the larger set first.
+fn ranks(delta: &Delta, model: usize, n: u64) -> Vec<u64> {
+    if !delta.sparsify.thins(model) {
+        return Vec::new();
+    }
+    let share = |share: f64| ((share * n as f64) as u64).min(n);
+    match &delta.sparsify {
+        Sparsify::Magnitude(args) if args.density[model] > 0.0 => {
+            vec![share(args.density[model]).max(1)]
+        }
+        Sparsify::Outliers(Outliers { density, gamma }) => {
+            let kept = share(density[model]);
+            let top = share(gamma[model]).min(n - kept);
+            vec![top + kept, top]
+        }
+        _ => vec![0],
+    }
+}
+
+/// The sets of the largest of differences that are held, one model at a time: `n` elements, which
+/// `differences` gives. `None` as soon as it gives none, or `stop` says so.
+pub(super) fn look(
+    delta: &Delta,
+    (isa, stop): (&Isa, &dyn Fn() -> bool),
+    n: usize,
+    mut differences: impl FnMut(usize) -> Option<Vec<f32>>,
+) -> Option<Learned> {
+    let mut found = Vec::new();
+    for model in 0..delta.weights.len() {
+        let ranks = ranks(delta, model, n as u64);
+        if ranks.is_empty() {
+            continue;
+        }
+        let held = differences(model)?;
+        let bits = |x: &f32| x.to_bits() & i32::MAX as u32;
+        let blocks = || {
+            let block = |(i, block): (usize, &[f32])| {
+                ((i * BLOCK) as u64, block.iter().map(bits).collect::<Vec<_>>())
+            };
+            held.chunks(BLOCK).enumerate().map(block)
+        };
+        let mut sample = Sample::new(n as u64);
+        blocks().for_each(|(first, magnitudes)| sample.add(first, &magnitudes));
+        for rank in ranks {
+            let mut target = Target::new(model, rank, &sample);
+            while target.cut().is_none() {
+                if stop() {
+                    return None;
+                }
+                let mut tally = Tally::new(1);
+                for (first, magnitudes) in blocks() {
+                    target.count(isa, first, &magnitudes, &mut tally);
+                }
+                tally.settle();
+                target = target.learn(&tally);
+            }
+            found.push(target);
+        }
+    }
+    Some(Learned::Delta(Found::Largest(found)))
 }

@@ -10,7 +10,7 @@ use self::mix::Mix;
 use super::select::{self, LOOKS};
 use super::sums::{Learned, Sums};
 use super::{Stretch, Whole};
-use crate::simd::BLOCK;
+use crate::simd::{BLOCK, Isa};
 
 mod bits;
 mod chance;
@@ -278,6 +278,17 @@ impl Delta {
             Sums::Lengths(lengths) => learn::measure(self, stretch, lengths),
             _ => {}
         }
+    }
+
+    /// What is learned of differences that someone else holds, a model of `n` elements at a time; nothing
+    /// if `differences` gives none, or `stop` says so.
+    pub(super) fn look_at(
+        &self,
+        (isa, stop): (&Isa, &dyn Fn() -> bool),
+        n: usize,
+        differences: impl FnMut(usize) -> Option<Vec<f32>>,
+    ) -> Option<Learned> {
+        learn::look(self, (isa, stop), n, differences)
     }
 
     pub(super) fn learn(&self, _: usize, sums: &Sums, learned: &Learned) -> Learned {

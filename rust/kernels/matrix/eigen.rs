@@ -6,14 +6,10 @@
 //!
 //! Source: Golub and Van Loan, Matrix Computations, 4th edition, 8.3.
 
-#![allow(clippy::inline_always, clippy::needless_range_loop)]
-
 use super::Engine;
+use super::sweeps::{Sweeps, Turn};
 use super::tridiagonal::{Tridiagonal, accumulate, tridiagonal};
-use crate::simd::Body;
 
-/// Elements of every vector that rotations are applied to at a time.
-const STRIP: usize = 16;
 /// Rotations that are kept before they are applied.
 const KEPT: usize = 1 << 19;
 /// What is below this share of the largest element is rounding: the reduction made as much.
@@ -30,16 +26,16 @@ pub struct Eigen {
     pub vectors: Vec<f64>,
 }
 
-/// Decomposes a symmetric matrix of `n` rows, of which the lower triangle is read. `None` if
-/// stopped, and if values are not finite.
+/// Decomposes a symmetric matrix of `n` rows, of which the lower triangle is read, in its own place.
+/// `None` if stopped, and if values are not finite.
 pub fn eigen(engine: &Engine, mut a: Vec<f64>, n: usize) -> Option<Eigen> {
     let unit = magnitude(&a);
     for x in &mut a {
         *x /= unit;
     }
     let mut reduced = tridiagonal(engine, &mut a, n)?;
-    let mut vectors = accumulate(engine, &a, &reduced.scales, n);
-    drop(a);
+    let mut vectors = a;
+    accumulate(engine, &mut vectors, &reduced.scales, n);
     iterate(engine, &mut reduced, &mut vectors)?;
     let mut order: Vec<usize> = (0..n).collect();
     order.sort_by(|i, j| reduced.diagonal[*j].total_cmp(&reduced.diagonal[*i]));
@@ -54,15 +50,6 @@ fn magnitude(a: &[f64]) -> f64 {
     let largest = a.iter().fold(0.0_f64, |largest, x| largest.max(x.abs()));
     let power = f64::from_bits(largest.to_bits() & f64::INFINITY.to_bits());
     if power > 0.0 && power.is_finite() { power } else { 1.0 }
-}
-
-/// Rotations of neighbouring rows, from the last pair of a sweep to the first.
-#[derive(Default)]
-struct Sweeps {
-    /// The upper row of the first pair, and how many pairs.
-    starts: Vec<(usize, usize)>,
-    /// Cosine and sine.
-    turns: Vec<[f64; 2]>,
 }
 
 /// The implicit QL iteration; applies its rotations to the rows of `vectors`.
@@ -157,54 +144,6 @@ fn permute(rows: &mut [f64], n: usize, order: Vec<usize>) {
             }
             rows.copy_within(next * n..(next + 1) * n, at * n);
             at = next;
-        }
-    }
-}
-
-/// Applies sweeps of rotations to rows, a strip of columns at a time, which stays in the cache.
-struct Turn<'a> {
-    engine: &'a Engine<'a>,
-    sweeps: &'a Sweeps,
-    vectors: &'a mut [f64],
-    n: usize,
-}
-
-impl Body for Turn<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        let n = self.n;
-        let mut strip = vec![[0.0; STRIP]; n];
-        for first in (0..n).step_by(STRIP) {
-            if self.engine.stopped() {
-                return;
-            }
-            let width = STRIP.min(n - first);
-            for (to, row) in strip.iter_mut().zip(self.vectors.chunks_exact(n)) {
-                to[..width].copy_from_slice(&row[first..first + width]);
-            }
-            let mut turns = self.sweeps.turns.as_slice();
-            for (start, count) in &self.sweeps.starts {
-                let (now, rest) = turns.split_at(*count);
-                turns = rest;
-                // The upper row of a pair is the lower one of the next.
-                let mut lower = strip[*start + 1];
-                for (i, [c, s]) in now.iter().enumerate() {
-                    let upper = strip[*start - i];
-                    let (mut turned, mut next) = ([0.0; STRIP], [0.0; STRIP]);
-                    for lane in 0..STRIP {
-                        turned[lane] = s * upper[lane] + c * lower[lane];
-                        next[lane] = c * upper[lane] - s * lower[lane];
-                    }
-                    strip[*start - i + 1] = turned;
-                    lower = next;
-                }
-                strip[*start + 1 - count] = lower;
-            }
-            for (from, row) in strip.iter().zip(self.vectors.chunks_exact_mut(n)) {
-                row[first..first + width].copy_from_slice(&from[..width]);
-            }
         }
     }
 }

@@ -10,9 +10,9 @@ use std::ops::Range;
 use super::Engine;
 use crate::simd::Body;
 
-/// Terms and columns of the right factor that are packed at once: a quarter of a MiB, which stays in
-/// the second-level cache.
-const BLOCK: (usize, usize) = (256, 128);
+/// Terms and columns of the right factor that are packed at once: half a MiB, which stays in the
+/// second-level cache.
+const BLOCK: (usize, usize) = (256, 256);
 
 /// Something whose value is an f64 exactly.
 pub trait Entry: Copy {
@@ -76,13 +76,9 @@ impl<'a, T: Entry> View<'a, T> {
         Self { data: &self.data[at..], shape: (range.len(), self.shape.1), ..self }
     }
 
-    /// The first columns.
-    pub fn columns(self, count: usize) -> Self {
-        Self { shape: (self.shape.0, count), ..self }
-    }
-
+    /// One element.
     #[inline(always)]
-    fn at(&self, row: usize, column: usize) -> f64 {
+    pub fn at(&self, row: usize, column: usize) -> f64 {
         self.data[row * self.step.0 + column * self.step.1].value()
     }
 }
@@ -97,27 +93,7 @@ pub fn add_product<A: Entry, B: Entry>(
     out: &mut [f64],
     step: usize,
 ) {
-    let (depth, n) = b.shape;
-    assert_eq!(depth, a.shape.1, "inner dimensions");
-    let mut packed = Vec::new();
-    for first_column in (0..n).step_by(BLOCK.1) {
-        let columns = first_column..n.min(first_column + BLOCK.1);
-        for first in (0..depth).step_by(BLOCK.0) {
-            if engine.stopped() {
-                return;
-            }
-            let terms = first..depth.min(first + BLOCK.0);
-            packed.resize(terms.len() * columns.len(), 0.0);
-            engine.run(Pack {
-                from: b,
-                terms: terms.clone(),
-                columns: columns.clone(),
-                out: &mut packed,
-            });
-            let (b, columns) = (&packed[..], columns.clone());
-            engine.run(Block { a, factor, terms, b, columns, out, step });
-        }
-    }
+    add(engine, &Terms { a, b, factor, lower: false }, out, step);
 }
 
 /// `a b`, row by row.
@@ -137,18 +113,74 @@ pub fn gram<A: Entry>(engine: &Engine, a: View<A>) -> Vec<f64> {
     out
 }
 
-/// [`add_product`] of a symmetric product, of which only the lower triangle is of use.
+/// [`add_product`] of a symmetric product, of which only the lower triangle is of use: what lies
+/// above it may be changed near the diagonal.
 pub fn add_lower<A: Entry, B: Entry>(
     engine: &Engine,
     (a, b, factor): (View<A>, View<B>, f64),
     out: &mut [f64],
     step: usize,
 ) {
-    let n = a.shape.0;
-    for first in (0..n).step_by(BLOCK.1) {
-        let rows = first..n.min(first + BLOCK.1);
-        let out = &mut out[first * step..];
-        add_product(engine, (a.rows(rows.clone()), b.columns(rows.end), factor), out, step);
+    add(engine, &Terms { a, b, factor, lower: true }, out, step);
+}
+
+/// What is added to a matrix.
+struct Terms<'a, A, B> {
+    a: View<'a, A>,
+    b: View<'a, B>,
+    factor: f64,
+    /// Whether the rows above a block of columns are left alone.
+    lower: bool,
+}
+
+/// In tiles that the instruction set's registers hold; they decide no bit.
+fn add<A: Entry, B: Entry>(engine: &Engine, terms: &Terms<A, B>, out: &mut [f64], step: usize) {
+    match engine.isa.name() {
+        // Six and not eight rows: of square tiles the compiler makes shuffles.
+        "avx512" => add_tiles::<A, B, 6, 8>(engine, terms, out, step),
+        "avx2" => add_tiles::<A, B, 4, 8>(engine, terms, out, step),
+        _ => add_tiles::<A, B, 4, 4>(engine, terms, out, step),
+    }
+}
+
+fn add_tiles<A: Entry, B: Entry, const R: usize, const C: usize>(
+    engine: &Engine,
+    terms: &Terms<A, B>,
+    out: &mut [f64],
+    step: usize,
+) {
+    let Terms { a, b, factor, lower } = *terms;
+    let (depth, n) = b.shape;
+    assert_eq!(depth, a.shape.1, "inner dimensions");
+    let (mut left, mut right) = (Vec::new(), Vec::new());
+    for first_column in (0..n).step_by(BLOCK.1) {
+        let columns = first_column..n.min(first_column + BLOCK.1);
+        let rows = if lower { first_column.min(a.shape.0)..a.shape.0 } else { 0..a.shape.0 };
+        for first in (0..depth).step_by(BLOCK.0) {
+            if engine.stopped() {
+                return;
+            }
+            let terms = first..depth.min(first + BLOCK.0);
+            right.resize(columns.len().div_ceil(C) * terms.len(), [0.0; C]);
+            engine.run(Pack {
+                from: b,
+                terms: terms.clone(),
+                columns: columns.clone(),
+                out: &mut right,
+            });
+            left.resize(terms.len(), [0.0; R]);
+            engine.run(Block {
+                a,
+                factor,
+                terms,
+                rows: rows.clone(),
+                left: &mut left,
+                right: &right,
+                columns: columns.clone(),
+                out: &mut *out,
+                step,
+            });
+        }
     }
 }
 
@@ -166,109 +198,108 @@ pub fn mirror(square: &mut [f64], n: usize) {
     }
 }
 
-/// Copies a block of a matrix, row by row.
-struct Pack<'a, T> {
+/// Copies a block of the right factor, `C` columns after the other, term by term.
+struct Pack<'a, T, const C: usize> {
     from: View<'a, T>,
     terms: Range<usize>,
     columns: Range<usize>,
-    out: &'a mut [f64],
+    out: &'a mut [[f64; C]],
 }
 
-impl<T: Entry> Body for Pack<'_, T> {
+impl<T: Entry, const C: usize> Body for Pack<'_, T, C> {
     type Output = ();
 
     #[inline(always)]
     fn run(self) {
-        let width = self.columns.len();
-        if self.from.step.1 == 1 {
-            for (row, term) in self.out.chunks_exact_mut(width).zip(self.terms) {
-                let from = &self.from.data[term * self.from.step.0..][self.columns.clone()];
-                for (to, from) in row.iter_mut().zip(from) {
-                    *to = from.value();
+        let tiles = self.out.chunks_exact_mut(self.terms.len());
+        for (tile, first) in tiles.zip(self.columns.clone().step_by(C)) {
+            let width = C.min(self.columns.end - first);
+            for (row, term) in tile.iter_mut().zip(self.terms.clone()) {
+                if self.from.step.1 == 1 && width == C {
+                    let from = &self.from.data[term * self.from.step.0 + first..][..C];
+                    for c in 0..C {
+                        row[c] = from[c].value();
+                    }
+                    continue;
                 }
-            }
-            return;
-        }
-        for (at, column) in self.columns.enumerate() {
-            for (row, term) in self.terms.clone().enumerate() {
-                self.out[row * width + at] = self.from.at(term, column);
+                for c in 0..width {
+                    row[c] = self.from.at(term, first + c);
+                }
             }
         }
     }
 }
 
 /// Adds the product of some columns of the left factor and a packed block of the right one.
-struct Block<'a, T> {
+struct Block<'a, T, const R: usize, const C: usize> {
     a: View<'a, T>,
     factor: f64,
     terms: Range<usize>,
-    b: &'a [f64],
+    rows: Range<usize>,
+    /// Room for `R` rows of the left factor, term by term.
+    left: &'a mut [[f64; R]],
+    right: &'a [[f64; C]],
     columns: Range<usize>,
     out: &'a mut [f64],
     step: usize,
 }
 
-impl<T: Entry> Body for Block<'_, T> {
+impl<T: Entry, const R: usize, const C: usize> Body for Block<'_, T, R, C> {
     type Output = ();
 
     #[inline(always)]
     fn run(self) {
-        let (width, last) = (self.columns.len(), self.terms.end);
-        let entry = |row: usize, term: usize| self.factor * self.a.at(row, term);
-        let mut rows = self.out.chunks_mut(self.step);
-        for row in (0..self.a.shape.0).step_by(2) {
-            let mut next = || rows.next().map_or(&mut [][..], |row| &mut row[self.columns.clone()]);
-            let upper = next();
-            // An odd last row is its own pair, and the second is nobody's.
-            let paired = row + 1 < self.a.shape.0;
-            let lower = if paired { next() } else { &mut [][..] };
-            for (b, first) in self.b.chunks(4 * width).zip(self.terms.clone().step_by(4)) {
-                if paired && first + 4 <= last {
-                    let mut a = [[0.0; 4]; 2];
-                    for k in 0..4 {
-                        a[0][k] = entry(row, first + k);
-                        a[1][k] = entry(row + 1, first + k);
+        for first in self.rows.clone().step_by(R) {
+            let height = R.min(self.rows.end - first);
+            for (row, term) in self.left.iter_mut().zip(self.terms.clone()) {
+                for r in 0..height {
+                    row[r] = self.factor * self.a.at(first + r, term);
+                }
+            }
+            let tiles = self.right.chunks_exact(self.terms.len());
+            for (right, column) in tiles.zip(self.columns.clone().step_by(C)) {
+                let width = C.min(self.columns.end - column);
+                let at = |r: usize| (first + r) * self.step + column;
+                let mut sums = [[0.0; C]; R];
+                // A tile at the edge is filled up with what nobody reads.
+                if width == C && height == R {
+                    for r in 0..R {
+                        sums[r].copy_from_slice(&self.out[at(r)..][..C]);
                     }
-                    add_four(upper, lower, b, a);
+                    add_tile(&mut sums, self.left, right);
+                    for r in 0..R {
+                        self.out[at(r)..][..C].copy_from_slice(&sums[r]);
+                    }
                     continue;
                 }
-                for (b, term) in b.chunks_exact(width).zip(first..) {
-                    add_one(upper, b, entry(row, term));
-                    if paired {
-                        add_one(lower, b, entry(row + 1, term));
-                    }
+                for r in 0..height {
+                    sums[r][..width].copy_from_slice(&self.out[at(r)..][..width]);
+                }
+                add_tile(&mut sums, self.left, right);
+                for r in 0..height {
+                    self.out[at(r)..][..width].copy_from_slice(&sums[r][..width]);
                 }
             }
         }
     }
 }
 
-/// Adds multiples of four rows of `b` to two rows, term by term.
+/// Adds products to a tile, term by term.
 #[inline(always)]
-fn add_four(upper: &mut [f64], lower: &mut [f64], b: &[f64], a: [[f64; 4]; 2]) {
-    let n = upper.len();
-    let lower = &mut lower[..n];
-    let (b0, b1) = (&b[..n], &b[n..][..n]);
-    let (b2, b3) = (&b[2 * n..][..n], &b[3 * n..][..n]);
-    for j in 0..n {
-        let (mut x, mut y) = (upper[j], lower[j]);
-        x += a[0][0] * b0[j];
-        y += a[1][0] * b0[j];
-        x += a[0][1] * b1[j];
-        y += a[1][1] * b1[j];
-        x += a[0][2] * b2[j];
-        y += a[1][2] * b2[j];
-        x += a[0][3] * b3[j];
-        y += a[1][3] * b3[j];
-        (upper[j], lower[j]) = (x, y);
+fn add_tile<const R: usize, const C: usize>(
+    sums: &mut [[f64; C]; R],
+    left: &[[f64; R]],
+    right: &[[f64; C]],
+) {
+    let mut held = *sums;
+    for (a, b) in left.iter().zip(right) {
+        for r in 0..R {
+            for c in 0..C {
+                held[r][c] += a[r] * b[c];
+            }
+        }
     }
-}
-
-#[inline(always)]
-fn add_one(row: &mut [f64], b: &[f64], a: f64) {
-    for (x, b) in row.iter_mut().zip(b) {
-        *x += a * b;
-    }
+    *sums = held;
 }
 
 #[cfg(test)]

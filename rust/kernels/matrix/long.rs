@@ -6,34 +6,38 @@ use super::gemm::{View, gram, product};
 use super::spectrum::{RESOLVED, Top};
 use super::{Engine, PANEL};
 
-/// A matrix as its long side sees it: rows, or else columns, none longer than they are many.
+/// A matrix, or some of it, as its long side sees it: rows, or else columns.
 pub(super) struct Long {
     /// Its elements, row by row.
     pub values: Vec<f32>,
-    rows: usize,
-    columns: usize,
+    /// How many rows.
+    pub rows: usize,
+    /// Elements of a row.
+    pub columns: usize,
+    /// Whether the long side sees columns.
+    pub wide: bool,
 }
 
 impl Long {
-    /// Rows of `columns` elements.
+    /// Rows of `columns` elements: a whole matrix.
     pub fn new(values: Vec<f32>, rows: usize, columns: usize) -> Self {
-        Self { values, rows, columns }
+        Self { values, rows, columns, wide: rows < columns }
     }
 
-    /// How many rows it sees.
+    /// How many rows the long side sees.
     pub fn long(&self) -> usize {
-        self.rows.max(self.columns)
+        if self.wide { self.columns } else { self.rows }
     }
 
     /// How long they are.
     pub fn short(&self) -> usize {
-        self.rows.min(self.columns)
+        if self.wide { self.rows } else { self.columns }
     }
 
     /// The rows.
     pub fn view(&self) -> View<'_, f32> {
         let view = View::new(&self.values, self.columns);
-        if self.rows < self.columns { view.transposed() } else { view }
+        if self.wide { view.transposed() } else { view }
     }
 
     /// Keeps what lies along the vectors found.
@@ -71,13 +75,11 @@ impl Long {
     }
 
     /// Replaces rows of the long side, some at a time, by what `make` gives for them.
-    pub fn each_panel(&mut self, engine: &Engine, mut make: impl FnMut(View<f32>) -> Vec<f64>) {
-        let long = self.long();
-        for first in (0..long).step_by(PANEL) {
+    fn each_panel(&mut self, engine: &Engine, mut make: impl FnMut(View<f32>) -> Vec<f64>) {
+        for panel in parts(0..self.long(), PANEL) {
             if engine.stopped() {
                 return;
             }
-            let panel = first..long.min(first + PANEL);
             let new = make(self.view().rows(panel.clone()));
             self.set(panel, &new);
         }
@@ -86,7 +88,7 @@ impl Long {
     /// Replaces rows of the long side, rounded to f32.
     pub fn set(&mut self, rows: Range<usize>, new: &[f64]) {
         let short = self.short();
-        if self.rows < self.columns {
+        if self.wide {
             for (i, column) in rows.enumerate() {
                 for row in 0..short {
                     self.values[row * self.columns + column] = new[i * short + row] as f32;
@@ -97,4 +99,10 @@ impl Long {
             values.iter_mut().zip(new).for_each(|(value, new)| *value = *new as f32);
         }
     }
+}
+
+/// A range in parts of at most so many.
+pub(super) fn parts(range: Range<usize>, of: usize) -> impl Iterator<Item = Range<usize>> {
+    let end = range.end;
+    range.step_by(of).map(move |first| first..end.min(first + of))
 }

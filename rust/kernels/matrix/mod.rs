@@ -1,8 +1,9 @@
 //! Formulas of whole matrices: what singular values and vectors make of what models add to a base.
 //!
 //! A unit of `m` rows of `n` elements is one matrix. Everything is f64 arithmetic of this crate's own
-//! (`gemm`, `tridiagonal`, `eigen`, `spectrum`): sums, products, quotients and square roots in a fixed order, so that
-//! the bits depend on nothing but the operands.
+//! (`gemm`, `tridiagonal`, `eigen`, `spectrum`, `inverse`, `polar`, `power`): sums, products, quotients and
+//! square roots in a fixed order, so that the bits depend on nothing but the operands. At most one
+//! matrix is held whole; what is made of several reads them again and again, part by part.
 
 #![allow(clippy::inline_always)]
 #![allow(clippy::many_single_char_names)] // the letters of the books
@@ -10,26 +11,31 @@
 use serde::Deserialize;
 
 use self::long::Long;
+use self::operands::Operands;
+pub use self::operands::Read;
 use self::spectrum::{Wanted, top};
 use super::Stretch;
-use crate::simd::{BLOCK, Body, Isa};
+use super::delta::{Consensus, Delta, Sparsify};
+use crate::simd::{Body, Isa};
 
 mod eigen;
 mod gemm;
+mod inverse;
 mod lanes;
 mod long;
+mod memory;
+mod operands;
+mod polar;
+mod power;
 mod rotation;
+mod shared;
 mod spectrum;
+mod sweeps;
 mod tasks;
 mod tridiagonal;
 
 /// Rows of the long side that are worked on at once.
 const PANEL: usize = 256;
-/// Bytes that packing and rotations take beside the matrices.
-const ROOM: u64 = 24 << 20;
-/// Bytes that packing takes in a product alone.
-const PACKED: u64 = 1 << 20;
-
 /// What the linear algebra runs on.
 #[derive(Clone, Copy)]
 pub struct Engine<'a> {
@@ -79,7 +85,7 @@ pub struct Matrix {
 }
 
 /// What is made of a matrix `D = U S V^T`.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
+#[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Make {
     /// `sum_{i <= rank} s_i u_i v_i^T`: the nearest matrix of this rank (Eckart and Young 1936). Where
@@ -100,16 +106,49 @@ pub enum Make {
         /// How many of each; if not given, the short side over the number of models, at least 1.
         rank: Option<usize>,
     },
-    /// `x_1 Q - x_0`, with the orthogonal `Q` of the short side that brings `x_1` nearest to `x_0` (on
-    /// the left of a wide matrix); no turn along what neither determines. Of one model of weight 1; a
-    /// vector is not turned. The product is rounded to f32 before `x_0` is taken away.
-    Rotated {},
+    /// `U vote(S V_1^T, ..., S V_T^T)` with `[D_1 | ... | D_T] = U S [V_1 | ... | V_T]^T`, `D_i = x_i - c`
+    /// side by side along the rows. The blocks are rounded to f32 and voted on as [`Delta`] does with a
+    /// base of 0, over the directions whose singular value is above 1e-6 of the largest, in falling order
+    /// and row by row; the largest element of every vector of the shorter side is positive. A vector
+    /// is voted on as it is. Stoica et al. 2024, "Model merging with SVD to tie the
+    /// `KnOTS`", arXiv:2410.19735.
+    Shared(Vote),
+    /// `(1 - alpha) x_0 R^t + alpha x_1 R^(t-1)`, with the orthogonal `R` of the short side that brings `x_0`
+    /// nearest to `x_1` (on the left of a wide matrix); no turn along what neither determines. Rounded to
+    /// f32 once, and neither multiplied nor added. Of two models, both of which are operands; a vector
+    /// is not turned.
+    Rotated(Turned),
+}
+
+/// How a rotation is used.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Turned {
+    /// The power `t` of the rotation, 0 to 1. Between them it is one without a reflection.
+    pub alignment: f64,
+    /// The share of the second.
+    pub alpha: f64,
+    /// The share of the mean row of the long side that is taken from both before, and of which
+    /// `1 - t` and `t` are given back.
+    pub centralization: f64,
+}
+
+/// What decides between models, as in [`Delta`].
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Vote {
+    /// Whether the sum is divided by the weights that went into it.
+    pub normalize: bool,
+    /// Which models take part in an element.
+    pub consensus: Consensus,
+    /// What is left: everything, or the largest.
+    pub sparsify: Sparsify,
 }
 
 /// What was made of a unit's differences.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Made {
-    /// `f(D)`, row by row; `x_1 Q` of a rotation.
+    /// `f(D)`, row by row; of a rotation the result.
     values: Vec<f32>,
     /// What there is to say about it.
     pub note: String,
@@ -128,175 +167,183 @@ impl Matrix {
             return Err(format!("weight or lambda {bad:?}, expected a finite f32"));
         }
         let alone = self.weights == [1.0] && !self.apart;
-        match self.make {
-            Make::Rotated {} if !alone => {
-                Err("a rotation, expected one model of weight 1 and no base apart".to_owned())
+        match &self.make {
+            Make::Rotated(how) => {
+                let given = [how.alpha, how.centralization];
+                if !(alone
+                    && (0.0..=1.0).contains(&how.alignment)
+                    && given.iter().all(|x| x.is_finite()))
+                {
+                    return Err(
+                        "a rotation, expected one model of weight 1, no base apart, and an \
+                                alignment from 0 to 1"
+                            .to_owned(),
+                    );
+                }
+                Ok(())
             }
             Make::Rank(0) | Make::Decorrelated { rank: Some(0) } => {
                 Err("rank 0, expected at least 1".to_owned())
             }
-            Make::Energy(share) if !(share > 0.0 && share <= 1.0) => {
+            Make::Energy(share) if !(*share > 0.0 && *share <= 1.0) => {
                 Err(format!("energy {share}, expected above 0 and at most 1"))
+            }
+            Make::Shared(Vote { sparsify, .. }) => {
+                if self.apart || !matches!(sparsify, Sparsify::None {} | Sparsify::Magnitude(_)) {
+                    return Err("a vote of shared directions, expected no base apart, and the \
+                                largest to be left"
+                        .to_owned());
+                }
+                self.vote().map_or(Ok(()), |vote| vote.check(operands))
             }
             _ => Ok(()),
         }
     }
 
-    /// Bytes that a worker holds of a unit with so many rows, elements in a row and bytes of output.
-    ///
-    /// `4 m n` for each matrix of differences; beside them the output, or what is greater: square
-    /// matrices of the short side in f64, or the vectors of the iteration. Of two that are rotated
-    /// the first is given up early.
-    #[must_use]
-    pub fn state_bytes(&self, rows: u64, columns: u64, output: u64) -> u64 {
-        let (short, long) = (rows.min(columns), rows.max(columns));
-        let of = |count: u64| count.saturating_mul(8);
-        let work = match self.make {
-            _ if short <= 1 => 0,
-            Make::Rank(rank) => vectors_of(rank, short, long),
-            Make::Energy(_) | Make::Isotropic {} | Make::Rotated {} => 2 * short * short,
-            Make::Decorrelated { .. } => {
-                let rank = self.rank_of_each(short as usize);
-                let all = (rank * self.matrices()) as u64;
-                let found = all * short + vectors_of(rank, short, long);
-                found.max(3 * all * all + all * short).max(all * all + 2 * all * short)
-            }
-        };
-        let panel = of(2 * PANEL as u64 * short);
-        let differences = rows.saturating_mul(columns).saturating_mul(4);
-        let later = output.max(of(work) + panel + ROOM);
-        if matches!(self.make, Make::Rotated {}) {
-            let product = differences.saturating_add(of(short * short) + PACKED);
-            return differences.saturating_add(product.max(later));
-        }
-        differences.saturating_mul(self.matrices() as u64).saturating_add(later)
+    /// The vote on shared directions.
+    fn vote(&self) -> Option<Delta> {
+        let Make::Shared(Vote { normalize, consensus, sparsify }) = &self.make else { return None };
+        Some(Delta {
+            weights: self.weights.clone(),
+            lambda: 1.0,
+            normalize: *normalize,
+            consensus: *consensus,
+            sparsify: sparsify.clone(),
+        })
     }
 
-    /// How many directions of each model are decorrelated.
-    fn rank_of_each(&self, short: usize) -> usize {
-        match self.make {
-            Make::Decorrelated { rank: Some(rank) } => rank.min(short),
-            _ => (short / self.weights.len().max(1)).max(1),
-        }
+    /// Whether a part of the shared directions is left out.
+    fn thins(&self) -> bool {
+        matches!(&self.make, Make::Shared(Vote { sparsify: Sparsify::Magnitude(_), .. }))
     }
 
-    /// Matrices that are held: one for all models' differences, or one for each, or both operands.
+    /// Matrices that are read: one for all models' differences, or one for each, or both operands.
     #[must_use]
     pub fn matrices(&self) -> usize {
         match self.make {
-            Make::Decorrelated { .. } => self.weights.len(),
-            Make::Rotated {} => 2,
+            Make::Decorrelated { .. } | Make::Shared(_) => self.weights.len(),
+            Make::Rotated(_) => 2,
             _ => 1,
         }
     }
 
     /// Fills a stretch of matrix `index` of the differences, or of the operands that are rotated.
     pub fn gather(&self, stretch: Stretch, index: usize, differences: &mut [f32]) {
-        if matches!(self.make, Make::Rotated {}) {
+        if matches!(self.make, Make::Rotated(_)) {
             return differences.copy_from_slice(stretch.operands[index]);
         }
         let base = stretch.operands[usize::from(self.apart)];
         let models = &stretch.operands[1 + usize::from(self.apart)..];
         differences.fill(0.0);
+        let votes = matches!(self.make, Make::Shared(_)); // weights come later
         for (i, (x, weight)) in models.iter().zip(&self.weights).enumerate() {
-            let weight = *weight as f32;
+            let weight = if votes { 1.0 } else { *weight as f32 };
             if self.matrices() == 1 || i == index {
                 stretch.isa.run(Gather { x, base, weight, out: &mut *differences });
             }
         }
     }
 
-    /// Makes `f(D)` of the matrices of differences, rows of `columns` elements.
+    /// Makes `f(D)` of the matrices of differences, so many rows of so many elements.
     ///
     /// # Errors
-    /// A sentence without the place: values that are not finite, or the engine was stopped.
+    /// A sentence without the place: values that are not finite; no way to what is asked for; they
+    /// could not be read, or the engine was stopped.
     pub fn solve(
         &self,
         engine: &Engine,
-        differences: Vec<Vec<f32>>,
-        columns: usize,
+        source: &mut dyn Read,
+        shape: (usize, usize),
     ) -> Result<Made, String> {
-        let blocks = differences.iter().flat_map(|each| each.chunks(BLOCK));
-        let bad: u64 = blocks.map(|block| engine.isa.count_nonfinite(block)).sum();
+        let over = "the decomposition did not end, expected it to";
+        let mut operands = Operands::new(source, self.matrices(), shape);
+        let held = if operands.count == 1 { Some(operands.whole(0).ok_or(over)?) } else { None };
+        let bad = match &held {
+            Some(all) => engine.isa.count_nonfinite(&all.values),
+            None => operands.count_nonfinite(engine).ok_or(over)?,
+        };
         if bad > 0 {
             return Err(format!(
                 "{bad} elements of {} are not finite, expected none: one would spread over the \
                  whole matrix",
-                if matches!(self.make, Make::Rotated {}) { "the models" } else { "the difference" }
+                if matches!(self.make, Make::Rotated(_)) { "the models" } else { "the difference" }
             ));
         }
-        let elements = differences.first().map_or(0, Vec::len);
-        let rows = elements / columns.max(1);
-        if rows.min(columns) <= 1 {
-            return Ok(self.vector(differences));
+        if operands.short() <= 1 {
+            drop(held);
+            return Ok(self.vector(engine, &mut operands).ok_or(over)?);
         }
-        let of = |values| Long::new(values, rows, columns);
-        let mut matrices: Vec<Long> = differences.into_iter().map(of).collect();
-        let note = self.matrix(engine, &mut matrices);
-        let note = note.ok_or("the decomposition did not end, expected it to")?;
-        let first = matrices.into_iter().next();
-        Ok(Made { values: first.map_or_else(Vec::new, |first| first.values), note })
+        let (values, note) = self.matrix(engine, &mut operands, held).ok_or(over)??;
+        if engine.stopped() { Err(over.to_owned()) } else { Ok(Made { values, note }) }
     }
 
-    /// Turns the first matrix into what is made of all; gives the note. `None` if it did not end.
-    fn matrix(&self, engine: &Engine, matrices: &mut Vec<Long>) -> Option<String> {
-        let wanted = match self.make {
+    /// What is made of all matrices, and the note. `None` if it did not end.
+    fn matrix(
+        &self,
+        engine: &Engine,
+        operands: &mut Operands,
+        held: Option<Long>,
+    ) -> Option<Result<(Vec<f32>, String), String>> {
+        let wanted = match &self.make {
             Make::Decorrelated { .. } => {
-                let rank = self.rank_of_each(matrices.first()?.short());
-                return tasks::decorrelate(engine, matrices, rank);
+                let rank = self.rank_of_each(operands.short());
+                return tasks::decorrelate(engine, operands, rank).map(Ok);
             }
-            Make::Rotated {} => return rotation::rotate(engine, matrices),
-            Make::Rank(rank) => Wanted::Rank(rank),
-            Make::Energy(share) => Wanted::Energy(share),
+            Make::Shared(_) => return shared::share(engine, operands, &self.vote()?).map(Ok),
+            Make::Rotated(how) => return rotation::rotate(engine, operands, *how),
+            Make::Rank(rank) => Wanted::Rank(*rank),
+            Make::Energy(share) => Wanted::Energy(*share),
             Make::Isotropic {} => Wanted::Energy(1.0),
         };
-        let all = matrices.first_mut()?;
+        let mut all = held?;
         let found = top(engine, all.view(), wanted)?;
-        Some(match self.make {
+        let note = match self.make {
             Make::Isotropic {} => all.flatten(engine, found),
             _ => all.project(engine, &found),
-        })
+        };
+        Some(Ok((all.values, note)))
     }
 
     /// What is made of one row or one column.
-    fn vector(&self, differences: Vec<Vec<f32>>) -> Made {
-        let mut all = differences.into_iter();
-        let mut values = all.next().unwrap_or_default();
-        if matches!(self.make, Make::Rotated {}) {
-            values = all.next().unwrap_or_default();
-            return Made { values, note: "vectors: not rotated".to_owned() };
+    fn vector(&self, engine: &Engine, operands: &mut Operands) -> Option<Made> {
+        let all: Option<Vec<Vec<f32>>> =
+            (0..operands.count).map(|index| Some(operands.whole(index)?.values)).collect();
+        let mut all = all?;
+        if let Some(vote) = self.vote() {
+            let values = shared::vectors(engine, &all, &vote)?;
+            return Some(Made { values, note: "vectors: voted on as they are".to_owned() });
         }
-        if matches!(self.make, Make::Rank(_) | Make::Energy(_)) {
-            return Made { values, note: String::new() }; // it has rank 1
+        let mut values = std::mem::take(all.first_mut()?);
+        match self.make {
+            Make::Rotated(Turned { alpha, .. }) => {
+                for (x, other) in values.iter_mut().zip(all.get(1)?) {
+                    *x = ((1.0 - alpha) * f64::from(*x) + alpha * f64::from(*other)) as f32;
+                }
+                return Some(Made { values, note: "vectors: not rotated".to_owned() });
+            }
+            Make::Rank(_) | Make::Energy(_) => {
+                return Some(Made { values, note: String::new() }); // it has rank 1
+            }
+            _ => {}
         }
-        for other in all {
-            values.iter_mut().zip(&other).for_each(|(sum, d)| *sum += d);
+        for other in &all[1..] {
+            values.iter_mut().zip(other).for_each(|(sum, d)| *sum += d);
         }
         let count = self.weights.len() as f32;
         for d in &mut values {
             *d /= count;
         }
-        Made { values, note: "vectors: mean of the differences".to_owned() }
+        Some(Made { values, note: "vectors: mean of the differences".to_owned() })
     }
 
     pub(super) fn map(&self, stretch: Stretch, made: &Made, out: &mut [f32]) {
         let first = stretch.first as usize;
         let (base, lambda) = (stretch.operands[0], self.lambda as f32);
         let made = &made.values[first..first + out.len()];
-        if matches!(self.make, Make::Rotated {}) {
-            out.copy_from_slice(base);
-            return stretch.isa.run(Gather { x: made, base, weight: lambda, out });
+        if matches!(self.make, Make::Rotated(_)) {
+            return out.copy_from_slice(made);
         }
         stretch.isa.run(Settle { base, made, lambda, out });
-    }
-}
-
-/// Elements that are held to find so many directions.
-fn vectors_of(rank: usize, short: u64, long: u64) -> u64 {
-    if spectrum::is_few(rank, short as usize) {
-        spectrum::guarded(rank) as u64 * (long + 3 * short)
-    } else {
-        2 * short * short
     }
 }
 

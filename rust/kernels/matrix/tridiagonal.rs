@@ -135,12 +135,12 @@ fn reflection(engine: &Engine, x: &mut [f64]) -> (f64, f64) {
     (beta * largest, scale)
 }
 
-/// The product of all reflections, transposed: its rows are what the rotations turn into vectors.
+/// Makes of what [`tridiagonal`] left of `a` the product of all reflections, transposed: its rows are
+/// what the rotations turn into vectors.
 ///
-/// In blocks `1 - V^T T V`, the last first, each on the corner that is not yet the identity.
-pub fn accumulate(engine: &Engine, a: &[f64], scales: &[f64], n: usize) -> Vec<f64> {
-    let mut q = vec![0.0; n * n];
-    (0..n).for_each(|i| q[i * n + i] = 1.0);
+/// In blocks `1 - V^T T V`, the last first, each on the corner that is not yet the identity; the rows of
+/// a block are read before they become a part of it.
+pub fn accumulate(engine: &Engine, a: &mut [f64], scales: &[f64], n: usize) {
     let mut first = n.saturating_sub(1) / PANEL * PANEL;
     loop {
         let end = n.min(first + PANEL);
@@ -150,16 +150,22 @@ pub fn accumulate(engine: &Engine, a: &[f64], scales: &[f64], n: usize) -> Vec<f
             v[p * width + p + 1..(p + 1) * width]
                 .copy_from_slice(&a[(first + p) * n + first + p + 1..][..width - p - 1]);
         }
+        for (i, row) in a.chunks_exact_mut(n).enumerate().skip(first) {
+            row[first..if i < end { n } else { end }].fill(0.0);
+            if i < end {
+                row[i] = 1.0;
+            }
+        }
         let triangle = triangle(engine, &v, &scales[first..end], width);
         let v = View::new(&v, width);
         // On rows and columns `first..` of the transpose: q - ((q V^T) T^T) V.
-        let corner = View::within(&q[first * n + first..], (width, width), n);
+        let corner = View::within(&a[first * n + first..], (width, width), n);
         let along = product(engine, corner, v.transposed());
         let turned =
             product(engine, View::new(&along, count), View::new(&triangle, count).transposed());
-        add_product(engine, (View::new(&turned, count), v, -1.0), &mut q[first * n + first..], n);
+        add_product(engine, (View::new(&turned, count), v, -1.0), &mut a[first * n + first..], n);
         if first == 0 || engine.stopped() {
-            return q;
+            return;
         }
         first -= PANEL;
     }

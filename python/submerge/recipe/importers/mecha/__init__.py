@@ -17,9 +17,10 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from submerge.errors import RecipeError, counted, listing, quoted
+from submerge.recipe.importers.mecha.call import Call
 from submerge.recipe.importers.mecha.forms import Formula, Numbers, Sum, selectors
 from submerge.recipe.importers.mecha.instructions import Instruction, Reference, read_text_of
-from submerge.recipe.importers.mecha.nodes import NODES, Call
+from submerge.recipe.importers.mecha.nodes import NODES
 from submerge.recipe.importers.preset import Imported, model_names
 from submerge.recipe.model import Recipe
 
@@ -41,7 +42,6 @@ _WITHOUT = {
     "pick_component": "picks a component",
     "randperm": "permutes neurons at random",
     "rebasin": "permutes neurons of SD1 and SDXL",
-    "rotate": "rotates matrices into each other",
     "tensor_sum": "swaps a range of rows",
     "ties_sum_with_dropout": "random numbers of its own; `dare_ties` is the method here",
     "top_k_tensor_sum": "sorts elements",

@@ -5,128 +5,22 @@ A model is a weighted sum of files (`Sum`) until a method comes that is none (`F
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from submerge.errors import RecipeError, quoted
-from submerge.recipe.importers.mecha.forms import Formula, Numbers, Sum, Value, selectors, value
-from submerge.recipe.importers.mecha.instructions import LARGEST, Argument, Instruction, Reference
+from submerge.recipe.importers.mecha.forms import Formula, Numbers, Sum, Value, value
+from submerge.recipe.importers.mecha.instructions import LARGEST
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
-__all__ = ["NODES", "Call"]
+    from submerge.recipe.importers.mecha.call import Call
+
+__all__ = ["NODES"]
 
 _ONE = Fraction(1)
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A merge method with its arguments.
-
-    Attributes:
-        where: for messages: the file and the line.
-        instruction: the line.
-        values: what the lines before it made.
-    """
-
-    where: str
-    instruction: Instruction
-    values: Mapping[int, Value]
-
-    @property
-    def count(self) -> int:
-        """How many arguments stand in order."""
-        return len(self.instruction.given) - (self.instruction.command == "merge")
-
-    def at(self, position: int, name: str = "") -> Value:
-        """Return an argument by position or name; None if it is missing."""
-        shift = self.instruction.command == "merge"
-        given = self.instruction.given[shift:]
-        raw = given[position] if 0 <= position < len(given) else self.instruction.named.get(name)
-        return self.one(raw)
-
-    def one(self, raw: object) -> Value:
-        """Return what an argument stands for; a number is the same everywhere."""
-        found = self.values[raw.at] if isinstance(raw, Reference) else raw
-        return {"": found} if isinstance(found, Fraction) else found  # type: ignore[return-value]
-
-    def number(self, raw: Argument, name: str) -> Fraction:
-        """Return a plain number."""
-        found = self.one(raw)
-        if isinstance(found, dict) and set(found) == {""}:
-            return Fraction(found[""])
-        raise RecipeError(f"{self.where}: {quoted(name)}, expected a number")
-
-    def numbers(self, position: int, name: str, default: Fraction | None = None) -> Numbers:
-        """Return numbers by selector."""
-        found = self.at(position, name)
-        if found is None and default is not None:
-            return {"": default}
-        if isinstance(found, dict) and all(isinstance(x, Fraction) for x in found.values()):
-            # A bare dict, which sd-mecha takes as one with the tensors' names.
-            return {
-                at: number
-                for key, number in found.items()
-                for at in ([key] if not key else selectors(key, "", self.where))
-            }
-        raise RecipeError(f"{self.where}: {quoted(name)}, expected a number, or one by tensor")
-
-    def scalar(self, name: str, default: Fraction) -> Fraction:
-        """Return a number that cannot differ by tensor."""
-        found = self.numbers(-1, name, default)
-        if set(found) != {""}:
-            raise RecipeError(f"{self.where}: {quoted(name)}, expected one number for all tensors")
-        return found[""]
-
-    def flag(self, name: str) -> bool:
-        """Return true or false; false where it is missing."""
-        found = self.at(-1, name)
-        if not isinstance(found, bool | None):
-            raise RecipeError(f"{self.where}: {quoted(name)}, expected true or false")
-        return bool(found)
-
-    def sum(self, position: int, name: str) -> Sum:
-        """Return a model or a difference that is a weighted sum."""
-        found = self.at(position, name)
-        if isinstance(found, Sum):
-            return found
-        if isinstance(found, Formula):
-            raise RecipeError(
-                f"{self.where}: {quoted(name)} is made by {quoted(next(iter(found.method)))}, "
-                "expected a weighted sum of files: one recipe has one method",
-                hint="import that node alone, `--node`, merge it, and use the result as a model",
-            )
-        raise RecipeError(f"{self.where}: {quoted(name)}, expected a model")
-
-    def leaf(self, position: int, name: str) -> str:
-        """Return a model that is a file."""
-        found = self.sum(position, name).row()
-        if list(found.values()) != [_ONE]:
-            raise RecipeError(
-                f"{self.where}: {quoted(name)} is a sum of models, expected a file",
-                hint="import that node alone, `--node`, merge it, and use the result as a model",
-            )
-        return next(iter(found))
-
-    def difference(self, position: int, name: str) -> tuple[str, str]:
-        """Return the two files of `a - b`."""
-        found = self.sum(position, name).row()
-        plus = [model for model, x in found.items() if x == 1]
-        minus = [model for model, x in found.items() if x == -1]
-        if len(found) != 2 or len(plus) != 1 or len(minus) != 1:
-            raise RecipeError(f"{self.where}: {quoted(name)}, expected a difference of two files")
-        return plus[0], minus[0]
-
-    def from_base(self) -> tuple[tuple[str, ...], str]:
-        """Return the files whose differences to one base are the arguments, and the base."""
-        pairs = [self.difference(i, f"deltas[{i}]") for i in range(self.count)]
-        bases = {minus for _, minus in pairs}
-        order = tuple(plus for plus, _ in pairs)
-        if len(bases) != 1 or len(set(order)) != len(order):
-            raise RecipeError(f"{self.where}: expected differences of different files to one base")
-        return order, bases.pop()
 
 
 def _together(*parts: Iterable[str]) -> list[str]:
@@ -357,6 +251,30 @@ def _onto(model: str, found: Formula) -> Formula:
     return replace(found, space="weight", method=method, order=order, base=model)
 
 
+def _rotate(call: Call) -> Value:
+    order = call.leaf(0, "a"), call.leaf(1, "b")
+    sides = call.numbers(2, "alignment", _ONE)
+    if not all(0 <= side <= 1 for side in sides.values()):
+        raise RecipeError(
+            f"{call.where}: `alignment`, expected numbers from 0 to 1: there is no turning further"
+        )
+    given = {
+        "alpha": value(call.numbers(3, "alpha", Fraction(0))),
+        "alignment": value(sides),
+        "centralization": value(call.numbers(4, "centralization", _ONE)),
+    }
+    wide = (
+        "not the same: of matrices with fewer rows than columns sd-mecha turns the columns, and "
+        "`rotate` the rows"
+    )
+    part = (
+        "not the same: a part of the way sd-mecha turns in the dtype it merges in, f32, which is "
+        "right to about 1e-4; `rotate` does in f64"
+    )
+    notes = [wide, part] if set(sides.values()) - {0, 1} else [wide]
+    return Formula("weight", {"rotate": given}, order, notes=notes)
+
+
 def _geometric_median(call: Call) -> Value:
     order = tuple(call.leaf(i, f"models[{i}]") for i in range(call.count))
     if len(set(order)) != len(order):
@@ -385,6 +303,7 @@ NODES: dict[str, Callable[[Call], Value]] = {
     "model_stock": _model_stock,
     "n_average": _n_average,
     "perpendicular_component": _perpendicular,
+    "rotate": _rotate,
     "scale": _scale,
     "slerp": _slerp,
     "subtract": _subtract,

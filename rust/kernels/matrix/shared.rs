@@ -1,0 +1,226 @@
+//! Differences in the left singular vectors that all of them share, voted on there.
+//!
+//! Source: Stoica et al. 2024, "Model merging with SVD to tie the `KnOTS`", arXiv:2410.19735.
+
+use super::eigen::{Eigen, eigen};
+use super::gemm::{View, add_lower, add_product, product};
+use super::long::parts;
+use super::operands::{Operands, slabs};
+use super::spectrum::RESOLVED;
+use super::{Engine, PANEL};
+use crate::kernels::{Delta, Learned, Stretch};
+
+/// `U vote(S V_1^T, ..., S V_T^T)`, with `[D_1 | ... | D_T] = U S [V_1 | ... | V_T]^T`: the matrices
+/// side by side, along the rows. `None` if stopped.
+///
+/// Whichever is shorter is decomposed, `U` or `V`: the other follows from the matrices, which are read
+/// again and again and never held. Directions below [`RESOLVED`] are left out.
+pub(super) fn share(
+    engine: &Engine,
+    operands: &mut Operands,
+    vote: &Delta,
+) -> Option<(Vec<f32>, String)> {
+    let all = operands.count * operands.columns;
+    if operands.rows <= all {
+        let found = basis(engine, left_gram(engine, operands)?, operands.rows)?;
+        from_left(engine, operands, vote, &found)
+    } else {
+        let found = basis(engine, right_gram(engine, operands)?, all)?;
+        from_right(engine, operands, vote, found)
+    }
+}
+
+/// `sum_t D_t D_t^T`.
+fn left_gram(engine: &Engine, operands: &mut Operands) -> Option<Vec<f64>> {
+    let m = operands.rows;
+    let mut out = vec![0.0; m * m];
+    for columns in slabs(operands.columns) {
+        for index in 0..operands.count {
+            let piece = operands.piece(index, 0..m, columns.clone())?;
+            let piece = View::new(&piece, columns.len());
+            add_lower(engine, (piece, piece.transposed(), 1.0), &mut out, m);
+        }
+    }
+    Some(out)
+}
+
+/// `[D_1 | ... | D_T]^T [D_1 | ... | D_T]`.
+fn right_gram(engine: &Engine, operands: &mut Operands) -> Option<Vec<f64>> {
+    let n = operands.count * operands.columns;
+    let mut out = vec![0.0; n * n];
+    for rows in slabs(operands.rows) {
+        let beside = side_by_side(operands, rows)?;
+        let beside = View::new(&beside, n);
+        add_lower(engine, (beside.transposed(), beside, 1.0), &mut out, n);
+    }
+    Some(out)
+}
+
+/// Rows of all matrices, those of the first first.
+fn side_by_side(operands: &mut Operands, rows: std::ops::Range<usize>) -> Option<Vec<f32>> {
+    let (n, all) = (operands.columns, operands.count * operands.columns);
+    let mut out = vec![0.0; rows.len() * all];
+    for index in 0..operands.count {
+        let piece = operands.piece(index, rows.clone(), 0..n)?;
+        for (to, from) in out.chunks_exact_mut(all).zip(piece.chunks_exact(n)) {
+            to[index * n..][..n].copy_from_slice(from);
+        }
+    }
+    Some(out)
+}
+
+/// The vectors that have a strength, the largest element of each (the first of equals) positive.
+fn basis(engine: &Engine, gram: Vec<f64>, n: usize) -> Option<Eigen> {
+    let mut found = eigen(engine, gram, n)?;
+    let least = RESOLVED * RESOLVED * found.values[0];
+    found.values.retain(|square| *square > least);
+    found.vectors.truncate(found.values.len() * n);
+    for row in found.vectors.chunks_exact_mut(n) {
+        let largest =
+            row.iter().fold(0.0_f64, |most, x| if x.abs() > most.abs() { *x } else { most });
+        if largest < 0.0 {
+            for x in row.iter_mut() {
+                *x = -*x;
+            }
+        }
+    }
+    Some(found)
+}
+
+fn from_left(
+    engine: &Engine,
+    operands: &mut Operands,
+    vote: &Delta,
+    found: &Eigen,
+) -> Option<(Vec<f32>, String)> {
+    let (m, n, rank) = (operands.rows, operands.columns, found.values.len());
+    if rank == 0 {
+        return Some((operands.empty().values, "no difference".to_owned()));
+    }
+    let basis = View::new(&found.vectors, m);
+    let learned = vote.look_at((engine.isa, engine.stop), rank * n, |index| {
+        let mut all = vec![0.0; rank * n];
+        for columns in slabs(n) {
+            let piece = operands.piece(index, 0..m, columns.clone())?;
+            let made = product(engine, basis, View::new(&piece, columns.len()));
+            for (to, from) in all.chunks_exact_mut(n).zip(made.chunks_exact(columns.len())) {
+                round(from, &mut to[columns.clone()]);
+            }
+        }
+        (!engine.stopped()).then_some(all)
+    })?;
+    let mut out = operands.empty().values;
+    for columns in slabs(n) {
+        let width = columns.len();
+        let mut blocks = Vec::new();
+        for index in 0..operands.count {
+            let piece = operands.piece(index, 0..m, columns.clone())?;
+            let made = product(engine, basis, View::new(&piece, width));
+            let mut block = vec![0.0; made.len()];
+            round(&made, &mut block);
+            blocks.push(block);
+        }
+        let mut merged = vec![0.0; rank * width];
+        for (i, merged) in merged.chunks_exact_mut(width).enumerate() {
+            let rows: Vec<&[f32]> =
+                blocks.iter().map(|block| &block[i * width..][..width]).collect();
+            mix(engine, (vote, &learned), (i * n + columns.start, &rows), merged);
+        }
+        drop(blocks);
+        let made = product(engine, basis.transposed(), View::new(&merged, width));
+        if engine.stopped() {
+            return None;
+        }
+        for (to, from) in out.chunks_exact_mut(n).zip(made.chunks_exact(width)) {
+            round(from, &mut to[columns.clone()]);
+        }
+    }
+    Some((out, note(rank, m)))
+}
+
+/// `U = [D_1 | ... | D_T] V S^-1`, so that what is made is `[D_1 | ... | D_T]` times a matrix of `n`
+/// columns.
+fn from_right(
+    engine: &Engine,
+    operands: &mut Operands,
+    vote: &Delta,
+    found: Eigen,
+) -> Option<(Vec<f32>, String)> {
+    let (n, all, rank) = (operands.columns, operands.count * operands.columns, found.values.len());
+    if rank == 0 {
+        return Some((operands.empty().values, "no difference".to_owned()));
+    }
+    let strengths: Vec<f64> = found.values.iter().map(|square| square.sqrt()).collect();
+    let block = |i: usize, index: usize, out: &mut [f32]| {
+        let row = &found.vectors[i * all + index * n..][..n];
+        out.iter_mut().zip(row).for_each(|(out, x)| *out = (strengths[i] * x) as f32);
+    };
+    let learned = vote.look_at((engine.isa, engine.stop), rank * n, |index| {
+        let mut made = vec![0.0; rank * n];
+        for (i, out) in made.chunks_exact_mut(n).enumerate() {
+            block(i, index, out);
+        }
+        (!engine.stopped()).then_some(made)
+    })?;
+    let mut turn = vec![0.0; all * n];
+    let mut blocks = vec![vec![0.0; n]; operands.count];
+    let mut merged = vec![0.0; n];
+    for panel in parts(0..rank, PANEL) {
+        let mut scaled = vec![0.0; panel.len() * n];
+        for (i, out) in panel.clone().zip(scaled.chunks_exact_mut(n)) {
+            for (index, out) in blocks.iter_mut().enumerate() {
+                block(i, index, out);
+            }
+            let rows: Vec<&[f32]> = blocks.iter().map(Vec::as_slice).collect();
+            mix(engine, (vote, &learned), (i * n, &rows), &mut merged);
+            out.iter_mut().zip(&merged).for_each(|(out, x)| *out = f64::from(*x) / strengths[i]);
+        }
+        let vectors = View::new(&found.vectors, all).rows(panel).transposed();
+        add_product(engine, (vectors, View::new(&scaled, n), 1.0), &mut turn, n);
+    }
+    drop(found);
+    let mut out = operands.empty().values;
+    for rows in slabs(operands.rows) {
+        let beside = side_by_side(operands, rows.clone())?;
+        let made = product(engine, View::new(&beside, all), View::new(&turn, n));
+        if engine.stopped() {
+            return None;
+        }
+        round(&made, &mut out[rows.start * n..rows.end * n]);
+    }
+    Some((out, note(rank, all)))
+}
+
+/// The vote on elements from `first` on of every block.
+fn mix(
+    engine: &Engine,
+    (vote, learned): (&Delta, &Learned),
+    (first, blocks): (usize, &[&[f32]]),
+    out: &mut [f32],
+) {
+    let nothing = vec![0.0; out.len()];
+    let mut operands = vec![&nothing[..]];
+    operands.extend_from_slice(blocks);
+    let (first, row) = (first as u64, out.len());
+    let stretch = Stretch { isa: engine.isa, first, row, around: [0; 2], operands: &operands };
+    vote.map(stretch, learned, out);
+}
+
+/// The vote on vectors, as they are.
+pub(super) fn vectors(engine: &Engine, all: &[Vec<f32>], vote: &Delta) -> Option<Vec<f32>> {
+    let elements = all.first().map_or(0, Vec::len);
+    let learned =
+        vote.look_at((engine.isa, engine.stop), elements, |index| Some(all[index].clone()))?;
+    let mut out = vec![0.0; elements];
+    let rows: Vec<&[f32]> = all.iter().map(Vec::as_slice).collect();
+    mix(engine, (vote, &learned), (0, &rows), &mut out);
+    Some(out)
+}
+
+fn round(from: &[f64], to: &mut [f32]) {
+    to.iter_mut().zip(from).for_each(|(to, from)| *to = *from as f32);
+}
+
+fn note(rank: usize, most: usize) -> String {
+    if rank < most { "directions of no strength left out".to_owned() } else { String::new() }
+}
