@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
 
 import factory
@@ -105,16 +104,26 @@ def peak(recipe: Path, out: Path, io: str) -> tuple[int, int]:
     return int(kilobytes) * 1024, json.loads(report)["run"]["working_bytes"]
 
 
+MAKE = """
+import sys
+from pathlib import Path
+import numpy as np
+import factory
+random = np.random.default_rng(1)
+base = random.standard_normal((2048, 2048), np.float32)
+for name in ("anna", "base", "carl", "dora"):
+    off = 0.0 if name == "base" else random.standard_normal(base.shape, np.float32)
+    for prefix, x in (("", base + np.float32(0.1) * off), ("small-", base[:4, :4])):
+        factory.write(Path(sys.argv[1], f"{prefix}{name}.safetensors"), {"w": x})
+"""
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four models of 16 MB in one matrix, and small ones."""
+    """Four models of 16 MB in one matrix, and small ones; made elsewhere: we stay small."""
     folder = tmp_path_factory.mktemp("models")
-    random = np.random.default_rng(1)
-    base = random.standard_normal((2048, 2048), np.float32)
-    for name in ("anna", "base", "carl", "dora"):
-        off = 0.0 if name == "base" else random.standard_normal(base.shape, np.float32)
-        factory.write(folder / f"{name}.safetensors", {"w": base + np.float32(0.1) * off})
-        factory.write(folder / f"small-{name}.safetensors", {"w": base[:4, :4]})
+    tests = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    subprocess.run([sys.executable, "-c", MAKE, str(folder)], check=True, env=tests)
     return folder
 
 
