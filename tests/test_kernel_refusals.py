@@ -127,8 +127,9 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
         matrix([1.0], {"energy": 0.0}), 2, "energy 0, expected above 0 and at most 1"
     ),
     "half a rotation": (
-        matrix([0.5], {"rotated": {}}), 2,
-        "a rotation, expected one model of weight 1 and no base apart",
+        matrix([0.5], {"rotated": {"alignment": 1, "alpha": 0, "centralization": 1}}), 2,
+        ("a rotation, expected one model of weight 1, no base apart, an alignment from "
+         "0 to 1 and finite numbers"),
     ),
     "smoothing two": ({"smooth": {"alpha": 0.5}}, 2, "smooth of 2 operands, expected 3"),
     "smoothing without end": (

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import benches.peers.launch
 import factory
 import submerge
 from factory import REAL, Flux
@@ -34,15 +35,16 @@ FLAT = 8 * MB
 
 def measured(*arguments: object) -> tuple[int, Any]:
     """Peak resident bytes of a whole command, and the JSON it prints."""
+    launch = [sys.executable, "-I", "-S", str(Path(benches.peers.launch.__file__))]
     command = [sys.executable, "-m", "submerge", *map(str, arguments), "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    text = process.stdout.read()
-    process.stdout.close()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0
-    return usage.ru_maxrss * 1024, json.loads(text)
+    with tempfile.TemporaryDirectory() as scratch:
+        figures = Path(scratch, "figures.json")
+        done = subprocess.run(
+            [*launch, str(figures), "900", "--", *command], stdout=subprocess.PIPE, check=True
+        )
+        found = json.loads(figures.read_text(encoding="utf-8"))
+    assert found["code"] == 0
+    return found["rss"], json.loads(done.stdout)
 
 
 def models(folder: Path, flux: Flux, count: int = 2) -> dict[str, str]:

@@ -213,6 +213,17 @@ pub fn is_local(file: &File) -> bool {
     LOCAL.contains(&(kind as u32))
 }
 
+/// Peak resident memory of this process in bytes, file pages included; 0 where unknown.
+///
+/// Not that of `getrusage`, which begins with the peak of whoever started the program.
+#[must_use]
+pub fn peak_rss() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let field = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kibibytes = field.and_then(|field| field.split_whitespace().next()?.parse::<u64>().ok());
+    kibibytes.unwrap_or(0) * 1024
+}
+
 /// Ask the kernel to read a range ahead of its use.
 pub fn prefetch(file: &File, offset: u64, len: u64) {
     advise(file, offset, len, libc::POSIX_FADV_WILLNEED);

@@ -85,3 +85,20 @@ pub fn rename_swap(_a: &Path, _b: &Path) -> io::Result<()> {
 pub fn reflink(_from: &File, _to: &File) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
+
+/// Peak resident memory of this process in bytes, file pages included; 0 where unknown.
+#[must_use]
+pub fn peak_rss() -> u64 {
+    #[cfg(unix)]
+    {
+        let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+        // SAFETY: `usage` is a valid, writable rusage; the call writes it and keeps no pointer.
+        let done = unsafe { libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()) };
+        // SAFETY: all bytes were zeroed, and every bit pattern is a valid rusage.
+        let peak = unsafe { usage.assume_init() }.ru_maxrss;
+        let unit = if cfg!(target_os = "macos") { 1 } else { 1024 };
+        if done == 0 { u64::try_from(peak).unwrap_or(0) * unit } else { 0 }
+    }
+    #[cfg(not(unix))]
+    0
+}

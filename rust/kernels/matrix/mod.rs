@@ -170,17 +170,13 @@ impl Matrix {
         match &self.make {
             Make::Rotated(how) => {
                 let given = [how.alpha, how.centralization];
-                if !(alone
-                    && (0.0..=1.0).contains(&how.alignment)
-                    && given.iter().all(|x| x.is_finite()))
-                {
-                    return Err(
-                        "a rotation, expected one model of weight 1, no base apart, and an \
-                                alignment from 0 to 1"
-                            .to_owned(),
-                    );
+                let within = (0.0..=1.0).contains(&how.alignment);
+                if alone && within && given.iter().all(|x| x.is_finite()) {
+                    return Ok(());
                 }
-                Ok(())
+                Err("a rotation, expected one model of weight 1, no base apart, an alignment from \
+                     0 to 1 and finite numbers"
+                    .to_owned())
             }
             Make::Rank(0) | Make::Decorrelated { rank: Some(0) } => {
                 Err("rank 0, expected at least 1".to_owned())
