@@ -121,8 +121,8 @@ def main() -> None:
             text = sd_mecha.serialize(recipe).replace(f"{Path.cwd()}{os.sep}", "")
             if case in written:
                 (recipes / f"{case}.mecha").write_text(text + "\n", encoding="utf-8")
-            # In f32 the vectors it takes powers by are orthogonal to no more than 1e-4.
-            dtype = torch.float64 if case == "rotate_part" else torch.float32
+            # In f32 its rotations are right to 3e-6, and parts of them to 1e-4.
+            dtype = torch.float64 if case.startswith("rotate") else torch.float32
             merged = sd_mecha.merge(recipe, merge_dtype=dtype, output_dtype=torch.float32)
             kind = "out" if case in written else "more"
             found |= {f"{kind}.{case}.{name}": merged[name].contiguous() for name in SHAPES}
