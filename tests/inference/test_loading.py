@@ -15,12 +15,14 @@ import submerge
 from factory import KREA, Flux, save_file, save_folder, tensors, write, write_json
 from submerge.checkpoint import open_checkpoint
 from submerge.inference import load_model, loading, plan_loading, planner, run_inference
-from submerge.inference.planner import LoadPlan, Machine, Sizes, Work
+from submerge.inference.planner import LoadPlan, Machine, Sizes
 from submerge.inference.weights import Weights
 from submerge.layout import identify
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from submerge.inference.activations import Work
 
 SMALL: dict[str, Any] = {"width": 32, "height": 32, "steps": 2, "max_sequence_length": 16}
 TEXT = "a fox in snow"
@@ -132,17 +134,9 @@ def test_sizes_are_those_of_the_loaded_modules(pipelines: dict[str, Path]) -> No
             name: sum(p.numel() * p.element_size() for p in getattr(pipe, name).parameters())
             for name in ("text_encoder", "text_encoder_2", "transformer", "vae")
         }
-    assert sizes.transformer == held["transformer"]
+    assert sizes.transformer.total == held["transformer"]
     assert sizes.vae == held["vae"]
     assert sizes.text == held["text_encoder"] + held["text_encoder_2"]
-
-
-def test_fp8_layers_take_what_the_plan_says(pipelines: dict[str, Path]) -> None:
-    with load_model(pipelines["krea"], device="cpu", quantization="fp8") as model:
-        held = sum(p.numel() * p.element_size() for p in model.pipe.transformer.parameters())
-        assert model.plan.rung.cast
-        assert held == model.plan.sizes.cast < model.plan.sizes.transformer
-        assert len(painted(model)) == 2 * 32 * 32 * 3
 
 
 def test_gradient_checkpointing_changes_no_gradient(pipelines: dict[str, Path]) -> None:

@@ -16,6 +16,7 @@ __all__ = [
     "emit",
     "given",
     "output",
+    "quantized",
     "quiet",
     "reading",
     "run_arguments",
@@ -37,6 +38,11 @@ class _Told(Protocol):
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 quiet = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+quantized = click.option(
+    "--quantization",
+    type=click.Choice(["auto", "fp8", "int8", "int4"]),
+    help="Store the transformer's layers so in memory; auto only where the budget asks for it.",
+)
 output = click.option(
     "-o",
     "--output",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from submerge.cli.options import as_json, given, quiet
+from submerge.cli.options import as_json, given, quantized, quiet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -32,11 +32,7 @@ _LOADING = ("device", "dtype", "quantization", "components", "batch")
 def loading(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say how a model is loaded."""
     for option in (
-        click.option(
-            "--quantization",
-            type=click.Choice(["auto", "fp8"]),
-            help="Store the transformer's layers in fp8, or only where the budget asks for it.",
-        ),
+        quantized,
         click.option("--dtype", help="bf16, f16 or f32.  [default: the model's own]"),
         click.option("--device", help="cpu, cuda, mps, ...  [default: what torch finds]"),
         click.option(

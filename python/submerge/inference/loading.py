@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypedDict
 
 from submerge.errors import RecipeError, SubmergeError, nearest, quoted
+from submerge.inference.activations import Work
 from submerge.inference.options import Defaults, defaults_for
 from submerge.inference.parts import Parts, find_parts
-from submerge.inference.planner import LoadPlan, Machine, Work, plan_load
+from submerge.inference.planner import LoadPlan, Machine, plan_load
+from submerge.inference.quantized import PACKED, QUANTIZATIONS
 from submerge.inference.quiet import quiet
 from submerge.profile import read
 from submerge.values import shown, size
@@ -37,7 +39,6 @@ _SHORT = {
     "fp32": "float32",
 }
 _FILE_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
-_QUANTIZATIONS = (None, "auto", "fp8")
 _HUB_ID = re.compile(r"(?:hf://)?([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?")
 
 
@@ -157,15 +158,17 @@ def load_model(
         memory_budget: the most that may be used: `"12GB"` of the device's memory, or
             `{"vram": "12GB", "ram": "16GB"}`. `ram` counts the whole process, libraries included.
             None is the device's free memory, and no limit in main memory.
-        quantization: `fp8` stores the transformer's layers in fp8 and computes in `dtype`; `auto`
-            does so only where the budget asks for it; None never changes the weights.
+        quantization: `fp8`, `int8` or `int4` stores the transformer's layers so and computes in
+            `dtype`; `auto` takes the first of them that saves streaming; None never changes the
+            weights. Layers streamed from their files are read as they are there in any case.
         **more: see `LoadArguments`.
 
     Raises:
         PlanError: the budget is too small; the hint names the smallest that would do.
         CheckpointError, LayoutError: a part is damaged, missing, or would be opened as garbage.
         RecipeError: an argument is malformed, or a transformer alone without `components`.
-        SubmergeError: torch, diffusers or transformers are not installed.
+        SubmergeError: torch, diffusers or transformers are not installed, or gguf, by which
+            `int8` and `int4` are stored.
         OSError: a file cannot be read.
     """
     _libraries("torch", "transformers", "accelerate", "diffusers")
@@ -177,6 +180,8 @@ def load_model(
     # What the libraries take differs threefold between builds of torch: measured, not assumed.
     base = read()[0].rss
     parts, plan = _planned(source, (device, dtype, quantization), memory_budget, (more, base))
+    if plan.rung.quantization in PACKED:
+        _libraries("gguf")
 
     with quiet():
         placed = Placed(
@@ -216,9 +221,10 @@ def _planned(
     if unknown := [name for name in more if name not in known]:
         close = nearest(unknown[0], known) or list(known)
         raise TypeError(f"load_model: unknown keyword {quoted(unknown[0])}, expected {close[0]}")
-    if quantization not in _QUANTIZATIONS:
+    if quantization not in (None, "auto", *QUANTIZATIONS):
         raise RecipeError(
-            f"quantization: expected `fp8`, `auto` or nothing, got {shown(quantization)}"
+            "quantization: expected `auto`, `fp8`, `int8`, `int4` or nothing, "
+            f"got {shown(quantization)}"
         )
     parts = find_parts(fetched(source), more.get("components"))
     wanted = _dtype(dtype, parts)
@@ -334,7 +340,7 @@ def _libraries(*names: str) -> None:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            extra = "hub" if name == "huggingface_hub" else "diffusers"
+            extra = {"huggingface_hub": "hub", "gguf": "gguf"}.get(name, "diffusers")
             raise SubmergeError(
                 f"{name}: cannot be imported, expected to be installed: {error}",
                 hint=f"pip install 'submerge[{extra}]'",

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from submerge.errors import CheckpointError
-from submerge.inference.planner import TILE
+from submerge.inference.activations import TILE
+from submerge.inference.quantized import PACKED, casts, packed, packs, replace_layers
 from submerge.inference.weights import Weights
 from submerge.layout import config_of
 
@@ -185,18 +186,23 @@ class Placed:
         import torch
 
         home = torch.device("cpu") if keep_on_host else self._device
-        stored = torch.float8_e4m3fn
-        cast = self._plan.rung.cast and set(_castable(transformer))
-        state = {
-            name: weights[name].to(home, stored if cast and name in cast else None)
-            for name in weights
-        }
-        transformer.load_state_dict(state, assign=True)
-        if cast:
-            transformer.enable_layerwise_casting(storage_dtype=stored, compute_dtype=self._dtype)
+        fp8, kind = torch.float8_e4m3fn, self._plan.rung.quantization
+        shapes = {name: tensor.shape for name, tensor in transformer.named_parameters()}
+        if kind in PACKED:
+            replace_layers(transformer, [n for n in shapes if packs(n, shapes[n])], self._dtype)
+        for name in weights:
+            weight = weights[name]
+            if kind in PACKED and packs(name, shapes[name]):
+                weight = packed(kind, name, weight)
+            elif kind == "fp8" and casts(name):
+                weight = weight.to(fp8)
+            _give(transformer, name, weight.to(home))
+        if kind == "fp8":
+            transformer.enable_layerwise_casting(storage_dtype=fp8, compute_dtype=self._dtype)
 
     def _stream(self, transformer: Any, weights: Weights) -> None:
         """Have each layer read its weights when it is called and drop them afterwards."""
+        transformer.requires_grad_(requires_grad=False)
         kept = self._plan.rung.kept
         blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
         stays = {id(module) for block in blocks[:kept] for module in block.modules()}
@@ -249,13 +255,22 @@ def _loader(names: dict[str, str], weights: Weights, device: torch.device) -> Ca
     """Return the hook that gives a module its weights."""
 
     def load(module: Any, *_: object) -> None:
-        import torch
-
         for parameter, name in names.items():
-            value = torch.nn.Parameter(weights[name].to(device), requires_grad=False)
-            setattr(module, parameter, value)
+            _give(module, parameter, weights[name].to(device))
 
     return load
+
+
+def _give(module: Any, name: str, tensor: Any) -> None:
+    """Make a tensor a parameter of a module; one that is a parameter already keeps its class."""
+    import torch
+
+    path, _, parameter = name.rpartition(".")
+    owner = module.get_submodule(path)
+    if not isinstance(tensor, torch.nn.Parameter):
+        learns = getattr(owner, parameter).requires_grad
+        tensor = torch.nn.Parameter(tensor, requires_grad=learns)
+    setattr(owner, parameter, tensor)
 
 
 def _unloader(names: list[str]) -> Callable[..., None]:
@@ -269,17 +284,6 @@ def _unloader(names: list[str]) -> Callable[..., None]:
             setattr(module, parameter, empty)
 
     return unload
-
-
-def _castable(transformer: Any) -> Iterator[str]:
-    """Return the parameters that diffusers' layerwise casting stores in another dtype."""
-    import torch
-
-    from submerge.inference.parts import NOT_CAST
-
-    for name, module in transformer.named_modules():
-        if isinstance(module, torch.nn.Linear) and not NOT_CAST.search(name):
-            yield from (f"{name}.{parameter}" for parameter, _ in module.named_parameters())
 
 
 @contextmanager

@@ -193,7 +193,7 @@ def _jobs(run: _Run, prompts: Sequence[str], folder: Path | None) -> list[_Job]:
         "fingerprint": run.model.parts.fingerprint(),
         "recipe": run.model.parts.recipe,
         "dtype": run.model.plan.dtype,
-        "fp8": run.model.plan.rung.cast,
+        "quantization": run.model.plan.rung.quantization,
     }
     jobs: list[_Job] = []
     for prompt_index, prompt in enumerate(prompts):
