@@ -13,21 +13,18 @@ from diffusers import FluxTransformer2DModel
 
 import submerge
 from factory import KREA, Flux, save_file, save_folder, tensors, write, write_json
+from inference.plans import RUNGS, on_a_gpu
 from submerge.checkpoint import open_checkpoint
-from submerge.inference import load_model, loading, plan_loading, planner, run_inference
-from submerge.inference.planner import LoadPlan, Machine, Sizes
+from submerge.inference import load_model, loading, plan_loading, run_inference
 from submerge.inference.weights import Weights
 from submerge.layout import identify
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from submerge.inference.activations import Work
 
 SMALL: dict[str, Any] = {"width": 32, "height": 32, "steps": 2, "max_sequence_length": 16}
 TEXT = "a fox in snow"
-# The tiny parts do not count beside what torch needs itself, so budgets are chosen by rung.
-RUNGS = ("resident", "text-first", "time-share", "blocks", "layers", "disk")
 
 
 def painted(model: Any) -> bytes:
@@ -102,11 +99,7 @@ def test_every_plan_paints_the_same_image(
 ) -> None:
     """The CPU takes the way of a GPU: what a plan streams or moves, it streams and moves."""
 
-    def chosen(sizes: Sizes, machine: Machine, work: Work, *, quantization: str | None) -> LoadPlan:
-        ladder = planner._ladder(sizes, Machine("cuda"), work, quantization)
-        return LoadPlan(machine, work, sizes, next(r for r in ladder if r.name == rung), ())
-
-    monkeypatch.setattr(loading, "plan_load", chosen)
+    monkeypatch.setattr(loading, "plan_load", on_a_gpu(rung))
     with load_model(pipelines["krea"], device="cpu") as model:
         assert model.plan.rung.name == rung
         assert painted(model) == expected

@@ -13,15 +13,13 @@ from safetensors.torch import save_file as save_lora
 
 import submerge
 from factory import KREA, save_file, tensors, write
-from submerge.inference import LoadPlan, load_model, loading, planner, run_inference
-from submerge.inference.planner import Machine, Sizes
+from inference.plans import RUNGS, on_a_gpu
+from submerge.inference import load_model, loading, run_inference
 from submerge.inference.quantized import PACKED, QUANTIZATIONS, packs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    from submerge.inference import Work
 
 SMALL: dict[str, Any] = {"width": 32, "height": 32, "steps": 2, "max_sequence_length": 16}
 TEXT = "a fox in snow"
@@ -127,7 +125,7 @@ def test_embedders_norms_and_the_final_layer_stay(pipelines: dict[str, Path]) ->
     assert "transformer_blocks.0.norm1.linear.weight" not in stays
 
 
-@pytest.mark.parametrize("rung", ["resident", "text-first", "time-share", "blocks", "layers"])
+@pytest.mark.parametrize("rung", RUNGS[:-1])
 @pytest.mark.parametrize("kind", PACKED)
 def test_every_plan_paints_the_same_image(
     pipelines: dict[str, Path], monkeypatch: pytest.MonkeyPatch, kind: str, rung: str
@@ -135,12 +133,7 @@ def test_every_plan_paints_the_same_image(
     with load_model(pipelines["krea"], device="cpu", quantization=kind) as model:
         expected = painted(model)
 
-    def chosen(sizes: Sizes, machine: Machine, work: Work, *, quantization: str | None) -> LoadPlan:
-        ladder = planner._ladder(sizes, Machine("cuda"), work, quantization)
-        found = next(r for r in ladder if (r.name, r.quantization) == (rung, kind))
-        return LoadPlan(machine, work, sizes, found, ())
-
-    monkeypatch.setattr(loading, "plan_load", chosen)
+    monkeypatch.setattr(loading, "plan_load", on_a_gpu(rung, kind))
     with load_model(pipelines["krea"], device="cpu", quantization=kind) as model:
         assert np.array_equal(painted(model), expected)
         assert np.array_equal(painted(model), expected)

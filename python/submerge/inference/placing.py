@@ -35,7 +35,7 @@ _PHASES = {"text": "text", "denoise": "transformer", "decode": "vae"}
 
 def import_all() -> None:
     """Import every class a pipeline is made of, which the libraries put off until they are used."""
-    from accelerate import cpu_offload_with_hook, init_empty_weights  # noqa: F401
+    from accelerate import init_empty_weights  # noqa: F401
     from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel  # noqa: F401
     from transformers import CLIPTextModel, T5EncoderModel  # noqa: F401
 
@@ -43,16 +43,27 @@ def import_all() -> None:
 def computing_on(kind: Any, device: torch.device) -> Any:
     """Return a pipeline class that computes on a device, wherever its weights are meanwhile.
 
-    diffusers takes the device from the first weight it finds, which may not be there yet.
+    diffusers takes the device from the first weight it finds, which may not be there yet. LoRAs
+    are loaded for the transformer alone: prompts are encoded before.
     """
-    return type(kind.__name__, (kind,), {"_execution_device": property(lambda _: device)})
+    own = {
+        "_execution_device": property(lambda _: device),
+        "load_lora_into_text_encoder": lambda *_, **__: None,
+    }
+    return type(kind.__name__, (kind,), own)
 
 
 class Placed:
     """The modules of a pipeline where their plan puts them; `phase` brings in what is needed."""
 
     def __init__(
-        self, parts: Parts, plan: LoadPlan, device: torch.device, *, checkpointing: bool = False
+        self,
+        parts: Parts,
+        plan: LoadPlan,
+        device: torch.device,
+        *,
+        checkpointing: bool = False,
+        text_when_asked: bool = False,
     ) -> None:
         import torch
 
@@ -61,14 +72,14 @@ class Placed:
         self._plan = plan
         self._device = device
         self._dtype: torch.dtype = getattr(torch, plan.dtype)
-        self._movers: dict[str, Any] = {}
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self.pipe = self._assemble()
         self._text_first = plan.rung.placement["text"] == "once"
         if self._text_first:
             return
         for part in _MODULES:
-            self._bring(part)
+            if part != "text" or not text_when_asked:
+                self._bring(part)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -78,17 +89,22 @@ class Placed:
             for part in _MODULES:
                 if (part == "text") == (name == "text"):
                     self._bring(part)
+        elif name == "text":
+            self._bring(name)
+        part = _PHASES[name]
+        moved = self._plan.rung.placement[part] == "host"
+        modules = [getattr(self.pipe, module) for module in _MODULES[part]] if moved else []
+        for module in modules:
+            module.to(self._device)
         try:
             yield
         finally:
-            for module in _MODULES[_PHASES[name]]:
-                if module in self._movers:
-                    self._movers[module].offload()
+            for module in modules:
+                module.to("cpu")
 
     def close(self) -> None:
         """Drop everything that was loaded."""
         self._drop(*_MODULES)
-        self._movers.clear()
         if self._scratch is not None:
             self._scratch.cleanup()
             self._scratch = None
@@ -145,7 +161,7 @@ class Placed:
                 module = getattr(transformers, kind).from_pretrained(
                     folder, dtype=self._dtype, local_files_only=True, **more
                 )
-            modules[name] = self._settled(name, module, place)
+            modules[name] = self._settled(module, place)
         return modules
 
     def _vae(self) -> dict[str, Any]:
@@ -161,7 +177,7 @@ class Placed:
             # The config's own tile is a whole image of 1024 x 1024.
             vae.tile_sample_min_size = TILE
             vae.tile_latent_min_size = TILE // 2 ** (len(vae.config.block_out_channels) - 1)
-        return {"vae": self._settled("vae", vae, self._plan.rung.placement["vae"])}
+        return {"vae": self._settled(vae, self._plan.rung.placement["vae"])}
 
     def _transformer(self) -> dict[str, Any]:
         from accelerate import init_empty_weights
@@ -176,7 +192,7 @@ class Placed:
             self._stream(transformer, weights)
         else:
             self._fill(transformer, weights, keep_on_host=place != "resident")
-            transformer = self._settled("transformer", transformer, place)
+            transformer = self._settled(transformer, place)
         if self._checkpointing:
             transformer.enable_gradient_checkpointing()
         return {"transformer": transformer}
@@ -214,19 +230,17 @@ class Placed:
             if id(module) in stays:
                 load(module)
             else:
+                unload = _unloader(names, self._device)
+                unload(module)
                 module.register_forward_pre_hook(load)
-                module.register_forward_hook(_unloader(names), always_call=True)
+                module.register_forward_hook(unload, always_call=True)
 
-    def _settled(self, name: str, module: Any, place: str) -> Any:
+    def _settled(self, module: Any, place: str) -> Any:
         """Put a loaded module into its place and return it."""
         module.eval()
         if place in ("resident", "once"):
             return module.to(self._device)
-        if place == "host":
-            from accelerate import cpu_offload_with_hook
-
-            module, self._movers[name] = cpu_offload_with_hook(module, self._device)
-        elif place in ("blocks", "layers"):
+        if place in ("blocks", "layers"):
             self._offload_groups(module, place)
         return module
 
@@ -273,14 +287,20 @@ def _give(module: Any, name: str, tensor: Any) -> None:
     setattr(owner, parameter, tensor)
 
 
-def _unloader(names: list[str]) -> Callable[..., None]:
-    """Return the hook that takes a module's weights away again."""
+def _unloader(names: list[str], device: torch.device) -> Callable[..., None]:
+    """Return the hook that takes a module's weights away again.
+
+    What stands in for them has their shape, dtype and device, for those who add adapters beside
+    them, and takes one number: not a number, so that nothing computes with it unnoticed.
+    """
 
     def unload(module: Any, *_: object) -> None:
         import torch
 
         for parameter in names:
-            empty = torch.nn.Parameter(getattr(module, parameter).to("meta"), requires_grad=False)
+            weight = getattr(module, parameter)
+            nothing = torch.full((), torch.nan, dtype=weight.dtype, device=device)
+            empty = torch.nn.Parameter(nothing.expand(weight.shape), requires_grad=False)
             setattr(module, parameter, empty)
 
     return unload
