@@ -65,7 +65,8 @@ class Ledger(TorchDispatchMode):
 
 def _address(storage: torch.UntypedStorage) -> int:
     """Return what tells a storage from others; fake ones have no data to point at."""
-    return int(storage._cdata)  # noqa: SLF001 - the only name it has
+    address: int = storage._cdata  # noqa: SLF001 - the only name it has
+    return address
 
 
 @contextmanager

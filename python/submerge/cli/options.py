@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "as_json",
+    "embedded",
     "emit",
     "given",
     "output",
@@ -42,6 +43,12 @@ quantized = click.option(
     "--quantization",
     type=click.Choice(["auto", "fp8", "int8", "int4"]),
     help="Store the transformer's layers so in memory; auto only where the budget asks for it.",
+)
+embedded = click.option(
+    "--embeddings",
+    metavar="FOLDER",
+    type=click.Path(file_okay=False),
+    help="Keep prompt embeddings here; prompts that are there need no text encoder.",
 )
 output = click.option(
     "-o",

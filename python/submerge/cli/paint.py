@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from submerge.cli.options import as_json, given, quantized, quiet
+from submerge.cli.options import as_json, embedded, given, quantized, quiet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -26,12 +26,13 @@ _OPTIONS = (
     "max_sequence_length",
     "shift",
 )
-_LOADING = ("device", "dtype", "quantization", "components", "batch")
+_LOADING = ("device", "dtype", "quantization", "components", "embeddings", "batch")
 
 
 def loading(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say how a model is loaded."""
     for option in (
+        embedded,
         quantized,
         click.option("--dtype", help="bf16, f16 or f32.  [default: the model's own]"),
         click.option("--device", help="cpu, cuda, mps, ...  [default: what torch finds]"),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict
 
 from submerge.errors import RecipeError, SubmergeError, nearest, quoted
 from submerge.inference.activations import Work
+from submerge.inference.embeddings import Embeddings
 from submerge.inference.options import Defaults, defaults_for
 from submerge.inference.parts import Parts, find_parts
 from submerge.inference.planner import LoadPlan, Machine, plan_load
@@ -52,6 +53,8 @@ class LoadArguments(TypedDict, total=False):
         batch: images denoised together that the plan is made for.
         tokens: text tokens the plan is made for; 512, or 256 without guidance.
         checkpointing: recompute the transformer's activations where gradients flow through it.
+        embeddings: a folder to keep prompt embeddings in; the text encoders are then loaded when
+            the first prompt comes that is not there, and not at all where every one is.
     """
 
     components: str | os.PathLike[str] | None
@@ -60,6 +63,7 @@ class LoadArguments(TypedDict, total=False):
     batch: int
     tokens: int
     checkpointing: bool
+    embeddings: str | os.PathLike[str] | None
 
 
 class LoadedModel:
@@ -67,7 +71,8 @@ class LoadedModel:
 
     Attributes:
         pipe: the diffusers `FluxPipeline`. Under a plan that reads the text encoders first,
-            modules that the current phase does not need are None.
+            modules that the current phase does not need are None; so are text encoders that no
+            prompt has needed yet, with a folder of embeddings.
         plan: where its parts live and why.
         source: the transformer's file or folder.
         name: what the model is called.
@@ -78,7 +83,9 @@ class LoadedModel:
             text encoders may lend each other theirs.
     """
 
-    def __init__(self, parts: Parts, plan: LoadPlan, placed: Placed) -> None:
+    def __init__(
+        self, parts: Parts, plan: LoadPlan, placed: Placed, kept: Embeddings | None = None
+    ) -> None:
         self.pipe: Any = placed.pipe
         self.plan = plan
         self.parts = parts
@@ -90,6 +97,7 @@ class LoadedModel:
         )
         self.notes: tuple[str, ...] = _fit_scheduler(self.pipe, parts)
         self._placed: Placed | None = placed
+        self._kept = kept
         self.texts: dict[tuple[str, int], Any] = {}
 
     @property
@@ -111,19 +119,34 @@ class LoadedModel:
         """Return the T5 embeddings [1, tokens, width] and pooled CLIP embeddings [1, width].
 
         On the CPU, and remembered: the text encoders run once for a prompt and a length.
+
+        Raises:
+            OSError: the folder of embeddings cannot be written to.
         """
         key = (prompt, tokens)
         if key not in self.texts:
-            import torch
-
-            with quiet(), self.phase("text") as pipe, torch.no_grad():
-                # With the encoders streamed from their files, they compute on the CPU.
-                streamed = self.plan.rung.placement["text"] == "disk"
-                embeds, pooled, _ = pipe.encode_prompt(
-                    prompt, device="cpu" if streamed else self.device, max_sequence_length=tokens
-                )
-            self.texts[key] = (embeds.cpu(), pooled.cpu())
+            found = None if self._kept is None else self._kept.find(prompt, tokens)
+            if found is None:
+                found = self._encoded(prompt, tokens)
+                if self._kept is not None:
+                    self._kept.keep(prompt, tokens, found)
+            self.texts[key] = found
         return self.texts[key]  # type: ignore[no-any-return]
+
+    def _encoded(self, prompt: str, tokens: int) -> tuple[Any, Any]:
+        import torch
+
+        with quiet(), self.phase("text") as pipe, torch.no_grad():
+            embeds, pooled, _ = pipe.encode_prompt(
+                prompt, device=_encoder_device(self.plan), max_sequence_length=tokens
+            )
+        return embeds.cpu(), pooled.cpu()
+
+    @property
+    def recomputed(self) -> tuple[str, ...]:
+        """What to tell of files of embeddings that could not be used."""
+        damaged = [] if self._kept is None else self._kept.damaged
+        return tuple(f"{path}: holds no such embeddings, computed again" for path in damaged)
 
     def close(self) -> None:
         """Give the memory back; the model cannot paint any more."""
@@ -183,14 +206,24 @@ def load_model(
     if plan.rung.quantization in PACKED:
         _libraries("gguf")
 
+    folder, kept = more.get("embeddings"), None
+    if folder is not None:
+        kind = _encoder_device(plan).partition(":")[0]
+        kept = Embeddings(folder, parts.companions, dtype=plan.dtype, device=kind)
     with quiet():
         placed = Placed(
             parts,
             plan,
             torch.device(plan.machine.device),
             checkpointing=more.get("checkpointing", False),
+            text_when_asked=kept is not None,
         )
-    return LoadedModel(parts, plan, placed)
+    return LoadedModel(parts, plan, placed, kept)
+
+
+def _encoder_device(plan: LoadPlan) -> str:
+    """Return where texts are encoded: encoders streamed from their files compute on the CPU."""
+    return "cpu" if plan.rung.placement["text"] == "disk" else plan.machine.device
 
 
 def plan_loading(

@@ -174,7 +174,7 @@ def _painted(
         images=[found[job.place] for job in jobs],
         model=run.model.name,
         phases=run.phases,
-        notes=(*run.model.notes, *notes, *cut.values()),
+        notes=(*run.model.notes, *run.model.recomputed, *notes, *cut.values()),
         resumed=len(jobs) - len(todo),
     )
 
