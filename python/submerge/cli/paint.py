@@ -195,5 +195,16 @@ def _tell(result: InferenceResult, options: Mapping[str, Any]) -> None:
         click.echo(note, err=True)
     for image in result:
         click.echo(image.path)
-    seconds = ", ".join(f"{phase} {took:.1f} s" for phase, took in result.phases.items())
-    click.echo(f"{len(result)} images, {result.resumed} of them already there; {seconds}", err=True)
+    phases = "; ".join(_phase(result, name) for name in result.phases)
+    click.echo(f"{len(result)} images, {result.resumed} of them already there; {phases}", err=True)
+
+
+def _phase(result: InferenceResult, name: str) -> str:
+    """Return what a phase took: `denoise 3.1 s, rss 2.4 GB`."""
+    from submerge.plan.sizes import bytes_in_words
+
+    most = result.memory.get(name, {})
+    held = [
+        f"{kind} {bytes_in_words(size)}" for kind in ("rss", "vram") if (size := most.get(kind))
+    ]
+    return ", ".join([f"{name} {result.phases[name]:.1f} s", *held])

@@ -35,6 +35,7 @@ class Picture:
     seed: int
     seconds: float
     phases: Mapping[str, float]
+    memory: Mapping[str, Mapping[str, int | None]]
     path: Path | None
     made: Any
 
@@ -221,6 +222,7 @@ def _pictures(
             image.seed,
             image.seconds,
             dict(image.phases),
+            dict(image.memory),
             image.path,
             # An image that lies in a file is opened again when it is looked at.
             image if image.path is None else None,
