@@ -221,3 +221,11 @@ def test_a_closed_model_says_so(pipelines: dict[str, Path]) -> None:
     model.close()
     with pytest.raises(submerge.RecipeError, match="closed"):
         run_inference(model, TEXT, SMALL)
+
+
+def test_closing_gives_the_memory_back_though_modules_are_held(pipelines: dict[str, Path]) -> None:
+    model = load_model(pipelines["schnell"], device="cpu")
+    held = [model.pipe.transformer, model.pipe.text_encoder_2, model.pipe.vae]
+    model.close()
+    for module in held:
+        assert sum(p.untyped_storage().nbytes() for p in module.parameters()) == 0

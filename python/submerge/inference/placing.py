@@ -30,6 +30,7 @@ _MODULES = {
     "transformer": ("transformer",),
     "vae": ("vae",),
 }
+_HOOKED = ("blocks", "layers")
 _PHASES = {"text": "text", "denoise": "transformer", "decode": "vae"}
 
 
@@ -138,8 +139,12 @@ class Placed:
         if not there:
             return
         for part in there:
+            modules = [getattr(self.pipe, name) for name in _MODULES[part]]
             self.pipe.register_modules(**dict.fromkeys(_MODULES[part]))
-        gc.collect()  # once: it walks everything the process holds
+            for module in modules:
+                _empty(module)
+        if self._plan.rung.name in _HOOKED:
+            gc.collect()  # the hooks hold weights of their own, in cycles
         if self._device.type != "cpu":
             import torch
 
@@ -263,6 +268,17 @@ class Placed:
         if self._scratch is None:
             self._scratch = tempfile.TemporaryDirectory(prefix="submerge-")
         return self._scratch.name
+
+
+def _empty(module: Any) -> None:
+    """Give a module's memory back at once, though its hooks and their owner refer to each other.
+
+    Collecting garbage would do as well, but walks everything the process holds.
+    """
+    import torch
+
+    for tensor in (*module.parameters(), *module.buffers()):
+        tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
 
 
 def _loader(names: dict[str, str], weights: Weights, device: torch.device) -> Callable[..., None]:
