@@ -22,7 +22,16 @@ if TYPE_CHECKING:
 
     import torch
 
-__all__ = ["PACKED", "QUANTIZATIONS", "casts", "packed", "packs", "replace_layers", "stored_bytes"]
+__all__ = [
+    "PACKED",
+    "QUANTIZATIONS",
+    "casts",
+    "packed",
+    "packs",
+    "replace_layers",
+    "stored_bytes",
+    "unpacked_bytes",
+]
 
 # The most bits first, as `auto` tries them.
 QUANTIZATIONS = ("fp8", "int8", "int4")

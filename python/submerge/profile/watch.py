@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from threading import Event, Lock, Thread
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Self
 
 from submerge.profile.memory import KINDS, read
@@ -31,8 +31,10 @@ class Watch:
     def __init__(self, interval: float = _INTERVAL) -> None:
         """Prepare a watch that looks at the memory every `interval` seconds."""
         self._interval = interval
-        self._open: list[dict[str, int | None]] = []
-        self._lock, self._stop, self._process = Lock(), Event(), 0
+        # Replaced, never changed in place, and each dict written by the thread alone: no lock that
+        # a forked child could inherit held.
+        self._open: tuple[dict[str, int | None], ...] = ()
+        self._stop, self._process = Event(), 0
         self._thread = Thread(target=self._look_now_and_then, name="submerge-watch", daemon=True)
 
     def __enter__(self) -> Self:
@@ -54,29 +56,26 @@ class Watch:
         highest so far.
         """
         before, highest = read()
-        most = before._asdict()
-        with self._lock:
-            self._open.append(most)
+        most, seen = before._asdict(), dict[str, int | None]()
+        self._open = (*self._open, seen)
         try:
             yield most
         finally:
+            self._open = tuple(other for other in self._open if other is not seen)
             after, higher = read()
-            with self._lock:
-                self._open = [other for other in self._open if other is not most]
-            most.update(larger(most, after._asdict()))
             rose = {
                 kind: getattr(higher, kind)
                 for kind in KINDS
                 if (getattr(higher, kind) or 0) > (getattr(highest, kind) or 0)
             }
-            most.update(larger(most, rose))
+            for found in (dict(seen), after._asdict(), rose):
+                most.update(larger(most, found))
 
     def _look_now_and_then(self) -> None:
         while not self._stop.wait(self._interval):
             held = read()[0]._asdict()
-            with self._lock:
-                for most in self._open:
-                    most.update(larger(most, held))
+            for seen in self._open:
+                seen.update(larger(seen, held))
 
 
 def larger(one: dict[str, int | None], other: dict[str, int | None]) -> dict[str, int | None]:
