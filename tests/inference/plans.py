@@ -19,7 +19,10 @@ RUNGS = ("resident", "text-first", "time-share", "blocks", "layers", "disk")
 def on_a_gpu(rung: str, kind: str | None = None) -> Callable[..., LoadPlan]:
     """Return what plans a load by that rung, in place of `plan_load`."""
 
-    def plan(sizes: Sizes, machine: Machine, work: Work, *, quantization: str | None) -> LoadPlan:
+    def plan(
+        sizes: Sizes, machine: Machine, work: Work, *, quantization: str | None, packages: bool
+    ) -> LoadPlan:
+        assert packages
         ladder = planner._ladder(sizes, Machine("cuda"), work, quantization)
         found = next(r for r in ladder if (r.name, r.quantization) == (rung, kind))
         return LoadPlan(machine, work, sizes, found, ())

@@ -218,3 +218,12 @@ def test_the_plan_explains_itself() -> None:
 def test_planning_needs_no_torch() -> None:
     script = "import sys, submerge.inference.planner; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_auto_passes_over_what_is_not_installed_and_says_so() -> None:
+    machine = Machine("cuda", 15 * GIB, 64 * GIB)
+    plan = plan_load(FLUX, machine, ONE_IMAGE, quantization="auto", packages=False)
+    assert (plan.rung.name, plan.rung.quantization) == ("blocks", None)
+    assert "int8 layers: the package gguf is not installed" in plan.describe()
+    asked = plan_load(FLUX, machine, ONE_IMAGE, quantization="int8", packages=False)
+    assert asked.rung.quantization == "int8"  # loading says what is missing

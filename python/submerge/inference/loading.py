@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypedDict
 
@@ -182,8 +183,8 @@ def load_model(
             `{"vram": "12GB", "ram": "16GB"}`. `ram` counts the whole process, libraries included.
             None is the device's free memory, and no limit in main memory.
         quantization: `fp8`, `int8` or `int4` stores the transformer's layers so and computes in
-            `dtype`; `auto` takes the first of them that saves streaming; None never changes the
-            weights. Layers streamed from their files are read as they are there in any case.
+            `dtype`; `auto` takes the first of them that saves streaming and is installed; None
+            never changes the weights. Layers streamed from their files are read as they are there.
         **more: see `LoadArguments`.
 
     Raises:
@@ -271,7 +272,13 @@ def _planned(
     machine = _machine(device, memory_budget)
     if base is not None:
         machine = replace(machine, base=base)
-    plan = plan_load(parts.sizes(_DTYPES[wanted]), machine, work, quantization=quantization)
+    plan = plan_load(
+        parts.sizes(_DTYPES[wanted]),
+        machine,
+        work,
+        quantization=quantization,
+        packages=find_spec("gguf") is not None,
+    )
     return parts, plan.with_dtype(wanted)
 
 

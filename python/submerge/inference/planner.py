@@ -142,6 +142,7 @@ _TITLES = {
     "layers": "transformer streamed layer by layer from main memory",
     "disk": "transformer and text encoders streamed layer by layer from their files",
 }
+_NOT_INSTALLED = "the package gguf is not installed, see `submerge[gguf]`"
 _PLACEMENTS: dict[str, tuple[Placement, Placement, Placement]] = {
     "resident": ("resident", "resident", "resident"),
     "text-first": ("once", "resident", "resident"),
@@ -206,7 +207,12 @@ class LoadPlan:
 
 
 def plan_load(
-    sizes: Sizes, machine: Machine, work: Work, *, quantization: str | None = None
+    sizes: Sizes,
+    machine: Machine,
+    work: Work,
+    *,
+    quantization: str | None = None,
+    packages: bool = True,
 ) -> LoadPlan:
     """Return the first rung of the ladder that fits the machine.
 
@@ -216,6 +222,7 @@ def plan_load(
         work: what is painted at a time.
         quantization: `fp8`, `int8` or `int4` stores the transformer's layers so unless they are
             streamed from their files; `auto` the first of them that saves streaming; None never.
+        packages: whether what packs layers is installed; without it `auto` passes over them.
 
     Raises:
         PlanError: nothing fits; the message names the smallest budget that would.
@@ -224,6 +231,8 @@ def plan_load(
     for rung in _ladder(sizes, machine, work, quantization):
         filled = _fill(rung, sizes, machine)
         why = _too_much(filled, machine)
+        if quantization == "auto" and rung.quantization in PACKED and not packages:
+            why = _NOT_INSTALLED
         if why is None:
             return LoadPlan(machine, work, sizes, filled, tuple(rejected))
         rejected.append((filled, why))
@@ -332,7 +341,8 @@ def _too_much(rung: Rung, machine: Machine) -> str | None:
 def _least(rejected: list[tuple[Rung, str]], machine: Machine) -> str:
     """Return the smallest budget that some way of loading would do with, in bytes."""
     pools = [pool for pool in POOLS if getattr(machine, pool) is not None]
-    peak = min((rung.peak for rung, _ in rejected), key=lambda peak: [peak[p] for p in pools])
+    peaks = [rung.peak for rung, why in rejected if why != _NOT_INSTALLED]
+    peak = min(peaks, key=lambda peak: [peak[p] for p in pools])
     return ", ".join(f"{pool} {peak[pool]}B ({bytes_in_words(peak[pool])})" for pool in pools)
 
 
