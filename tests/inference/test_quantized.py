@@ -15,7 +15,7 @@ import submerge
 from factory import KREA, save_file, tensors, write
 from inference.plans import RUNGS, on_a_gpu
 from submerge.inference import load_model, loading, run_inference
-from submerge.inference.quantized import PACKED, QUANTIZATIONS, packs
+from submerge.inference.quantized import PACKED, QUANTIZATIONS, casts, packs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,21 +108,24 @@ def test_layers_take_what_the_plan_says(pipelines: dict[str, Path], kind: str) -
     assert image.metadata["model"]["quantization"] == kind
 
 
-def test_embedders_norms_and_the_final_layer_stay(pipelines: dict[str, Path]) -> None:
+@pytest.mark.parametrize("kind", QUANTIZATIONS)
+def test_embedders_norms_and_the_final_layer_stay(pipelines: dict[str, Path], kind: str) -> None:
     with (
-        load_model(pipelines["krea"], device="cpu", quantization="int4") as model,
+        load_model(pipelines["krea"], device="cpu", quantization=kind) as model,
         load_model(pipelines["krea"], device="cpu") as plain,
     ):
         truth = dict(plain.pipe.transformer.named_parameters())
         stays = {
             name: weight
             for name, weight in model.pipe.transformer.named_parameters()
-            if not packs(name, truth[name].shape)
+            if not (casts(name) if kind == "fp8" else packs(name, truth[name].shape))
         }
         for name, weight in stays.items():
             assert torch.equal(weight, truth[name]), name
-    assert {"x_embedder.weight", "proj_out.weight", "norm_out.linear.weight"} <= set(stays)
-    assert "transformer_blocks.0.norm1.linear.weight" not in stays
+    outside = {name for name in truth if "transformer_blocks" not in name}
+    assert outside <= set(stays)
+    assert ("transformer_blocks.0.norm1.linear.weight" in stays) == (kind == "fp8")
+    assert "transformer_blocks.0.ff.net.2.weight" not in stays
 
 
 @pytest.mark.parametrize("rung", RUNGS[:-1])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from submerge.errors import CheckpointError
 from submerge.inference.activations import TILE
-from submerge.inference.quantized import PACKED, casts, packed, packs, replace_layers
+from submerge.inference.quantized import NOT_CAST, PACKED, casts, packed, packs, replace_layers
 from submerge.inference.weights import Weights
 from submerge.layout import config_of
 
@@ -219,7 +219,7 @@ class Placed:
                 weight = weight.to(fp8)
             _give(transformer, name, weight.to(home))
         if kind == "fp8":
-            transformer.enable_layerwise_casting(storage_dtype=fp8, compute_dtype=self._dtype)
+            transformer.enable_layerwise_casting(fp8, self._dtype, skip_modules_pattern=NOT_CAST)
 
     def _stream(self, transformer: Any, weights: Weights) -> None:
         """Have each layer read its weights when it is called and drop them afterwards."""

@@ -1,10 +1,11 @@
 """A transformer's weights in fewer bits: which of them, in what form, in how many bytes.
 
 `fp8` is diffusers' layerwise casting: float8_e4m3fn in memory, the dtype computed in when a layer
-is called. `int8` and `int4` are ggml's Q8_0 and Q4_0: each run of 32 numbers of a row is whole
-numbers of 8 or 4 bits and one half-precision scale, `w = d q`, with `d = max|w| / 127` and
-`q = round(w / d)`, or `d = w_m / -8` for the `w_m` of largest magnitude and `q` from -8 to 7
-(ggml-quants.c). The package gguf rounds, diffusers' `GGUFLinear` computes.
+is called; the modulation in the norms stays as it is. `int8` and `int4` are ggml's Q8_0 and Q4_0:
+each run of 32 numbers of a row is whole numbers of 8 or 4 bits and one half-precision scale,
+`w = d q`, with `d = max|w| / 127` and `q = round(w / d)`, or `d = w_m / -8` for the `w_m` of largest
+magnitude and `q` from -8 to 7 (ggml-quants.c). The package gguf rounds, diffusers' `GGUFLinear`
+computes.
 
 Embedders, norms, biases and the final layer stay as they are: little of the size, most of the
 error.
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "NOT_CAST",
     "PACKED",
     "QUANTIZATIONS",
     "casts",
@@ -46,8 +48,8 @@ class _Packing(NamedTuple):
 
 
 PACKED = {"int8": _Packing("Q8_0", 34), "int4": _Packing("Q4_0", 18)}
-# Modules that diffusers' layerwise casting leaves in the dtype they compute in.
-_NOT_CAST = re.compile(r"pos_embed|patch_embed|norm|^proj_in$|^proj_out$")
+# Modules that `fp8` leaves in the dtype they compute in: diffusers' own, and the embedders.
+NOT_CAST = ("embed", "norm", "^proj_in$", "^proj_out$")
 _BLOCK_MATRIX = re.compile(r"(single_)?transformer_blocks\.[0-9]+\..+\.weight")
 # Numbers rounded at a time: rounding takes some forty bytes for each.
 _CHUNK = 1 << 18
@@ -55,7 +57,8 @@ _CHUNK = 1 << 18
 
 def casts(name: str) -> bool:
     """Return whether `fp8` casts the parameter of diffusers' name."""
-    return _NOT_CAST.search(name.rpartition(".")[0]) is None
+    module = name.rpartition(".")[0]
+    return not any(re.search(pattern, module) for pattern in NOT_CAST)
 
 
 def packs(name: str, shape: Sequence[int]) -> bool:
