@@ -3,9 +3,9 @@
 `fp8` is diffusers' layerwise casting: float8_e4m3fn in memory, the dtype computed in when a layer
 is called; the modulation in the norms stays as it is. `int8` and `int4` are ggml's Q8_0 and Q4_0:
 each run of 32 numbers of a row is whole numbers of 8 or 4 bits and one half-precision scale,
-`w = d q`, with `d = max|w| / 127` and `q = round(w / d)`, or `d = w_m / -8` for the `w_m` of largest
-magnitude and `q` from -8 to 7 (ggml-quants.c). The package gguf rounds, diffusers' `GGUFLinear`
-computes.
+`w = d q`, with `d = max|w| / 127` and `q = round(w / d)`, or `d = w_m / -8` for the `w_m` of
+largest magnitude and `q` from -8 to 7 (ggml-quants.c). The package gguf rounds, and the
+`GGUFLinear` of diffusers computes.
 
 Embedders, norms, biases and the final layer stay as they are: little of the size, most of the
 error.
