@@ -20,6 +20,7 @@ from factory import KREA, SCHNELL, save_file
 from submerge import cli
 from submerge.files import write_whole
 from submerge.profile import KINDS, environment, record, span
+from submerge.profile.watch import Watch, larger
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -364,3 +365,31 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="folder"):
         write_whole(tmp_path / "folder", b"")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file.txt", "folder"]
+
+
+@linux
+@pytest.mark.serial
+def test_a_watch_sees_what_was_held_only_for_a_while() -> None:
+    size = 200 << 20
+    with Watch() as watch:
+        with watch.peak() as quiet:
+            pass
+        with watch.peak() as loud:
+            held = bytearray(b"x") * size
+            assert held[-1]
+            del held
+        with watch.peak() as after:
+            pass
+    assert quiet["rss"] is not None
+    assert loud["rss"] is not None
+    assert after["rss"] is not None
+    assert loud["rss"] - quiet["rss"] > 0.9 * size
+    assert loud["rss"] - after["rss"] > 0.9 * size
+
+
+def test_the_larger_of_two_readings_knows_what_either_knows() -> None:
+    assert larger({"rss": 1, "vram": None}, {"rss": 3, "file": 2}) == {
+        "rss": 3,
+        "vram": None,
+        "file": 2,
+    }

@@ -230,10 +230,8 @@ def _places(
 
 
 def _loaded(place: str, recorded: Mapping[str, Any], load: Mapping[str, Any]) -> LoadedModel:
-    """Load a model as it was loaded: in the same dtype, its layers in fp8 or not."""
-    known: dict[str, Any] = {"dtype": recorded["dtype"]}
-    if recorded.get("fp8"):
-        known["quantization"] = "fp8"
+    """Load a model as it was loaded: in the same dtype, its layers quantised alike."""
+    known = {"dtype": recorded["dtype"], "quantization": recorded.get("quantization")}
     return load_model(place, **{**known, **load})
 
 
@@ -292,6 +290,10 @@ def _other_model(
             "submerge": (metadata["version"], __version__),
             f"fingerprint of {name}": (recorded["fingerprint"], model.parts.fingerprint()),
             f"dtype of {name}": (recorded["dtype"], model.plan.dtype),
+            f"quantization of {name}": (
+                recorded.get("quantization"),
+                model.plan.rung.quantization,
+            ),
         }
     )
 

@@ -1,4 +1,4 @@
-"""LoRAs and ControlNets are on for one run and off after it."""
+"""LoRAs, IP-Adapters and ControlNets are on for one run and off after it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import torch
 from diffusers import FluxControlNetModel, FluxTransformer2DModel
 from PIL import Image
 from safetensors.torch import save_file
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 import submerge
+from inference.plans import RUNGS, on_a_gpu
 from submerge import RecipeError
-from submerge.inference import load_model, run_inference
+from submerge.inference import load_model, loading, run_inference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,6 +51,12 @@ def test_a_lora_acts_by_its_scale_and_only_for_its_run(
     strong = painted(krea, loras={str(path): 0.7})
     assert strong != plain
     assert painted(krea) == plain
+
+    # Prompts are encoded already: the part for a text encoder changes nothing.
+    layer = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
+    sides = {"lora_A": torch.randn(4, 32), "lora_B": torch.randn(32, 4)}
+    save_file(pairs | {f"{layer}.{side}.weight": t for side, t in sides.items()}, path)
+    assert painted(krea, loras={str(path): 0.7}) == strong
 
     # The same by arithmetic: the product on top of the weight.
     with load_model(pipelines["krea"], device="cpu", dtype="f32") as other:
@@ -90,3 +98,85 @@ def test_a_picture_for_the_adapter_is_needed(krea: LoadedModel) -> None:
     given = {"pretrained_model_name_or_path_or_dict": "x"}
     with pytest.raises(RecipeError, match=r"options\.ip_adapter: has no `image`, expected a path"):
         run_inference(krea, TEXT, SMALL | {"ip_adapter": given})
+
+
+@pytest.fixture
+def ip_adapter(pipelines: dict[str, Path], tmp_path: Path) -> dict[str, Any]:
+    """An IP-Adapter in the layout FLUX's are published in, and the picture it is given."""
+    torch.manual_seed(4)
+    config = CLIPVisionConfig(
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=32,
+        patch_size=8,
+        projection_dim=16,
+    )
+    CLIPVisionModelWithProjection(config).save_pretrained(tmp_path / "clip")
+    flux = FluxTransformer2DModel.load_config(pipelines["krea"] / "transformer")
+    text, width = flux["joint_attention_dim"], 64
+    weights = {
+        "ip_adapter_proj_model.proj.weight": torch.randn(4 * text, 16),
+        "ip_adapter_proj_model.proj.bias": torch.randn(4 * text),
+        "ip_adapter_proj_model.norm.weight": torch.ones(text),
+        "ip_adapter_proj_model.norm.bias": torch.zeros(text),
+    }
+    for block in range(flux["num_layers"]):
+        for part in ("k", "v"):
+            name = f"double_blocks.{block}.processor.ip_adapter_double_stream_{part}_proj"
+            weights[f"{name}.weight"] = torch.randn(width, text)
+            weights[f"{name}.bias"] = torch.randn(width)
+    save_file(weights, tmp_path / "ip_adapter.safetensors")
+    picture = tmp_path / "picture.png"
+    Image.fromarray(np.arange(32 * 32 * 3, dtype=np.uint8).reshape(32, 32, 3)).save(picture)
+    return {
+        "pretrained_model_name_or_path_or_dict": str(tmp_path),
+        "weight_name": "ip_adapter.safetensors",
+        "image_encoder_pretrained_model_name_or_path": str(tmp_path / "clip"),
+        "image": str(picture),
+    }
+
+
+def test_an_ip_adapter_acts_by_its_scale_and_only_for_its_run(
+    krea: LoadedModel, ip_adapter: dict[str, Any], tmp_path: Path
+) -> None:
+    plain = painted(krea)
+    assert painted(krea, ip_adapter={**ip_adapter, "scale": 0.0}) == plain
+    strong = painted(krea, ip_adapter={**ip_adapter, "scale": 1.0})
+    assert strong != plain
+    assert painted(krea, ip_adapter=ip_adapter) == strong
+    assert painted(krea) == plain
+    other = tmp_path / "other.png"
+    Image.new("RGB", (32, 32), "red").save(other)
+    assert painted(krea, ip_adapter={**ip_adapter, "image": str(other)}) not in (plain, strong)
+    with pytest.raises(submerge.RecipeError, match="no `image`"):
+        painted(krea, ip_adapter={k: v for k, v in ip_adapter.items() if k != "image"})
+
+
+@pytest.mark.parametrize("rung", RUNGS)
+def test_adapters_paint_the_same_image_on_every_plan(
+    krea: LoadedModel,
+    pipelines: dict[str, Path],
+    ip_adapter: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    rung: str,
+) -> None:
+    draw = torch.Generator().manual_seed(3)
+    name = "transformer.transformer_blocks.0.attn.to_q.lora"
+    pairs = {
+        f"{name}_{side}.weight": torch.randn(shape, generator=draw)
+        for side, shape in (("A", (4, 64)), ("B", (64, 4)))
+    }
+    save_file(pairs, tmp_path / "lora.safetensors")
+    each: list[dict[str, Any]] = [
+        {"ip_adapter": ip_adapter},
+        {"loras": {str(tmp_path / "lora.safetensors"): 0.7}},
+        {},
+    ]
+    expected = [painted(krea, **more) for more in each]
+    monkeypatch.setattr(loading, "plan_load", on_a_gpu(rung))
+    with load_model(pipelines["krea"], device="cpu", dtype="f32") as model:
+        assert model.plan.rung.name == rung
+        assert [painted(model, **more) for more in each] == expected

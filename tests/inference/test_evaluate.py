@@ -18,8 +18,8 @@ from transformers import T5EncoderModel
 import submerge
 from submerge.cli import _run
 from submerge.evaluate import Prompt, battery, evaluate_guidance
-from submerge.evaluate.painting import texts_identity
 from submerge.inference import load_model, planner, run_inference
+from submerge.inference.embeddings import texts_identity
 from submerge.page import build
 
 if TYPE_CHECKING:

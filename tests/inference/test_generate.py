@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import click
 import pytest
 
 from submerge import cli
 from submerge.cli.paint import budget
 from submerge.inference import read_metadata
+from submerge.inference.quantized import QUANTIZATIONS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,3 +75,28 @@ def test_budgets_in_words() -> None:
     assert budget(None) is None
     assert budget("12GB") == "12GB"
     assert budget("vram=12GB, ram=16GB") == {"vram": "12GB", "ram": "16GB"}
+
+
+def test_layers_are_stored_as_asked_and_prompts_kept(
+    pipelines: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["generate", str(pipelines["krea"]), "-p", "a fox", *SMALL]
+    arguments += ["--quantization", "int4", "--embeddings", str(tmp_path / "kept")]
+    arguments += ["-o", str(tmp_path / "images")]
+    assert cli._run(arguments) == cli.OK
+    told = capsys.readouterr().err
+    assert "denoise" in told
+    assert "rss" in told
+    painted = read_metadata(tmp_path / "images" / "0000-0.png")
+    assert painted["model"]["quantization"] == "int4"
+    assert len(list((tmp_path / "kept").iterdir())) == 1
+    assert cli._run([*arguments, "--plan"]) == cli.OK
+    assert "chosen:    everything resident, int4 layers" in capsys.readouterr().out
+
+
+def test_every_form_can_be_asked_for() -> None:
+    for command in ("generate", "measure", "test"):
+        found = cli.app.get_command(click.Context(cli.app), command)
+        assert found is not None
+        option = next(one for one in found.params if one.name == "quantization")
+        assert list(getattr(option.type, "choices", ())) == ["auto", *QUANTIZATIONS]

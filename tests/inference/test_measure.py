@@ -51,6 +51,8 @@ def test_each_model_at_each_workload(found: submerge.Measurement) -> None:
         assert result["least_seconds"] <= result["seconds"] <= result["most_seconds"]
         assert 0 < sum(result["phases"].values()) <= result["most_seconds"]
         assert set(result["phases"]) == {"text", "denoise", "decode"}
+        assert set(result["phase_peaks"]) == set(result["phases"])
+        assert all(most["rss"] <= result["peak"]["rss"] for most in result["phase_peaks"].values())
         assert set(result["peak"]) == set(result["average"]) == set(KINDS)
         assert result["average"]["rss"] <= result["peak"]["rss"]
         assert result["peak"]["vram"] is None
@@ -129,6 +131,7 @@ def test_models_take_turns_and_figures_are_over_all_rounds(
             "phases": [{"denoise": value} for value in ([1, 2, 6], [4, 5, 12])[turn]],
             "batch": 2,
             "options": {"steps": 4},
+            "phase_peaks": {"denoise": rss},
             "peak": rss | {"vram": 7 if turn else None},
             "average": rss,
         }
@@ -147,6 +150,7 @@ def test_models_take_turns_and_figures_are_over_all_rounds(
     assert (result["least_seconds"], result["seconds"], result["most_seconds"]) == (1, 4.5, 12)
     assert (result["first_seconds"], result["cpu_seconds"]) == (9.5, 3)
     assert result["phases"]["denoise"] == 5
+    assert result["phase_peaks"] == {"denoise": kinds | {"rss": 110}}
     assert result["images_per_minute"] == 12
     assert (result["peak"]["rss"], result["average"]["rss"]) == (110, 105)
     # Not known in every round: not known.

@@ -28,3 +28,7 @@ def test_peaks_are_within_15_percent_of_the_plan(
     assert resident["peak"] - resident["base"] > 0.95 * weights
     assert streamed["peak"] - streamed["base"] < 0.3 * weights
     assert streamed["pixels"] == resident["pixels"]
+    # Rounded as they are read: the weights as they are were never in memory as a whole.
+    for kind in ("int8", "int4"):
+        assert f"{kind} layers" in runs[kind]["rung"]
+        assert runs[kind]["peak"] - runs[kind]["base"] < 0.75 * weights

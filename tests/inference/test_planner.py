@@ -12,18 +12,36 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from submerge import PlanError
-from submerge.inference.planner import PHASES, POOLS, LoadPlan, Machine, Sizes, Work, plan_load
+from submerge.inference.activations import Shapes, Work
+from submerge.inference.planner import (
+    PHASES,
+    POOLS,
+    LoadPlan,
+    Machine,
+    Sizes,
+    Stored,
+    plan_load,
+)
+from submerge.inference.quantized import QUANTIZATIONS
 
 GIB = 1 << 30
 MIB = 1 << 20
+
+
+def stored(total: int, double: int, single: int, *layer: int) -> Stored:
+    return Stored(total, (double,) * 19 + (single,) * 38, *layer)
+
+
 # FLUX.1-dev in bf16: encoders 8.87 + 0.23 GiB, 19 blocks of 648 MiB and 38 of 270.
 FLUX = Sizes(
     text=9_770_768_000,
     text_layer=263_192_576,
-    transformer=23_802_816_640,
-    blocks=(679_662_592,) * 19 + (283_183_616,) * 38,
-    layer=113_283_072,
-    cast=15_135_000_000,
+    transformer=stored(23_802_816_640, 679_662_592, 283_183_616, 113_283_072),
+    quantized={
+        "fp8": Stored(15_165_000_000, (), 113_283_072, 94_371_840),
+        "int8": stored(12_694_000_000, 361_000_000, 150_500_000, 60_200_000, 226_492_416),
+        "int4": stored(6_777_000_000, 191_300_000, 79_700_000, 31_900_000, 226_492_416),
+    },
     vae=167_639_366,
 )
 ONE_IMAGE = Work()
@@ -33,17 +51,19 @@ DEVICES = ("cpu", "mps", "cuda", "cuda:1", "xpu")
 @st.composite
 def sizes(draw: st.DrawFn) -> Sizes:
     count = st.integers(1, 10**9)
-    blocks = tuple(draw(st.lists(count, min_size=1, max_size=9)))
-    transformer = sum(blocks) + draw(count)
+
+    def drawn(unpacked: int) -> Stored:
+        blocks = tuple(draw(st.lists(count, min_size=1, max_size=9)))
+        total = sum(blocks) + draw(count)
+        return Stored(total, blocks, draw(st.integers(1, total)), unpacked)
+
     return Sizes(
         text=(text := draw(count)),
         text_layer=draw(st.integers(1, text)),
-        transformer=transformer,
-        blocks=blocks,
-        layer=draw(st.integers(1, transformer)),
-        cast=draw(st.integers(transformer // 2, transformer)),
+        transformer=drawn(0),
+        quantized={kind: drawn(draw(count)) for kind in QUANTIZATIONS},
         vae=draw(count),
-        hidden=draw(st.sampled_from([64, 3072])),
+        shapes=Shapes(hidden=draw(st.sampled_from([128, 3072]))),
     )
 
 
@@ -56,7 +76,7 @@ WORK = st.builds(
 )
 LIMIT = st.none() | st.integers(10**6, 5 * 10**10)
 MACHINE = st.builds(Machine, st.sampled_from(DEVICES), LIMIT, LIMIT)
-QUANTIZATION = st.sampled_from([None, "auto", "fp8"])
+QUANTIZATION = st.sampled_from([None, "auto", *QUANTIZATIONS])
 
 
 def planned(
@@ -112,7 +132,7 @@ def test_the_smallest_budget_that_a_refusal_names_would_do(
     assert set(named) == set(POOLS)
     smallest = Machine(device, named["vram"], named["ram"])
     fits = plan_load(found, smallest, work, quantization=quant)
-    assert fits.rung.name == "disk"
+    assert fits.rung.peak == {"vram": named["vram"], "ram": named["ram"]}
     tighter = [replace(smallest, ram=named["ram"] - 1)]
     tighter += [replace(smallest, vram=named["vram"] - 1)] if named["vram"] else []
     for machine in tighter:
@@ -140,12 +160,32 @@ def test_the_ladder_of_flux_dev(vram: int, ram: int, rung: str, *, tiles: bool) 
 def test_weights_change_only_where_that_is_allowed() -> None:
     machine = Machine("cuda", 18 * GIB, 64 * GIB)
     never = plan_load(FLUX, machine, ONE_IMAGE)
-    assert (never.rung.name, never.rung.cast) == ("blocks", False)
-    maybe = plan_load(FLUX, machine, ONE_IMAGE, quantization="auto")
-    assert (maybe.rung.name, maybe.rung.cast) == ("time-share", True)
+    assert (never.rung.name, never.rung.quantization) == ("blocks", None)
     roomy = Machine("cuda", 48 * GIB, 64 * GIB)
-    assert not plan_load(FLUX, roomy, ONE_IMAGE, quantization="auto").rung.cast
-    assert plan_load(FLUX, roomy, ONE_IMAGE, quantization="fp8").rung.cast
+    assert plan_load(FLUX, roomy, ONE_IMAGE, quantization="auto").rung.quantization is None
+    for kind in QUANTIZATIONS:
+        assert plan_load(FLUX, roomy, ONE_IMAGE, quantization=kind).rung.quantization == kind
+
+
+@pytest.mark.parametrize(
+    ("vram", "ram", "rung", "kind"),
+    [
+        (18, 64, "time-share", "fp8"),
+        (15, 64, "time-share", "int8"),
+        (10, 64, "time-share", "int4"),
+        (8, 64, "blocks", None),
+        (8, 24, "blocks", "int8"),
+        (8, 18, "blocks", "int4"),
+        (8, 4, "disk", None),
+    ],
+)
+def test_auto_takes_the_first_that_saves_streaming(
+    vram: int, ram: int, rung: str, kind: str | None
+) -> None:
+    machine = Machine("cuda", vram * GIB, ram * GIB)
+    plan = plan_load(FLUX, machine, ONE_IMAGE, quantization="auto")
+    assert (plan.rung.name, plan.rung.quantization) == (rung, kind)
+    assert (f"{kind} layers" in plan.describe().partition("rejected")[0]) == (kind is not None)
 
 
 def test_peaks_agree_with_published_measurements() -> None:
@@ -178,3 +218,12 @@ def test_the_plan_explains_itself() -> None:
 def test_planning_needs_no_torch() -> None:
     script = "import sys, submerge.inference.planner; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_auto_passes_over_what_is_not_installed_and_says_so() -> None:
+    machine = Machine("cuda", 15 * GIB, 64 * GIB)
+    plan = plan_load(FLUX, machine, ONE_IMAGE, quantization="auto", packages=False)
+    assert (plan.rung.name, plan.rung.quantization) == ("blocks", None)
+    assert "int8 layers: the package gguf is not installed" in plan.describe()
+    asked = plan_load(FLUX, machine, ONE_IMAGE, quantization="int8", packages=False)
+    assert asked.rung.quantization == "int8"  # loading says what is missing

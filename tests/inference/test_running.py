@@ -13,6 +13,7 @@ from PIL import Image
 
 import submerge
 from submerge.inference import LoadedModel, load_model, read_metadata, run_inference
+from submerge.profile import read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,6 +114,20 @@ def test_prompts_at_the_edge_are_painted_and_what_is_cut_is_told(merged: LoadedM
     assert [image.prompt_index for image in result if image.notes] == [1]
     assert "cut to 16" in result[1].notes[0]
     assert result.phases["text"] > 0
+
+
+def test_memory_is_told_by_phase_and_not_in_the_file(merged: LoadedModel, tmp_path: Path) -> None:
+    result = run_inference(merged, TEXT, SMALL, output=tmp_path / "one")
+    assert set(result.memory) == set(result[0].memory) == {"text", "denoise", "decode"}
+    held = read()[0].rss
+    assert held is not None
+    for most in result[0].memory.values():
+        assert 0.5 * held < (most["rss"] or 0) < 2 * held
+        assert most["vram"] is None
+    assert result.to_dict()["images"][0]["memory"] == result[0].memory
+    again = run_inference(merged, TEXT, SMALL, output=tmp_path / "two")
+    files = [image.path.read_bytes() for image in (result[0], again[0]) if image.path]
+    assert files[0] == files[1]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from submerge.cli.options import as_json, emit, given, quiet
+from submerge.cli.options import as_json, emit, given, quantized, quiet
 
 
 @click.command()
@@ -31,7 +31,7 @@ from submerge.cli.options import as_json, emit, given, quiet
 @click.option("--device", help="cpu, cuda, mps, ...  [default: what is there]")
 @click.option("--dtype", type=click.Choice(["bf16", "f16", "f32"]), help="To compute in.")
 @click.option("--memory-budget", metavar="SIZE", help="As in 12GB.  [default: what is free]")
-@click.option("--quantization", type=click.Choice(["auto", "fp8"]), help="Of the layers in memory.")
+@quantized
 @click.option("--components", type=click.Path(), help="A pipeline for a transformer alone.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="The JSON file to write.")
 @click.option("--trace", type=click.Path(dir_okay=False), help="A timeline for Perfetto to write.")

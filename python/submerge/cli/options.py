@@ -13,9 +13,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "as_json",
+    "embedded",
     "emit",
     "given",
     "output",
+    "quantized",
     "quiet",
     "reading",
     "run_arguments",
@@ -37,6 +39,17 @@ class _Told(Protocol):
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 quiet = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+quantized = click.option(
+    "--quantization",
+    type=click.Choice(["auto", "fp8", "int8", "int4"]),
+    help="Store the transformer's layers so in memory; auto only where the budget asks for it.",
+)
+embedded = click.option(
+    "--embeddings",
+    metavar="FOLDER",
+    type=click.Path(file_okay=False),
+    help="Keep prompt embeddings here; prompts that are there need no text encoder.",
+)
 output = click.option(
     "-o",
     "--output",

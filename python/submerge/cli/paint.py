@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from submerge.cli.options import as_json, given, quiet
+from submerge.cli.options import as_json, embedded, given, quantized, quiet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -26,17 +26,14 @@ _OPTIONS = (
     "max_sequence_length",
     "shift",
 )
-_LOADING = ("device", "dtype", "quantization", "components", "batch")
+_LOADING = ("device", "dtype", "quantization", "components", "embeddings", "batch")
 
 
 def loading(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say how a model is loaded."""
     for option in (
-        click.option(
-            "--quantization",
-            type=click.Choice(["auto", "fp8"]),
-            help="Store the transformer's layers in fp8, or only where the budget asks for it.",
-        ),
+        embedded,
+        quantized,
         click.option("--dtype", help="bf16, f16 or f32.  [default: the model's own]"),
         click.option("--device", help="cpu, cuda, mps, ...  [default: what torch finds]"),
         click.option(
@@ -201,5 +198,16 @@ def _tell(result: InferenceResult, options: Mapping[str, Any]) -> None:
         click.echo(note, err=True)
     for image in result:
         click.echo(image.path)
-    seconds = ", ".join(f"{phase} {took:.1f} s" for phase, took in result.phases.items())
-    click.echo(f"{len(result)} images, {result.resumed} of them already there; {seconds}", err=True)
+    phases = "; ".join(_phase(result, name) for name in result.phases)
+    click.echo(f"{len(result)} images, {result.resumed} of them already there; {phases}", err=True)
+
+
+def _phase(result: InferenceResult, name: str) -> str:
+    """Return what a phase took: `denoise 3.1 s, rss 2.4 GB`."""
+    from submerge.plan.sizes import bytes_in_words
+
+    most = result.memory.get(name, {})
+    held = [
+        f"{kind} {bytes_in_words(size)}" for kind in ("rss", "vram") if (size := most.get(kind))
+    ]
+    return ", ".join([f"{name} {result.phases[name]:.1f} s", *held])

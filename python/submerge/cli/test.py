@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from submerge.cli.options import as_json, given, quiet
+from submerge.cli.options import as_json, embedded, given, quantized, quiet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 # What `--sweep` tries, besides the guidance it paints with anyway.
 _SWEEP_STEPS = (1, 2, 4, 8, 20, 28)
 _SWEEP_GUIDANCE = (1.0, 2.5, 3.5, 4.5, 6.0)
+_LOADING = ("device", "dtype", "memory_budget", "quantization", "components", "embeddings")
 
 
 def _numbers(kind: type[int | float]) -> Callable[..., tuple[int | float, ...] | None]:
@@ -63,6 +64,8 @@ def _pixels(_: click.Context, __: click.Parameter, value: str | None) -> tuple[i
 @click.option("--device", help="cpu, cuda, mps, ...  [default: what is there]")
 @click.option("--dtype", type=click.Choice(["bf16", "f16", "f32"]), help="To compute in.")
 @click.option("--memory-budget", metavar="SIZE", help="As in 12GB.  [default: what is free]")
+@quantized
+@embedded
 @click.option("--components", type=click.Path(), help="A pipeline for a transformer alone.")
 @click.option("--exit-code", is_flag=True, help="Exit with 4 when a verdict is bad.")
 @as_json
@@ -84,9 +87,7 @@ def test(merge: str, **options: Any) -> int:
         parents=[*(options["parents"] or ()), *options["parent"]],
         scorers=["auto", *options["scorer"]],
         options=_painting(options),
-        load=given(
-            {name: options[name] for name in ("device", "dtype", "memory_budget", "components")}
-        ),
+        load=given({name: options[name] for name in _LOADING}),
         output=options["output"],
         notify=_silent if options["quiet"] else _told,
     )

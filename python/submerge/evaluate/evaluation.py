@@ -33,7 +33,7 @@ class Evaluation:
         prompts: `{id, text, tags}`.
         options: what the evaluation was told to do, defaults filled in.
         environment: versions, hardware and settings.
-        images: `{model, prompt, seed, path, sha256, seconds, phases}`.
+        images: `{model, prompt, seed, path, sha256, seconds, phases, memory}`.
         scores: `{scorer, unit, better, model, prompt, seed, value}`.
         comparisons: `{scorer, parent, mean_difference, low, high, pairs, win_rate}`: the merge less
             the parent, with its 95 % bootstrap interval; NaN where it cannot be said.

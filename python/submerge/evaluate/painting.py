@@ -6,15 +6,14 @@ same files; start latents are the same because seeds, dtype and size are.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, overload
 
-from submerge.checkpoint import open_checkpoint
 from submerge.evaluate.signals import Answers, Probe, ask
 from submerge.inference import LoadedModel, load_model, run_inference
+from submerge.inference.embeddings import texts_identity
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,10 +24,7 @@ if TYPE_CHECKING:
     from submerge.evaluate.options import EvaluateOptions
     from submerge.evaluate.prompts import Prompt
 
-__all__ = ["Gallery", "Painted", "Picture", "Plan", "run", "texts_identity"]
-
-_SAMPLE = 4096  # bytes at either end of a tensor that speak for it
-_SMALL = 1 << 26  # files up to this size are read whole
+__all__ = ["Gallery", "Painted", "Picture", "Plan", "run"]
 
 
 @dataclass(eq=False)
@@ -39,6 +35,7 @@ class Picture:
     seed: int
     seconds: float
     phases: Mapping[str, float]
+    memory: Mapping[str, Mapping[str, int | None]]
     path: Path | None
     made: Any
 
@@ -225,40 +222,10 @@ def _pictures(
             image.seed,
             image.seconds,
             dict(image.phases),
+            dict(image.memory),
             image.path,
             # An image that lies in a file is opened again when it is looked at.
             image if image.path is None else None,
         )
         for image in made
     ]
-
-
-def texts_identity(pipeline: Path) -> str:
-    """Return a digest that is the same for pipelines that encode texts alike.
-
-    Covers configs and tokenizers, the headers of both encoders, and both ends of each of their
-    tensors: a fine-tuned encoder has the same header, but not the same numbers.
-    """
-    digest = hashlib.sha256()
-    for name in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"):
-        folder = pipeline / name
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            if path.suffix != ".safetensors" and path.stat().st_size <= _SMALL:
-                digest.update(f"{path.relative_to(pipeline)}\0".encode())
-                digest.update(path.read_bytes())
-        if name.startswith("text_encoder"):
-            _digest_tensors(folder, digest)
-    return digest.hexdigest()
-
-
-def _digest_tensors(folder: Path, digest: Any) -> None:
-    """Digest name, dtype, shape and the ends of every tensor, however they are sharded."""
-    checkpoint = open_checkpoint(folder)
-    for name, tensor in sorted(checkpoint.tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tensor.shape}\0".encode())
-        with checkpoint.files[tensor.file].path.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            stream.seek(8 + length + tensor.start)
-            digest.update(stream.read(min(_SAMPLE, tensor.nbytes)))
-            stream.seek(8 + length + max(tensor.start, tensor.end - _SAMPLE))
-            digest.update(stream.read(min(_SAMPLE, tensor.nbytes)))

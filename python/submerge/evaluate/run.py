@@ -331,4 +331,5 @@ def _image_row(name: str, picture: Picture, folder: Path | None) -> Row:
         "sha256": None if path is None else hashlib.sha256(path.read_bytes()).hexdigest(),
         "seconds": picture.seconds,
         "phases": dict(picture.phases),
+        "memory": {phase: dict(most) for phase, most in picture.memory.items()},
     }

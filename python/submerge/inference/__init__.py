@@ -14,11 +14,12 @@ Needs the extra `submerge[diffusers]`; planning alone does not.
 
 from __future__ import annotations
 
-from submerge.inference.images import GeneratedImage, read_metadata
+from submerge.inference.activations import Work
+from submerge.inference.images import GeneratedImage, InferenceResult, read_metadata
 from submerge.inference.loading import LoadedModel, load_model, plan_loading
 from submerge.inference.options import InferenceOptions
-from submerge.inference.planner import LoadPlan, Machine, Sizes, Work, plan_load
-from submerge.inference.running import InferenceResult, run_inference
+from submerge.inference.planner import LoadPlan, Machine, Sizes, plan_load
+from submerge.inference.running import run_inference
 
 __all__ = [
     "GeneratedImage",

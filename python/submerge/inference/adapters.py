@@ -34,7 +34,8 @@ def adapted(model: LoadedModel, options: InferenceOptions) -> Iterator[dict[str,
             if options.loras:
                 _told("loras", _load_loras, pipe, options.loras)
             if options.ip_adapter is not None:
-                keywords |= _told("ip_adapter", _load_ip_adapter, pipe, options.ip_adapter)
+                given = options.ip_adapter
+                keywords |= _told("ip_adapter", _load_ip_adapter, pipe, given, model.device)
             if options.controlnet is not None:
                 keywords |= _told("controlnet", _load_controlnet, pipe, options.controlnet)
             yield keywords
@@ -48,18 +49,45 @@ def adapted(model: LoadedModel, options: InferenceOptions) -> Iterator[dict[str,
 def _load_loras(pipe: Any, loras: Mapping[str, float]) -> None:
     """Load LoRAs and set their scales; text encoder parts have no effect on encoded prompts."""
     names = [f"lora_{index}" for index in range(len(loras))]
-    for name, path in zip(names, loras, strict=True):
-        pipe.load_lora_weights(str(path), adapter_name=name)
-    pipe.set_adapters(names, [float(scale) for scale in loras.values()])
+    encoders = {name: getattr(pipe, name) for name in ("text_encoder", "text_encoder_2")}
+    # diffusers would take hooks of encoders streamed from their files for an offload of its own.
+    pipe.register_modules(**dict.fromkeys(encoders))
+    try:
+        for name, path in zip(names, loras, strict=True):
+            pipe.load_lora_weights(str(path), adapter_name=name)
+        pipe.set_adapters(names, [float(scale) for scale in loras.values()])
+    finally:
+        pipe.register_modules(**encoders)
 
 
-def _load_ip_adapter(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+def _load_ip_adapter(pipe: Any, given: Mapping[str, Any], device: Any) -> dict[str, Any]:
+    """Load an IP-Adapter, all of it onto the device, wherever the pipeline's weights are."""
+    from transformers import CLIPVisionModelWithProjection
+
     fields = dict(given)
     image, scale = fields.pop("image", None), fields.pop("scale", 1.0)
     if image is None:
         raise RecipeError("options.ip_adapter: has no `image`, expected a path or a picture")
+    encoder = fields.pop(f"{_ENCODER}_pretrained_model_name_or_path", None)
+    if encoder is None:
+        raise RecipeError(
+            f"options.ip_adapter: has no `{_ENCODER}_pretrained_model_name_or_path`, "
+            "expected the folder of the CLIP vision model it was trained with"
+        )
+    # diffusers would put it where it finds the pipeline's first weight.
+    vision = CLIPVisionModelWithProjection.from_pretrained(
+        encoder,
+        subfolder=fields.pop(f"{_ENCODER}_subfolder", ""),
+        dtype=fields.pop(f"{_ENCODER}_dtype", pipe.transformer.dtype),
+        local_files_only=True,
+    )
+    pipe.register_modules(image_encoder=vision.to(device).eval())
     pipe.load_ip_adapter(**fields)
     pipe.set_ip_adapter_scale(scale)
+    pipe.transformer.encoder_hid_proj.to(device)
+    for processor in pipe.transformer.attn_processors.values():
+        if hasattr(processor, "to_k_ip"):
+            processor.to(device)
     return {"ip_adapter_image": _picture(image)}
 
 
@@ -87,6 +115,7 @@ def _load_controlnet(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+_ENCODER = "image_encoder"
 _COMPONENTS = (
     "scheduler",
     "vae",
@@ -112,7 +141,15 @@ def _told(field: str, load: Any, *arguments: Any) -> Any:
     """Call a loader of diffusers, whose failure is told as that of the option."""
     try:
         return load(*arguments)
-    except (AttributeError, ImportError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (
+        AttributeError,
+        ImportError,
+        KeyError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         if isinstance(error, RecipeError):
             raise
         raise AdapterError(

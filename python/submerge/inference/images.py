@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import os
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from submerge.errors import CheckpointError
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
-__all__ = ["FORMAT", "GeneratedImage", "read_metadata"]
+__all__ = ["FORMAT", "GeneratedImage", "InferenceResult", "read_metadata"]
 
 FORMAT = "submerge-image/1"
 
@@ -39,6 +40,9 @@ class GeneratedImage:
         metadata: what the PNG's `submerge` chunk holds.
         seconds: how long it took, its share of the batch; 0 for one that was there already.
         phases: seconds of `text`, `denoise` and `decode`.
+        memory: phase -> `rss`, `anonymous`, `file`, `vram`, `vram_reserved` -> the most bytes that
+            were seen (20 looks a second); the text phase is that of the run. Not in the PNG: the
+            same image is the same file.
         notes: what is worth telling, a prompt that was cut for instance.
         path: the file it was written to, or None.
     """
@@ -51,6 +55,7 @@ class GeneratedImage:
     metadata: Mapping[str, Any]
     seconds: float = 0.0
     phases: Mapping[str, float] = field(default_factory=dict)
+    memory: Mapping[str, Mapping[str, int | None]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     path: Path | None = None
 
@@ -84,7 +89,50 @@ class GeneratedImage:
             "options": dict(self.options),
             "seconds": self.seconds,
             "phases": dict(self.phases),
+            "memory": {phase: dict(most) for phase, most in self.memory.items()},
             "notes": list(self.notes),
+        }
+
+
+@dataclass(eq=False)
+class InferenceResult(Sequence[GeneratedImage]):
+    """The images in the order of the prompts, and of the seeds of each.
+
+    Attributes:
+        images: the images.
+        model: what the model is called.
+        phases: seconds of the whole run by phase.
+        memory: phase -> kind of memory -> the most bytes the process held, see `GeneratedImage`.
+        notes: what is worth telling: defaults chosen and why, prompts that were cut.
+        resumed: how many images were there already.
+    """
+
+    images: list[GeneratedImage]
+    model: str
+    phases: dict[str, float]
+    memory: Mapping[str, Mapping[str, int | None]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    resumed: int = 0
+
+    @overload
+    def __getitem__(self, index: int) -> GeneratedImage: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[GeneratedImage]: ...
+    def __getitem__(self, index: int | slice) -> GeneratedImage | list[GeneratedImage]:
+        return self.images[index]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the pictures as plain data."""
+        return {
+            "model": self.model,
+            "images": [image.to_dict() for image in self.images],
+            "phases": self.phases,
+            "memory": {phase: dict(most) for phase, most in self.memory.items()},
+            "notes": list(self.notes),
+            "resumed": self.resumed,
         }
 
 

@@ -8,13 +8,17 @@ import re
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypedDict
 
 from submerge.errors import RecipeError, SubmergeError, nearest, quoted
+from submerge.inference.activations import Work
+from submerge.inference.embeddings import Embeddings
 from submerge.inference.options import Defaults, defaults_for
 from submerge.inference.parts import Parts, find_parts
-from submerge.inference.planner import LoadPlan, Machine, Work, plan_load
+from submerge.inference.planner import LoadPlan, Machine, plan_load
+from submerge.inference.quantized import PACKED, QUANTIZATIONS
 from submerge.inference.quiet import quiet
 from submerge.profile import read
 from submerge.values import shown, size
@@ -37,7 +41,6 @@ _SHORT = {
     "fp32": "float32",
 }
 _FILE_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
-_QUANTIZATIONS = (None, "auto", "fp8")
 _HUB_ID = re.compile(r"(?:hf://)?([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?")
 
 
@@ -51,6 +54,8 @@ class LoadArguments(TypedDict, total=False):
         batch: images denoised together that the plan is made for.
         tokens: text tokens the plan is made for; 512, or 256 without guidance.
         checkpointing: recompute the transformer's activations where gradients flow through it.
+        embeddings: a folder to keep prompt embeddings in; the text encoders are then loaded when
+            the first prompt comes that is not there, and not at all where every one is.
     """
 
     components: str | os.PathLike[str] | None
@@ -59,6 +64,7 @@ class LoadArguments(TypedDict, total=False):
     batch: int
     tokens: int
     checkpointing: bool
+    embeddings: str | os.PathLike[str] | None
 
 
 class LoadedModel:
@@ -66,7 +72,8 @@ class LoadedModel:
 
     Attributes:
         pipe: the diffusers `FluxPipeline`. Under a plan that reads the text encoders first,
-            modules that the current phase does not need are None.
+            modules that the current phase does not need are None; so are text encoders that no
+            prompt has needed yet, with a folder of embeddings.
         plan: where its parts live and why.
         source: the transformer's file or folder.
         name: what the model is called.
@@ -77,7 +84,9 @@ class LoadedModel:
             text encoders may lend each other theirs.
     """
 
-    def __init__(self, parts: Parts, plan: LoadPlan, placed: Placed) -> None:
+    def __init__(
+        self, parts: Parts, plan: LoadPlan, placed: Placed, kept: Embeddings | None = None
+    ) -> None:
         self.pipe: Any = placed.pipe
         self.plan = plan
         self.parts = parts
@@ -89,6 +98,7 @@ class LoadedModel:
         )
         self.notes: tuple[str, ...] = _fit_scheduler(self.pipe, parts)
         self._placed: Placed | None = placed
+        self._kept = kept
         self.texts: dict[tuple[str, int], Any] = {}
 
     @property
@@ -110,19 +120,34 @@ class LoadedModel:
         """Return the T5 embeddings [1, tokens, width] and pooled CLIP embeddings [1, width].
 
         On the CPU, and remembered: the text encoders run once for a prompt and a length.
+
+        Raises:
+            OSError: the folder of embeddings cannot be written to.
         """
         key = (prompt, tokens)
         if key not in self.texts:
-            import torch
-
-            with quiet(), self.phase("text") as pipe, torch.no_grad():
-                # With the encoders streamed from their files, they compute on the CPU.
-                streamed = self.plan.rung.placement["text"] == "disk"
-                embeds, pooled, _ = pipe.encode_prompt(
-                    prompt, device="cpu" if streamed else self.device, max_sequence_length=tokens
-                )
-            self.texts[key] = (embeds.cpu(), pooled.cpu())
+            found = None if self._kept is None else self._kept.find(prompt, tokens)
+            if found is None:
+                found = self._encoded(prompt, tokens)
+                if self._kept is not None:
+                    self._kept.keep(prompt, tokens, found)
+            self.texts[key] = found
         return self.texts[key]  # type: ignore[no-any-return]
+
+    def _encoded(self, prompt: str, tokens: int) -> tuple[Any, Any]:
+        import torch
+
+        with quiet(), self.phase("text") as pipe, torch.no_grad():
+            embeds, pooled, _ = pipe.encode_prompt(
+                prompt, device=_encoder_device(self.plan), max_sequence_length=tokens
+            )
+        return embeds.cpu(), pooled.cpu()
+
+    @property
+    def recomputed(self) -> tuple[str, ...]:
+        """What to tell of files of embeddings that could not be used."""
+        damaged = [] if self._kept is None else self._kept.damaged
+        return tuple(f"{path}: holds no such embeddings, computed again" for path in damaged)
 
     def close(self) -> None:
         """Give the memory back; the model cannot paint any more."""
@@ -157,15 +182,17 @@ def load_model(
         memory_budget: the most that may be used: `"12GB"` of the device's memory, or
             `{"vram": "12GB", "ram": "16GB"}`. `ram` counts the whole process, libraries included.
             None is the device's free memory, and no limit in main memory.
-        quantization: `fp8` stores the transformer's layers in fp8 and computes in `dtype`; `auto`
-            does so only where the budget asks for it; None never changes the weights.
+        quantization: `fp8`, `int8` or `int4` stores the transformer's layers so and computes in
+            `dtype`; `auto` takes the first of them that saves streaming and is installed; None
+            never changes the weights. Layers streamed from their files are read as they are there.
         **more: see `LoadArguments`.
 
     Raises:
         PlanError: the budget is too small; the hint names the smallest that would do.
         CheckpointError, LayoutError: a part is damaged, missing, or would be opened as garbage.
         RecipeError: an argument is malformed, or a transformer alone without `components`.
-        SubmergeError: torch, diffusers or transformers are not installed.
+        SubmergeError: torch, diffusers or transformers are not installed, or gguf, by which
+            `int8` and `int4` are stored.
         OSError: a file cannot be read.
     """
     _libraries("torch", "transformers", "accelerate", "diffusers")
@@ -177,15 +204,27 @@ def load_model(
     # What the libraries take differs threefold between builds of torch: measured, not assumed.
     base = read()[0].rss
     parts, plan = _planned(source, (device, dtype, quantization), memory_budget, (more, base))
+    if plan.rung.quantization in PACKED:
+        _libraries("gguf")
 
+    folder, kept = more.get("embeddings"), None
+    if folder is not None:
+        kind = _encoder_device(plan).partition(":")[0]
+        kept = Embeddings(folder, parts.companions, dtype=plan.dtype, device=kind)
     with quiet():
         placed = Placed(
             parts,
             plan,
             torch.device(plan.machine.device),
             checkpointing=more.get("checkpointing", False),
+            text_when_asked=kept is not None,
         )
-    return LoadedModel(parts, plan, placed)
+    return LoadedModel(parts, plan, placed, kept)
+
+
+def _encoder_device(plan: LoadPlan) -> str:
+    """Return where texts are encoded: encoders streamed from their files compute on the CPU."""
+    return "cpu" if plan.rung.placement["text"] == "disk" else plan.machine.device
 
 
 def plan_loading(
@@ -216,9 +255,10 @@ def _planned(
     if unknown := [name for name in more if name not in known]:
         close = nearest(unknown[0], known) or list(known)
         raise TypeError(f"load_model: unknown keyword {quoted(unknown[0])}, expected {close[0]}")
-    if quantization not in _QUANTIZATIONS:
+    if quantization not in (None, "auto", *QUANTIZATIONS):
         raise RecipeError(
-            f"quantization: expected `fp8`, `auto` or nothing, got {shown(quantization)}"
+            "quantization: expected `auto`, `fp8`, `int8`, `int4` or nothing, "
+            f"got {shown(quantization)}"
         )
     parts = find_parts(fetched(source), more.get("components"))
     wanted = _dtype(dtype, parts)
@@ -232,7 +272,13 @@ def _planned(
     machine = _machine(device, memory_budget)
     if base is not None:
         machine = replace(machine, base=base)
-    plan = plan_load(parts.sizes(_DTYPES[wanted]), machine, work, quantization=quantization)
+    plan = plan_load(
+        parts.sizes(_DTYPES[wanted]),
+        machine,
+        work,
+        quantization=quantization,
+        packages=find_spec("gguf") is not None,
+    )
     return parts, plan.with_dtype(wanted)
 
 
@@ -334,7 +380,7 @@ def _libraries(*names: str) -> None:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            extra = "hub" if name == "huggingface_hub" else "diffusers"
+            extra = {"huggingface_hub": "hub", "gguf": "gguf"}.get(name, "diffusers")
             raise SubmergeError(
                 f"{name}: cannot be imported, expected to be installed: {error}",
                 hint=f"pip install 'submerge[{extra}]'",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -18,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 from submerge.checkpoint import open_checkpoint
 from submerge.checkpoint.files import MAX_CONFIG_BYTES, read_object
 from submerge.errors import CheckpointError, LayoutError, RecipeError, listing, quoted
-from submerge.inference.planner import Sizes
+from submerge.inference.activations import Shapes
+from submerge.inference.planner import Sizes, Stored
+from submerge.inference.quantized import QUANTIZATIONS, stored_bytes, unpacked_bytes
 from submerge.layout import Model, identify, tensors_of
 from submerge.merge import MergedModel
 from submerge.plan.provenance import label
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
 
-__all__ = ["NOT_CAST", "Parts", "find_parts"]
+__all__ = ["Parts", "find_parts"]
 
 _INDEX = "model_index.json"
 _TEXT = ("text_encoder", "text_encoder_2")
@@ -40,8 +41,6 @@ _NEEDED = {
     "vae": "config.json",
 }
 _CHANNELS = 64
-# Modules that diffusers' layerwise casting leaves in the dtype they compute in.
-NOT_CAST = re.compile(r"pos_embed|patch_embed|norm|^proj_in$|^proj_out$")
 # How much of each tensor speaks for it in the fingerprint.
 _SAMPLE = 4096
 
@@ -104,14 +103,6 @@ class Parts:
 
     def sizes(self, itemsize: int) -> Sizes:
         """Return the bytes of the parts when every number takes `itemsize` bytes."""
-        transformer = _layers(
-            (tensor.name, math.prod(tensor.shape) * itemsize)
-            for tensor in tensors_of(self.model.arch, "diffusers")
-        )
-        blocks: dict[str, int] = defaultdict(int)
-        for name, size in transformer.items():
-            if block := re.match(r"(single_)?transformer_blocks\.[0-9]+\.", name):
-                blocks[block[0]] += size
         text = [
             _layers(
                 (name, tensor.elements * itemsize)
@@ -123,16 +114,42 @@ class Parts:
         return Sizes(
             text=sum(sum(part.values()) for part in text),
             text_layer=max(max(part.values()) for part in text),
-            transformer=sum(transformer.values()),
-            blocks=tuple(blocks.values()),
-            layer=max(transformer.values()),
-            cast=sum(
-                size if NOT_CAST.search(name) else size // itemsize
-                for name, size in transformer.items()
-            ),
+            transformer=self._stored(None, itemsize),
+            quantized={kind: self._stored(kind, itemsize) for kind in QUANTIZATIONS},
             vae=sum(tensor.elements for tensor in vae) * itemsize,
-            hidden=self.model.arch.hidden,
-            vae_width=self.config("vae").get("block_out_channels", [128])[0],
+            shapes=self._shapes(itemsize),
+        )
+
+    def _stored(self, quantization: str | None, itemsize: int) -> Stored:
+        """Return the bytes of the transformer's weights, quantised or as they are."""
+        tensors = tensors_of(self.model.arch, "diffusers")
+        layers = _layers(
+            (tensor.name, stored_bytes(quantization, tensor.name, tensor.shape, itemsize))
+            for tensor in tensors
+        )
+        blocks: dict[str, int] = defaultdict(int)
+        for name, size in layers.items():
+            if block := re.match(r"(single_)?transformer_blocks\.[0-9]+\.", name):
+                blocks[block[0]] += size
+        return Stored(
+            total=sum(layers.values()),
+            blocks=tuple(blocks.values()),
+            layer=max(layers.values()),
+            unpacked=max(
+                unpacked_bytes(quantization, tensor.name, tensor.shape, itemsize)
+                for tensor in tensors
+            ),
+        )
+
+    def _shapes(self, itemsize: int) -> Shapes:
+        arch, t5, vae = self.model.arch, self.config("text_encoder_2"), self.config("vae")
+        return Shapes(
+            hidden=arch.hidden,
+            head_dim=arch.head_dim,
+            text=t5["d_model"],
+            text_inner=t5["d_ff"],
+            text_heads=t5["num_heads"],
+            vae=tuple(vae.get("block_out_channels", (128, 256, 512, 512))),
             itemsize=itemsize,
         )
 

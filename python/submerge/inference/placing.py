@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from submerge.errors import CheckpointError
-from submerge.inference.planner import TILE
+from submerge.inference.activations import TILE
+from submerge.inference.quantized import NOT_CAST, PACKED, casts, packed, packs, replace_layers
 from submerge.inference.weights import Weights
 from submerge.layout import config_of
 
@@ -29,12 +30,13 @@ _MODULES = {
     "transformer": ("transformer",),
     "vae": ("vae",),
 }
+_HOOKED = ("blocks", "layers")
 _PHASES = {"text": "text", "denoise": "transformer", "decode": "vae"}
 
 
 def import_all() -> None:
     """Import every class a pipeline is made of, which the libraries put off until they are used."""
-    from accelerate import cpu_offload_with_hook, init_empty_weights  # noqa: F401
+    from accelerate import init_empty_weights  # noqa: F401
     from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel  # noqa: F401
     from transformers import CLIPTextModel, T5EncoderModel  # noqa: F401
 
@@ -42,16 +44,27 @@ def import_all() -> None:
 def computing_on(kind: Any, device: torch.device) -> Any:
     """Return a pipeline class that computes on a device, wherever its weights are meanwhile.
 
-    diffusers takes the device from the first weight it finds, which may not be there yet.
+    diffusers takes the device from the first weight it finds, which may not be there yet. LoRAs
+    are loaded for the transformer alone: prompts are encoded before.
     """
-    return type(kind.__name__, (kind,), {"_execution_device": property(lambda _: device)})
+    own = {
+        "_execution_device": property(lambda _: device),
+        "load_lora_into_text_encoder": lambda *_, **__: None,
+    }
+    return type(kind.__name__, (kind,), own)
 
 
 class Placed:
     """The modules of a pipeline where their plan puts them; `phase` brings in what is needed."""
 
     def __init__(
-        self, parts: Parts, plan: LoadPlan, device: torch.device, *, checkpointing: bool = False
+        self,
+        parts: Parts,
+        plan: LoadPlan,
+        device: torch.device,
+        *,
+        checkpointing: bool = False,
+        text_when_asked: bool = False,
     ) -> None:
         import torch
 
@@ -60,14 +73,14 @@ class Placed:
         self._plan = plan
         self._device = device
         self._dtype: torch.dtype = getattr(torch, plan.dtype)
-        self._movers: dict[str, Any] = {}
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self.pipe = self._assemble()
         self._text_first = plan.rung.placement["text"] == "once"
         if self._text_first:
             return
         for part in _MODULES:
-            self._bring(part)
+            if part != "text" or not text_when_asked:
+                self._bring(part)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -77,17 +90,22 @@ class Placed:
             for part in _MODULES:
                 if (part == "text") == (name == "text"):
                     self._bring(part)
+        elif name == "text":
+            self._bring(name)
+        part = _PHASES[name]
+        moved = self._plan.rung.placement[part] == "host"
+        modules = [getattr(self.pipe, module) for module in _MODULES[part]] if moved else []
+        for module in modules:
+            module.to(self._device)
         try:
             yield
         finally:
-            for module in _MODULES[_PHASES[name]]:
-                if module in self._movers:
-                    self._movers[module].offload()
+            for module in modules:
+                module.to("cpu")
 
     def close(self) -> None:
         """Drop everything that was loaded."""
         self._drop(*_MODULES)
-        self._movers.clear()
         if self._scratch is not None:
             self._scratch.cleanup()
             self._scratch = None
@@ -121,8 +139,12 @@ class Placed:
         if not there:
             return
         for part in there:
+            modules = [getattr(self.pipe, name) for name in _MODULES[part]]
             self.pipe.register_modules(**dict.fromkeys(_MODULES[part]))
-        gc.collect()  # once: it walks everything the process holds
+            for module in modules:
+                _empty(module)
+        if self._plan.rung.name in _HOOKED:
+            gc.collect()  # the hooks hold weights of their own, in cycles
         if self._device.type != "cpu":
             import torch
 
@@ -144,7 +166,7 @@ class Placed:
                 module = getattr(transformers, kind).from_pretrained(
                     folder, dtype=self._dtype, local_files_only=True, **more
                 )
-            modules[name] = self._settled(name, module, place)
+            modules[name] = self._settled(module, place)
         return modules
 
     def _vae(self) -> dict[str, Any]:
@@ -160,7 +182,7 @@ class Placed:
             # The config's own tile is a whole image of 1024 x 1024.
             vae.tile_sample_min_size = TILE
             vae.tile_latent_min_size = TILE // 2 ** (len(vae.config.block_out_channels) - 1)
-        return {"vae": self._settled("vae", vae, self._plan.rung.placement["vae"])}
+        return {"vae": self._settled(vae, self._plan.rung.placement["vae"])}
 
     def _transformer(self) -> dict[str, Any]:
         from accelerate import init_empty_weights
@@ -175,7 +197,7 @@ class Placed:
             self._stream(transformer, weights)
         else:
             self._fill(transformer, weights, keep_on_host=place != "resident")
-            transformer = self._settled("transformer", transformer, place)
+            transformer = self._settled(transformer, place)
         if self._checkpointing:
             transformer.enable_gradient_checkpointing()
         return {"transformer": transformer}
@@ -185,18 +207,23 @@ class Placed:
         import torch
 
         home = torch.device("cpu") if keep_on_host else self._device
-        stored = torch.float8_e4m3fn
-        cast = self._plan.rung.cast and set(_castable(transformer))
-        state = {
-            name: weights[name].to(home, stored if cast and name in cast else None)
-            for name in weights
-        }
-        transformer.load_state_dict(state, assign=True)
-        if cast:
-            transformer.enable_layerwise_casting(storage_dtype=stored, compute_dtype=self._dtype)
+        fp8, kind = torch.float8_e4m3fn, self._plan.rung.quantization
+        shapes = {name: tensor.shape for name, tensor in transformer.named_parameters()}
+        if kind in PACKED:
+            replace_layers(transformer, [n for n in shapes if packs(n, shapes[n])], self._dtype)
+        for name in weights:
+            weight = weights[name]
+            if kind in PACKED and packs(name, shapes[name]):
+                weight = packed(kind, name, weight)
+            elif kind == "fp8" and casts(name):
+                weight = weight.to(fp8)
+            _give(transformer, name, weight.to(home))
+        if kind == "fp8":
+            transformer.enable_layerwise_casting(fp8, self._dtype, skip_modules_pattern=NOT_CAST)
 
     def _stream(self, transformer: Any, weights: Weights) -> None:
         """Have each layer read its weights when it is called and drop them afterwards."""
+        transformer.requires_grad_(requires_grad=False)
         kept = self._plan.rung.kept
         blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
         stays = {id(module) for block in blocks[:kept] for module in block.modules()}
@@ -208,19 +235,17 @@ class Placed:
             if id(module) in stays:
                 load(module)
             else:
+                unload = _unloader(names, self._device)
+                unload(module)
                 module.register_forward_pre_hook(load)
-                module.register_forward_hook(_unloader(names), always_call=True)
+                module.register_forward_hook(unload, always_call=True)
 
-    def _settled(self, name: str, module: Any, place: str) -> Any:
+    def _settled(self, module: Any, place: str) -> Any:
         """Put a loaded module into its place and return it."""
         module.eval()
         if place in ("resident", "once"):
             return module.to(self._device)
-        if place == "host":
-            from accelerate import cpu_offload_with_hook
-
-            module, self._movers[name] = cpu_offload_with_hook(module, self._device)
-        elif place in ("blocks", "layers"):
+        if place in ("blocks", "layers"):
             self._offload_groups(module, place)
         return module
 
@@ -245,41 +270,56 @@ class Placed:
         return self._scratch.name
 
 
+def _empty(module: Any) -> None:
+    """Give a module's memory back at once, though its hooks and their owner refer to each other.
+
+    Collecting garbage would do as well, but walks everything the process holds.
+    """
+    import torch
+
+    for tensor in (*module.parameters(), *module.buffers()):
+        tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+
+
 def _loader(names: dict[str, str], weights: Weights, device: torch.device) -> Callable[..., None]:
     """Return the hook that gives a module its weights."""
 
     def load(module: Any, *_: object) -> None:
-        import torch
-
         for parameter, name in names.items():
-            value = torch.nn.Parameter(weights[name].to(device), requires_grad=False)
-            setattr(module, parameter, value)
+            _give(module, parameter, weights[name].to(device))
 
     return load
 
 
-def _unloader(names: list[str]) -> Callable[..., None]:
-    """Return the hook that takes a module's weights away again."""
+def _give(module: Any, name: str, tensor: Any) -> None:
+    """Make a tensor a parameter of a module; one that is a parameter already keeps its class."""
+    import torch
+
+    path, _, parameter = name.rpartition(".")
+    owner = module.get_submodule(path)
+    if not isinstance(tensor, torch.nn.Parameter):
+        learns = getattr(owner, parameter).requires_grad
+        tensor = torch.nn.Parameter(tensor, requires_grad=learns)
+    setattr(owner, parameter, tensor)
+
+
+def _unloader(names: list[str], device: torch.device) -> Callable[..., None]:
+    """Return the hook that takes a module's weights away again.
+
+    What stands in for them has their shape, dtype and device, for those who add adapters beside
+    them, and takes one number: not a number, so that nothing computes with it unnoticed.
+    """
 
     def unload(module: Any, *_: object) -> None:
         import torch
 
         for parameter in names:
-            empty = torch.nn.Parameter(getattr(module, parameter).to("meta"), requires_grad=False)
+            weight = getattr(module, parameter)
+            nothing = torch.full((), torch.nan, dtype=weight.dtype, device=device)
+            empty = torch.nn.Parameter(nothing.expand(weight.shape), requires_grad=False)
             setattr(module, parameter, empty)
 
     return unload
-
-
-def _castable(transformer: Any) -> Iterator[str]:
-    """Return the parameters that diffusers' layerwise casting stores in another dtype."""
-    import torch
-
-    from submerge.inference.parts import NOT_CAST
-
-    for name, module in transformer.named_modules():
-        if isinstance(module, torch.nn.Linear) and not NOT_CAST.search(name):
-            yield from (f"{name}.{parameter}" for parameter, _ in module.named_parameters())
 
 
 @contextmanager

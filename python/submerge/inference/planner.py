@@ -3,40 +3,49 @@
 Pure: sizes in, plan out; nothing is loaded and torch is not imported. Painting has three phases,
 encoding the texts, denoising and decoding, and only what a phase needs must be in memory in it.
 The plan is the first rung of a ladder that fits; a rung costs more time than the one above it.
-
-Activations are estimated: `ACTIVATIONS` and `DECODING` are what FLUX.1-dev took on a GPU at
-1024 x 1024 in bf16 beside its weights, scaled by tokens, width and the bytes of a number.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from submerge.errors import PlanError
+from submerge.inference.activations import TILE, Shapes, Work, activations
+from submerge.inference.quantized import PACKED, QUANTIZATIONS
 from submerge.plan.sizes import bytes_in_words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["LoadPlan", "Machine", "Rung", "Sizes", "Work", "plan_load"]
+__all__ = ["LoadPlan", "Machine", "Rung", "Sizes", "Stored", "Work", "plan_load"]
 
 PHASES = ("text", "denoise", "decode")
 POOLS = ("vram", "ram")
 
 _GIB = 1 << 30
-# Beside the weights: denoising 4,608 tokens of width 3,072, and decoding 1024 x 1024 pixels.
-ACTIVATIONS = int(1.1 * _GIB)
-DECODING = int(4.7 * _GIB)
-# Encoding 512 tokens with T5-XXL, of width 4,096.
-_ENCODING = 64 << 20
 # What a GPU's runtime takes for itself.
 _CONTEXT = int(0.6 * _GIB)
-# Pixels along the side of a tile the VAE decodes at a time, where it decodes in tiles.
-TILE = 512
 
 Placement = Literal["resident", "once", "host", "blocks", "layers", "disk"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Bytes of the transformer's weights in one form, scales included.
+
+    Attributes:
+        total: all of them.
+        blocks: those of each block, in order.
+        layer: those of the largest layer.
+        unpacked: what a layer that computes takes on top, where its stored form is not computed in.
+    """
+
+    total: int
+    blocks: tuple[int, ...]
+    layer: int
+    unpacked: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,26 +55,18 @@ class Sizes:
     Attributes:
         text: both text encoders; `text_layer` is the largest layer of them.
         text_layer: bytes.
-        transformer: all of it; `blocks` are its blocks in order, `layer` its largest layer.
-        blocks: bytes of each block.
-        layer: bytes.
-        cast: the transformer with its layers stored in fp8 where that is possible.
+        transformer: its weights as they are loaded.
+        quantized: its weights by each of the `QUANTIZATIONS`.
         vae: bytes.
-        hidden: width of the transformer (3072).
-        vae_width: channels of the VAE's widest picture, 128.
-        itemsize: bytes of a number.
+        shapes: what sizes the tensors between the layers.
     """
 
     text: int
     text_layer: int
-    transformer: int
-    blocks: tuple[int, ...]
-    layer: int
-    cast: int
+    transformer: Stored
+    quantized: Mapping[str, Stored]
     vae: int
-    hidden: int = 3072
-    vae_width: int = 128
-    itemsize: int = 2
+    shapes: Shapes = field(default_factory=Shapes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,17 +91,12 @@ class Machine:
     @property
     def shares_memory(self) -> bool:
         """Whether the device computes in main memory."""
-        return self.device.partition(":")[0] in ("cpu", "mps")
+        return self.kind in ("cpu", "mps")
 
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What is painted at a time: pixels, images together, text tokens."""
-
-    width: int = 1024
-    height: int = 1024
-    batch: int = 1
-    tokens: int = 512
+    @property
+    def kind(self) -> str:
+        """The device without its number: `cuda`."""
+        return self.device.partition(":")[0]
 
 
 class Rung(NamedTuple):
@@ -112,7 +108,7 @@ class Rung(NamedTuple):
             dropped; on the `host` and moved in for its phase; streamed from the host by `blocks`
             or `layers`; streamed from `disk` layer by layer.
         tiles: whether the VAE decodes in tiles.
-        cast: whether the transformer's layers are stored in fp8.
+        quantization: the form in which the transformer's layers are stored, None as they are.
         kept: how many of the transformer's blocks stay on the device though the rest is on disk.
         needs: phase -> pool -> bytes.
     """
@@ -120,7 +116,7 @@ class Rung(NamedTuple):
     name: str
     placement: Mapping[str, Placement]
     tiles: bool
-    cast: bool
+    quantization: str | None
     kept: int
     needs: Mapping[str, Mapping[str, int]]
 
@@ -131,8 +127,9 @@ class Rung(NamedTuple):
 
     @property
     def words(self) -> str:
-        """The rung with its modifiers: `text first, fp8 layers, tiled VAE`."""
-        more = ["fp8 layers"] * self.cast + ["tiled VAE"] * self.tiles
+        """The rung with its modifiers: `text first, int8 layers, tiled VAE`."""
+        more = [f"{self.quantization} layers"] if self.quantization else []
+        more += ["tiled VAE"] * self.tiles
         more += [f"{self.kept} blocks kept in memory"] if self.kept else []
         return ", ".join([_TITLES[self.name], *more])
 
@@ -145,6 +142,7 @@ _TITLES = {
     "layers": "transformer streamed layer by layer from main memory",
     "disk": "transformer and text encoders streamed layer by layer from their files",
 }
+_NOT_INSTALLED = "the package gguf is not installed, see `submerge[gguf]`"
 _PLACEMENTS: dict[str, tuple[Placement, Placement, Placement]] = {
     "resident": ("resident", "resident", "resident"),
     "text-first": ("once", "resident", "resident"),
@@ -209,7 +207,12 @@ class LoadPlan:
 
 
 def plan_load(
-    sizes: Sizes, machine: Machine, work: Work, *, quantization: str | None = None
+    sizes: Sizes,
+    machine: Machine,
+    work: Work,
+    *,
+    quantization: str | None = None,
+    packages: bool = True,
 ) -> LoadPlan:
     """Return the first rung of the ladder that fits the machine.
 
@@ -217,8 +220,9 @@ def plan_load(
         sizes: bytes of the parts.
         machine: the device and the budget.
         work: what is painted at a time.
-        quantization: `fp8` stores the transformer's layers in fp8 in any case, `auto` where that
-            saves streaming them, None never.
+        quantization: `fp8`, `int8` or `int4` stores the transformer's layers so unless they are
+            streamed from their files; `auto` the first of them that saves streaming; None never.
+        packages: whether what packs layers is installed; without it `auto` passes over them.
 
     Raises:
         PlanError: nothing fits; the message names the smallest budget that would.
@@ -227,6 +231,8 @@ def plan_load(
     for rung in _ladder(sizes, machine, work, quantization):
         filled = _fill(rung, sizes, machine)
         why = _too_much(filled, machine)
+        if quantization == "auto" and rung.quantization in PACKED and not packages:
+            why = _NOT_INSTALLED
         if why is None:
             return LoadPlan(machine, work, sizes, filled, tuple(rejected))
         rejected.append((filled, why))
@@ -240,42 +246,50 @@ def _ladder(sizes: Sizes, machine: Machine, work: Work, quantization: str | None
     """Yield the rungs from the fastest to the smallest."""
     one_pool = machine.shares_memory
     in_memory = ["resident", "text-first"] if one_pool else ["resident", "text-first", "time-share"]
-    streamed = ["disk"] if one_pool else ["blocks", "layers", "disk"]
-    casts = {"fp8": (True,), "auto": (False, True)}.get(quantization or "", (False,))
+    kinds: Sequence[str | None] = (quantization,)
+    if quantization == "auto":
+        kinds = (None, *QUANTIZATIONS)
     tiled = (False, True) if max(work.width, work.height) > TILE else (False,)
-    for cast in casts:
+    for kind in kinds:
         for tiles in tiled:
             for name in in_memory:
-                yield _rung(name, sizes, machine, work, (tiles, cast))
-    for name in streamed:
-        for tiles in tiled:
-            # What is streamed is read as it is in the files.
-            yield _rung(name, sizes, machine, work, (tiles, False))
+                yield _rung(name, sizes, machine, work, (tiles, kind))
+    # Casts happen in hooks that streaming has hooks of its own for.
+    packed = [kind for kind in kinds if kind in PACKED]
+    streamed = [None, *packed] if quantization == "auto" else [*packed, None]
+    for kind in [] if one_pool else streamed:
+        for name in ("blocks", "layers"):
+            for tiles in tiled:
+                yield _rung(name, sizes, machine, work, (tiles, kind))
+    for tiles in tiled:
+        # What is streamed from the files is read as it is in them.
+        yield _rung("disk", sizes, machine, work, (tiles, None))
 
 
-def _rung(name: str, sizes: Sizes, machine: Machine, work: Work, flags: tuple[bool, bool]) -> Rung:
-    tiles, cast = flags
+def _rung(
+    name: str, sizes: Sizes, machine: Machine, work: Work, flags: tuple[bool, str | None]
+) -> Rung:
+    tiles, kind = flags
     placement = dict(zip(("text", "transformer", "vae"), _PLACEMENTS[name], strict=True))
-    weights = {
-        "text": sizes.text,
-        "transformer": sizes.cast if cast else sizes.transformer,
-        "vae": sizes.vae,
-    }
+    stored = sizes.transformer if kind is None else sizes.quantized[kind]
+    weights = {"text": sizes.text, "transformer": stored.total, "vae": sizes.vae}
     # What is never on the device as a whole: two pieces, one computed with and one on its way
     # in or out.
-    others = sizes.transformer - sum(sizes.blocks)
+    others = stored.total - sum(stored.blocks)
     streamed = {
         ("text", "layers"): 2 * sizes.text_layer,
         ("text", "disk"): 2 * sizes.text_layer,
-        ("transformer", "blocks"): others + 2 * max(sizes.blocks, default=0),
-        ("transformer", "layers"): 2 * sizes.layer,
-        ("transformer", "disk"): 2 * sizes.layer,
+        ("transformer", "blocks"): others + 2 * max(stored.blocks, default=0),
+        ("transformer", "layers"): 2 * stored.layer,
+        ("transformer", "disk"): 2 * stored.layer,
     }
     phase_of = {"text": "text", "transformer": "denoise", "vae": "decode"}
-    activations = _activations(sizes, work, tiles=tiles)
+    beside = activations(
+        sizes.shapes, work, tiles=tiles, device=machine.kind, unpacked=stored.unpacked
+    )
     needs: dict[str, dict[str, int]] = {}
     for phase in PHASES:
-        device, host = activations[phase], 0
+        device, host = beside[phase], 0
         for part, place in placement.items():
             here = phase_of[part] == phase
             if place == "resident":
@@ -289,19 +303,7 @@ def _rung(name: str, sizes: Sizes, machine: Machine, work: Work, flags: tuple[bo
                 device += streamed[part, place] if here else 0
                 host += weights[part] if place != "disk" else 0
         needs[phase] = _pools(machine, device, host)
-    return Rung(name, placement, tiles, cast, 0, needs)
-
-
-def _activations(sizes: Sizes, work: Work, *, tiles: bool) -> dict[str, int]:
-    pixels = work.width * work.height
-    if tiles:
-        pixels = min(pixels, TILE * TILE)
-    tokens = work.width * work.height // 256 + work.tokens
-    bytes_ratio = sizes.itemsize / 2
-    decode = DECODING * pixels / 2**20 * sizes.vae_width / 128 * bytes_ratio
-    denoise = ACTIVATIONS * work.batch * tokens / 4608 * sizes.hidden / 3072 * bytes_ratio
-    text = _ENCODING * work.tokens / 512 * sizes.hidden / 3072 * bytes_ratio
-    return {"text": int(text), "denoise": int(denoise), "decode": int(decode)}
+    return Rung(name, placement, tiles, kind, 0, needs)
 
 
 def _pools(machine: Machine, device: int, host: int) -> dict[str, int]:
@@ -314,7 +316,7 @@ def _fill(rung: Rung, sizes: Sizes, machine: Machine) -> Rung:
     """Keep as many blocks in memory as fit, where the rest is on disk."""
     if rung.name != "disk":
         return rung
-    for kept, size in reversed(list(enumerate(accumulate(sizes.blocks, initial=0)))):
+    for kept, size in reversed(list(enumerate(accumulate(sizes.transformer.blocks, initial=0)))):
         pool = "ram" if machine.shares_memory else "vram"
         needs = {phase: {**need, pool: need[pool] + size} for phase, need in rung.needs.items()}
         filled = rung._replace(kept=kept, needs=needs)
@@ -337,9 +339,10 @@ def _too_much(rung: Rung, machine: Machine) -> str | None:
 
 
 def _least(rejected: list[tuple[Rung, str]], machine: Machine) -> str:
-    """Return the smallest budget, which is that of the last rung in every pool, in bytes."""
-    peak = rejected[-1][0].peak
+    """Return the smallest budget that some way of loading would do with, in bytes."""
     pools = [pool for pool in POOLS if getattr(machine, pool) is not None]
+    peaks = [rung.peak for rung, why in rejected if why != _NOT_INSTALLED]
+    peak = min(peaks, key=lambda peak: [peak[p] for p in pools])
     return ", ".join(f"{pool} {peak[pool]}B ({bytes_in_words(peak[pool])})" for pool in pools)
 
 

@@ -3,68 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from submerge.errors import Cancelled, CheckpointError, RecipeError, counted
 from submerge.inference.adapters import adapted
-from submerge.inference.images import FORMAT, GeneratedImage, read_metadata
+from submerge.inference.images import FORMAT, GeneratedImage, InferenceResult, read_metadata
 from submerge.inference.loading import LoadedModel, load_model
 from submerge.inference.options import InferenceOptions
+from submerge.inference.planner import PHASES
 from submerge.inference.quiet import quiet
 from submerge.profile import span
+from submerge.profile.watch import Watch, larger
 from submerge.run import __version__
 from submerge.values import shown
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from submerge.merge import MergedModel
 
 __all__ = ["InferenceResult", "run_inference"]
-
-
-@dataclass(eq=False)
-class InferenceResult(Sequence[GeneratedImage]):
-    """The images in the order of the prompts, and of the seeds of each.
-
-    Attributes:
-        images: the images.
-        model: what the model is called.
-        phases: seconds of the whole run by phase.
-        notes: what is worth telling: defaults chosen and why, prompts that were cut.
-        resumed: how many images were there already.
-    """
-
-    images: list[GeneratedImage]
-    model: str
-    phases: dict[str, float]
-    notes: tuple[str, ...] = ()
-    resumed: int = 0
-
-    @overload
-    def __getitem__(self, index: int) -> GeneratedImage: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[GeneratedImage]: ...
-    def __getitem__(self, index: int | slice) -> GeneratedImage | list[GeneratedImage]:
-        return self.images[index]
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything but the pictures as plain data."""
-        return {
-            "model": self.model,
-            "images": [image.to_dict() for image in self.images],
-            "phases": self.phases,
-            "notes": list(self.notes),
-            "resumed": self.resumed,
-        }
 
 
 class _Job(NamedTuple):
@@ -79,6 +41,14 @@ class _Job(NamedTuple):
 
 
 @dataclass
+class _Spent:
+    """What a stretch of a phase took: seconds, and the most bytes held by kind."""
+
+    seconds: float = 0.0
+    memory: dict[str, int | None] = field(default_factory=dict)
+
+
+@dataclass
 class _Run:
     """What the phases of one run share."""
 
@@ -88,9 +58,19 @@ class _Run:
     images: int = 0
     total: int = 0
     done: int = 0
-    phases: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(("text", "denoise", "decode"), 0.0)
-    )
+    watch: Watch = field(default_factory=Watch)
+    phases: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+    memory: dict[str, dict[str, int | None]] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str, **details: int) -> Iterator[_Spent]:
+        """Take the time and the memory of a stretch of a phase."""
+        spent, begun = _Spent(), time.perf_counter()
+        with span(name, **details), self.watch.peak() as spent.memory:
+            yield spent
+        spent.seconds = time.perf_counter() - begun
+        self.phases[name] += spent.seconds
+        self.memory[name] = larger(self.memory.get(name, {}), spent.memory)
 
     def step(self, steps: int = 1) -> None:
         """Report progress.
@@ -149,7 +129,8 @@ def run_inference(
         opened = load_model(model, **{k: v for k, v in sides.items() if v is not None})  # type: ignore[arg-type]
     with opened as loaded:
         run = _Run(loaded, asked.filled(loaded.defaults), callback)
-        return _painted(run, texts, folder, () if asked.steps else (loaded.defaults.why,))
+        with run.watch:
+            return _painted(run, texts, folder, () if asked.steps else (loaded.defaults.why,))
 
 
 def _painted(
@@ -174,7 +155,8 @@ def _painted(
         images=[found[job.place] for job in jobs],
         model=run.model.name,
         phases=run.phases,
-        notes=(*run.model.notes, *notes, *cut.values()),
+        memory=run.memory,
+        notes=(*run.model.notes, *run.model.recomputed, *notes, *cut.values()),
         resumed=len(jobs) - len(todo),
     )
 
@@ -193,7 +175,7 @@ def _jobs(run: _Run, prompts: Sequence[str], folder: Path | None) -> list[_Job]:
         "fingerprint": run.model.parts.fingerprint(),
         "recipe": run.model.parts.recipe,
         "dtype": run.model.plan.dtype,
-        "fp8": run.model.plan.rung.cast,
+        "quantization": run.model.plan.rung.quantization,
     }
     jobs: list[_Job] = []
     for prompt_index, prompt in enumerate(prompts):
@@ -239,20 +221,18 @@ def _texts(run: _Run, jobs: Sequence[_Job]) -> dict[int, str]:
     """Encode every text that will be needed; return what was cut, by prompt."""
     tokens: Any = run.options.max_sequence_length
     cut: dict[int, str] = {}
-    begun = time.perf_counter()
     prompts = {job.prompt: job.prompt_index for job in jobs}
     negative = run.options.negative_prompt
     for prompt, index in prompts.items():
-        with span("text", prompt=index):
+        with run.phase("text", prompt=index):
             run.model.encode(prompt, tokens)
         with quiet():
             length = len(run.model.pipe.tokenizer_2(prompt).input_ids)
         if length > tokens:
             cut[index] = f"prompt {index}: {counted(length, 'token')}, cut to {tokens}"
     if negative is not None and jobs:
-        with span("text", prompt=-1):
+        with run.phase("text", prompt=-1):
             run.model.encode(negative, tokens)
-    run.phases["text"] = time.perf_counter() - begun
     return cut
 
 
@@ -260,19 +240,17 @@ def _batch(
     run: _Run, jobs: Sequence[_Job], keywords: Mapping[str, Any]
 ) -> dict[int, GeneratedImage]:
     """Paint some images together, decode and write them one by one."""
-    begun = time.perf_counter()
-    with span("denoise", prompts=len(jobs)), run.model.phase("denoise"):
+    with run.phase("denoise", prompts=len(jobs)) as denoise, run.model.phase("denoise"):
         latents = _denoise(run, jobs, keywords)
-    denoise = (time.perf_counter() - begun) / len(jobs)
-    run.phases["denoise"] += denoise * len(jobs)
     images = {}
     for job, latent in zip(jobs, latents, strict=True):
-        begun = time.perf_counter()
-        with span("decode", prompt=job.prompt_index), run.model.phase("decode"):
+        with run.phase("decode", prompt=job.prompt_index) as decode, run.model.phase("decode"):
             picture = _decode(run, latent[None])
-        decode = time.perf_counter() - begun
-        run.phases["decode"] += decode
-        phases = {"text": run.phases["text"] / run.images, "denoise": denoise, "decode": decode}
+        phases = {
+            "text": run.phases["text"] / run.images,
+            "denoise": denoise.seconds / len(jobs),
+            "decode": decode.seconds,
+        }
         image = GeneratedImage(
             picture,
             job.prompt,
@@ -282,6 +260,7 @@ def _batch(
             job.metadata,
             seconds=sum(phases.values()),
             phases=phases,
+            memory={**run.memory, "denoise": denoise.memory, "decode": decode.memory},
         )
         if job.path is not None:
             image.save(job.path)

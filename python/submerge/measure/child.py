@@ -17,6 +17,7 @@ from submerge.errors import SubmergeError
 from submerge.files import write_whole
 from submerge.measure.workload import Workload
 from submerge.profile import environment, profile, span
+from submerge.profile.watch import larger
 
 if TYPE_CHECKING:
     from submerge.inference import LoadedModel
@@ -112,6 +113,7 @@ def _painted(
     batch = int(workload.options.get("batch", 1))
     seed = int(workload.options.get("seed", 0))
     seconds, processor, phases = [], [], []
+    memory: dict[str, dict[str, int | None]] = {}
     with profile(interval) as seen, span("workload", name=workload.name):
         for turn in range(1 + -(-workload.images // batch)):
             prompt = f"{workload.prompt} {number}-{turn}"
@@ -122,12 +124,15 @@ def _painted(
             seconds.append((time.perf_counter() - begun) / batch)
             processor.append((time.process_time() - cpu) / batch)
             phases.append({name: value / batch for name, value in made.phases.items()})
+            for name, most in made.memory.items():
+                memory[name] = larger(memory.get(name, {}), dict(most))
     return {
         "workload": workload.name,
         "first_seconds": seconds[0],
         "seconds": seconds[1:],
         "cpu_seconds": processor[1:],
         "phases": phases[1:],
+        "phase_peaks": memory,
         "batch": batch,
         "options": dict(made[0].options),
         "peak": seen.peak,

@@ -31,10 +31,10 @@ class Measurement:
         models: `{name, path, role, plan, rounds, import_seconds, load_seconds, peak}`: the peak is
             that of the whole process, imports and loading included.
         results: one for each model and workload: `{model, workload, images, batch, options,
-            first_seconds, seconds, least_seconds, most_seconds, cpu_seconds, phases,
+            first_seconds, seconds, least_seconds, most_seconds, cpu_seconds, phases, phase_peaks,
             images_per_minute, peak, average}`. `seconds` is the median over the `images` timed,
             each its share of a batch; the warm-up is `first_seconds` and in nothing else but
-            memory. `phases` are means.
+            memory. `phases` are means, `phase_peaks` the most memory of each kind by phase.
         timelines: `{model, round, samples, spans}` of each process.
     """
 
@@ -175,6 +175,10 @@ def _result(name: str, seen: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "most_seconds": max(seconds),
         "cpu_seconds": median(value for one in seen for value in one["cpu_seconds"]),
         "phases": {phase: fmean(of[phase] for of in phases) for phase in phases[0]},
+        "phase_peaks": {
+            phase: _each(max, [one["phase_peaks"][phase] for one in seen])
+            for phase in seen[0]["phase_peaks"]
+        },
         "images_per_minute": 60 / fmean(seconds),
         "peak": _each(max, [one["peak"] for one in seen]),
         "average": _each(lambda held: round(fmean(held)), [one["average"] for one in seen]),

@@ -1,0 +1,141 @@
+"""Prompt embeddings kept in a folder: a prompt seen before needs no text encoder.
+
+A file for each prompt, `<digest>.safetensors`, named by all that decides the numbers: what encodes
+(files of encoders and tokenizers), the text, tokens and dtype, the kind of device and the versions
+of torch and transformers. Within: `t5` [1, tokens, width] and `clip` [1, width], and that key in
+words, prompt included. A file that is damaged or holds something else is computed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from submerge.checkpoint import open_checkpoint
+from submerge.files import write_whole
+from submerge.profile.environment import installed
+
+if TYPE_CHECKING:
+    import os
+
+    import torch
+
+__all__ = ["Embeddings", "texts_identity"]
+
+FORMAT = "submerge-embeddings/1"
+_NAMES = ("t5", "clip")
+_SAMPLE = 4096  # bytes at either end of a tensor that speak for it
+_SMALL = 1 << 26  # files up to this size are read whole
+
+
+class Embeddings:
+    """The folder, for what one pipeline encodes.
+
+    Attributes:
+        damaged: files that were there and could not be used.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], pipeline: Path, *, dtype: str, device: str
+    ) -> None:
+        """Make the folder where it is missing.
+
+        Args:
+            folder: where the files lie; several models may share it.
+            pipeline: the folder of encoders and tokenizers.
+            dtype: torch's name of the dtype computed in.
+            device: the kind of device that encodes.
+
+        Raises:
+            OSError: the folder cannot be made, or the encoders' files not be read.
+        """
+        self._folder = Path(folder)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._known = {
+            "format": FORMAT,
+            "encoders": texts_identity(pipeline),
+            "dtype": dtype,
+            "device": device,
+            "torch": installed("torch"),
+            "transformers": installed("transformers"),
+        }
+        self.damaged: list[Path] = []
+
+    def find(self, prompt: str, tokens: int) -> tuple[Any, Any] | None:
+        """Return both embeddings on the CPU, or None where they are not there or not usable."""
+        from safetensors import SafetensorError, safe_open
+
+        path, key = self._place(prompt, tokens)
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, "pt") as file:
+                told = (file.metadata() or {}).get("key")
+                found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError):
+            told, found = None, {}
+        if told == key and _fits(found, tokens, self._known["dtype"]):
+            return found["t5"], found["clip"]
+        self.damaged.append(path)
+        return None
+
+    def keep(self, prompt: str, tokens: int, pair: tuple[torch.Tensor, torch.Tensor]) -> None:
+        """Write both embeddings; the file appears whole or not at all.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        from safetensors.torch import save
+
+        path, key = self._place(prompt, tokens)
+        tensors = {name: value.contiguous() for name, value in zip(_NAMES, pair, strict=True)}
+        write_whole(path, save(tensors, {"key": key}))
+
+    def _place(self, prompt: str, tokens: int) -> tuple[Path, str]:
+        """Return the file of a prompt and its key."""
+        known = {**self._known, "prompt": prompt, "tokens": tokens}
+        key = json.dumps(known, ensure_ascii=False, sort_keys=True)
+        digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+        return self._folder / f"{digest}.safetensors", key
+
+
+def _fits(found: dict[str, Any], tokens: int, dtype: str | None) -> bool:
+    """Return whether tensors are what encoding gives."""
+    if set(found) != set(_NAMES):
+        return False
+    t5, clip = found["t5"], found["clip"]
+    shaped = t5.ndim == 3 and t5.shape[:2] == (1, tokens) and clip.ndim == 2 and len(clip) == 1
+    return shaped and all(str(value.dtype) == f"torch.{dtype}" for value in (t5, clip))
+
+
+def texts_identity(pipeline: Path) -> str:
+    """Return a digest that is the same for pipelines that encode texts alike.
+
+    Covers configs and tokenizers, the headers of both encoders, and both ends of each of their
+    tensors: a fine-tuned encoder has the same header, but not the same numbers.
+    """
+    digest = hashlib.sha256()
+    for name in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"):
+        folder = pipeline / name
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            if path.suffix != ".safetensors" and path.stat().st_size <= _SMALL:
+                digest.update(f"{path.relative_to(pipeline)}\0".encode())
+                digest.update(path.read_bytes())
+        if name.startswith("text_encoder"):
+            _digest_tensors(folder, digest)
+    return digest.hexdigest()
+
+
+def _digest_tensors(folder: Path, digest: Any) -> None:
+    """Digest name, dtype, shape and the ends of every tensor, however they are sharded."""
+    checkpoint = open_checkpoint(folder)
+    for name, tensor in sorted(checkpoint.tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tensor.shape}\0".encode())
+        with checkpoint.files[tensor.file].path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            stream.seek(8 + length + tensor.start)
+            digest.update(stream.read(min(_SAMPLE, tensor.nbytes)))
+            stream.seek(8 + length + max(tensor.start, tensor.end - _SAMPLE))
+            digest.update(stream.read(min(_SAMPLE, tensor.nbytes)))
