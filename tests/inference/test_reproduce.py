@@ -105,6 +105,20 @@ def test_another_model_in_its_place_is_told(tested: Path, pipelines: dict[str, P
     assert list(found.changed) == ["fingerprint of schnell"]
 
 
+@pytest.mark.parametrize("kind", ["fp8", "int8", "int4"])
+def test_layers_are_stored_again_as_they_were(
+    pipelines: dict[str, Path], tmp_path: Path, kind: str
+) -> None:
+    small = {"width": 32, "height": 32, "steps": 1, "max_sequence_length": 16}
+    with submerge.load_model(pipelines["krea"], quantization=kind, **CPU) as model:
+        submerge.run_inference(model, "rain", small, output=tmp_path)
+    path = tmp_path / "0000-0.png"
+    found = submerge.reproduce(path, models=pipelines["krea"], load=CPU)
+    assert found.identical
+    other = submerge.reproduce(path, models=pipelines["krea"], load={**CPU, "quantization": None})
+    assert [name.partition(" of")[0] for name in other.changed] == ["quantization"]
+
+
 def test_what_changed_in_the_environment_is_told(tested: Path) -> None:
     path = tested / "evaluation.json"
     told = json.loads(path.read_text(encoding="utf-8"))

@@ -21,7 +21,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "ignore:builtin type .* has no __module__")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _same_sums_every_time() -> None:
     torch.use_deterministic_algorithms(mode=True)
     torch.set_num_threads(1)
