@@ -253,12 +253,11 @@ def test_demo_keeps_its_models_on_request(submerge: Run, folder: Path) -> None:
     ]
 
 
-def test_doctor_reports_the_folder(submerge: Run, folder: Path) -> None:
+def test_doctor_reports_the_folder(submerge: Run) -> None:
     ran = submerge("doctor", "--json")
     found = json.loads(ran.out)
-    assert found["paths"]["."]["io"] in ("mmap", "pread")
     assert found["paths"]["."]["free"] > 0
-    assert not [p for p in folder.iterdir() if "doctor" in p.name]
+    assert found["paths"]["."]["filesystem"]
 
 
 def test_a_merge_in_a_script_imports_nothing_for_show(folder: Path) -> None:

@@ -5,19 +5,14 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from submerge.demo import write_file
 from submerge.errors import counted
-from submerge.merge import plan, single_model_recipe
 from submerge.plan.sizes import bytes_in_words
 from submerge.profile.environment import cores, installed, physical_memory
-from submerge.run import RunOptions, build_info, execute
+from submerge.run import build_info
 from submerge.statistics import LIMIT, StatisticsCache
 
 if TYPE_CHECKING:
@@ -79,7 +74,7 @@ class Findings:
         ]
         for path, facts in self.paths.items():
             free = bytes_in_words(facts["free"])
-            lines.append(f"{path}: {facts['filesystem']}, {free} free, read by {facts['io']}")
+            lines.append(f"{path}: {facts['filesystem']}, {free} free")
         lines.append(self._kept())
         return "\n".join([*lines, *(f"problem: {text}" for text in self.problems)])
 
@@ -94,10 +89,7 @@ class Findings:
 
 
 def doctor(folders: Sequence[str | os.PathLike[str]] = (".",)) -> Findings:
-    """Look at the installation, the machine and the folders models lie in.
-
-    How files in a folder are read is found by reading one: a small file is made and removed.
-    """
+    """Look at the installation, the machine and the folders models lie in."""
     core = build_info()
     problems = []
     if core["profile"] != "release":
@@ -128,21 +120,7 @@ def _folder(folder: Path) -> dict[str, Any]:
     return {
         "filesystem": _filesystem(folder),
         "free": shutil.disk_usage(folder).free,
-        "io": _reading(folder),
     }
-
-
-def _reading(folder: Path) -> str:
-    """Return how a file in this folder is read under `io="auto"`."""
-    try:
-        with tempfile.TemporaryDirectory(prefix=".submerge-doctor-", dir=folder) as scratch:
-            probe = Path(scratch) / "probe.safetensors"
-            write_file(probe, {"probe": np.zeros((64, 64), np.float32)})
-            recipe = single_model_recipe(probe, layout="generic")
-            made = plan(recipe, probe.with_name("out.safetensors"))
-            return str(execute(made, RunOptions(), "measure")["io"])
-    except PermissionError:
-        return "unknown means: the folder cannot be written"
 
 
 def _filesystem(folder: Path) -> str:

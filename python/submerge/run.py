@@ -104,7 +104,8 @@ class RunOptions:
             need up to 512 MiB for methods of whole matrices.
         chunk: bytes of output computed at a time, as a number or `"1MiB"`; less with more than two
             models, so that memory stays the same.
-        io: `mmap` windows, positioned reads (`pread`), or whichever suits the filesystem (`auto`).
+        io: `mmap` windows, positioned reads (`pread`), or what was fastest where it was measured
+            (`auto`), which is `pread`.
         cache: `drop` keeps the pages of the output out of the page cache; `keep` leaves them for
             a program that loads the output next.
         isa: the instruction set of the kernels; every one gives the same bytes.

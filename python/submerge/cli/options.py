@@ -66,7 +66,7 @@ def reading(command: F) -> F:
         click.option(
             "--io",
             type=click.Choice(["auto", "mmap", "pread"]),
-            help="How files are read; auto suits the filesystem.  [default: auto]",
+            help="How files are read; auto is what was fastest: pread.  [default: auto]",
         ),
         click.option("--chunk", hidden=True),
         click.option(

@@ -185,34 +185,6 @@ impl Drop for MappedWindow {
     }
 }
 
-/// Whether `file` is on a filesystem where mapped reads are local and cannot hang on a network.
-#[must_use]
-pub fn is_local(file: &File) -> bool {
-    // ext, xfs, btrfs, tmpfs, zfs, f2fs, overlayfs, bcachefs, squashfs, erofs
-    const LOCAL: [u32; 10] = [
-        0xEF53,
-        0x5846_5342,
-        0x9123_683E,
-        0x0102_1994,
-        0x2FC1_2FC1,
-        0xF2F5_2010,
-        0x794C_7630,
-        0xCA45_1A4E,
-        0x7371_7368,
-        0xE0F5_E1E2,
-    ];
-    let mut stat = std::mem::MaybeUninit::<libc::statfs>::zeroed();
-    // SAFETY: the descriptor is open and `stat` a valid, writable statfs.
-    if unsafe { libc::fstatfs(file.as_raw_fd(), stat.as_mut_ptr()) } != 0 {
-        return false;
-    }
-    // SAFETY: all bytes were zeroed, and every bit pattern is a valid statfs.
-    let kind = unsafe { stat.assume_init() }.f_type;
-    // The field is signed and of differing width between C libraries; the magic has 32 bits.
-    #[allow(clippy::cast_sign_loss, clippy::unnecessary_cast)]
-    LOCAL.contains(&(kind as u32))
-}
-
 /// Peak resident memory of this process in bytes, file pages included; 0 where unknown.
 ///
 /// Not that of `getrusage`, which begins with the peak of whoever started the program.

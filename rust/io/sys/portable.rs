@@ -39,12 +39,6 @@ impl Deref for MappedWindow {
     }
 }
 
-/// Mapped reads are not offered here.
-#[must_use]
-pub fn is_local(_file: &File) -> bool {
-    false
-}
-
 /// Advice only; nothing to do.
 pub fn prefetch(_file: &File, _offset: u64, _len: u64) {}
 
