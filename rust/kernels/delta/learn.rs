@@ -7,7 +7,6 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::bits::{Bits, WORD};
-use super::chance::Chance;
 use super::mask::{Mask, masks};
 use super::mix::{Expand, Magnitudes, Measure, magnitudes};
 use super::{Delta, Outliers, Sparsify};
@@ -179,7 +178,7 @@ pub(super) fn count(stretch: Stretch, learned: &Learned, sums: &mut Sums) {
 /// Adds a stretch to the sums of magnitudes.
 pub(super) fn measure(delta: &Delta, stretch: Stretch, lengths: &mut Lengths) {
     let (isa, n) = (stretch.isa, stretch.operands[0].len());
-    let masks = masks(delta, stretch, &Learned::Nothing, &mut Chance::default());
+    let masks = masks(delta, stretch, &Learned::Nothing);
     for (model, mask) in masks.iter().enumerate() {
         let mut room = [0.0; BLOCK];
         for first in (0..n).step_by(BLOCK) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::bits::Bits;
-use super::chance::Chance;
+use super::chance;
 use super::learn::Found;
 use super::mix::Noise;
 use super::{Delta, Random, Rescale, Sparsify};
@@ -41,12 +41,7 @@ impl End {
 }
 
 /// What stays of every model.
-pub(super) fn masks(
-    delta: &Delta,
-    stretch: Stretch,
-    learned: &Learned,
-    chance: &mut Chance,
-) -> Vec<Mask> {
+pub(super) fn masks(delta: &Delta, stretch: Stretch, learned: &Learned) -> Vec<Mask> {
     let model = |i: usize| {
         if !delta.sparsify.thins(i) {
             return Mask::All;
@@ -74,13 +69,13 @@ pub(super) fn masks(
                 Mask::Factors(random(args, i, stretch, scale))
             }
             (Sparsify::Rank(args), _) if args.rescale == Rescale::Inverse => {
-                Mask::Factors(chance.factors(args, i, stretch))
+                Mask::Factors(chance::factors(args, i, stretch))
             }
             (Sparsify::Rank(args), Learned::Delta(Found::Lengths(lengths))) => {
                 let kept = lengths.chosen(i, stretch.first);
-                Mask::Chosen(kept.unwrap_or_else(|| chance.chosen(args, i, stretch)), scale)
+                Mask::Chosen(kept.unwrap_or_else(|| chance::chosen(args, i, stretch)), scale)
             }
-            (Sparsify::Rank(args), _) => Mask::Chosen(chance.chosen(args, i, stretch), scale),
+            (Sparsify::Rank(args), _) => Mask::Chosen(chance::chosen(args, i, stretch), scale),
             _ => Mask::All,
         }
     };

@@ -165,8 +165,16 @@ fn product((mask, weight): (&Mask, f32), at: usize, [x, base]: [&Row; 2], out: &
             }
         }
         Mask::Factors(factors) => {
-            for (lane, factor) in factors[at..].iter().enumerate().take(ROW) {
-                out[lane] = (x[lane] - base[lane]) * factor * weight;
+            let factors = &factors[at..];
+            let few;
+            let factors = if let Some(row) = factors.first_chunk::<ROW>() {
+                row
+            } else {
+                few = padded(factors);
+                &few
+            };
+            for lane in 0..ROW {
+                out[lane] = (x[lane] - base[lane]) * factors[lane] * weight;
             }
         }
         Mask::Chosen(bits, scale) => {

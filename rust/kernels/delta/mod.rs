@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use serde::Deserialize;
 
-use self::chance::{Chance, PART};
+use self::chance::PART;
 use self::mask::masks;
 use self::mix::Mix;
 use super::select::{self, LOOKS};
@@ -233,10 +233,9 @@ impl Delta {
     }
 
     pub(super) fn map(&self, stretch: Stretch, learned: &Learned, out: &mut [f32]) {
-        let mut chance = Chance::default();
         let weights: Vec<_> = self.weights.iter().map(|w| *w as f32).collect();
-        let mut mix = |stretch: Stretch, out: &mut [f32]| {
-            let masks = masks(self, stretch, learned, &mut chance);
+        let mix = |stretch: Stretch, out: &mut [f32]| {
+            let masks = masks(self, stretch, learned);
             let (operands, divisor) = (stretch.operands, self.divisor());
             let (masks, weights) = (&masks[..], &weights[..]);
             stretch.isa.run(Mix { delta: self, operands, masks, weights, divisor, out });

@@ -21,15 +21,16 @@ pub(super) struct Ranks {
     bins: Vec<u16>,
     /// Where each bin begins; all end with the row.
     starts: Vec<u32>,
-    /// The turn of each element in its bin.
-    turns: Vec<u32>,
+    /// The place of each element.
+    places: Vec<u32>,
     /// The magnitude of each element in the upper half, its column in the lower; bin by bin.
     keys: Vec<u64>,
 }
 
 impl Ranks {
-    /// Takes up a row.
-    pub(super) fn order(&mut self, isa: &Isa, magnitudes: &[u32]) {
+    /// The place of each element of a row: the smallest magnitude is at 0, of equals the lowest
+    /// column first.
+    pub(super) fn of(&mut self, isa: &Isa, magnitudes: &[u32]) -> &[u32] {
         let n = magnitudes.len();
         let count = n.next_power_of_two().clamp(FEWEST, BINS);
         let last = (count - 2) as f32;
@@ -39,30 +40,22 @@ impl Ranks {
         isa.run(Assign { magnitudes, scale, last, bins: &mut self.bins });
         self.count(count);
         self.keys.resize(n, 0);
-        let mut keys = std::mem::take(&mut self.keys);
-        for ((place, column), m) in self.places().zip(0_u64..).zip(magnitudes) {
-            keys[place] = u64::from(*m) << 32 | column;
+        let Self { bins, starts, places, keys } = self;
+        isa.run(Place { bins, starts, places });
+        for ((place, column), m) in places.iter().zip(0_u64..).zip(magnitudes) {
+            keys[*place as usize] = u64::from(*m) << 32 | column;
         }
-        self.keys = keys;
-        let Self { bins, starts, turns, keys } = self;
-        isa.run(Settle { bins, starts, turns, keys });
+        isa.run(Settle { bins, starts, places, keys });
+        places
     }
 
-    /// The place of each element: the smallest magnitude is at 0, of equals the lowest column first.
-    #[inline]
-    pub(super) fn places(&self) -> impl Iterator<Item = usize> {
-        let starts: &[u32; BINS] = self.starts.first_chunk().unwrap_or(&[0; BINS]);
-        let place = |(bin, turn): (&u16, &u32)| starts[usize::from(*bin) % BINS] + turn;
-        self.bins.iter().zip(&self.turns).map(move |element| place(element) as usize)
-    }
-
-    /// Where the bins begin, with turns by column.
+    /// Where the bins begin; the places are turns in them.
     fn count(&mut self, count: usize) {
         self.starts.clear();
         self.starts.resize(BINS, 0);
-        self.turns.resize(self.bins.len(), 0);
+        self.places.resize(self.bins.len(), 0);
         let starts = &mut self.starts[..BINS];
-        for (turn, bin) in self.turns.iter_mut().zip(&self.bins) {
+        for (turn, bin) in self.places.iter_mut().zip(&self.bins) {
             let next = &mut starts[usize::from(*bin) % BINS];
             *turn = *next;
             *next += 1;
@@ -76,11 +69,30 @@ impl Ranks {
     }
 }
 
-/// Sorts the bins that are not in order, and gives their elements the right turns.
+/// Turns in bins become places.
+struct Place<'a> {
+    bins: &'a [u16],
+    starts: &'a [u32],
+    places: &'a mut [u32],
+}
+
+impl Body for Place<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Some(starts) = self.starts.first_chunk::<BINS>() else { return };
+        for (place, bin) in self.places.iter_mut().zip(self.bins) {
+            *place += starts[usize::from(*bin) % BINS];
+        }
+    }
+}
+
+/// Sorts the bins that are not in order, and gives their elements the right places.
 struct Settle<'a> {
     bins: &'a [u16],
     starts: &'a [u32],
-    turns: &'a mut [u32],
+    places: &'a mut [u32],
     keys: &'a mut [u64],
 }
 
@@ -90,7 +102,7 @@ impl Body for Settle<'_> {
     #[inline(always)]
     fn run(self) {
         const ROW: usize = 16;
-        let Self { bins, starts, turns, keys } = self;
+        let Self { bins, starts, places, keys } = self;
         let mut at = 1;
         while at < keys.len() {
             if let Some(row) = keys[at - 1..].first_chunk::<{ ROW + 1 }>() {
@@ -112,7 +124,7 @@ impl Body for Settle<'_> {
             } else {
                 members.sort_unstable();
             }
-            (0..).zip(members).for_each(|(turn, key)| turns[*key as u32 as usize] = turn);
+            (starts[bin]..).zip(members).for_each(|(at, key)| places[*key as u32 as usize] = at);
             at = end.max(at + 1);
         }
     }
@@ -208,12 +220,11 @@ mod tests {
             let mut ranks = Ranks::default(); // one row after another in the same room
             for n in [1, 2, 31, 255, 256, 257, 3072, 5001, 40_000] {
                 for (kind, magnitudes) in rows(n).iter().enumerate() {
-                    ranks.order(isa, magnitudes);
                     let mut want: Vec<_> = (0..n as usize).collect();
                     want.sort_by_key(|column| magnitudes[*column]);
                     let mut got = vec![0; n as usize];
-                    for (column, place) in ranks.places().enumerate() {
-                        got[place] = column;
+                    for (column, place) in ranks.of(isa, magnitudes).iter().enumerate() {
+                        got[*place as usize] = column;
                     }
                     assert!(got == want, "{n} {kind} {}", isa.name());
                 }
