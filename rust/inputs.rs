@@ -136,8 +136,10 @@ impl Input<'_> {
                 // `resolve` lets nothing but floats be computed with.
                 let Some(from) = dtype.float() else { return };
                 let bytes = block.start * from.bytes()..block.end * from.bytes();
-                let next = bytes.end..window.len().min(bytes.end + bytes.len());
-                prefetch(&window[next]);
+                // What was read was touched by the copy; mapped bytes never were.
+                if let Window::Mapped(window) = window {
+                    prefetch(&window[bytes.end..window.len().min(bytes.end + bytes.len())]);
+                }
                 isa.decode(from, &window[bytes], out);
             }
         }

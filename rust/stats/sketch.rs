@@ -183,11 +183,14 @@ impl Body for Outer<'_> {
 
     #[inline(always)]
     fn run(self) {
-        let [y, z] = self.row;
+        let [y, z] = *self.row;
         for (cross, y) in self.cross.iter_mut().zip(y) {
+            // By value, so that lanes are what is worked on side by side, and not rows.
+            let mut sums = *cross;
             for lane in 0..LANES {
-                cross[lane] += y * z[lane];
+                sums[lane] += y * z[lane];
             }
+            *cross = sums;
         }
     }
 }

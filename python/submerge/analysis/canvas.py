@@ -7,8 +7,8 @@ it is put.
 from __future__ import annotations
 
 import io
+from html import escape  # not that of `xml.sax`, which imports half a web client
 from typing import TYPE_CHECKING, Any, NamedTuple
-from xml.sax.saxutils import escape, quoteattr
 
 from submerge.errors import SubmergeError
 
@@ -130,7 +130,7 @@ def _svg(item: Rectangle | Words) -> str:
     weight = ' font-weight="bold"' if item.bold else ""
     return (
         f'<text x="{item.x:g}" y="{item.y:g}" font-size="{item.size:g}" '
-        f'text-anchor={quoteattr(item.anchor)} fill="{_INK}"{weight}{turn}>'
+        f'text-anchor="{escape(item.anchor)}" fill="{_INK}"{weight}{turn}>'
         f"{escape(item.text)}</text>"
     )
 
