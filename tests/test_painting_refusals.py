@@ -79,8 +79,9 @@ REFUSED: dict[str, Refusal] = {
         loading(batches=2), TypeError, "load_model: unknown keyword `batches`, expected batch", None
     ),
     "a quantization that is not there": (
-        loading(quantization="int4"), RecipeError,
-        "quantization: expected `fp8`, `auto` or nothing, got the text `int4`", None,
+        loading(quantization="int2"), RecipeError,
+        "quantization: expected `auto`, `fp8`, `int8`, `int4` or nothing, got the text `int2`",
+        None,
     ),
     "a dtype that is not there": (
         loading(dtype="f64"), RecipeError,

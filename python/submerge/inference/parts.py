@@ -146,9 +146,10 @@ class Parts:
         return Shapes(
             hidden=arch.hidden,
             head_dim=arch.head_dim,
-            text=t5["d_model"],
-            text_inner=t5["d_ff"],
-            text_heads=t5["num_heads"],
+            # What a config leaves out is that of FLUX.1's own parts.
+            text=t5.get("d_model", 4096),
+            text_inner=t5.get("d_ff", 10240),
+            text_heads=t5.get("num_heads", 64),
             vae=tuple(vae.get("block_out_channels", (128, 256, 512, 512))),
             itemsize=itemsize,
         )
