@@ -165,11 +165,6 @@ impl Source {
         Ok(Window::Read(buffer))
     }
 
-    /// Advice that a range will be wanted soon.
-    pub fn prefetch(&self, offset: u64, len: u64) {
-        sys::prefetch(&self.file, offset, len);
-    }
-
     /// Fail if the file is no longer the one that was opened.
     pub fn check_unchanged(&self) -> Result<()> {
         let now = Identity::of(&self.file, &self.path)?;

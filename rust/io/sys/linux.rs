@@ -196,11 +196,6 @@ pub fn peak_rss() -> u64 {
     kibibytes.unwrap_or(0) * 1024
 }
 
-/// Ask the kernel to read a range ahead of its use.
-pub fn prefetch(file: &File, offset: u64, len: u64) {
-    advise(file, offset, len, libc::POSIX_FADV_WILLNEED);
-}
-
 /// Forget the cached pages of a range that is already on disk.
 pub fn forget(file: &File, offset: u64, len: u64) {
     advise(file, offset, len, libc::POSIX_FADV_DONTNEED);

@@ -40,9 +40,6 @@ impl Deref for MappedWindow {
 }
 
 /// Advice only; nothing to do.
-pub fn prefetch(_file: &File, _offset: u64, _len: u64) {}
-
-/// Advice only; nothing to do.
 pub fn forget(_file: &File, _offset: u64, _len: u64) {}
 
 /// Write-behind is left to the system.
