@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from submerge.errors import LayoutError, nearest, quoted
 from submerge.layout import detect, flux1, generic
+from submerge.layout.detect import EXTRAS
 from submerge.layout.generic import tensors_like
 from submerge.layout.model import Architecture, LayoutName, Model, OutTensor, Place, UnitInfo
+from submerge.layout.quantised import refuse_codes
 
 if TYPE_CHECKING:
     from submerge.checkpoint import Checkpoint
@@ -46,8 +48,9 @@ def identify(checkpoint: Checkpoint, *, layout: str = "auto") -> Model:
     every tensor as one unit under its own name, without knowing anything about the model.
 
     Raises:
-        LayoutError: not a FLUX.1 transformer (the message names what it is), incomplete, with
-            tensors or shapes FLUX.1 does not have, or in contradiction to its config.
+        LayoutError: quantised, whatever the layout; or not a FLUX.1 transformer (the message names
+            what it is), incomplete, with tensors or shapes FLUX.1 does not have, or in
+            contradiction to its config.
     """
     if layout not in LAYOUTS:
         near = nearest(layout, LAYOUTS)
@@ -56,6 +59,9 @@ def identify(checkpoint: Checkpoint, *, layout: str = "auto") -> Model:
             f"got {quoted(layout)}",
             hint=f"did you mean {quoted(near[0])}?" if near else None,
         )
+    # The other models of an all-in-one file are carried as they are, quantised or not.
+    own = [] if layout == "generic" else [n for n in checkpoint.tensors if not n.startswith(EXTRAS)]
+    refuse_codes(checkpoint, own or checkpoint.tensors)
     if layout == "generic":
         return generic.identify(checkpoint)
     wanted = {"auto": ("bfl", "diffusers"), "comfy": ("bfl",)}.get(layout, (layout,))

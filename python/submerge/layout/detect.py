@@ -263,7 +263,7 @@ def _check_shapes(
             f"shape for FLUX.1 with {_depth_text(candidate)}: {quoted(first.name)} expected "
             f"{list(first.shape)}, got {list(checkpoint.tensors[first.name].shape)}"
             + (f"; also {_names([t.name for t in wrong[1:]], 9)}" if len(wrong) > 1 else ""),
-            hint=f"another kind of model, or a quantised one; {_GENERIC_HINT}",
+            hint=f"another kind of model, perhaps; {_GENERIC_HINT}",
         )
 
 

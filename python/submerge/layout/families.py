@@ -20,7 +20,6 @@ __all__ = ["explain"]
 
 _ADAPTER = "submerge merges full transformers; fuse the adapter into its base model first"
 _BESIDE = "it is used beside a model, not merged into it"
-_QUANTISED = "its numbers mean nothing without their scales; merge the unquantised model instead"
 _FAMILY = "models merge within one family; `layout: generic` merges by name and shape alone"
 _COMPONENT = "name the transformer; text encoders and VAEs are carried along, never merged"
 
@@ -69,19 +68,6 @@ _ADAPTERS = (
     _Kind("a text embedding", (r"(emb_params|clip_[gl]|string_to_param.*)$",), _BESIDE),
 )
 
-_QUANTISATIONS = (
-    _Kind("a scaled fp8 model", (_IN + r"\.scale_weight$",), _QUANTISED, "scale"),
-    _Kind("a scaled fp8 model", (r"scaled_fp8$",), _QUANTISED),
-    _Kind("a ComfyUI quantised model", (_IN + r"\.comfy_quant$",), _QUANTISED, "layer"),
-    _Kind("a scaled quantised model", (_IN + r"\.weight_scale(_2)?$",), _QUANTISED, "scale"),
-    _Kind(
-        "a bitsandbytes 4-bit model", (_IN + r"\.quant_state\.bitsandbytes__",), _QUANTISED, "layer"
-    ),
-    _Kind("a bitsandbytes 8-bit model", (_IN + r"\.SCB$",), _QUANTISED, "layer"),
-    _Kind("a Nunchaku (SVDQuant) model", (_IN + r"\.qweight$", _IN + r"\.wscales$"), _QUANTISED),
-    _Kind("a GPTQ or AWQ model", (_IN + r"\.qweight$",), _QUANTISED, "layer"),
-)
-
 _DOUBLE = r"(double_blocks|transformer_blocks)\.0\."
 
 _FAMILIES = (
@@ -127,7 +113,7 @@ def explain(checkpoint: Checkpoint) -> LayoutError | None:
     own = [name for name in checkpoint.tensors if not name.startswith(EXTRAS)]
     # One search over all names at once is a hundred times faster than one per name and mark.
     text = "\n".join(own or checkpoint.tensors)
-    for kind in (*_ADAPTERS, *_QUANTISATIONS, *_FAMILIES, *_COMPONENTS):
+    for kind in (*_ADAPTERS, *_FAMILIES, *_COMPONENTS):
         if all(_search(mark).search(text) for mark in kind.marks):
             return _error(checkpoint, kind, text)
     class_name = (checkpoint.config or {}).get("_class_name", "FluxTransformer2DModel")
