@@ -239,7 +239,7 @@ def _recipe_source(source: str) -> Any:
     if source == "-":
         return sys.stdin.read() + "\n"
     path = Path(source)
-    if path.is_dir() or path.name.endswith((".safetensors", ".safetensors.index.json")):
+    if path.is_dir() or path.name.endswith((".safetensors", ".sft", ".safetensors.index.json")):
         raise click.UsageError(
             f"`{source}` is one model, expected two models or a recipe"
             "\nhint: `submerge convert` writes one model in another layout or dtype"

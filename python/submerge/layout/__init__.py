@@ -14,6 +14,7 @@ from submerge.layout.detect import EXTRAS
 from submerge.layout.generic import tensors_like
 from submerge.layout.model import Architecture, LayoutName, Model, OutTensor, Place, UnitInfo
 from submerge.layout.quantised import refuse_codes
+from submerge.layout.saves import refuse_empty, unwrapped
 
 if TYPE_CHECKING:
     from submerge.checkpoint import Checkpoint
@@ -59,22 +60,28 @@ def identify(checkpoint: Checkpoint, *, layout: str = "auto") -> Model:
             f"got {quoted(layout)}",
             hint=f"did you mean {quoted(near[0])}?" if near else None,
         )
-    # The other models of an all-in-one file are carried as they are, quantised or not.
-    own = [] if layout == "generic" else [n for n in checkpoint.tensors if not n.startswith(EXTRAS)]
-    refuse_codes(checkpoint, own or checkpoint.tensors)
     if layout == "generic":
+        refuse_codes(checkpoint, checkpoint.tensors)
+        refuse_empty(checkpoint, checkpoint.tensors)
         return generic.identify(checkpoint)
+    seen = unwrapped(checkpoint)
+    # The other models of an all-in-one file are carried as they are, quantised or not.
+    own = [name for name in seen.tensors if not name.startswith(EXTRAS)] or list(seen.tensors)
+    refuse_codes(seen, own)
+    refuse_empty(seen, own)
     wanted = {"auto": ("bfl", "diffusers"), "comfy": ("bfl",)}.get(layout, (layout,))
     try:
-        return detect.recognise(checkpoint, wanted)
+        model = detect.recognise(seen, wanted)
     except LayoutError as error:
         from submerge.layout import families
 
         # A file that is something else fails the table in many ways; its own name says more.
-        known = families.explain(checkpoint)
+        known = families.explain(seen)
         if known is None:
             raise
         raise known from error
+    warnings = model.checkpoint.warnings
+    return model._replace(checkpoint=checkpoint._replace(warnings=warnings))
 
 
 def tensors_of(arch: Architecture, layout: str, prefix: str = "") -> list[OutTensor]:

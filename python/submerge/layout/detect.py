@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 from submerge.errors import LayoutError, counted, listing, quoted
 from submerge.layout import flux1, generic
 from submerge.layout.model import Architecture, Model, OutTensor, Place, UnitInfo
+from submerge.layout.saves import refuse_fused
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from submerge.checkpoint import Checkpoint
+    from submerge.checkpoint import Checkpoint, TensorInfo
 
 __all__ = ["EXTRAS", "PREFIXES", "recognise"]
 
@@ -45,6 +46,9 @@ EXTRAS = (
     "cond_stage_model.",
     "conditioner.",
 )
+
+# How trainers call the running average of a model's weights.
+_EMA = re.compile(r"(?:model_|transformer_)?ema(?:_model|_params)?\.|.*\.ema\.|shadow_params\.")
 
 _GENERIC_HINT = "`layout: generic` merges by tensor name and shape alone"
 # FLUX.1's own depth, width and input channels, to tell its relatives apart.
@@ -87,7 +91,7 @@ def recognise(checkpoint: Checkpoint, layouts: Sequence[str]) -> Model:
     candidate = _only_candidate(checkpoint, layouts)
     double = _depth(checkpoint, "double", candidate.double)
     single = _depth(checkpoint, "single", candidate.single)
-    inside, extras = _namespace(checkpoint, candidate.prefix)
+    inside, extras, strange = _namespace(checkpoint, candidate.prefix)
     arch = _architecture(checkpoint, candidate, (double, single))
     table = flux1.tensors_of(arch, candidate.layout, candidate.prefix)
     _check_names(checkpoint, candidate, table, inside)
@@ -95,27 +99,28 @@ def recognise(checkpoint: Checkpoint, layouts: Sequence[str]) -> Model:
     _check_proportions(checkpoint, arch)
     arch = _check_config(checkpoint, arch)
     return Model(
-        checkpoint=checkpoint,
+        checkpoint=checkpoint._replace(warnings=(*checkpoint.warnings, *strange)),
         arch=arch,
         variant=_variant(arch),
         layout=candidate.layout,
         prefix=candidate.prefix,
         units=MappingProxyType(_units(checkpoint, arch, table)),
-        extras=tuple(extras),
+        extras=tuple(checkpoint.tensors[name].name for name in extras),
     )
 
 
 def _only_candidate(checkpoint: Checkpoint, layouts: Sequence[str]) -> _Candidate:
     candidates = [found for layout in layouts for found in _candidates(checkpoint, layout)]
     known = [found for found in candidates if found.prefix in PREFIXES]
-    if len(known) == 1:
-        return known[0]
-    if known:
-        places = [f"{found.prefix}{flux1.LAYOUTS[found.layout].double}" for found in known]
+    if known and len(candidates) > 1:
+        # A second one under a name that says nothing is no less a transformer: an EMA copy, say.
+        places = [f"{found.prefix}{flux1.LAYOUTS[found.layout].double}" for found in candidates]
         raise LayoutError(
             f"{checkpoint.path}: holds {listing(places, noun='transformer')}, expected one",
             hint="save each transformer to a file of its own",
         )
+    if known:
+        return known[0]
     if candidates:
         prefix = candidates[0].prefix
         raise LayoutError(
@@ -185,14 +190,28 @@ def _depth(checkpoint: Checkpoint, stack: str, found: frozenset[int]) -> int:
     return depth
 
 
-def _namespace(checkpoint: Checkpoint, prefix: str) -> tuple[list[str], list[str]]:
-    """Split the names into the transformer's and those of the other models in the file."""
+def _namespace(checkpoint: Checkpoint, prefix: str) -> tuple[list[str], list[str], list[str]]:
+    """Split the names into the transformer's and the others; say which of those no model owns.
+
+    Raises:
+        LayoutError: among the others is a copy of the transformer that training averaged.
+    """
     inside: list[str] = []
     extras: list[str] = []
     for name in checkpoint.tensors:
         own = name.startswith(prefix) and (prefix or not name.startswith(EXTRAS))
         (inside if own else extras).append(name)
-    return inside, extras
+    if averaged := [name for name in extras if _EMA.match(name)]:
+        raise LayoutError(
+            f"{checkpoint.path}: beside the transformer {listing(averaged)} of an averaged copy of "
+            "it (EMA), expected one of the two",
+            hint="save the one to merge to a file of its own",
+        )
+    strange = [name for name in extras if not name.startswith(EXTRAS)]
+    if not strange:
+        return inside, extras, []
+    where = f"outside {quoted(prefix)}" if prefix else "outside the transformer"
+    return inside, extras, [f"{checkpoint.path}: {listing(strange)} {where} and of no model known"]
 
 
 def _architecture(
@@ -234,6 +253,7 @@ def _check_names(
     table: Sequence[OutTensor],
     inside: Sequence[str],
 ) -> None:
+    refuse_fused(checkpoint, inside)
     expected = {tensor.name for tensor in table}
     what = f"the {candidate.layout} layout of FLUX.1 with {_depth_text(candidate)}"
     missing = [tensor.name for tensor in table if tensor.name not in checkpoint.tensors]
@@ -347,18 +367,20 @@ def _units(
     """Return where each unit lies, in canonical order."""
     shapes = flux1.unit_shapes(arch)
     places: dict[str, Place] = {}
+    infos: dict[str, TensorInfo] = {}
     for tensor in table:
         start = 0
         for unit in tensor.units:
-            places[unit] = Place(tensor.name, start, start + shapes[unit][0])
+            infos[unit] = checkpoint.tensors[tensor.name]
+            places[unit] = Place(infos[unit].name, start, start + shapes[unit][0])
             start += shapes[unit][0]
     return {
         unit: UnitInfo(
             unit,
             places[unit],
             shape[0],
-            checkpoint.tensors[places[unit].tensor].row_elements,
-            checkpoint.tensors[places[unit].tensor].dtype,
+            infos[unit].row_elements,
+            infos[unit].dtype,
         )
         for unit, shape in shapes.items()
     }

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 __all__ = ["explain"]
 
 _ADAPTER = "submerge merges full transformers; fuse the adapter into its base model first"
+_INJECTED = (
+    "take the adapter out or merge it in before saving: `unload_lora_weights()` or `fuse_lora()` "
+    "in diffusers, `merge_and_unload()` in peft"
+)
 _BESIDE = "it is used beside a model, not merged into it"
 _FAMILY = "models merge within one family; `layout: generic` merges by name and shape alone"
 _COMPONENT = "name the transformer; text encoders and VAEs are carried along, never merged"
@@ -41,6 +45,12 @@ _IN = r"[^\n]*"
 
 _ADAPTERS = (
     _Kind("an IP-Adapter", (_IN + r"(ip_adapter|image_proj)[._]",), _BESIDE),
+    _Kind(
+        "a transformer with an injected adapter",
+        (_IN + r"\.base_layer\.(weight|bias)$",),
+        _INJECTED,
+        "tensor",
+    ),
     _Kind("a DoRA", (_IN + r"\.(dora_scale|lora_magnitude_vector\b)",), _ADAPTER, "magnitude"),
     _Kind("a FLUX.1 control LoRA", (r"img_in\.lora_A\.", _IN + r"query_norm\.scale$"), _ADAPTER),
     _Kind(
