@@ -1,35 +1,22 @@
-//! Inputs, read in windows.
-//!
-//! A window is either mapped (prefaulted, used, released: no copy, and a page that cannot be read is
-//! an error) or read into a buffer. Both give the same bytes, so which one is used changes nothing.
+//! Local files, mapped or read by position.
 
-use std::fs::File;
-use std::ops::Deref;
+use std::fs::{File, Metadata};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::sys;
+use super::{Identity, ReadMode, Source, Window, vanished};
 use crate::error::{Error, Result};
+use crate::io::sys;
 
-/// How inputs are read.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub enum ReadMode {
-    /// What is fastest as far as was measured: positioned reads. Pages of a file are mapped and unmapped
-    /// one by one, and freshly read ones are not in the processor's cache yet; a copy costs less.
-    Auto,
-    /// Mapped windows.
-    Mmap,
-    /// Positioned reads.
-    Pread,
-}
-
-/// What tells one version of a file from another without reading it.
+/// What tells one version of a local file from another without reading it.
+///
+/// Size, inode and time of modification can all be put back (`touch -r`, `rsync --times`, an inode
+/// that is used again); the time of the last change of the inode cannot.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
-pub struct Identity {
+pub struct FileIdentity {
     /// Device number; 0 where the system has none.
     pub dev: u64,
     /// Inode number; 0 where the system has none.
@@ -38,9 +25,12 @@ pub struct Identity {
     pub size: u64,
     /// Time of the last change of the contents, in nanoseconds since 1970.
     pub mtime_ns: i64,
+    /// Time of the last change of the contents, the name, links or permissions, in nanoseconds since
+    /// 1970; 0 where the system has none.
+    pub ctime_ns: i64,
 }
 
-impl Identity {
+impl FileIdentity {
     /// The identity of an open file.
     pub fn of(file: &File, path: &Path) -> Result<Self> {
         let metadata = file.metadata().map_err(|e| Error::io(e, path, "cannot read its size"))?;
@@ -49,7 +39,7 @@ impl Identity {
 
     /// The identity that `stat` gives.
     #[must_use]
-    pub fn from_metadata(metadata: &std::fs::Metadata) -> Self {
+    pub fn from_metadata(metadata: &Metadata) -> Self {
         #[cfg(unix)]
         {
             use std::os::unix::fs::MetadataExt as _;
@@ -58,6 +48,7 @@ impl Identity {
                 ino: metadata.ino(),
                 size: metadata.len(),
                 mtime_ns: metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec(),
+                ctime_ns: metadata.ctime() * 1_000_000_000 + metadata.ctime_nsec(),
             }
         }
         #[cfg(not(unix))]
@@ -65,7 +56,7 @@ impl Identity {
             let mtime =
                 metadata.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
             let mtime_ns = mtime.and_then(|d| i64::try_from(d.as_nanos()).ok()).unwrap_or(0);
-            Self { dev: 0, ino: 0, size: metadata.len(), mtime_ns }
+            Self { dev: 0, ino: 0, size: metadata.len(), mtime_ns, ctime_ns: 0 }
         }
     }
 
@@ -74,11 +65,17 @@ impl Identity {
     pub fn same_file(&self, other: &Self) -> bool {
         self.ino != 0 && self.dev == other.dev && self.ino == other.ino
     }
+
+    /// See [`Identity::key`]: without a time that cannot be put back nothing is promised.
+    pub(super) fn key(&self) -> Option<String> {
+        let Self { dev, ino, size, mtime_ns, ctime_ns } = self;
+        (self.ctime_ns != 0).then(|| format!("{dev}:{ino}:{size}:{mtime_ns}:{ctime_ns}"))
+    }
 }
 
-/// One open input.
+/// One open file.
 #[derive(Debug)]
-pub struct Source {
+pub struct LocalFile {
     file: File,
     path: PathBuf,
     identity: Identity,
@@ -86,11 +83,15 @@ pub struct Source {
     mapping: Mutex<Option<Arc<sys::Mapping>>>,
 }
 
-impl Source {
+impl LocalFile {
     /// Open `path` for reading in `mode`.
     pub fn open(path: &Path, mode: ReadMode) -> Result<Self> {
+        let kind = std::fs::metadata(path).map_err(|e| Error::io(e, path, "cannot open"))?;
+        if !kind.is_file() {
+            return Err(special(path, &kind)); // to open a pipe would wait for ever
+        }
         let file = File::open(path).map_err(|e| Error::io(e, path, "cannot open"))?;
-        let identity = Identity::of(&file, path)?;
+        let identity = FileIdentity::of(&file, path)?;
         let map = || map(&file, identity.size);
         let mapping = match mode {
             ReadMode::Auto | ReadMode::Pread => None,
@@ -102,36 +103,8 @@ impl Source {
                 Error::plan(what).hint("use `--io auto` or `--io pread`")
             })?),
         };
+        let identity = Identity::File(identity);
         Ok(Self { file, path: path.to_owned(), identity, mapping: Mutex::new(mapping) })
-    }
-
-    /// The file, for its header.
-    #[must_use]
-    pub fn file(&self) -> &File {
-        &self.file
-    }
-
-    /// Where it was opened.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Its identity when it was opened.
-    #[must_use]
-    pub fn identity(&self) -> &Identity {
-        &self.identity
-    }
-
-    /// Whether windows are mapped.
-    #[must_use]
-    pub fn is_mapped(&self) -> bool {
-        self.mapping().is_some()
-    }
-
-    /// Stop mapping if somebody waits to change the file: they wait for us.
-    pub fn give_way(&self) {
-        drop(self.mapping());
     }
 
     fn mapping(&self) -> Option<Arc<sys::Mapping>> {
@@ -141,10 +114,36 @@ impl Source {
         }
         mapping.clone()
     }
+}
 
-    /// The bytes `offset .. offset + len`; `buffer` is used when the window is not mapped: it
-    /// is short, or nothing is.
-    pub fn window<'a>(
+impl Source for LocalFile {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        read_exact_at(&self.file, buffer, offset).map_err(|e| match e.kind() {
+            std::io::ErrorKind::UnexpectedEof => {
+                vanished(&self.path, offset, buffer.len(), self.identity.size())
+            }
+            _ => Error::io(e, &self.path, "cannot read"),
+        })
+    }
+
+    fn check_unchanged(&self) -> Result<()> {
+        let now = FileIdentity::of(&self.file, &self.path)?;
+        match self.identity {
+            Identity::File(before) if before != now => Err(changed(&self.path, &before, &now)),
+            _ => Ok(()),
+        }
+    }
+
+    /// A window that is short, or of a file that is not mapped, is read.
+    fn window<'a>(
         &'a self,
         offset: u64,
         len: usize,
@@ -153,66 +152,23 @@ impl Source {
         if let Some(mapping) = self.mapping().filter(|_| len >= WORTH_MAPPING) {
             return match mapping.window(offset, len) {
                 Ok(window) => Ok(Window::Mapped(window)),
-                Err(e) if e.raw_os_error() == Some(EFAULT) => Err(self.vanished(offset, len)),
+                Err(e) if e.raw_os_error() == Some(EFAULT) => {
+                    Err(vanished(&self.path, offset, len, self.identity.size()))
+                }
                 Err(e) => Err(Error::io(e, &self.path, "cannot read")),
             };
         }
         buffer.resize(len, 0);
-        read_exact_at(&self.file, buffer, offset).map_err(|e| match e.kind() {
-            std::io::ErrorKind::UnexpectedEof => self.vanished(offset, len),
-            _ => Error::io(e, &self.path, "cannot read"),
-        })?;
+        self.read(offset, buffer)?;
         Ok(Window::Read(buffer))
     }
 
-    /// Fail if the file is no longer the one that was opened.
-    pub fn check_unchanged(&self) -> Result<()> {
-        let now = Identity::of(&self.file, &self.path)?;
-        if now == self.identity {
-            return Ok(());
-        }
-        let what = format!(
-            "{}: changed while it was being read, expected {} bytes last modified at {} ns, got {} bytes at {} ns",
-            self.path.display(),
-            self.identity.size,
-            self.identity.mtime_ns,
-            now.size,
-            now.mtime_ns
-        );
-        Err(Error::checkpoint(what)
-            .hint("let the download or the other program finish, then run again"))
+    fn is_mapped(&self) -> bool {
+        self.mapping().is_some()
     }
 
-    #[cold]
-    fn vanished(&self, offset: u64, len: usize) -> Error {
-        let end = offset + len as u64;
-        let what = format!(
-            "{}: bytes {offset}..{end} can no longer be read, expected a file of {} bytes",
-            self.path.display(),
-            self.identity.size
-        );
-        Error::checkpoint(what)
-            .hint("the file was truncated or its device fails; check it, then run again")
-    }
-}
-
-/// Bytes of an input, mapped or read.
-#[derive(Debug)]
-pub enum Window<'a> {
-    /// A resident part of the mapped file.
-    Mapped(sys::MappedWindow),
-    /// A copy in the caller's buffer.
-    Read(&'a [u8]),
-}
-
-impl Deref for Window<'_> {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::Mapped(window) => window,
-            Self::Read(bytes) => bytes,
-        }
+    fn give_way(&self) {
+        drop(self.mapping());
     }
 }
 
@@ -227,6 +183,33 @@ fn map(file: &File, size: u64) -> Option<Arc<sys::Mapping>> {
     let mapping = Arc::new(sys::Mapping::new(file, size).ok().filter(|_| size > 0)?);
     let works = Arc::clone(&mapping).window(0, 1).is_ok();
     works.then_some(mapping)
+}
+
+#[cold]
+fn special(path: &Path, found: &Metadata) -> Error {
+    let kind = if found.is_dir() { "a folder" } else { "a special file" };
+    let what = format!("{}: not a checkpoint, expected a regular file, got {kind}", path.display());
+    Error::checkpoint(what).hint("give a `.safetensors` file")
+}
+
+#[cold]
+fn changed(path: &Path, before: &FileIdentity, now: &FileIdentity) -> Error {
+    let here = path.display();
+    let what = if (before.size, before.mtime_ns) == (now.size, now.mtime_ns) {
+        let (before, now) = (before.ctime_ns, now.ctime_ns);
+        format!(
+            "{here}: changed while it was being read, expected a file last touched at {before} ns, got \
+             one touched at {now} ns"
+        )
+    } else {
+        let FileIdentity { size: expected, mtime_ns: then, .. } = before;
+        let FileIdentity { size, mtime_ns, .. } = now;
+        format!(
+            "{here}: changed while it was being read, expected {expected} bytes last modified at \
+             {then} ns, got {size} bytes at {mtime_ns} ns"
+        )
+    };
+    Error::checkpoint(what).hint("let the download or the other program finish, then run again")
 }
 
 /// Positioned read of exactly `buffer.len()` bytes.
