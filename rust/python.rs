@@ -75,7 +75,7 @@ impl Reader {
         let read = |bytes: &mut [u8]| {
             py.detach(|| {
                 self.file.read(offset, bytes)?;
-                self.file.check_unchanged()
+                self.file.check_untouched()
             })
             .map_err(|e| raise(py, e))
         };

@@ -79,6 +79,8 @@ pub struct LocalFile {
     file: File,
     path: PathBuf,
     identity: Identity,
+    /// Names it had when it was opened.
+    links: u64,
     /// Given up as soon as somebody waits to change the file.
     mapping: Mutex<Option<Arc<sys::Mapping>>>,
 }
@@ -103,8 +105,17 @@ impl LocalFile {
                 Error::plan(what).hint("use `--io auto` or `--io pread`")
             })?),
         };
-        let identity = Identity::File(identity);
-        Ok(Self { file, path: path.to_owned(), identity, mapping: Mutex::new(mapping) })
+        let (path, links, mapping) = (path.to_owned(), links(&kind), Mutex::new(mapping));
+        Ok(Self { file, path, identity: Identity::File(identity), links, mapping })
+    }
+
+    /// Fail if anything of the file was touched since it was opened, its name included.
+    pub fn check_untouched(&self) -> Result<()> {
+        let now = FileIdentity::of(&self.file, &self.path)?;
+        match self.identity {
+            Identity::File(before) if before != now => Err(changed(&self.path, &before, &now)),
+            _ => Ok(()),
+        }
     }
 
     fn mapping(&self) -> Option<Arc<sys::Mapping>> {
@@ -134,11 +145,20 @@ impl Source for LocalFile {
         })
     }
 
+    /// A file that lost a name (it was deleted, or another took its place) is still the one that is
+    /// open, unless its size or the time of its contents tell otherwise.
     fn check_unchanged(&self) -> Result<()> {
-        let now = FileIdentity::of(&self.file, &self.path)?;
+        let now = self.file.metadata().map_err(|e| Error::io(e, &self.path, "cannot stat"))?;
+        let lost_a_name = links(&now) < self.links;
+        let now = FileIdentity::from_metadata(&now);
         match self.identity {
-            Identity::File(before) if before != now => Err(changed(&self.path, &before, &now)),
-            _ => Ok(()),
+            Identity::File(FileIdentity { ctime_ns, .. })
+                if lost_a_name
+                    && self.identity == Identity::File(FileIdentity { ctime_ns, ..now }) =>
+            {
+                Ok(())
+            }
+            _ => self.check_untouched(),
         }
     }
 
@@ -183,6 +203,19 @@ fn map(file: &File, size: u64) -> Option<Arc<sys::Mapping>> {
     let mapping = Arc::new(sys::Mapping::new(file, size).ok().filter(|_| size > 0)?);
     let works = Arc::clone(&mapping).window(0, 1).is_ok();
     works.then_some(mapping)
+}
+
+/// How many names a file has; 1 where the system does not say.
+fn links(metadata: &Metadata) -> u64 {
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::MetadataExt::nlink(metadata)
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = metadata;
+        1
+    }
 }
 
 #[cold]
