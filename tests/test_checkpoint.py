@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +21,6 @@ from submerge.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 INDEX = f"{WEIGHTS}.safetensors.index.json"
 ONE = {"a": np.ones((2, 3), np.float32)}
@@ -430,4 +433,34 @@ def test_shards_may_be_named_from_here_and_in_capitals(tmp_path: Path) -> None:
     assert len(open_checkpoint(folder).files) == 2
     edit_index(folder, lambda c: c["weight_map"].update({"a": "./../a.safetensors"}))
     with pytest.raises(CheckpointError, match="without separators"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs links")
+@pytest.mark.parametrize("name", ["config.json", "model_index.json"])
+def test_a_side_file_that_leads_nowhere_is_not_taken_for_absent(tmp_path: Path, name: str) -> None:
+    pipeline = factory.save_pipeline(tmp_path / "pipeline", KREA)
+    path = pipeline / ("transformer" if name == "config.json" else "") / name
+    path.unlink()
+    path.symlink_to(tmp_path / "blobs" / "gone")
+    with pytest.raises(FileNotFoundError) as caught:
+        open_checkpoint(pipeline)
+    assert caught.value.filename == str(path)
+    assert "the download may be incomplete" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_a_config_that_cannot_be_reached_is_not_taken_for_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    folder = factory.save_folder(tmp_path / "model", KREA)
+    real = Path.lstat
+
+    def lstat(path: Path) -> os.stat_result:
+        if path.name == "config.json":
+            raise OSError(code, os.strerror(code), str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "lstat", lstat)
+    with pytest.raises(OSError, match=re.escape(os.strerror(code))):
         open_checkpoint(folder)

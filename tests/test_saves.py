@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -187,3 +188,29 @@ def test_a_folder_may_have_a_dot(tmp_path: Path, name: str) -> None:
     path = factory.save_file(tmp_path / "krea.safetensors", KREA, "bfl")
     submerge.convert(path, tmp_path / name, layout="diffusers")
     assert (tmp_path / name).is_dir()
+
+
+def test_one_shard_alone_is_named(tmp_path: Path) -> None:
+    folder = factory.save_folder(tmp_path / "model", KREA, shards=2)
+    shard = folder / f"{factory.WEIGHTS}-00001-of-00002.safetensors"
+    with pytest.raises(LayoutError, match="is one shard of several by its name") as caught:
+        submerge.verify(shard)
+    assert "name the folder" in str(caught.value.hint)
+
+
+def test_two_names_of_one_file_are_told(tmp_path: Path) -> None:
+    path = factory.save_file(tmp_path / "krea.safetensors", KREA, "bfl")
+    (tmp_path / "link.safetensors").hardlink_to(path)
+    other = factory.save_file(tmp_path / "other.safetensors", KREA, "bfl")
+    models = {"a": str(path), "b": str(tmp_path / "link.safetensors"), "c": str(other)}
+    plan = submerge.plan(
+        {"models": models, "weight": dict.fromkeys("abc", 1)}, tmp_path / "out.safetensors"
+    )
+    assert "`a` and `b` are the same file" in plan.about.notes
+
+
+def test_a_digest_of_names_and_shapes_says_so(tmp_path: Path) -> None:
+    path = factory.save_file(tmp_path / "krea.safetensors", KREA, "bfl")
+    submerge.convert(path, tmp_path / "out.safetensors")
+    (entry,) = json.loads(oracle.metadata(tmp_path / "out.safetensors")["submerge.inputs"])
+    assert entry.keys() == {"name", "model", "units", "bytes", "names_and_shapes_sha256"}

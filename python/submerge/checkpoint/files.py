@@ -143,6 +143,11 @@ def is_safetensors(name: str) -> bool:
     return name.lower().endswith(_SAFETENSORS)
 
 
+def is_shard(name: str) -> bool:
+    """Tell whether a file is one shard of several, by its name."""
+    return _SHARD.search(name) is not None
+
+
 def is_one_file(target: Path) -> bool:
     """Tell whether an output is one file, by its name, or else a folder.
 
@@ -218,7 +223,7 @@ def _component(folder: Path, pipeline: Path | None, *, is_pipeline: bool) -> Fou
     indexes = [_read_index(folder / name) for name in names if _INDEX.search(name)]
     listed = {shard for index in indexes for shard in index.weight_map.values()}
     loose = [name for name in names if is_safetensors(name) and name not in listed]
-    shards = [name for name in loose if _SHARD.search(name)]
+    shards = [name for name in loose if is_shard(name)]
     singles = [name for name in loose if name not in shards]
     candidates = [index.path.name for index in indexes] + singles
     if len(candidates) > 1:
@@ -339,7 +344,7 @@ def _weights(folder: Path) -> bool:
 
 def _config_of(folder: Path) -> Path | None:
     config = folder / "config.json"
-    return config if config.is_file() else None
+    return config if _is_there(config) else None
 
 
 def _pipeline_of(folder: Path) -> Path | None:
@@ -349,7 +354,16 @@ def _pipeline_of(folder: Path) -> Path | None:
 
 
 def _is_pipeline(folder: Path) -> bool:
-    return (folder / "model_index.json").is_file()
+    return _is_there(folder / "model_index.json")
+
+
+def _is_there(path: Path) -> bool:
+    """Tell whether there is such a file; one that cannot be reached is an error, not absent."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return stat.S_ISREG(mode_of(path))
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

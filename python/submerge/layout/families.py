@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from submerge.checkpoint.files import is_shard
 from submerge.errors import LayoutError, counted, quoted
 from submerge.layout.detect import EXTRAS, PREFIXES
 
@@ -126,6 +127,11 @@ def explain(checkpoint: Checkpoint) -> LayoutError | None:
     for kind in (*_ADAPTERS, *_FAMILIES, *_COMPONENTS):
         if all(_search(mark).search(text) for mark in kind.marks):
             return _error(checkpoint, kind, text)
+    if checkpoint.form == "file" and is_shard(checkpoint.path.name):
+        return LayoutError(
+            f"{checkpoint.path}: is one shard of several by its name, expected a whole model",
+            hint="name the folder, or the `*.safetensors.index.json` beside it",
+        )
     class_name = (checkpoint.config or {}).get("_class_name", "FluxTransformer2DModel")
     if class_name != "FluxTransformer2DModel":
         return LayoutError(
