@@ -44,7 +44,7 @@ RUST_FLOORS = (
     ("dtype",),
     ("simd",),
     ("io", "checkpoint", "kernels"),
-    ("plan", "stats"),
+    ("plan", "stats", "reader"),
     ("resolve", "schedule", "report"),
     ("inputs", "output"),
     ("compute",),

@@ -38,6 +38,9 @@ pub struct Identity {
     pub size: u64,
     /// Time of the last change of the contents, in nanoseconds since 1970.
     pub mtime_ns: i64,
+    /// Time of the last change of anything about it, which nobody can put back; 0 where the system
+    /// has none.
+    pub ctime_ns: i64,
 }
 
 impl Identity {
@@ -58,6 +61,7 @@ impl Identity {
                 ino: metadata.ino(),
                 size: metadata.len(),
                 mtime_ns: metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec(),
+                ctime_ns: metadata.ctime() * 1_000_000_000 + metadata.ctime_nsec(),
             }
         }
         #[cfg(not(unix))]
@@ -65,7 +69,7 @@ impl Identity {
             let mtime =
                 metadata.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
             let mtime_ns = mtime.and_then(|d| i64::try_from(d.as_nanos()).ok()).unwrap_or(0);
-            Self { dev: 0, ino: 0, size: metadata.len(), mtime_ns }
+            Self { dev: 0, ino: 0, size: metadata.len(), mtime_ns, ctime_ns: 0 }
         }
     }
 
@@ -172,12 +176,12 @@ impl Source {
             return Ok(());
         }
         let what = format!(
-            "{}: changed while it was being read, expected {} bytes last modified at {} ns, got {} bytes at {} ns",
+            "{}: changed while it was being read, expected {} bytes last changed at {} ns, got {} bytes at {} ns",
             self.path.display(),
             self.identity.size,
-            self.identity.mtime_ns,
+            self.identity.ctime_ns.max(self.identity.mtime_ns),
             now.size,
-            now.mtime_ns
+            now.ctime_ns.max(now.mtime_ns)
         );
         Err(Error::checkpoint(what)
             .hint("let the download or the other program finish, then run again"))

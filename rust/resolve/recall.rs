@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Operand, Unit, Work};
+use super::{Identity, Operand, Unit, Work};
 use crate::NUMERICS;
 use crate::kernels::{Kernel, Learned, Sums, Whole};
 use crate::plan::Statistics;
@@ -49,9 +49,9 @@ impl Work {
             let Operand::Rows { source, at, dtype } = operand else { return None };
             let source = &self.sources[*source];
             let file = source.identity();
-            let (dev, ino, size, mtime) = (file.dev, file.ino, file.size, file.mtime_ns);
-            let _ = write!(key, " {dev}:{ino}:{size}:{mtime}@{at}:{}", dtype.name());
-            if ino == 0 {
+            let Identity { dev, ino, size, mtime_ns, ctime_ns } = file;
+            let _ = write!(key, " {dev}:{ino}:{size}:{mtime_ns}:{ctime_ns}@{at}:{}", dtype.name());
+            if *ino == 0 {
                 let _ = write!(key, ":{:?}", source.path().to_string_lossy()); // nothing else tells files apart
             }
         }

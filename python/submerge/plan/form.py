@@ -168,7 +168,7 @@ class Output(NamedTuple):
 
 
 class Source(NamedTuple):
-    """An input file; `identity` is dev, ino, size and mtime_ns when its header was read."""
+    """An input file; `identity` is what it was when its header was read."""
 
     path: Path
     identity: Mapping[str, int]
