@@ -201,7 +201,7 @@ def test_what_is_wrong_with_it_is_told_in_its_own_words(tmp_path: Path) -> None:
     )
     with pytest.raises(
         LayoutError,
-        match=r"2 tensors of 44 missing, expected the bfl layout of Toy with 2 wide \+ 3 deep block",
+        match=r"2 tensors of 44 missing, expected the bfl layout of Toy with 2 wide \+ 3 deep",
     ):
         identify(open_checkpoint(path))
     recipe: dict[str, Any] = {"models": {"a": str(saved(path, numbers, "bfl"))}}
@@ -209,6 +209,6 @@ def test_what_is_wrong_with_it_is_told_in_its_own_words(tmp_path: Path) -> None:
     assert plan.about.guidance == "none: no model has a guidance embedder"
     with pytest.raises(RecipeError, match="no model has guidance"):
         submerge.plan(recipe | {"guidance": {"bake": 3.5}}, tmp_path / "o.safetensors")
-    flux = factory.save_file(tmp_path / "flux.safetensors")
+    flux = factory.save_file(tmp_path / "flux.safetensors", factory.KREA)
     with pytest.raises(LayoutError, match="different architectures: family toy and flux1"):
         submerge.plan({"models": {"a": str(path), "b": str(flux)}}, tmp_path / "o.safetensors")
