@@ -16,10 +16,11 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyMemoryView, PySlice};
 
 use crate::error::{Error, Kind};
-use crate::io::source::Identity;
+use crate::format::safetensors;
+use crate::io::source::{Identity, LocalFile, ReadMode, Source as _};
 use crate::plan::{OPS, PLAN_VERSION};
 use crate::simd::Isa;
-use crate::{checkpoint, exec, reader};
+use crate::{exec, reader};
 
 /// Cancels a running job from any thread.
 #[pyclass(module = "submerge._core", frozen)]
@@ -68,7 +69,7 @@ impl Reader {
         let open = || {
             let identity = serde_json::from_str(identity)
                 .map_err(|e| Error::plan(format!("{}: identity: {e}", path.display())))?;
-            reader::Reader::open(&path, &identity)
+            reader::Reader::open(&path, identity)
         };
         let open = py.detach(open).map_err(|e| raise(py, e))?;
         Ok(Self { path, open: Mutex::new(Some(Arc::new(open))) })
@@ -114,9 +115,11 @@ fn read_header(py: Python<'_>, path: PathBuf, max_header_bytes: u64) -> PyResult
 }
 
 fn header_json(path: &Path, max_header_bytes: u64) -> crate::Result<String> {
-    let file = std::fs::File::open(path).map_err(|e| Error::io(e, path, "cannot open"))?;
-    let identity = Identity::of(&file, path)?;
-    let header = checkpoint::read(&file, path, max_header_bytes)?;
+    let file = LocalFile::open(path, ReadMode::Pread)?;
+    let header = safetensors::read(&file, max_header_bytes)?;
+    let Identity::File(identity) = file.identity() else {
+        return Err(Error::internal("a local file without an identity"));
+    };
     let tensors: Vec<_> = header
         .tensors
         .iter()

@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::io::source::{Identity, ReadMode, Source};
+use crate::io::source::{FileIdentity, Identity, LocalFile, ReadMode, Source as _};
 
 /// Bytes that are read at a time: few enough to be in the processor's cache when they are taken.
 const PIECE: usize = 1 << 20;
@@ -15,17 +15,18 @@ const PIECE: usize = 1 << 20;
 /// An open file and what it was when its header was read.
 #[derive(Debug)]
 pub struct Reader {
-    source: Source,
+    file: LocalFile,
+    identity: FileIdentity,
 }
 
 impl Reader {
     /// Open a file that was looked at before, when it was `identity`.
-    pub fn open(path: &Path, identity: &Identity) -> Result<Self> {
-        let source = Source::open(path, ReadMode::Pread)?;
-        if source.identity() != identity {
+    pub fn open(path: &Path, identity: FileIdentity) -> Result<Self> {
+        let file = LocalFile::open(path, ReadMode::Pread)?;
+        if *file.identity() != Identity::File(identity) {
             return Err(replaced(path));
         }
-        Ok(Self { source })
+        Ok(Self { file, identity })
     }
 
     /// Hand `take` the bytes `offset .. offset + len`, in order and piece by piece, and where in them
@@ -37,9 +38,9 @@ impl Reader {
         len: usize,
         mut take: impl FnMut(usize, &[u8]) -> Result<()>,
     ) -> Result<()> {
-        let size = self.source.identity().size;
+        let size = self.identity.size;
         if offset.checked_add(len as u64).is_none_or(|end| end > size) {
-            let here = self.source.path().display();
+            let here = self.file.path().display();
             let what = format!("{here}: expected at most {size} bytes, got {len} at {offset}");
             return Err(Error::plan(what));
         }
@@ -47,29 +48,29 @@ impl Reader {
         buffer.try_reserve_exact(len.min(PIECE)).map_err(|_| self.no_memory())?;
         for at in (0..len).step_by(PIECE) {
             let piece = PIECE.min(len - at);
-            take(at, &self.source.window(offset + at as u64, piece, &mut buffer)?)?;
+            take(at, &self.file.window(offset + at as u64, piece, &mut buffer)?)?;
         }
         self.check()
     }
 
     /// Fail if the file is no longer the one that was opened, or another one stands in its place.
     pub fn check(&self) -> Result<()> {
-        let path = self.source.path();
+        let path = self.file.path();
         let there = std::fs::metadata(path).map_err(|e| {
             Error::io(e, path, "can no longer be found").hint("it was moved or removed meanwhile")
         })?;
-        let there = Identity::from_metadata(&there);
-        if there.ino != 0 && !there.same_file(self.source.identity()) {
+        let there = FileIdentity::from_metadata(&there);
+        if there.ino != 0 && !there.same_file(&self.identity) {
             return Err(replaced(path));
         }
-        self.source.check_unchanged()
+        self.file.check_untouched()
     }
 
     #[cold]
     fn no_memory(&self) -> Error {
         let what = format!(
             "{}: out of memory, expected room for {PIECE} bytes, got none",
-            self.source.path().display()
+            self.file.path().display()
         );
         Error::checkpoint(what).hint("free memory")
     }
@@ -89,7 +90,7 @@ mod tests {
 
     fn opened(path: &Path) -> Result<Reader> {
         let metadata = std::fs::metadata(path).expect("a file");
-        Reader::open(path, &Identity::from_metadata(&metadata))
+        Reader::open(path, FileIdentity::from_metadata(&metadata))
     }
 
     #[test]
@@ -129,6 +130,6 @@ mod tests {
         let stale = std::fs::metadata(&path).expect("a file");
         let mut file = std::fs::OpenOptions::new().append(true).open(&path).expect("opened");
         file.write_all(b"more").expect("written");
-        assert!(Reader::open(&path, &Identity::from_metadata(&stale)).is_err());
+        assert!(Reader::open(&path, FileIdentity::from_metadata(&stale)).is_err());
     }
 }

@@ -64,8 +64,9 @@ def read_header(path: str, max_header_bytes: int) -> str:
 
     Returns:
         JSON `{"path", "size", "data_start", "identity": {"dev", "ino", "size", "mtime_ns",
-        "ctime_ns"}, "metadata": {str: str}, "tensors": [{"name", "dtype", "shape", "start",
-        "end"}]}` with the tensors in data order and byte offsets inside the data section.
+        "ctime_ns"},
+        "metadata": {str: str}, "tensors": [{"name", "dtype", "shape", "start", "end"}]}` with the
+        tensors in data order and byte offsets inside the data section.
 
     Raises:
         CheckpointError: the file is damaged or not safetensors.
