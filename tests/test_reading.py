@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+import boundary
 import factory
 import submerge
 from submerge import _core
@@ -210,3 +211,13 @@ def test_other_threads_run_during_one_read(tmp_path: Path) -> None:
         sys.setswitchinterval(interval)
         done.set()
         thread.join()
+
+
+@posix
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(submerge.CheckpointError, match="expected a regular file"):
+            _core.Reader(str(path), json.dumps(boundary.source(path)["identity"]))
+        with pytest.raises(submerge.CheckpointError, match="expected a regular file"):
+            boundary.read_header(path)
