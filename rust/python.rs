@@ -6,6 +6,7 @@
 // PyO3 hands extracted arguments over, and `map_err` its errors.
 #![allow(clippy::needless_pass_by_value)]
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +17,7 @@ use pyo3::types::PyDict;
 
 use crate::error::{Error, Kind};
 use crate::io::source::Identity;
-use crate::plan::{OPS, PLAN_VERSION};
+use crate::plan::{FAMILIES, OpSpec, PLAN_VERSION};
 use crate::simd::Isa;
 use crate::{checkpoint, exec};
 
@@ -151,7 +152,7 @@ fn build_info() -> String {
         "profile": if cfg!(debug_assertions) { "debug" } else { "release" },
         "plan_version": PLAN_VERSION,
         "isas": isas,
-        "ops": OPS,
+        "ops": OpSpec::NAMES, "families": BTreeMap::from(FAMILIES),
         "dtypes": dtypes,
     })
     .to_string()
