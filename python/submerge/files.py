@@ -1,4 +1,4 @@
-"""Small files that appear complete or not at all."""
+"""Paths as users write them, and small files that appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from uuid import uuid4
 if TYPE_CHECKING:
     import os
 
-__all__ = ["write_whole"]
+__all__ = ["expanded", "write_whole"]
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Return a path whose `~` stands for the home directory, where there is one."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # nobody of that name
+        return Path(path)
 
 
 def write_whole(path: str | os.PathLike[str], data: str | bytes) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from submerge.errors import Cancelled, CheckpointError, RecipeError, counted
+from submerge.given import shown
 from submerge.inference.adapters import adapted
 from submerge.inference.images import FORMAT, GeneratedImage, InferenceResult, read_metadata
 from submerge.inference.loading import LoadedModel, load_model
@@ -18,7 +19,6 @@ from submerge.inference.quiet import quiet
 from submerge.profile import span
 from submerge.profile.watch import Watch, larger
 from submerge.run import __version__
-from submerge.values import shown
 
 if TYPE_CHECKING:
     import os

@@ -30,11 +30,11 @@ from typing import TYPE_CHECKING, Any
 
 from submerge import errors
 from submerge.errors import SubmergeError
+from submerge.given import shown
 from submerge.inference import plan_loading
 from submerge.measure.measurement import FORMAT, Measurement, gathered
 from submerge.measure.workload import Workload
 from submerge.merge import MergedModel, named
-from submerge.values import shown
 
 if TYPE_CHECKING:
     import os

@@ -15,11 +15,12 @@ from submerge.methods.base import (
     number_in_words,
     weighted_words,
 )
-from submerge.methods.parse import method_schema, parse_method, plain_method
+from submerge.methods.parse import METHOD, parse_method, plain_method
 from submerge.methods.registry import METHODS
 from submerge.methods.weighted import AddDifference, Linear, Take, notes_on
 
 __all__ = [
+    "METHOD",
     "METHODS",
     "AddDifference",
     "Blend",
@@ -28,7 +29,6 @@ __all__ = [
     "Setting",
     "Take",
     "Weights",
-    "method_schema",
     "notes_on",
     "number_in_words",
     "parse_method",

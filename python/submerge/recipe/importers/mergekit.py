@@ -12,9 +12,9 @@ import re
 from typing import Any
 
 from submerge.errors import RecipeError, listing, nearest, quoted
+from submerge.given import number, shown
 from submerge.recipe.importers.preset import DOUBLE, SINGLE, Imported, model_names
 from submerge.recipe.model import Recipe
-from submerge.values import number, shown
 
 __all__ = ["import_mergekit", "looks_like_mergekit"]
 

@@ -13,8 +13,8 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from submerge.errors import RecipeError, counted, quoted
+from submerge.given import number, shown
 from submerge.recipe.importers.preset import DOUBLE, SINGLE
-from submerge.values import number, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
