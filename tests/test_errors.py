@@ -212,7 +212,7 @@ OTHERS = {
         lambda _: lambda: import_workflow({"1": {"class_type": "X", "inputs": []}}, "w.json", None),
         RecipeError,
         "w.json",
-        "node 1: expected a class and inputs",
+        "node 1.inputs: expected a mapping, got a list of 0 items",
         None,
     ),
     "a path of bytes": Row(

@@ -280,7 +280,7 @@ COMFY_REFUSED: dict[str, tuple[str, str]] = {
     ),
     "broken workflow": (
         json.dumps({"nodes": [{"id": 1}], "links": []}),
-        "not as ComfyUI's editor saves workflows (KeyError: 'type')",
+        "nodes[0].type: missing, expected it to be given",
     ),
     "muted": (
         json.dumps(

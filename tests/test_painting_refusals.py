@@ -127,7 +127,7 @@ REFUSED: dict[str, Refusal] = {
     # Images that were painted.
     "an image that is none": (
         picture(b"not a picture"), CheckpointError,
-        ".*p.png: expected an image painted by submerge: ", None,
+        ".*p.png: expected a sound picture: ", None,
     ),
     "an image of another program": (
         picture(format="other/1"), CheckpointError,
@@ -135,11 +135,12 @@ REFUSED: dict[str, Refusal] = {
     ),
     # Painting again.
     "an evaluation that is no JSON": (
-        repeated(b"\xff{"), RecipeError, ".*evaluation.json: expected JSON or a PNG, got ", None
+        repeated(b"\xff{"), RecipeError,
+        ".*evaluation.json: byte 0 is not UTF-8, expected a JSON doc", None,
     ),
     "an evaluation of depths": (
-        repeated(b"[" * 100_000), RecipeError, ".*evaluation.json: expected JSON or a PNG, got ",
-        None,
+        repeated(b"[" * 100_000), RecipeError,
+        ".*evaluation.json: nested deeper than 32 levels, expected a JSON doc", None,
     ),
     "an evaluation of another format": (
         repeated({"format": "x"}), RecipeError,

@@ -28,6 +28,7 @@ __all__ = [
     "RECIPE",
     "Bounds",
     "dump_yaml",
+    "load_document",
     "load_file",
     "load_json",
     "load_text",
@@ -79,14 +80,18 @@ def load_file(path: str | os.PathLike[str]) -> Any:
 
 
 def read_document(path: str | os.PathLike[str]) -> Any:
-    """Read a JSON file of those submerge writes, as plain data.
+    """Read a JSON file of those submerge writes, as `load_document` reads its text.
 
     Raises:
         RecipeError: not text, too large, malformed, or with numbers that are not finite.
         OSError: the file cannot be read.
     """
-    name = os.fspath(path)
-    return plain_copy(load_json(read_text(path, DOCUMENT), name, DOCUMENT), name, DOCUMENT)
+    return load_document(read_text(path, DOCUMENT), os.fspath(path))
+
+
+def load_document(text: str, name: str) -> Any:
+    """Read JSON that submerge writes, as plain data; `name` stands for the text in errors."""
+    return plain_copy(load_json(text, name, DOCUMENT), name, DOCUMENT)
 
 
 def read_text(path: str | os.PathLike[str], bounds: Bounds = RECIPE) -> str:
