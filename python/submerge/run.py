@@ -23,7 +23,7 @@ from submerge.statistics import OFF, StatisticsCache
 
 if TYPE_CHECKING:
     from submerge.plan import Plan
-    from submerge.plan.describe import Running
+    from submerge.plan.form import Running
     from submerge.statistics import Statistics
 
 __all__ = [
@@ -205,7 +205,7 @@ def fit(plan: Plan, options: RunOptions) -> Running:
     Raises:
         PlanError: it does not fit into the memory allowed, or a file changed since it was made.
     """
-    from submerge.plan.describe import Running
+    from submerge.plan.form import Running
 
     figures = execute(plan, options, "fit")
     return Running(threads=figures["threads"], working_bytes=figures["working_bytes"])

@@ -149,6 +149,10 @@ class Record:
             if (value := getattr(self, field.attribute)) != field.default
         }
 
+    def plain(self) -> Any:
+        """Return the record as it is written."""
+        return self.written()
+
     @classmethod
     def json_schema(cls, definitions: Definitions) -> dict[str, Any]:
         """Return the JSON Schema (2020-12) of what `parse` accepts."""

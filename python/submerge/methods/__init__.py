@@ -12,7 +12,9 @@ from submerge.methods.base import (
     Method,
     Setting,
     Weights,
+    copied,
     number_in_words,
+    weighted_sum,
     weighted_words,
 )
 from submerge.methods.parse import METHOD, parse_method, plain_method
@@ -29,9 +31,11 @@ __all__ = [
     "Setting",
     "Take",
     "Weights",
+    "copied",
     "notes_on",
     "number_in_words",
     "parse_method",
     "plain_method",
+    "weighted_sum",
     "weighted_words",
 ]
