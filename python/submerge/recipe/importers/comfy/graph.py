@@ -17,9 +17,9 @@ from submerge.given import Kind, Record, hinted, kind_of, number, shown, whole
 from submerge.recipe.importers.preset import DOUBLE, SINGLE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-__all__ = ["SLIDERS", "Link", "Node", "read_graph", "value_of"]
+__all__ = ["SLIDERS", "Link", "Node", "model_users", "read_graph", "value_of"]
 
 # Sliders of ModelMergeFlux1 in the node's order, and the group each stands for.
 SLIDERS = {
@@ -44,6 +44,8 @@ WIDGETS = {
     "ModelSubtract": ("multiplier",),
     "PrimitiveNode": ("value",),
     "PrimitiveFloat": ("value",),
+    "SetNode": ("name",),
+    "GetNode": ("name",),
 }
 # The workflow format's marks for a node that is skipped over, and one that never runs.
 _BYPASSED, _MUTED = 4, 2
@@ -56,6 +58,8 @@ def _id(raw: object, where: str) -> str:
 
 
 _Integer = Annotated[int, whole(-(1 << 53), 1 << 53)]
+# A slot's type is a word; -1 or a list of choices for some.
+_TYPE = Kind(lambda raw, _: str(raw), lambda _: {})
 _ID = Kind(_id, lambda _: {"type": ["integer", "string"]})
 
 
@@ -77,6 +81,7 @@ class Node:
         inputs: values and links by name.
         bypassed: whether it hands its first input through.
         muted: whether it does not run.
+        outputs: the types of its outputs, where the file holds them.
     """
 
     id: str
@@ -84,6 +89,24 @@ class Node:
     inputs: Mapping[str, Any]
     bypassed: bool = False
     muted: bool = False
+    outputs: tuple[str, ...] | None = None
+
+    @property
+    def is_subgraph(self) -> bool:
+        """Whether nodes hide in it that this file does not show in their places."""
+        return len(self.kind) == 36 and self.kind.count("-") == 4
+
+    def makes_model(self, graph: Mapping[str, Node]) -> bool:
+        """Tell whether a model comes out of it, by its outputs' types or by who takes them."""
+        if self.is_subgraph or any(word in self.kind.lower() for word in ("lora", "merge")):
+            return True
+        if self.outputs is not None:
+            return "MODEL" in self.outputs
+        return any(
+            isinstance(item, Link) and item.node == self.id and field.startswith("model")
+            for node in graph.values()
+            for field, item in node.inputs.items()
+        )
 
     def __str__(self) -> str:
         return f"node {self.id} ({quoted(self.kind)})"
@@ -143,6 +166,13 @@ class _Input(_Saved):
 
 
 @dataclass(frozen=True)
+class _Output(_Saved):
+    """A slot that a node of the editor puts something out by."""
+
+    type: Annotated[str, _TYPE]
+
+
+@dataclass(frozen=True)
 class _EditorNode(_Saved):
     """A node of the editor's format."""
 
@@ -150,6 +180,7 @@ class _EditorNode(_Saved):
     type: str
     mode: _Integer = 0
     inputs: tuple[_Input, ...] | None = None
+    outputs: tuple[_Output, ...] | None = None
     widgets_values: Any = None
 
 
@@ -201,7 +232,8 @@ def _node(raw: _EditorNode, links: Mapping[int, Link], name: str) -> Node:
                     f"{name}: node {raw.id}: link {entry.link} is not there, expected all links"
                 )
             inputs[entry.name] = links[entry.link]
-    return Node(raw.id, raw.type, inputs, raw.mode == _BYPASSED, raw.mode == _MUTED)
+    outputs = None if raw.outputs is None else tuple(output.type for output in raw.outputs)
+    return Node(raw.id, raw.type, inputs, raw.mode == _BYPASSED, raw.mode == _MUTED, outputs)
 
 
 def _widget_values(raw: _EditorNode, where: str) -> dict[str, Any]:
@@ -216,6 +248,33 @@ def _widget_values(raw: _EditorNode, where: str) -> dict[str, Any]:
             f"{where}: expected {counted(len(names), 'widget value')}, got {len(found)}"
         )
     return dict(zip(names, found, strict=False))
+
+
+def model_users(
+    graph: Mapping[str, Node], node: Node, through: Callable[[Node], bool]
+) -> list[Node]:
+    """Return the nodes that take what a node puts out, also through nodes that hand it on."""
+    found: dict[str, Node] = {}
+    todo, done = [node], {node.id}
+    while todo:
+        at = todo.pop()
+        for user in graph.values():
+            links = [i for i in user.inputs.values() if isinstance(i, Link) and i.node == at.id]
+            takes = any(link.output == 0 for link in links) or _by_name(at, user)
+            if user.id in done or user.muted or not takes:
+                continue
+            done.add(user.id)
+            if through(user) or user.kind in ("SetNode", "GetNode"):
+                todo.append(user)
+            else:
+                found[user.id] = user
+    return list(found.values())
+
+
+def _by_name(source: Node, user: Node) -> bool:
+    """Tell whether a `GetNode` hands on what a `SetNode` of the same name was given."""
+    pair = (source.kind, user.kind) == ("SetNode", "GetNode")
+    return pair and source.inputs.get("name") == user.inputs.get("name")
 
 
 def value_of(node: Node, field: str, graph: Mapping[str, Node], name: str) -> Fraction:
