@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NoReturn, Self, TypedDict
 
 from submerge import _core
 from submerge.checkpoint import MAX_HEADER_BYTES
@@ -56,13 +56,24 @@ __version__: str = build_info()["version"]
 class CancelToken:
     """Cancels the run it was passed to, from any thread, within 250 ms.
 
-    One token belongs to one run; a run given a token that is already cancelled stops at once.
+    One token belongs to one run of one process, and so does its copy, which is the token itself; a
+    run given a token that is already cancelled stops at once.
     """
 
     __slots__ = ("_job",)
 
     def __init__(self) -> None:
         self._job = _core.Job()
+
+    def __copy__(self) -> CancelToken:
+        return self
+
+    def __deepcopy__(self, memo: object) -> CancelToken:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        msg = "a CancelToken belongs to one process, it cannot be pickled"
+        raise TypeError(msg)
 
     def cancel(self) -> None:
         """Ask the run to stop; it raises `Cancelled` and leaves nothing behind."""

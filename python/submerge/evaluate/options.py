@@ -8,12 +8,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from submerge.errors import RecipeError, quoted
 from submerge.given import Count, Options, Record, Seed, declared, kind_of, listed, plain
-from submerge.inference.options import InferenceArguments, InferenceOptions
+from submerge.inference.options import InferenceOptions, InferenceOptionsDict
 
-__all__ = ["EvaluateArguments", "EvaluateOptions"]
+__all__ = ["EvaluateOptions", "EvaluateOptionsDict"]
 
 
-class EvaluateArguments(InferenceArguments, total=False):
+class EvaluateOptionsDict(InferenceOptionsDict, total=False):
     """The options of `evaluate_guidance` as a dict: those here beside those of the painting."""
 
     settings: Literal["common", "native"]

@@ -23,7 +23,7 @@ from submerge.given import (
     whole,
 )
 
-__all__ = ["Defaults", "InferenceArguments", "InferenceOptions", "defaults_for"]
+__all__ = ["Defaults", "InferenceOptions", "InferenceOptionsDict", "defaults_for"]
 
 _MAX_TOKENS = 512
 _SEEDS = hinted(
@@ -41,7 +41,7 @@ def _scales(raw: object, where: str) -> dict[str, float]:
 _SCALES = hinted(named(kind_of(float)), "give each file its scale: `{'style.safetensors': 0.8}`")
 
 
-class InferenceArguments(TypedDict, total=False):
+class InferenceOptionsDict(TypedDict, total=False):
     """The options of `run_inference` as a dict; `InferenceOptions` has their meaning."""
 
     steps: int | None

@@ -9,15 +9,15 @@ from typing import Any, ClassVar, Self
 
 from submerge.errors import RecipeError, quoted
 from submerge.given import Count, Options, Record, shown
-from submerge.inference.options import InferenceArguments, InferenceOptions
+from submerge.inference.options import InferenceOptions, InferenceOptionsDict
 
-__all__ = ["Workload", "WorkloadArguments"]
+__all__ = ["Workload", "WorkloadDict"]
 
 _SIZE = re.compile(r"([0-9]{1,6})(?:x([0-9]{1,6}))?")
 _PROMPT = "a lighthouse on a cliff at dusk, oil on canvas"
 
 
-class WorkloadArguments(InferenceArguments, total=False):
+class WorkloadDict(InferenceOptionsDict, total=False):
     """A workload as a dict: its own fields beside those of the painting."""
 
     images: int

@@ -146,7 +146,7 @@ def _entry(kind: type[Method]) -> Entry:
         state=kind.state,
         source=kind.source,
         parameters=parameters,
-        equal=kind.equal,
+        equal=dict(kind.equal),
     )
 
 
