@@ -6,6 +6,7 @@
 // PyO3 hands extracted arguments over, and `map_err` its errors.
 #![allow(clippy::needless_pass_by_value)]
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +19,7 @@ use crate::error::{Error, Kind};
 use crate::exec;
 use crate::format::safetensors;
 use crate::io::source::{FileIdentity, Identity, LocalFile, ReadMode, Source as _};
-use crate::plan::{OPS, PLAN_VERSION};
+use crate::plan::{FAMILIES, OpSpec, PLAN_VERSION};
 use crate::simd::Isa;
 
 /// Cancels a running job from any thread.
@@ -193,7 +194,7 @@ fn build_info() -> String {
         "profile": if cfg!(debug_assertions) { "debug" } else { "release" },
         "plan_version": PLAN_VERSION,
         "isas": isas,
-        "ops": OPS,
+        "ops": OpSpec::NAMES, "families": BTreeMap::from(FAMILIES),
         "dtypes": dtypes,
     })
     .to_string()
