@@ -48,7 +48,7 @@ RUST_FLOORS = (
     ("kernels",),
     ("plan", "stats"),
     ("resolve", "schedule", "report"),
-    ("inputs", "output"),
+    ("inputs", "sink"),
     ("compute",),
     ("exec",),
     ("python",),

@@ -26,7 +26,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def opened(path: Path) -> _core.Reader:
-    return _core.Reader(str(path), json.dumps(boundary.source(path)["identity"]))
+    return _core.Reader(str(path), json.dumps(boundary.source(path)["file"]["identity"]))
 
 
 def test_ranges_are_read_as_they_are(file: Path) -> None:
@@ -59,7 +59,7 @@ def test_a_file_that_changes_is_an_error(file: Path, change: Callable[[Path], No
     reader = opened(file)
     reader.read(0, 10)
     before = file.stat()
-    identity = json.dumps(boundary.source(file)["identity"])
+    identity = json.dumps(boundary.source(file)["file"]["identity"])
     change(file)
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     with pytest.raises(CheckpointError, match=r"some\.file: changed while it was being read"):

@@ -80,6 +80,10 @@ class Layer(NamedTuple):
     weight: Mix
     bias: Mix
 
+    def plain(self) -> dict[str, Any]:
+        """Return the JSON form, without what the output goes through."""
+        return {"weight": self.weight.plain(), "bias": self.bias.plain()}
+
 
 class Mlp(NamedTuple):
     """The vector `W2 @ silu(W1 @ input + b1) + b2`, computed in f64, rounded once to f32."""
@@ -89,7 +93,8 @@ class Mlp(NamedTuple):
 
     def plain(self) -> dict[str, Any]:
         """Return the JSON form."""
-        layers = [{"weight": x.weight.plain(), "bias": x.bias.plain()} for x in self.layers]
+        inner, outer = (layer.plain() for layer in self.layers)
+        layers = [inner | {"activation": "silu"}, outer | {"activation": "none"}]
         return {"input": list(self.input), "layers": layers}
 
 
@@ -128,13 +133,13 @@ class Unit(NamedTuple):
 
     def plain(self) -> dict[str, Any]:
         """Return the JSON form."""
-        kinds = [{"mlp" if isinstance(o, Mlp) else "rows": o.plain()} for o in self.operands]
+        terms = [{"network" if isinstance(o, Mlp) else "rows": o.plain()} for o in self.operands]
         return {
             "name": self.name,
             "output": self.output,
             "start": self.start,
             "end": self.end,
-            "operands": kinds,
+            "operands": [[term] for term in terms],
             "op": {self.op: dict(self.arguments)},
         }
 
@@ -168,10 +173,14 @@ class Output(NamedTuple):
 
 
 class Source(NamedTuple):
-    """An input file; `identity` is dev, ino, size and mtime_ns when its header was read."""
+    """An input file; `identity` is what the core said of it when its header was read."""
 
     path: Path
     identity: Mapping[str, int]
+
+    def plain(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {"file": {"path": str(self.path), "identity": dict(self.identity)}}
 
 
 class OutFile(NamedTuple):
@@ -274,7 +283,7 @@ class Plan:
     def plain(self) -> dict[str, Any]:
         """Return the JSON form the core reads."""
         kind = "folder" if self.is_folder else "file"
-        sources = [{"path": str(s.path), "identity": dict(s.identity)} for s in self.sources]
+        sources = [source.plain() for source in self.sources]
         copies = [{"path": c.path, "from": str(c.source), "how": c.how} for c in self.copies]
         return {
             "version": VERSION,
