@@ -3,7 +3,7 @@
 //!
 //! The core knows no model family, no default value and no Python object outside `python.rs`.
 //! Modules stand on floors and import only downwards:
-//! `error -> dtype -> simd -> {io, math} -> {linalg, format} -> kernels -> {plan, stats} ->
+//! `error -> dtype -> simd -> {io, math} -> {linalg, format} -> kernels -> {plan, stats, reader} ->
 //! {resolve, schedule, report} -> {inputs, sink} -> compute -> exec -> python`.
 
 pub mod compute;
@@ -19,6 +19,7 @@ mod math;
 pub mod plan;
 #[cfg(feature = "python")]
 mod python;
+pub mod reader;
 pub mod report;
 pub mod resolve;
 pub mod schedule;

@@ -46,7 +46,7 @@ RUST_FLOORS = (
     ("io", "math"),
     ("format", "linalg"),
     ("kernels",),
-    ("plan", "stats"),
+    ("plan", "stats", "reader"),
     ("resolve", "schedule", "report"),
     ("inputs", "sink"),
     ("compute",),
