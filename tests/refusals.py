@@ -362,7 +362,7 @@ CORE = {
         lambda b: network(b, wide=True, inputs=2_000_000),
         PlanError,
         "plan unit `y`",
-        "elements in rows of a layer, expected at most",
+        "columns in a layer, expected at most",
         None,
     ),
     "a tensor too long to count": Row(
