@@ -74,7 +74,7 @@ impl Direct for Smooth {
         let rows = out.len() / row;
         let mut difference = vec![0.0; b.len()];
         isa.run(Each { x: [b, c], formula: |[b, c]: [f32; 2]| b - c, out: &mut difference });
-        // Where less than the halo is shown, the unit ends; elsewhere no mirror is looked into.
+        // Where less than the halo is shown, the unit ends; elsewhere no mirror is reached.
         let shown = Mirror { count: before + rows + after };
         let mut medians = vec![0.0; b.len()];
         for i in 0..shown.count {

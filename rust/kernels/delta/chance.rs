@@ -23,7 +23,7 @@ const PART: usize = 8192;
 /// The most bytes that are kept of what a pass chose: 24 MiB are three models' differences of the
 /// largest matrix of FLUX.1. Choosing again gives the same, and takes as long again.
 const CHOSEN: u64 = 24 << 20;
-/// Rows up to these lengths have tables of a length that is known when they are looked up in.
+/// Rows up to these lengths have tables of a length that is known when they are read.
 const LENGTHS: [usize; 3] = [1 << 12, 1 << 14, 1 << 16];
 
 /// Chance decides, and favours large magnitudes.
@@ -217,7 +217,7 @@ impl Table {
         if (self.of, self.row) == (of, row) {
             return;
         }
-        // Beyond the row nothing is looked up.
+        // Beyond the row nothing is read.
         let length = LENGTHS.into_iter().find(|length| *length >= row).unwrap_or(row);
         for numbers in [&mut self.below, &mut self.factor] {
             numbers.clear();

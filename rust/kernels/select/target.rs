@@ -88,7 +88,7 @@ impl Span {
 /// Bytes that samples and tallies of a unit take at most.
 #[must_use]
 pub fn kept_bytes(streams: u64, targets: u64) -> u64 {
-    // Before the bins of many places are counted together, and once more while the end is looked for.
+    // Before the bins of many places are counted together, and once more while the end is searched.
     streams * SAMPLE * size_of::<u32>() as u64
         + (2 * targets + 2) * most(targets) * size_of::<(u32, u32)>() as u64
 }
