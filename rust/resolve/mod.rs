@@ -4,29 +4,33 @@
 //! here, before anything is written, and never a wrong read later.
 
 pub mod network;
+mod opened;
 mod operand;
 mod recall;
 pub mod rows;
 mod unit;
 mod whole;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use self::operand::{Extent, uncomputable};
+use self::opened::{Inputs, open_inputs, too_large, uncomputable};
+use self::operand::Extent;
 use crate::dtype::{Dtype, Overflow};
 use crate::error::{Error, Result, quoted};
 use crate::format::codec::{Block, CodecSpec};
-use crate::format::safetensors::{self, Header, Tensor};
-use crate::io::source::{FileIdentity, Identity, LocalFile, Source};
+use crate::format::safetensors::{self, Tensor};
+use crate::io::source::{FileIdentity, Identity, Source};
 use crate::kernels::linear::Linear;
 use crate::kernels::runner::runner;
 use crate::kernels::tile::Whole;
 pub use crate::plan::Action;
-use crate::plan::{Mode, OpSpec, Options, OutputSpec, Plan, SourceSpec, UnitSpec};
+use crate::plan::{Mode, OpSpec, Options, OutputSpec, Plan, UnitSpec};
 
-pub use self::operand::{LowRank, Operand, Rows, Term};
+pub use self::opened::Sources;
+pub use self::operand::{LowRank, Operand, Term};
+pub use self::rows::Rows;
 pub use self::unit::Unit;
 
 /// A plan whose every reference is known to be good.
@@ -52,29 +56,6 @@ pub struct OutFile {
     /// Bytes of data.
     pub data_len: u64,
 }
-
-struct Inputs {
-    sources: Vec<Arc<dyn Source>>,
-    headers: Vec<Header>,
-}
-
-impl Inputs {
-    /// A tensor that a plan names, and the header it stands in.
-    fn tensor(&self, source: usize, name: &str, here: &str) -> Result<(&Header, &Tensor)> {
-        let header = self.headers.get(source).ok_or_else(|| {
-            let count = self.headers.len();
-            Error::plan(format!("{here}: source {source}, expected one of {count}"))
-        })?;
-        let tensor = header.tensor(name).ok_or_else(|| {
-            let path = self.sources[source].path().display();
-            Error::plan(format!("{here}: {path} has no tensor {}", quoted(name)))
-        })?;
-        Ok((header, tensor))
-    }
-}
-
-/// Sources that an embedder opened, by the names a plan has for them.
-pub type Sources = BTreeMap<String, Arc<dyn Source>>;
 
 /// Open the inputs of `plan` and check everything it says against them; reads no tensor.
 pub fn resolve(plan: &Plan, options: &Options, given: &Sources) -> Result<Work> {
@@ -109,35 +90,6 @@ impl Work {
             Identity::Version(_) => None,
         };
         self.sources.iter().filter_map(|source| local(source.as_ref())).collect()
-    }
-}
-
-fn open_inputs(plan: &Plan, options: &Options, given: &Sources) -> Result<Inputs> {
-    let mut inputs = Inputs { sources: Vec::new(), headers: Vec::new() };
-    for spec in &plan.sources {
-        let source = open_source(spec, options, given)?;
-        inputs.headers.push(safetensors::read(&*source, options.max_header_bytes)?);
-        inputs.sources.push(source);
-    }
-    Ok(inputs)
-}
-
-/// The source that a plan names, if it still is what the plan was made for.
-fn open_source(spec: &SourceSpec, options: &Options, given: &Sources) -> Result<Arc<dyn Source>> {
-    match spec {
-        SourceSpec::File(file) => {
-            let source = LocalFile::open(&file.path, options.io)?;
-            source.expect(&Identity::File(file.identity))?;
-            Ok(Arc::new(source))
-        }
-        SourceSpec::Given(spec) => {
-            let named = given.get(&spec.name).ok_or_else(|| {
-                let name = quoted(&spec.name);
-                Error::plan(format!("plan source {name}: not given to the job, expected it"))
-            })?;
-            named.expect(&Identity::Version(spec.identity.clone()))?;
-            Ok(Arc::clone(named))
-        }
     }
 }
 
@@ -181,11 +133,6 @@ fn lay_out(plan: &Plan) -> Result<Vec<OutFile>> {
 
 fn elements_of(output: &OutputSpec) -> Option<u64> {
     output.shape.iter().try_fold(1u64, |product, &n| product.checked_mul(n))
-}
-
-#[cold]
-fn too_large(here: &str) -> Error {
-    Error::plan(format!("{here}: shape and dtype do not make a whole number of bytes below 2^64"))
 }
 
 fn resolve_units(plan: &Plan, inputs: &Inputs) -> Result<Vec<Unit>> {

@@ -7,9 +7,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::operand::{expect_equal, uncomputable};
-use super::rows::Room;
-use super::{Inputs, Rows};
+use super::opened::{Inputs, expect_equal, uncomputable};
+use super::rows::{Room, Rows};
 use crate::error::{Error, Result};
 use crate::io::source::Source;
 use crate::plan::{Activation, LayerSpec, MixSpec, NetworkSpec};

@@ -1,14 +1,14 @@
 //! What one model is at one unit: a sum of terms, each checked against the source it names.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 
-use super::Inputs;
 use super::network::Network;
+use super::opened::{Inputs, expect_equal, too_large, uncomputable};
+use super::rows::Rows;
 use crate::dtype::Dtype;
-use crate::error::{Error, Result, quoted};
-use crate::format::codec::{Block, Codec, CodecSpec, Side};
-use crate::plan::{LowRankSpec, RowsSpec, TermSpec};
+use crate::error::{Error, Result};
+use crate::format::codec::CodecSpec;
+use crate::plan::{LowRankSpec, TermSpec};
 
 /// The sum of its terms: the first is decoded, each of the others added to it, in order, in f32.
 #[derive(Debug)]
@@ -26,25 +26,6 @@ pub enum Term {
     LowRank(LowRank),
     /// One value per element, made before the job.
     Network(Network),
-}
-
-/// A contiguous range of a source and what its bytes mean.
-#[derive(Clone, Debug)]
-pub struct Rows {
-    /// Index into the sources.
-    pub source: usize,
-    /// Where the range starts in the source.
-    pub at: u64,
-    /// Its number of elements.
-    pub elements: u64,
-    /// Index of its first block, counted from the first of the tensor.
-    pub first: u64,
-    /// What the source's header calls it.
-    pub dtype: Dtype,
-    /// What turns it into numbers, if anything does.
-    pub codec: Option<Arc<dyn Codec>>,
-    /// Where the tensors that the codec wants beside it start: source and byte.
-    pub sides: Vec<(usize, u64)>,
 }
 
 /// `scale · up · down`: products and sums in f32, over the rank from 0 on, without fused steps; the
@@ -184,112 +165,10 @@ impl LowRank {
         };
         let other = [&up, &down].into_iter().find(|rows| rows.codec.is_none());
         let what = what.or_else(|| other.map(|rows| uncomputable(rows.dtype)));
-        let rank = usize::try_from(rank).map_err(|_| super::too_large(here))?;
+        let rank = usize::try_from(rank).map_err(|_| too_large(here))?;
         match what {
             None => Ok(Self { up, down, rank, scale }),
             Some(what) => Err(Error::plan(format!("{here}: {what}"))),
         }
     }
-}
-
-impl Rows {
-    /// The rows that a plan names, and how many elements each has.
-    pub(super) fn find(spec: &RowsSpec, inputs: &Inputs, here: &str) -> Result<(Self, u64)> {
-        let (header, tensor) = inputs.tensor(spec.source, &spec.tensor, here)?;
-        let (start, end, rows) = (spec.start, spec.end, tensor.rows());
-        if start > end || end > rows {
-            let path = inputs.sources[spec.source].path().display();
-            let what = format!(
-                "{here}: rows {start}..{end} of {} in {path}, which has {rows} rows",
-                quoted(&spec.tensor)
-            );
-            return Err(Error::plan(what));
-        }
-        let too_large = || super::too_large(here);
-        let bytes =
-            |rows: u64| Block::of(tensor.dtype).len(rows.checked_mul(tensor.row_elements())?);
-        let at = bytes(start).ok_or_else(too_large)? + header.data_start + tensor.start;
-        let codec = spec.codec.codec(tensor.dtype);
-        let columns = match &codec {
-            None => tensor.row_elements(), // may be less than a byte
-            Some(codec) => {
-                let Block { elements, bytes: size } = codec.block();
-                bytes(1).ok_or_else(too_large)? / size as u64 * elements as u64
-            }
-        };
-        let counted = |rows: u64| rows.checked_mul(columns).ok_or_else(too_large);
-        let (source, dtype, elements) = (spec.source, tensor.dtype, counted(end - start)?);
-        let mut found = Self { source, at, elements, first: 0, dtype, codec, sides: Vec::new() };
-        let block = found.block().elements as u64;
-        found.first = counted(start)? / block;
-        found.sides = found.find_sides(spec, counted(rows)? / block, inputs, here)?;
-        Ok((found, columns))
-    }
-
-    /// Where the tensors beside a payload of so many blocks are.
-    fn find_sides(
-        &self,
-        spec: &RowsSpec,
-        blocks: u64,
-        inputs: &Inputs,
-        here: &str,
-    ) -> Result<Vec<(usize, u64)>> {
-        let count = self.wanted().len() as u64;
-        expect_equal(here, "tensors beside the rows", count, spec.sides.len() as u64)?;
-        let sides = self.wanted().iter().zip(&spec.sides).map(|(side, named)| {
-            let (header, tensor) = inputs.tensor(named.source, &named.tensor, here)?;
-            let what = format!("bytes of {}", quoted(&named.tensor));
-            expect_equal(here, &what, side.range(0..blocks).end, tensor.end - tensor.start)?;
-            Ok((named.source, header.data_start + tensor.start))
-        });
-        sides.collect()
-    }
-
-    /// How the payload is cut.
-    #[must_use]
-    pub fn block(&self) -> Block {
-        self.codec.as_ref().map_or_else(|| Block::of(self.dtype), |codec| codec.block())
-    }
-
-    /// The tensors beside the payload, as the codec wants them.
-    #[must_use]
-    pub fn wanted(&self) -> &[Side] {
-        self.codec.as_ref().map_or(&[], |codec| codec.sides())
-    }
-
-    /// Bytes that `elements` of it take at most, with what is beside them in proportion.
-    #[must_use]
-    pub fn bytes_of(&self, elements: u64) -> u64 {
-        let block = self.block();
-        let blocks = elements.div_ceil(block.elements as u64);
-        let beside = self.wanted().iter().map(|side| match side {
-            Side::Whole { .. } => 0,
-            Side::Every { blocks: n, bytes } => (blocks.div_ceil(*n) + 1) * *bytes as u64,
-        });
-        blocks * block.bytes as u64 + beside.sum::<u64>()
-    }
-
-    fn whole_sides(&self) -> u64 {
-        let of = |side: &Side| if let Side::Whole { bytes } = side { *bytes as u64 } else { 0 };
-        self.wanted().iter().map(of).sum()
-    }
-
-    fn name(&self) -> String {
-        self.codec.as_ref().map_or_else(|| self.dtype.name().to_owned(), |codec| codec.name())
-    }
-}
-
-/// What is said of a dtype that is no number format.
-pub(super) fn uncomputable(dtype: Dtype) -> String {
-    format!(
-        "dtype {} cannot be computed with, expected F32, F16, BF16, F8_E4M3 or F8_E5M2",
-        dtype.name()
-    )
-}
-
-pub(super) fn expect_equal(here: &str, what: &str, expected: u64, got: u64) -> Result<()> {
-    if expected == got {
-        return Ok(());
-    }
-    Err(Error::plan(format!("{here}: {what} differ, expected {expected}, got {got}")))
 }

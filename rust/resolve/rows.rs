@@ -1,12 +1,14 @@
-//! Rows that are open: windows of the payload and of what stands beside it, decoded run by run.
+//! A range of rows of a source: bytes behind a codec, read in windows and decoded run by run.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::Rows;
-use crate::error::{Error, Result};
-use crate::format::codec::Run;
+use super::opened::{Inputs, expect_equal, too_large};
+use crate::dtype::Dtype;
+use crate::error::{Error, Result, quoted};
+use crate::format::codec::{Block, Codec, Run, Side};
 use crate::io::source::{Source, Window};
+use crate::plan::RowsSpec;
 use crate::simd::{Isa, prefetch};
 
 /// Where windows are read to that are not at hand; taken one by one.
@@ -26,6 +28,112 @@ pub struct OpenRows<'a> {
     blocks: Range<u64>,
     window: Window<'a>,
     sides: Vec<Window<'a>>,
+}
+
+/// A contiguous range of a source and what its bytes mean.
+#[derive(Clone, Debug)]
+pub struct Rows {
+    /// Index into the sources.
+    pub source: usize,
+    /// Where the range starts in the source.
+    pub at: u64,
+    /// Its number of elements.
+    pub elements: u64,
+    /// Index of its first block, counted from the first of the tensor.
+    pub first: u64,
+    /// What the source's header calls it.
+    pub dtype: Dtype,
+    /// What turns it into numbers, if anything does.
+    pub codec: Option<Arc<dyn Codec>>,
+    /// Where the tensors that the codec wants beside it start: source and byte.
+    pub sides: Vec<(usize, u64)>,
+}
+
+impl Rows {
+    /// The rows that a plan names, and how many elements each has.
+    pub(super) fn find(spec: &RowsSpec, inputs: &Inputs, here: &str) -> Result<(Self, u64)> {
+        let (header, tensor) = inputs.tensor(spec.source, &spec.tensor, here)?;
+        let (start, end, rows) = (spec.start, spec.end, tensor.rows());
+        if start > end || end > rows {
+            let path = inputs.sources[spec.source].path().display();
+            let what = format!(
+                "{here}: rows {start}..{end} of {} in {path}, which has {rows} rows",
+                quoted(&spec.tensor)
+            );
+            return Err(Error::plan(what));
+        }
+        let too_large = || too_large(here);
+        let bytes =
+            |rows: u64| Block::of(tensor.dtype).len(rows.checked_mul(tensor.row_elements())?);
+        let at = bytes(start).ok_or_else(too_large)? + header.data_start + tensor.start;
+        let codec = spec.codec.codec(tensor.dtype);
+        let columns = match &codec {
+            None => tensor.row_elements(), // may be less than a byte
+            Some(codec) => {
+                let Block { elements, bytes: size } = codec.block();
+                bytes(1).ok_or_else(too_large)? / size as u64 * elements as u64
+            }
+        };
+        let counted = |rows: u64| rows.checked_mul(columns).ok_or_else(too_large);
+        let (source, dtype, elements) = (spec.source, tensor.dtype, counted(end - start)?);
+        let mut found = Self { source, at, elements, first: 0, dtype, codec, sides: Vec::new() };
+        let block = found.block().elements as u64;
+        found.first = counted(start)? / block;
+        found.sides = found.find_sides(spec, counted(rows)? / block, inputs, here)?;
+        Ok((found, columns))
+    }
+
+    /// Where the tensors beside a payload of so many blocks are.
+    fn find_sides(
+        &self,
+        spec: &RowsSpec,
+        blocks: u64,
+        inputs: &Inputs,
+        here: &str,
+    ) -> Result<Vec<(usize, u64)>> {
+        let count = self.wanted().len() as u64;
+        expect_equal(here, "tensors beside the rows", count, spec.sides.len() as u64)?;
+        let sides = self.wanted().iter().zip(&spec.sides).map(|(side, named)| {
+            let (header, tensor) = inputs.tensor(named.source, &named.tensor, here)?;
+            let what = format!("bytes of {}", quoted(&named.tensor));
+            expect_equal(here, &what, side.range(0..blocks).end, tensor.end - tensor.start)?;
+            Ok((named.source, header.data_start + tensor.start))
+        });
+        sides.collect()
+    }
+
+    /// How the payload is cut.
+    #[must_use]
+    pub fn block(&self) -> Block {
+        self.codec.as_ref().map_or_else(|| Block::of(self.dtype), |codec| codec.block())
+    }
+
+    /// The tensors beside the payload, as the codec wants them.
+    #[must_use]
+    pub fn wanted(&self) -> &[Side] {
+        self.codec.as_ref().map_or(&[], |codec| codec.sides())
+    }
+
+    /// Bytes that `elements` of it take at most, with what is beside them in proportion.
+    #[must_use]
+    pub fn bytes_of(&self, elements: u64) -> u64 {
+        let block = self.block();
+        let blocks = elements.div_ceil(block.elements as u64);
+        let beside = self.wanted().iter().map(|side| match side {
+            Side::Whole { .. } => 0,
+            Side::Every { blocks: n, bytes } => (blocks.div_ceil(*n) + 1) * *bytes as u64,
+        });
+        blocks * block.bytes as u64 + beside.sum::<u64>()
+    }
+
+    pub(super) fn whole_sides(&self) -> u64 {
+        let of = |side: &Side| if let Side::Whole { bytes } = side { *bytes as u64 } else { 0 };
+        self.wanted().iter().map(of).sum()
+    }
+
+    pub(super) fn name(&self) -> String {
+        self.codec.as_ref().map_or_else(|| self.dtype.name().to_owned(), |codec| codec.name())
+    }
 }
 
 impl Rows {

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Operand, Rows};
+use super::operand::Operand;
+use super::rows::Rows;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::format::codec::{Block, Codec};

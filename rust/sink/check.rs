@@ -1,6 +1,6 @@
 //! An existing output that must be equal, byte for byte.
 
-use super::Sink;
+use super::contract::Sink;
 use crate::error::{Error, Result, quoted};
 use crate::format::codec::Block;
 use crate::io::sink::Settle;

@@ -1,6 +1,6 @@
 //! A new output: its weight files, one after the other, invisible until all are whole.
 
-use super::Sink;
+use super::contract::Sink;
 use crate::error::{Error, Result};
 use crate::io::sink::{Settle, Sink as Unpublished};
 use crate::io::transaction::{Manner, Transaction};

@@ -1,6 +1,6 @@
 //! Weight files in memory.
 
-use super::Sink;
+use super::contract::Sink;
 use crate::error::{Error, Result};
 use crate::io::sink::Settle;
 use crate::resolve::Work;

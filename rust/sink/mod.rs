@@ -10,27 +10,14 @@ use crate::resolve::Work;
 use crate::schedule::Item;
 
 mod check;
+mod contract;
 mod files;
 mod memory;
 
 use check::Check;
+pub use contract::Sink;
 use files::Files;
 pub use memory::Memory;
-
-/// Takes the bytes of a job, in order.
-pub trait Sink: Send {
-    /// Make room for what is coming, unless the sink was made for it.
-    fn begin(&mut self, work: &Work) -> Result<()> {
-        let _ = work;
-        Ok(())
-    }
-
-    /// Take the bytes of the next item; what comes back, if anything, should be waited for.
-    fn append(&mut self, item: &Item, bytes: &[u8]) -> Result<Option<Settle>>;
-
-    /// Make the result visible; returns the bytes written.
-    fn commit(&mut self) -> Result<u64>;
-}
 
 /// Nothing is kept.
 #[derive(Debug)]
