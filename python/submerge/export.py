@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from submerge.checkpoint import open_checkpoint
-from submerge.checkpoint.files import is_one_file
+from submerge.checkpoint.names import is_one_file
 from submerge.errors import CheckpointError, RecipeError, nearest, quoted
 from submerge.inference import LoadedModel
 from submerge.layout import identify
