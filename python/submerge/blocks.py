@@ -33,6 +33,7 @@ __all__ = [
     "position",
     "row_order",
     "select",
+    "stream_of",
 ]
 
 # ("double", 7) or ("single", 37); sorting blocks puts them in execution order.
@@ -144,6 +145,13 @@ def part_of(unit_name: str) -> str:
     if inner[:1] == ["attn"] and len(inner) > 1:
         return ".".join(inner[:2])
     return inner[0] if inner and inner[0] in _BLOCK_PARTS else "other"
+
+
+def stream_of(unit_name: str) -> str:
+    """Return which stream of a double block a unit works on, `img` or `txt`; else nothing."""
+    words = [word for word, _ in _segments(unit_name)]
+    inside = block_of(unit_name) is not None and words[1:2] in (["img"], ["txt"])
+    return words[1] if inside else ""
 
 
 def place_of(unit: str) -> tuple[str, str]:

@@ -27,8 +27,8 @@ class EvaluateOptions:
             own; options given count for all models either way.
         sweep_steps: counts of steps to compare; the largest is what the others should agree with.
         sweep_guidance: further guidance scales to try at each of `sweep_steps`.
-        probes: prompts that signals and the sweep look at; None is an eighth of them, at most 8.
-        veil: save images that the safety classifier flags blurred beyond recognition.
+        probes: prompts that signals and the sweep use; None is an eighth of them, at most 8.
+        blur_unsafe: save images that the safety classifier flags blurred beyond recognition.
         painting: what is passed on to `run_inference`.
     """
 
@@ -37,7 +37,7 @@ class EvaluateOptions:
     sweep_steps: tuple[int, ...] = (4, 8, 28)
     sweep_guidance: tuple[float, ...] = ()
     probes: int | None = None
-    veil: bool = False
+    blur_unsafe: bool = False
     painting: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -78,7 +78,7 @@ class EvaluateOptions:
         return cls(**mine, painting=given)
 
     def probes_of(self, prompts: int) -> int:
-        """Return how many of so many prompts the signals look at."""
+        """Return how many of so many prompts the signals use."""
         wanted = max(1, min(8, prompts // 8)) if self.probes is None else self.probes
         return min(wanted, prompts)
 

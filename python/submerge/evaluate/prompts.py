@@ -26,6 +26,8 @@ from submerge.errors import RecipeError, listing, nearest, quoted
 if TYPE_CHECKING:
     import os
 
+    from submerge.documents.painting import PromptRow
+
 __all__ = ["COLOURS", "RELATIONS", "Item", "Prompt", "battery", "prompts_of", "read_prompts"]
 
 RELATIONS = ("left of", "right of", "above", "below")
@@ -112,7 +114,7 @@ class Prompt:
             colours=tuple(_colour(colour, f"{here}.colours") for colour in colours),
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> PromptRow:
         """Return id, text and tags, as `evaluation.json` lists them."""
         return {"id": self.id, "text": self.text, "tags": list(self.tags)}
 

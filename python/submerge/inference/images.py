@@ -15,16 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from submerge.errors import CheckpointError
+from submerge import documents
+from submerge.documents import ImageDocument
+from submerge.errors import CheckpointError, RecipeError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from PIL.Image import Image
 
-__all__ = ["FORMAT", "GeneratedImage", "InferenceResult", "read_metadata"]
-
-FORMAT = "submerge-image/1"
+__all__ = ["GeneratedImage", "InferenceResult", "read_metadata"]
 
 
 @dataclass(eq=False)
@@ -52,7 +52,7 @@ class GeneratedImage:
     prompt_index: int
     seed: int
     options: Mapping[str, Any]
-    metadata: Mapping[str, Any]
+    metadata: ImageDocument
     seconds: float = 0.0
     phases: Mapping[str, float] = field(default_factory=dict)
     memory: Mapping[str, Mapping[str, int | None]] = field(default_factory=dict)
@@ -136,7 +136,7 @@ class InferenceResult(Sequence[GeneratedImage]):
         }
 
 
-def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_metadata(path: str | os.PathLike[str]) -> ImageDocument:
     """Return what the `submerge` chunk of a PNG holds.
 
     Raises:
@@ -147,15 +147,16 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     try:
         with Image.open(path) as image:
-            found = json.loads(image.info["submerge"])
-    except (KeyError, RecursionError, SyntaxError, UnidentifiedImageError, ValueError) as error:
-        raise CheckpointError(f"{path}: expected an image painted by submerge: {error}") from error
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: expected metadata of the format `{FORMAT}`")
-    return found
+            words = image.info["submerge"]
+        return documents.parsed(ImageDocument, words, str(path))
+    except (KeyError, SyntaxError, TypeError, UnidentifiedImageError, ValueError) as error:
+        what = error.message if isinstance(error, RecipeError) else f"{path}: {error}"
+        raise CheckpointError(
+            f"{what}", hint="expected an image painted by submerge, whose PNG says how"
+        ) from error
 
 
-def _parameters(metadata: Mapping[str, Any]) -> str:
+def _parameters(metadata: ImageDocument) -> str:
     """Return the settings as A1111 writes them: prompt, negative prompt, one line of fields."""
     options = metadata["options"]
     fields = {

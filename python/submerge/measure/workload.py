@@ -13,6 +13,8 @@ from submerge.values import shown
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from submerge.documents.painting import WorkloadRow
+
 __all__ = ["Workload"]
 
 _SIZE = re.compile(r"([0-9]{1,6})(?:x([0-9]{1,6}))?")
@@ -73,7 +75,7 @@ class Workload:
         words += [f"{key} {value}" for key, value in options.items()]
         return ", ".join(words) or "the model's defaults"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> WorkloadRow:
         """Return the workload as plain data."""
         return {
             "name": self.name,
