@@ -55,8 +55,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def blocks(found: Analysis) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = found.to_dict()["blocks"]
-    return rows
+    return [{**row} for row in found.to_dict()["blocks"]]
 
 
 def part(flux: factory.Flux, *names: str) -> Array:

@@ -63,7 +63,8 @@ REFUSED: dict[str, Refusal] = {
     ),
     "blurring without a classifier": (
         judged(options={"blur_unsafe": True}, scorers=[]), RecipeError,
-        "options.blur_unsafe: no safety classifier runs, expected the scorer `unsafe`", "pip install",
+        "options.blur_unsafe: no safety classifier runs, expected the scorer `unsafe`",
+        "pip install",
     ),
     "parents of one name": (
         judged(names=("a b", "a  b")), RecipeError, "parents: names must differ, got 3 names: ",

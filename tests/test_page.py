@@ -231,7 +231,7 @@ def hostile(data: Any) -> Any:
     keep |= {"stream"}
     if isinstance(data, dict):
         held = {key: value if key in keep else hostile(value) for key, value in data.items()}
-        return {reports.HOSTILE: value for value in held.values()} | held
+        return ({reports.HOSTILE: next(iter(held.values()))} if held else {}) | held
     if isinstance(data, list):
         return [hostile(item) for item in data]
     return reports.HOSTILE if isinstance(data, str) else data
@@ -258,6 +258,12 @@ def test_what_html_forbids_becomes_visible() -> None:
     assert tag("p", title='"><b>') == '<p title="&quot;&gt;&lt;b&gt;"></p>'
     assert tag("p", Markup("<b></b>"), "<b>") == "<p><b></b>&lt;b&gt;</p>"
     assert markdown("a|b\n# <c>`*") == "a\\|b \\# &lt;c&gt;\\`\\*"
+
+
+def test_words_in_backticks_are_code_and_nothing_else_is() -> None:
+    assert coded("take `<b>` from `a`") == ("take <code>&lt;b&gt;</code> from <code>a</code>")
+    assert coded("one ` alone <b>") == "one ` alone &lt;b&gt;"
+    assert coded("") == ""
 
 
 # Images.

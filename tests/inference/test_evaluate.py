@@ -83,7 +83,7 @@ def test_every_image_is_where_it_says(judged: tuple[Evaluation, Path]) -> None:
 
     found, folder = judged
     for image in found.to_dict()["images"]:
-        data = (folder / image["path"]).read_bytes()
+        data = (folder / str(image["path"])).read_bytes()
         assert hashlib.sha256(data).hexdigest() == image["sha256"]
         assert image["seconds"] > 0
 

@@ -101,7 +101,7 @@ def test_another_model_in_its_place_is_told(tested: Path, pipelines: dict[str, P
     found = submerge.reproduce(tested, models={"schnell": pipelines["merged"]}, load=CPU, limit=1)
     same, other = found.images
     assert (same["model"], same["different"]) == ("merged", 0)
-    assert other["different"] > 0
+    assert other["different"]
     assert list(found.changed) == ["fingerprint of schnell"]
 
 
@@ -139,7 +139,7 @@ def test_one_image_is_painted_again_from_what_it_says(
     found = submerge.reproduce(path, models=pipelines["merged"], load=CPU)
     (image,) = found.images
     assert (image["path"], image["prompt"], image["seed"]) == (path.name, PROMPTS[0], 3)
-    assert image["max"] <= 1
+    assert image["max"] in (0, 1)
 
 
 def test_what_cannot_be_repeated_is_refused(tested: Path) -> None:

@@ -88,12 +88,13 @@ def drawing(analysis: Analysis) -> Canvas:
 
 
 def _map(analysis: Analysis, figure: _Figure) -> HeatMap | None:
+    places = [Place(row.block, row.stream, row.part) for row in analysis.rows]
     cells = {
-        Place(row.block, row.stream, row.part): (value, row.sums.elements)
-        for row in analysis.rows
+        place: (value, row.sums.elements)
+        for place, row in zip(places, analysis.rows, strict=True)
         if (value := figure.value(row.sums)) is not None
     }
-    shape, centre = figure.shape, figure.centre
-    return (
-        HeatMap(figure.title, figure.note, cells, shape, centre, figure.falling) if cells else None
-    )
+    if not cells:
+        return None
+    shape, centre, falling = figure.shape, figure.centre, figure.falling
+    return HeatMap(figure.title, figure.note, cells, shape, centre, falling, places=places)

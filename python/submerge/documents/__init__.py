@@ -151,13 +151,15 @@ def beside(folder: Path, name: str) -> Path:
         RecipeError: the name leads out of the folder: a document from elsewhere must not reach
             other files of this machine.
     """
+    path = folder / name
     try:
-        inside = (folder / name).resolve().is_relative_to(folder.resolve())
-    except (OSError, ValueError):  # no name of a file
+        path.exists()  # complains of what can be no file's name
+        inside = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError):
         inside = False
     if not inside:
         raise RecipeError(f"images: expected a path inside {folder}, got {quoted(name)}")
-    return folder / name
+    return path
 
 
 def published(kind: str) -> str:

@@ -14,7 +14,7 @@ from submerge.pictures.canvas import Canvas, Rectangle, Words
 from submerge.pictures.palette import DIVERGING, NOTHING, SEQUENTIAL, Shade
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
 __all__ = ["HeatMap", "Place"]
 
@@ -82,6 +82,7 @@ class HeatMap:
         centre: makes the scale diverge from there, to both sides alike.
         falling: the strongest colour is the smallest figure's.
         bounds: the ends of the scale; by default those of the figures.
+        places: further places, where there is nothing to show.
     """
 
     title: str
@@ -91,12 +92,14 @@ class HeatMap:
     centre: float | None = None
     falling: bool = False
     bounds: tuple[float, float] | None = None
+    places: Collection[Place] = ()
 
     @property
     def columns(self) -> list[tuple[str, str, str]]:
         """Stack, stream and part of each column, those of a stack together."""
-        found = {(p.stack, p.stream, p.part) for p in self.cells if not p.outside}
-        stacks = list(dict.fromkeys(p.stack for p in self.cells if not p.outside))
+        inside = [p for p in dict.fromkeys([*self.cells, *self.places]) if not p.outside]
+        stacks = list(dict.fromkeys(p.stack for p in inside))
+        found = {(p.stack, p.stream, p.part) for p in inside}
         return sorted(found, key=lambda c: (stacks.index(c[0]), c[1], _rank(c[2]), c[2]))
 
     def scale(self) -> _Scale:
@@ -119,36 +122,40 @@ class HeatMap:
 
     def drawn(self) -> Canvas:
         """Return the map without title and note, which stand in a page's own words."""
-        places = self._across()
-        rows = {s: 1 + max(p.row for p in self.cells if p.stack == s) for s in self._stacks()}
-        scale = self.scale()
-        items: list[Item] = [*self._heads(places), *self._rows(rows)]
+        across, rows, scale = self._across(), self._depths(), self.scale()
+        items: list[Item] = [*self._heads(across), *self._rows(across, rows)]
         for place, (value, _) in self.cells.items():
             if not place.outside:
-                x = places[place.stack, place.stream, place.part]
-                y = _TOP + place.row * _HEIGHT
-                items.append(self._cell(place, value, (x, y, _WIDTH, _HEIGHT), scale))
+                x = across[place.stack, place.stream, place.part]
+                box = (x, _TOP + place.row * _HEIGHT, _WIDTH, _HEIGHT)
+                items.append(self._cell(place, value, box, scale))
         first = next(iter(rows), None)
-        xs = [x for (stack, *_), x in places.items() if stack == first]
+        xs = [x for (stack, *_), x in across.items() if stack == first]
         left, right = (min(xs), max(xs) + _WIDTH) if xs else (_LEFT, _LEFT + 14 * _WIDTH)
         below = (_TOP + rows[first] * _HEIGHT if first is not None else 0) + 12
         items += self._outside((left, below, right - left), scale)
         items += self._legend((left, below + _STRIP, right - left), scale)
-        width = max([right, *(x + _WIDTH for x in places.values())])
-        bottom = max(below + _STRIP + _LEGEND, *(_TOP + n * _HEIGHT for n in rows.values()), 0)
+        width = max([right, *(x + _WIDTH for x in across.values())])
+        bottom = max([below + _STRIP + _LEGEND, *(_TOP + n * _HEIGHT for n in rows.values())])
         return Canvas(width + 2, bottom + 4, f"{self.title}: {self.note}", items)
 
-    def _stacks(self) -> list[str]:
-        return list(dict.fromkeys(stack for stack, *_ in self.columns))
+    def _depths(self) -> dict[str, int]:
+        """Return how many rows each stack has."""
+        found = [p for p in (*self.cells, *self.places) if not p.outside]
+        stacks = dict.fromkeys(stack for stack, *_ in self.columns)
+        return {s: 1 + max(p.row for p in found if p.stack == s) for s in stacks}
 
     def _across(self) -> dict[tuple[str, str, str], float]:
-        """Return where each column begins; a gap before each stream and stack."""
-        places, x = dict[tuple[str, str, str], float](), float(_LEFT)
-        for _, group in groupby(self.columns, key=lambda column: column[:2]):
-            for column in group:
-                places[column] = x
-                x += _WIDTH
-            x += _GAP
+        """Return where each column begins: numbers stand before a stack, a gap before a stream."""
+        places, x = dict[tuple[str, str, str], float](), 0.0
+        for _, streams in groupby(self.columns, key=lambda column: column[0]):
+            x += _LEFT
+            for _, group in groupby(streams, key=lambda column: column[1]):
+                for column in group:
+                    places[column] = x
+                    x += _WIDTH
+                x += _GAP
+            x -= _GAP
         return places
 
     def _heads(self, places: Mapping[tuple[str, str, str], float]) -> list[Item]:
@@ -162,16 +169,19 @@ class HeatMap:
             items.append(Words(places[next(group)], 10, name, _SIZE + 1, bold=True))
         return items
 
-    def _rows(self, rows: Mapping[str, int]) -> list[Item]:
+    def _rows(
+        self, places: Mapping[tuple[str, str, str], float], rows: Mapping[str, int]
+    ) -> list[Item]:
         """Return the numbers of the blocks, and a ground where nothing was compared."""
-        items: list[Item] = [
-            Words(_LEFT - 4, _TOP + (at + 0.8) * _HEIGHT, str(at), _SIZE - 1, "end")
-            for at in range(max(rows.values(), default=0))
-        ]
-        places = self._across()
-        for column, x in places.items():
-            depth = rows[column[0]] * _HEIGHT
-            items.append(Rectangle(x, _TOP, _WIDTH - 1, depth - 1, NOTHING))
+        items: list[Item] = []
+        for stack, depth in rows.items():
+            left = min(x for (of, *_), x in places.items() if of == stack) - 4
+            items += [
+                Words(left, _TOP + (at + 0.8) * _HEIGHT, str(at), _SIZE - 1, "end")
+                for at in range(depth)
+            ]
+        for (stack, *_), x in places.items():
+            items.append(Rectangle(x, _TOP, _WIDTH - 1, rows[stack] * _HEIGHT - 1, NOTHING))
         return items
 
     def _cell(

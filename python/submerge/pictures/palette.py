@@ -54,7 +54,7 @@ class Scale(NamedTuple):
 
 SEQUENTIAL = Scale(
     "h",
-    ("#f7fbff", "#c6dbef", "#6baed6", "#2171b5", "#08306b"),
+    ("#deebf7", "#b9d5ea", "#6baed6", "#2171b5", "#08306b"),
     ("#20282e", "#1d4258", "#2a6f97", "#5fb0dd", "#d3f0ff"),
 )
 DIVERGING = Scale(
