@@ -20,7 +20,7 @@ help:
 	@echo "also: make lint | test-rust | test-python | test-wheel | test-oracle | test-real | raises | docs | wheel | bench | develop"
 
 demo: develop
-	@$(BIN)/submerge demo
+	@$(BIN)/submerge demo --keep submerge-demo
 
 test: lint test-rust test-python test-wheel docs test-oracle
 

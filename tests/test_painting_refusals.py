@@ -127,24 +127,25 @@ REFUSED: dict[str, Refusal] = {
     # Images that were painted.
     "an image that is none": (
         picture(b"not a picture"), CheckpointError,
-        ".*p.png: expected an image painted by submerge: ", None,
+        ".*p.png: expected a PNG painted by submerge, got another file", None,
     ),
     "an image of another program": (
         picture(format="other/1"), CheckpointError,
-        ".*p.png: expected metadata of the format `submerge-image/1`", None,
+        ".*p.png: expected the format `submerge-image/1`, got `other/1`",
+        "this is not what submerge writes for `image`",
     ),
     # Painting again.
     "an evaluation that is no JSON": (
-        repeated(b"\xff{"), RecipeError, ".*evaluation.json: expected JSON or a PNG, got ", None
+        repeated(b"\xff{"), RecipeError, ".*evaluation.json: expected JSON, got ", None
     ),
     "an evaluation of depths": (
-        repeated(b"[" * 100_000), RecipeError, ".*evaluation.json: expected JSON or a PNG, got ",
+        repeated(b"[" * 100_000), RecipeError, ".*evaluation.json: expected JSON, got ",
         None,
     ),
     "an evaluation of another format": (
         repeated({"format": "x"}), RecipeError,
-        ".*evaluation.json: expected an evaluation of the format `submerge-evaluation/1`",
-        "give the `evaluation.json` that `submerge test` wrote, or a PNG",
+        ".*evaluation.json: expected the format `submerge-evaluation/1`, got `x`",
+        "this is not what submerge writes for `evaluation`",
     ),
     "an evaluation without images": (
         repeated({"images": []}), RecipeError,

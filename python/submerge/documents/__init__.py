@@ -89,7 +89,7 @@ def read(form: type[Document], source: Source) -> Document:
     try:
         words = Path(source).read_text(encoding="utf-8")
     except ValueError as error:
-        raise RecipeError(f"{os.fspath(source)!a}: expected JSON, got {error}") from None
+        raise RecipeError(f"{os.fspath(source)}: expected JSON, got {error}") from None
     return parsed(form, words, os.fspath(source))
 
 

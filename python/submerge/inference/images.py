@@ -148,12 +148,14 @@ def read_metadata(path: str | os.PathLike[str]) -> ImageDocument:
     try:
         with Image.open(path) as image:
             words = image.info["submerge"]
-        return documents.parsed(ImageDocument, words, str(path))
-    except (KeyError, SyntaxError, TypeError, UnidentifiedImageError, ValueError) as error:
-        what = error.message if isinstance(error, RecipeError) else f"{path}: {error}"
+    except (KeyError, SyntaxError, UnidentifiedImageError, ValueError) as error:
         raise CheckpointError(
-            f"{what}", hint="expected an image painted by submerge, whose PNG says how"
+            f"{path}: expected a PNG painted by submerge, got another file"
         ) from error
+    try:
+        return documents.parsed(ImageDocument, words, str(path))
+    except RecipeError as error:
+        raise CheckpointError(error.message, hint=error.hint) from None
 
 
 def _parameters(metadata: ImageDocument) -> str:
