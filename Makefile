@@ -93,4 +93,4 @@ bench: develop
 	$(BIN)/python -m benches.peers
 
 clean:
-	rm -rf $(VENV) $(ORACLE) $(REAL) dist site target
+	rm -rf $(VENV) $(ORACLE) $(REAL) dist site submerge-demo target

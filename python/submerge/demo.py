@@ -81,21 +81,18 @@ def demo(folder: Path, say: Callable[[str], None]) -> Report:
 
 def next_steps(folder: Path) -> str:
     """Return what can be tried with a pair that was kept: commands as they can be typed."""
-    program = (
-        sys.argv[0] if Path(sys.argv[0]).stem == "submerge" else f"{sys.executable} -m submerge"
-    )
-    found = shutil.which("submerge")
-    typed = "submerge" if found and Path(found).samefile(program) else _absolute(program)
+    program, found = Path(sys.argv[0]), shutil.which("submerge")
+    if program.stem != "submerge":
+        typed = f"{shlex.quote(sys.executable)} -m submerge"
+    elif found and Path(found).resolve() == program.resolve():
+        typed = "submerge"
+    else:
+        typed = shlex.quote(str(program.absolute()))
     return (
         f"kept in {folder}: schnell/, krea.safetensors and {_MERGED}/. To go on:\n"
         f"  cd {shlex.quote(str(folder))}\n"
         f"  {typed} merge schnell/ krea.safetensors --alpha 0.4 -o merged/"
     )
-
-
-def _absolute(program: str) -> str:
-    path = Path(program)
-    return shlex.quote(str(path.absolute())) if path.exists() else program
 
 
 def make_pair(folder: Path) -> dict[str, Path]:
