@@ -107,7 +107,12 @@ def wrote(name: str, content: bytes) -> Callable[[Bench], Path]:
 def painted(path: Path, **metadata: Any) -> Path:
     """A PNG as `run_inference` writes it."""
     model = {"name": "m", "fingerprint": "f", "recipe": None, "dtype": "float32"}
-    made = {"format": "submerge-image/1", "version": "0.1.0", "model": model, "prompt": "a fox"}
+    made: dict[str, Any] = {
+        "format": "submerge-image/1",
+        "version": "0.1.0",
+        "model": model,
+        "prompt": "a fox",
+    }
     made |= {"seed": 0, "options": {}} | metadata
     info = PngInfo()
     info.add_text("submerge", json.dumps(made))

@@ -67,7 +67,7 @@ def test_every_command_about_weights_runs_in_the_base_install(folder: Path) -> N
         ["merge", "recipe.yaml", "-o", "merged"],
         ["verify", "merged", "--recipe", "recipe.yaml"],
         ["convert", "merged", "--layout", "comfy", "-o", "converted.safetensors"],
-        ["export", "merged", "exported.safetensors", "--quantization", "fp8_e4m3"],
+        ["export", "merged", "exported.safetensors", "--quantization", "fp8"],
         ["report", "--analysis", "analysis.json", "-o", "report.html"],
         ["methods"],
         ["doctor"],

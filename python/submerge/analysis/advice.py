@@ -356,8 +356,10 @@ def _selectors(chosen: Iterable[BlockRow], rows: Iterable[BlockRow]) -> list[tup
     found: dict[str, int] = {}
     for (stack, stream, part), some in indices.items():
         inside = "*" if len(some) == deep[stack, stream, part] else ",".join(some)
-        both = all(indices.get((stack, one, part)) == some for one in ("img", "txt"))
-        where = ".".join(filter(None, (f"{stack}[{inside}]", "*" if both else stream, part)))
+        beside = [one for of, one, _ in deep if of == stack and one]
+        alike = all(indices.get((stack, one, part)) == some for one in beside)
+        word = "*" if beside and alike else stream
+        where = ".".join(filter(None, (f"{stack}[{inside}]", word, part)))
         where = where if some != [""] else stack
         found[where] = found.get(where, 0) + units[stack, stream, part]
     return list(found.items())

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from submerge.blocks import parts_in_order
 from submerge.pictures.canvas import Canvas, Rectangle, Words
 from submerge.pictures.palette import DIVERGING, NOTHING, SEQUENTIAL, Shade
 
@@ -24,7 +25,6 @@ _WIDTH, _HEIGHT = 15, 11
 _LEFT, _TOP, _GAP = 22, 62, 9
 _STRIP, _LEGEND = 40, 44
 _SIZE = 9
-_PARTS = ("attn.q", "attn.k", "attn.v", "attn.out", "mlp", "mod", "norm", "out")
 _STEPS = 40
 # Values at the ends that hold at most this share of all elements take the last colour, so that a
 # part of a few numbers, the 64 of a norm for example, does not leave all the others in one shade.
@@ -226,7 +226,8 @@ class HeatMap:
 
 
 def _rank(part: str) -> int:
-    return _PARTS.index(part) if part in _PARTS else len(_PARTS)
+    known = parts_in_order()
+    return known.index(part) if part in known else len(known)
 
 
 def _inner(found: Sequence[tuple[float, int]]) -> float:
