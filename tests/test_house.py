@@ -45,7 +45,7 @@ RUST_FLOORS = (
     ("simd",),
     ("io", "kernels"),
     ("format",),
-    ("plan", "stats"),
+    ("plan", "stats", "reader"),
     ("resolve", "schedule", "report"),
     ("inputs", "output"),
     ("compute",),
