@@ -160,7 +160,9 @@ def test_what_cannot_be_repeated_is_refused(tested: Path) -> None:
     with pytest.raises(CheckpointError, match="expected a PNG painted by submerge"):
         submerge.reproduce(path, models="anywhere")
     (tested / "evaluation.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(RecipeError, match="expected the format `submerge-evaluation/1`, got nothing"):
+    with pytest.raises(
+        RecipeError, match="expected the format `submerge-evaluation/1`, got nothing"
+    ):
         submerge.reproduce(tested)
 
 
