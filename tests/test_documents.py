@@ -130,13 +130,15 @@ def test_what_is_not_a_number_is_null_and_comes_back(tmp_path: Path) -> None:
     assert again["comparisons"][1] == data["comparisons"][1]
 
 
-def test_half_a_surrogate_pair_can_be_written_and_read(tmp_path: Path) -> None:
+def test_half_a_surrogate_pair_is_written_as_its_escape_and_refused_where_it_is_read(
+    tmp_path: Path,
+) -> None:
     data = reports.evaluation(tmp_path)
     data["prompts"][0]["text"] = "a \ud800 fox"
-    page = build(evaluation=data)
-    page.save(tmp_path / "report.html")
-    again = documents.read(DOCUMENTS["report"], tmp_path / "report.json")
-    assert again["evaluation"]["prompts"][0]["text"] == "a \ud800 fox"
+    text = documents.text(data)
+    assert json.loads(text.encode()) == data
+    with pytest.raises(RecipeError, match=r"prompts\[0\].text: .* half a surrogate pair"):
+        build(evaluation=data)
 
 
 # What is read.
@@ -162,7 +164,7 @@ def test_later_fields_are_ignored_and_kept() -> None:
         (lambda d: d | {"alpha": True}, "analysis.alpha: expected a number, got true", ""),
         (lambda d: d | {"alpha": 10**400}, "expected a number, got a huge integer", ""),
         (lambda d: d | {"notes": {}}, "analysis.notes: expected a list", ""),
-        (lambda d: d | {"paths": {"a": 1}}, "analysis.paths[`a`]: expected a text, got 1", ""),
+        (lambda d: d | {"paths": {"a": 1}}, "analysis.paths.a: expected a text, got 1", ""),
         (lambda d: d | {"blocks": [1]}, "analysis.blocks[0]: expected an object, got 1", ""),
         (lambda d: d | {"blocks": [{}]}, "analysis.blocks[0]: expected 17 fields", ""),
     ],
@@ -179,12 +181,12 @@ def test_what_is_not_the_document_is_one_clear_error(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "expected JSON"),
-        ('{"format": NaN}', "NaN, which JSON does not have"),
-        ("[" * 100_000, "expected JSON"),
+        ("", "not JSON"),
+        ('{"format": NaN}', "format: expected a finite number"),
+        ("[" * 100_000, "nested deeper than 32 levels"),
         ("null", "expected a JSON object, got nothing"),
-        ('{"format": "submerge-analysis/1", "blocks"', "expected JSON"),
-        ("\xff", "expected JSON"),
+        ('{"format": "submerge-analysis/1", "blocks"', "analysis.json:1:43: not JSON"),
+        ("\xff", "byte 0 is not UTF-8"),
     ],
 )
 def test_text_that_is_no_document(tmp_path: Path, text: str, message: str) -> None:
@@ -201,11 +203,11 @@ def test_what_is_nested_too_deep_is_refused(tmp_path: Path) -> None:
     for _ in range(900):
         deep = [deep]
     data["options"]["deep"] = deep
-    with pytest.raises(RecipeError, match="nested too deep"):
+    with pytest.raises(RecipeError, match="nested deeper than 32 levels"):
         build(evaluation=data)
 
 
-@pytest.mark.parametrize("name", ["a\0b", "\ud800", "x" * 5000, "../b.png", "/etc/hostname"])
+@pytest.mark.parametrize("name", ["x" * 5000, "../b.png", "/etc/hostname", ".."])
 def test_names_that_are_no_paths_inside_are_refused(tmp_path: Path, name: str) -> None:
     data = reports.evaluation(tmp_path, prompts=1)
     data["images"][0]["path"] = name

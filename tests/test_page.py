@@ -321,7 +321,7 @@ def test_a_path_out_of_the_folder_is_refused(tmp_path: Path, path: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "expected JSON"),
+        ("{", "not JSON"),
         ("[]", "expected a JSON object, got a list of 0 items"),
         ('{"format": "submerge-analysis/2"}', "expected the format `submerge-analysis/1`"),
         ('{"format": "submerge-analysis/1"}', "expected 12 fields: `submerge`"),

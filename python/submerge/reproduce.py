@@ -24,6 +24,7 @@ from submerge import documents
 from submerge.documents import EvaluationDocument
 from submerge.errors import CheckpointError, RecipeError, counted, listing, quoted
 from submerge.inference import load_model, read_metadata, run_inference
+from submerge.inference.images import opened
 from submerge.profile import environment
 from submerge.run import __version__
 
@@ -254,9 +255,8 @@ def _repeated(
 def _compared(one: _Asked, again: Any, path: str, name: str) -> ReproducedImage:
     """Return how an image differs from what was painted now."""
     import numpy as np
-    from PIL import Image
 
-    with Image.open(one.path) as file:
+    with opened(one.path) as file:
         was = np.asarray(file.convert("RGB"), dtype=np.int16)
     now = np.asarray(again.convert("RGB"), dtype=np.int16)
     same = was.shape == now.shape

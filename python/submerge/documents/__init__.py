@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, NotRequired, TypedDict, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, TypeVar, cast
 
 from submerge.documents.figures import AnalysisDocument, MergeDocument
 from submerge.documents.form import checked, format_of, plain, schema
@@ -23,9 +22,11 @@ from submerge.documents.painting import (
     ReproductionDocument,
 )
 from submerge.errors import RecipeError, quoted
-from submerge.values import shown
+from submerge.given import shown
+from submerge.given.text import DOCUMENT, load_document, plain_copy, read_document
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import TypeAlias
 
     Source: TypeAlias = str | os.PathLike[str] | Mapping[str, Any]
@@ -85,12 +86,11 @@ def read(form: type[Document], source: Source) -> Document:
         OSError: the file cannot be read.
     """
     if isinstance(source, Mapping):
-        return _document(form, dict(source), _kind(form))
-    try:
-        words = Path(source).read_text(encoding="utf-8")
-    except ValueError as error:
-        raise RecipeError(f"{os.fspath(source)}: expected JSON, got {error}") from None
-    return parsed(form, words, os.fspath(source))
+        kind = next(name for name, known in DOCUMENTS.items() if known is form)
+        # In Python a figure that cannot be said is NaN.
+        bounds = DOCUMENT._replace(finite=False)
+        return _document(form, plain(plain_copy(source, kind, bounds)), kind)
+    return _document(form, read_document(source), os.fspath(source))
 
 
 def parsed(form: type[Document], words: str, where: str) -> Document:
@@ -99,15 +99,7 @@ def parsed(form: type[Document], words: str, where: str) -> Document:
     Raises:
         RecipeError: as `read`.
     """
-    try:
-        data = json.loads(words, parse_constant=_refused)
-    except (ValueError, RecursionError) as error:
-        raise RecipeError(f"{where}: expected JSON, got {error}") from None
-    return _document(form, data, where)
-
-
-def _refused(word: str) -> NoReturn:
-    raise ValueError(f"{word}, which JSON does not have")
+    return _document(form, load_document(words, where), where)
 
 
 def _document(form: type[Document], data: Any, where: str) -> Document:
@@ -120,10 +112,6 @@ def _document(form: type[Document], data: Any, where: str) -> Document:
             f"{where}: expected the format {quoted(wanted)}, got {got}", hint=_advice(form, found)
         )
     return cast(Document, checked(form, data, where))
-
-
-def _kind(form: Any) -> str:
-    return next(kind for kind, known in DOCUMENTS.items() if known is form)
 
 
 def _advice(form: Any, found: object) -> str:

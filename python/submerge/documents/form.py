@@ -25,15 +25,13 @@ from typing import (
 )
 
 from submerge.errors import RecipeError, listing, quoted
-from submerge.values import shown
+from submerge.given import inside, shown
 
 __all__ = ["Figure", "checked", "format_of", "plain", "schema"]
 
 Figure: TypeAlias = Annotated[float, "null where it cannot be said"]
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
-# Deeper than any document of ours: what is deeper ends in a clear error, not in a RecursionError.
-_DEPTH = 60
 # No size, count or seed has more.
 _BITS = 64
 _SCALARS: dict[Any, tuple[str, str]] = {
@@ -60,72 +58,68 @@ def format_of(form: Any) -> str:
     return cast(str, name)
 
 
-def checked(kind: Any, raw: Any, where: str, depth: int = 0) -> Any:
-    """Return JSON data as a type says it is, null figures as NaN.
+def checked(kind: Any, raw: Any, where: str) -> Any:
+    """Return plain data as a type says it is, null figures as NaN.
 
     Raises:
         RecipeError: a field is missing or of another kind; `where` and its path say which.
     """
-    if depth > _DEPTH:
-        raise RecipeError(f"{where}: nested too deep, expected at most {_DEPTH} levels")
     if is_typeddict(kind):
-        return _record(kind, _of(raw, dict, "an object", where), where, depth)
+        return _record(kind, _of(raw, dict, "an object", where), where)
     if kind == Figure:
-        return math.nan if raw is None else checked(float, raw, where, depth)
+        return math.nan if raw is None else checked(float, raw, where)
     if kind in _SCALARS:
         return _scalar(kind, raw, where)
-    return _several(kind, raw, where, depth)
+    return _several(kind, raw, where)
 
 
-def _several(kind: Any, raw: Any, where: str, depth: int) -> Any:
+def _several(kind: Any, raw: Any, where: str) -> Any:
     """Read a list, an object of any names, one of several kinds or words, or anything."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is list:
-        items = _of(raw, (list, tuple), "a list", where)
-        return [checked(arguments[0], x, f"{where}[{i}]", depth + 1) for i, x in enumerate(items)]
+        items = _of(raw, list, "a list", where)
+        return [checked(arguments[0], item, inside(where, i)) for i, item in enumerate(items)]
     if origin is dict:
         pairs = _of(raw, dict, "an object", where).items()
-        return {k: checked(arguments[1], x, f"{where}[{quoted(k)}]", depth + 1) for k, x in pairs}
+        return {key: checked(arguments[1], item, inside(where, key)) for key, item in pairs}
     if origin is Literal:
         if raw not in arguments:
             words = " or ".join(quoted(str(word)) for word in arguments)
             raise RecipeError(f"{where}: expected {words}, got {shown(raw)}")
         return raw
-    if kind is Any:
-        return _anything(raw, where, depth)
-    return _either(arguments, raw, where, depth)
+    return raw if kind is Any else _either(arguments, raw, where)
 
 
-def _of(raw: Any, kind: type | tuple[type, ...], words: str, where: str) -> Any:
+def _of(raw: Any, kind: type, words: str, where: str) -> Any:
     if not isinstance(raw, kind):
         raise RecipeError(f"{where}: expected {words}, got {shown(raw)}")
     return raw
 
 
-def _record(kind: Any, raw: dict[str, Any], where: str, depth: int) -> dict[str, Any]:
+def _record(kind: Any, raw: dict[str, Any], where: str) -> dict[str, Any]:
     known = fields(kind)
     missing = [name for name, (_, needed) in known.items() if needed and name not in raw]
     if missing:
         raise RecipeError(f"{where}: expected {listing(missing, noun='field')}, got none")
     read = {
-        name: checked(of, raw[name], f"{where}.{name}", depth + 1)
+        name: checked(of, raw[name], f"{where}.{name}")
         for name, (of, _) in known.items()
         if name in raw
     }
     return {**raw, **read}
 
 
-def _either(kinds: tuple[Any, ...], raw: Any, where: str, depth: int) -> Any:
+def _either(kinds: tuple[Any, ...], raw: Any, where: str) -> Any:
     """Read one of several kinds: the first that takes the value, else the last one's complaint."""
     if raw is None and type(None) in kinds:
         return None
     some = [kind for kind in kinds if kind is not type(None)]
     for kind in some[:-1]:
         try:
-            return checked(kind, raw, where, depth)
+            return checked(kind, raw, where)
         except RecipeError:
             continue
-    return checked(some[-1], raw, where, depth)
+    return checked(some[-1], raw, where)
 
 
 def _scalar(kind: Any, raw: Any, where: str) -> Any:
@@ -135,14 +129,6 @@ def _scalar(kind: Any, raw: Any, where: str) -> Any:
         raise RecipeError(f"{where}: expected {_SCALARS[kind][1]}, got {shown(raw)}")
     if isinstance(raw, int) and raw.bit_length() > _BITS:
         raise RecipeError(f"{where}: expected {_SCALARS[kind][1]}, got a huge integer")
-    return raw
-
-
-def _anything(raw: Any, where: str, depth: int) -> Any:
-    """Check of data of any kind only that it is not too deep."""
-    inside = raw.values() if isinstance(raw, dict) else raw if isinstance(raw, list | tuple) else ()
-    for item in inside:
-        checked(Any, item, where, depth + 1)
     return raw
 
 

@@ -9,22 +9,31 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import uuid
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from submerge import documents
 from submerge.documents import ImageDocument
-from submerge.errors import CheckpointError, RecipeError
+from submerge.errors import CheckpointError, RecipeError, SubmergeError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator
 
     from PIL.Image import Image
 
-__all__ = ["GeneratedImage", "InferenceResult", "read_metadata"]
+__all__ = ["GeneratedImage", "InferenceResult", "opened", "read_metadata"]
+
+# What Pillow raises of files that are damaged, beside OSErrors without a number.
+_DAMAGED = (
+    EOFError, LookupError, OverflowError, SyntaxError, TypeError, ValueError,
+    struct.error, zlib.error,
+)  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -143,19 +152,38 @@ def read_metadata(path: str | os.PathLike[str]) -> ImageDocument:
         CheckpointError: not a PNG, or one that submerge did not write.
         OSError: the file cannot be read.
     """
-    from PIL import Image, UnidentifiedImageError
+    name = os.fspath(path)
+    with opened(path) as image:
+        text = image.info.get("submerge")
+    if not isinstance(text, str):
+        raise CheckpointError(f"{name}: expected an image painted by submerge, got another")
+    try:
+        return documents.parsed(ImageDocument, text, f"{name}: metadata")
+    except RecipeError as error:
+        raise CheckpointError(error.message, hint=error.hint) from None
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[Image]:
+    """Open a picture; its pixels are read when they are asked for, within the context.
+
+    Raises:
+        CheckpointError: no picture, or a damaged one.
+        OSError: the file cannot be read.
+    """
+    from PIL import Image
 
     try:
         with Image.open(path) as image:
-            words = image.info["submerge"]
-    except (KeyError, SyntaxError, UnidentifiedImageError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: expected a PNG painted by submerge, got another file"
-        ) from error
-    try:
-        return documents.parsed(ImageDocument, words, str(path))
-    except RecipeError as error:
-        raise CheckpointError(error.message, hint=error.hint) from None
+            yield image
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise CheckpointError(f"{os.fspath(path)}: expected a sound picture: {error}") from None
+    except (*_DAMAGED, Image.DecompressionBombError) as error:
+        if isinstance(error, SubmergeError):
+            raise
+        raise CheckpointError(f"{os.fspath(path)}: expected a sound picture: {error}") from None
 
 
 def _parameters(metadata: ImageDocument) -> str:
