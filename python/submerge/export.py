@@ -108,7 +108,7 @@ def _refuse_nonfinite(source: Path, made: Plan, figures: Mapping[str, Any]) -> N
     """Refuse numbers that would be infinite or NaN in the output; fp8 saturates instead."""
     if spots := nonfinite_inputs(made, figures):
         raise CheckpointError(
-            f"{source}: {spots[0].words('infinite or NaN')}"
+            f"{source}: {spots[0]._replace(model='').words('infinite or NaN')}"
             + (f"; so in {counted(len(spots) - 1, 'more unit')}" if len(spots) > 1 else ""),
             hint="a model with such numbers paints noise or black; `submerge verify` counts them",
         )
