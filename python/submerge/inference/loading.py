@@ -79,7 +79,7 @@ class LoadedModel:
         name: what the model is called.
         guided: whether the transformer has a guidance embedder.
         fingerprint: a digest of the transformer's headers and of the first bytes of every tensor.
-        defaults: the options it is painted with unless told otherwise, and why.
+        defaults: the options it is painted with unless asked otherwise, and why.
         notes: what is worth telling: the scheduler chosen, for instance.
         texts: embeddings by prompt and tokens, as `encode` remembers them; models with the same
             text encoders may lend each other theirs.
@@ -206,7 +206,7 @@ def load_model(
     # What the libraries take differs threefold between builds of torch: measured, not assumed.
     base = read()[0].rss
     parts, plan = _planned(source, (device, dtype, quantization), memory_budget, (more, base))
-    if plan.rung.quantization in PACKED:
+    if plan.chosen.quantization in PACKED:
         _libraries("gguf")
 
     folder, kept = more.get("embeddings"), None
@@ -226,7 +226,7 @@ def load_model(
 
 def _encoder_device(plan: LoadPlan) -> str:
     """Return where texts are encoded: encoders streamed from their files compute on the CPU."""
-    return "cpu" if plan.rung.placement["text"] == "disk" else plan.machine.device
+    return "cpu" if plan.chosen.placement["text"] == "disk" else plan.machine.device
 
 
 def plan_loading(
