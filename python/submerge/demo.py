@@ -15,6 +15,7 @@ import numpy as np
 
 from submerge.layout import Architecture, config_of, tensors_of, unit_shapes
 from submerge.merge import carry_out, plan
+from submerge.plan.sizes import header
 from submerge.run import RunOptions, fit
 from submerge.verify import verify
 
@@ -88,20 +89,11 @@ def make_pair(folder: Path) -> dict[str, Path]:
 
 def write_file(path: Path, tensors: Mapping[str, np.ndarray[Any, np.dtype[np.float32]]]) -> None:
     """Write f32 tensors as BF16, rounded to nearest even, to a safetensors file."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    at = 0
-    names = sorted(tensors)
-    for name in names:
-        end = at + 2 * tensors[name].size
-        shape = list(tensors[name].shape)
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, end]}
-        at = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    held = [(name, _bf16(values), values.shape) for name, values in sorted(tensors.items())]
+    entries = [(name, "BF16", shape, len(data)) for name, data, shape in held]
     with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in names:
-            file.write(_bf16(tensors[name]))
+        file.write(header(entries, {"format": "pt"}))
+        file.writelines(data for _, data, _ in held)
 
 
 def _write_model(path: Path, arch: Architecture, layout: str, delta: float) -> None:

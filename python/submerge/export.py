@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from submerge.checkpoint import open_checkpoint
+from submerge.checkpoint.dtypes import WORDS
 from submerge.errors import CheckpointError, RecipeError, nearest, quoted
 from submerge.inference import LoadedModel
 from submerge.layout import identify
@@ -35,19 +36,8 @@ __all__ = ["QUANTIZATIONS", "export_merged_model"]
 # What users call the formats -> what a recipe calls them.
 QUANTIZATIONS = {
     "same": "same",
-    "bf16": "bf16",
-    "bfloat16": "bf16",
-    "f16": "f16",
-    "fp16": "f16",
-    "float16": "f16",
-    "f32": "f32",
-    "fp32": "f32",
-    "float32": "f32",
-    "fp8": "fp8",
-    "fp8_e4m3fn": "fp8",
-    "float8_e4m3fn": "fp8",
-    "f8_e4m3": "f8_e4m3",
-    "f8_e5m2": "f8_e5m2",
+    **{word: name.lower() for word, name in WORDS.items()},
+    **dict.fromkeys(("fp8", "fp8_e4m3fn", "float8_e4m3fn"), "fp8"),
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from submerge.checkpoint.dtypes import DTYPES
 from submerge.checkpoint.reading import Reading
 from submerge.layout import tensors_of
 
@@ -18,15 +19,6 @@ if TYPE_CHECKING:
     from submerge.layout import Model, Place
 
 __all__ = ["Weights"]
-
-# Spelled in the files -> the name torch has for it.
-_TORCH = {
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-}
 
 
 class Weights(Mapping[str, "torch.Tensor"]):
@@ -91,7 +83,7 @@ class Weights(Mapping[str, "torch.Tensor"]):
         import torch
 
         info = self._tensors[place.tensor]
-        dtype: Any = getattr(torch, _TORCH[info.dtype])
+        dtype: Any = getattr(torch, str(DTYPES[info.dtype].torch))
         read = made if dtype == made.dtype else torch.empty(made.shape, dtype=dtype)
         memory = memoryview(read.reshape(-1).view(torch.uint8).numpy())
         self._reading.into(info, place.start * info.nbytes // info.rows, memory)
