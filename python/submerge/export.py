@@ -35,9 +35,9 @@ __all__ = ["QUANTIZATIONS", "export_merged_model"]
 
 # What users call the formats -> what a recipe calls them.
 QUANTIZATIONS = {
-    "same": "same",
+    **{name: name for name in ("same", "bf16", "f16", "f32", "fp8", "f8_e4m3", "f8_e5m2")},
     **{word: name.lower() for word, name in WORDS.items()},
-    **dict.fromkeys(("fp8", "fp8_e4m3fn", "float8_e4m3fn"), "fp8"),
+    **dict.fromkeys(("fp8_e4m3fn", "float8_e4m3fn"), "fp8"),
 }
 
 
@@ -98,8 +98,9 @@ def _output(source: Path, output: Path, quantization: str | None, layout: str) -
     name = (quantization or "same").lower()
     if name not in QUANTIZATIONS:
         close = nearest(name, QUANTIZATIONS)
+        known = ", ".join(dict.fromkeys(QUANTIZATIONS.values()))
         raise RecipeError(
-            f"quantization: expected one of {', '.join(QUANTIZATIONS)}, got {quoted(name)}",
+            f"quantization: expected one of {known}, got {quoted(name)}",
             hint=f"did you mean {quoted(close[0])}?"
             if close
             else "formats with scales (scaled fp8, int8, GGUF, NF4) are not written",
