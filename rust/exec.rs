@@ -98,13 +98,14 @@ fn run(plan: &Plan, options: &Options, cancel: &AtomicBool, observer: Observer) 
     if cancel.load(Ordering::Relaxed) {
         return Err(Error::cancelled());
     }
-    let written = output.commit(plan)?;
+    let (written, notes) = output.commit()?;
     let ended = begun.elapsed();
 
     Ok(Report {
         units,
         bytes_read: read,
         bytes_written: written,
+        notes,
         seconds: ended.as_secs_f64(),
         phases: Phases {
             open: opened.as_secs_f64(),

@@ -1,18 +1,19 @@
 //! Where the bytes of a job go: into a new output, against an existing one, or nowhere.
 
 use crate::error::{Error, Result, quoted};
+use crate::io::admission::Request;
 use crate::io::sink::{Settle, Sink};
 use crate::io::source::{ReadMode, Source};
-use crate::io::transaction::{Manner, Transaction};
+use crate::io::transaction::Transaction;
 use crate::plan::{Mode, Options, Plan};
-use crate::resolve::{Unit, Work};
+use crate::resolve::{OutFile, Unit, Work};
 use crate::schedule::Item;
 
 /// The destination of a job.
 #[derive(Debug)]
 pub enum Output<'a> {
     /// A new output, invisible until it is whole.
-    New(Writer<'a>),
+    New(Box<Writer<'a>>),
     /// An existing output that must be equal.
     Existing(Checker<'a>),
     /// Nothing is kept.
@@ -30,7 +31,9 @@ impl<'a> Output<'a> {
         match options.mode {
             Mode::Measure | Mode::Fit => Ok(Self::Nowhere),
             Mode::Check => Checker::open(plan, work).map(Self::Existing),
-            Mode::Write => Writer::begin(plan, work, options, cancelled).map(Self::New),
+            Mode::Write => {
+                Writer::begin(plan, work, options, cancelled).map(|new| Self::New(Box::new(new)))
+            }
         }
     }
 
@@ -43,11 +46,11 @@ impl<'a> Output<'a> {
         }
     }
 
-    /// Make a new output visible; returns the bytes written.
-    pub fn commit(self, plan: &Plan) -> Result<u64> {
+    /// Make a new output visible; returns the bytes written, and what is worth telling.
+    pub fn commit(self) -> Result<(u64, Vec<String>)> {
         match self {
-            Self::New(writer) => writer.commit(plan),
-            Self::Existing(_) | Self::Nowhere => Ok(0),
+            Self::New(writer) => writer.commit(),
+            Self::Existing(_) | Self::Nowhere => Ok((0, Vec::new())),
         }
     }
 }
@@ -56,8 +59,8 @@ impl<'a> Output<'a> {
 #[derive(Debug)]
 pub struct Writer<'a> {
     work: &'a Work,
-    transaction: Transaction<'a>,
     open: Option<(usize, Sink)>,
+    transaction: Transaction<'a>,
     next_file: usize,
     written: u64,
 }
@@ -69,20 +72,17 @@ impl<'a> Writer<'a> {
         options: &Options,
         cancelled: &dyn Fn() -> bool,
     ) -> Result<Self> {
-        let weights: u64 = work.files.iter().map(|f| f.header.len() as u64 + f.data_len).sum();
-        let copied = plan.copies.iter().map(|c| std::fs::metadata(&c.from).map_or(0, |m| m.len()));
-        let paths = work.files.iter().map(|f| f.path.as_str());
-        let texts = plan.texts.iter().map(|t| t.path.as_str());
-        let paths: Vec<&str> =
-            paths.chain(texts).chain(plan.copies.iter().map(|c| c.path.as_str())).collect();
-        let manner = Manner { overwrite: options.overwrite, cache: options.cache };
-        let needed = weights + copied.sum::<u64>();
-        let mut transaction =
-            Transaction::begin(&plan.target, manner, &work.identities(), &paths, needed)?;
-        let mut written = 0;
-        for copied in &plan.copies {
-            written += transaction.take(copied, cancelled)?;
-        }
+        let size = |file: &OutFile| file.header.len() as u64 + file.data_len;
+        let request = Request {
+            target: &plan.target,
+            overwrite: options.overwrite,
+            inputs: work.identities(),
+            weights: work.files.iter().map(|file| (file.path.as_str(), size(file))).collect(),
+            texts: &plan.texts,
+            copies: &plan.copies,
+        };
+        let mut transaction = Transaction::begin(request, options.cache)?;
+        let written = transaction.take_over(cancelled)?;
         Ok(Self { work, transaction, open: None, next_file: 0, written })
     }
 
@@ -127,14 +127,13 @@ impl<'a> Writer<'a> {
         self.transaction.finished(&file.path, sink)
     }
 
-    fn commit(mut self, plan: &Plan) -> Result<u64> {
+    fn commit(mut self) -> Result<(u64, Vec<String>)> {
         // Files without a single element never had an item.
         while self.next_file < self.work.files.len() {
             self.next()?;
         }
         self.close()?;
-        self.transaction.commit(&plan.texts, &plan.copies)?;
-        Ok(self.written)
+        Ok((self.written, self.transaction.commit()?))
     }
 }
 

@@ -12,7 +12,7 @@ use crate::dtype::{Dtype, Overflow};
 use crate::error::{Error, Result};
 use crate::io::sink::CachePolicy;
 use crate::io::source::{Identity, ReadMode};
-use crate::io::transaction::{Copied, Target, Text};
+use crate::io::target::{Copied, Target, Text};
 use crate::kernels::{Adaptive, Combine, Delta, Linear, Matrix, Pointwise, Rows, Smooth};
 use crate::stats::Analyze;
 
