@@ -1,7 +1,7 @@
 # Two commands do everything on a machine that has only python3 (3.11 or newer) and cargo:
 #   make demo    builds submerge and merges a tiny schnell/krea pair made on the spot
 #   make test    every check, in the order of the line below
-.PHONY: demo test lint test-rust test-python test-wheel test-oracle test-real raises docs wheel bench develop clean
+.PHONY: demo test check lint test-rust test-python test-wheel test-oracle test-real raises docs wheel bench develop clean
 .DEFAULT_GOAL := help
 
 VENV ?= .venv
@@ -17,12 +17,22 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 
 help:
 	@sed -n '2,4s/^# *//p' Makefile
-	@echo "also: make lint | test-rust | test-python | test-wheel | test-oracle | test-real | raises | docs | wheel | bench | develop"
+	@echo "also: make check | lint | test-rust | test-python | test-wheel | test-oracle | test-real | raises | docs | wheel | bench | develop"
 
 demo: develop
 	@$(BIN)/submerge demo
 
 test: lint test-rust test-python test-wheel docs test-oracle
+
+# A quick answer while working, in under five minutes: style, types and every test that may run beside
+# another. No wheel, no debug build, nothing that downloads torch or measures.
+check: develop
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	cargo fmt --check
+	$(BIN)/pytest -q -n $(WORKERS) -m "not serial"
 
 # Compiled at once: the first merge should start as quickly as the second.
 $(VENV)/.groups: pyproject.toml scripts/setup.sh

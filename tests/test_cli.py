@@ -171,7 +171,7 @@ def test_verify_a_merge_against_its_recipe(submerge: Run) -> None:
     assert submerge("merge", "recipe.yaml", "-o", "out", "-q").code == 0
     ran = submerge("verify", "out", "--recipe", "recipe.yaml")
     assert ran.code == 0
-    assert ran.out.count("ok  ") == 4
+    assert ran.out.count("ok  ") == 5
 
 
 def test_verify_notices_a_flipped_bit(submerge: Run, folder: Path) -> None:

@@ -240,7 +240,7 @@ OTHERS = {
         infinite,
         CheckpointError,
         "schnell.safetensors",
-        "1 of 469,888 elements are infinite or NaN, 1 of them in final",
+        "1 of 469,888 elements are infinite or NaN, 1 of them in `final.linear.bias`",
         None,
     ),
     "baking integers": Row(

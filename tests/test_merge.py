@@ -16,7 +16,7 @@ import factory
 import oracle
 import submerge
 from factory import FLOATS, KREA, SCHNELL
-from submerge import LayoutError
+from submerge import LayoutError, RecipeError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -243,6 +243,27 @@ def test_an_all_in_one_file_keeps_its_other_models(tmp_path: Path) -> None:
     expected = oracle.merged(PARENTS, shares({}, 0.3), "BF16")
     expected = oracle.from_diffusers(expected, KREA, "bfl", COMFY) | factory.extras()
     assert oracle.differing(oracle.read(out), expected) == []
+
+
+def test_an_export_carries_the_other_models_of_the_file(tmp_path: Path) -> None:
+    path = factory.save_comfy(tmp_path / "all.safetensors", KREA)
+    out = tmp_path / "out.safetensors"
+    report = submerge.export_merged_model(path, out, "f16")
+    expected = factory.tensors(KREA, "bfl", COMFY)
+    expected = {name: array.astype(np.float16) for name, array in expected.items()}
+    assert oracle.differing(oracle.read(out), expected | factory.extras()) == []
+    assert report.summary["unused"] == []
+    for target, layout in (("bfl.safetensors", "bfl"), ("folder", "auto")):
+        with pytest.raises(RecipeError, match="has 4 tensors outside the transformer") as caught:
+            submerge.export_merged_model(path, tmp_path / target, layout=layout)
+        assert "`extras: drop`" in str(caught.value.hint)
+        dropped = submerge.export_merged_model(
+            path, tmp_path / target, layout=layout, extras="drop"
+        )
+        (unused,) = dropped.summary["unused"]
+        assert sorted(unused["tensors"]) == sorted(factory.extras())
+    alone = submerge.export_merged_model(path, tmp_path / "alone.safetensors", extras="drop")
+    assert alone.summary["layout"] == "bfl"
 
 
 @pytest.mark.parametrize("limit", [300_000, 60_000_000])

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,7 +20,7 @@ from submerge.plan.sizes import bytes_in_words
 from submerge.run import RunOptions, fit
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     from submerge.plan import Plan
 
@@ -132,8 +137,8 @@ def test_weights_in_other_forms_are_left_and_listed(tmp_path: Path) -> None:
     assert not {f"vae/{name}" for name in extra} & paths
     assert not any(".cache" in path for path in paths)
     (left,) = [text for text in plan.about.notes if text.startswith("not taken over")]
-    assert "4 files" in left
-    assert all(name in left for name in extra)
+    assert "5 items" in left
+    assert all(f"`vae/{name}`" in left for name in (*extra, ".cache/"))
 
 
 def test_links_of_a_hub_cache_are_followed(tmp_path: Path) -> None:
@@ -188,6 +193,111 @@ def test_refusals(
         planned(tmp_path, models, {"output": output}, "out")
     assert message in caught.value.message
     assert caught.value.hint
+
+
+def without_weights(component: Path) -> None:
+    (component / "model.safetensors").unlink()
+
+
+def cut_off(component: Path) -> None:
+    path = component / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def a_shard_less(component: Path) -> None:
+    one, two = (f"model-0000{i}-of-00002.safetensors" for i in (1, 2))
+    (component / "model.safetensors").rename(component / one)
+    index = {"metadata": {}, "weight_map": {"stand_in.weight": one, "b": two}}
+    factory.write_json(component / "model.safetensors.index.json", index)
+
+
+def nothing(component: Path) -> None:
+    for path in component.iterdir():
+        path.unlink()
+
+
+def nowhere(component: Path) -> None:
+    (component / "vocab.json").symlink_to(component / "gone")
+
+
+def itself(component: Path) -> None:
+    (component / "again").symlink_to(component)
+
+
+def a_pipe(component: Path) -> None:
+    os.mkfifo(component / "pipe")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs links and pipes")
+@pytest.mark.parametrize(
+    ("damage", "kind", "words"),
+    [
+        (without_weights, CheckpointError, "text_encoder_2: holds no weights, expected those of"),
+        (cut_off, CheckpointError, "text_encoder_2/model.safetensors: "),
+        (a_shard_less, CheckpointError, "1 shard: `model-00002-of-00002.safetensors` of 2 missing"),
+        (nothing, CheckpointError, "text_encoder_2: holds no files"),
+        (nowhere, FileNotFoundError, "vocab.json"),
+        (itself, CheckpointError, "again: is a link into a folder that it lies in"),
+        (a_pipe, CheckpointError, "pipe: is not a regular file"),
+    ],
+)
+def test_a_component_that_is_not_whole_is_refused(
+    tmp_path: Path, damage: Callable[[Path], None], kind: type[Exception], words: str
+) -> None:
+    models = pair(tmp_path)
+    damage(tmp_path / "krea" / "text_encoder_2")
+    with pytest.raises(kind, match=re.escape(words)):
+        planned(tmp_path, models, {"output": {"pipeline_from": "krea"}}, "out")
+    planned(tmp_path, models, {"output": {"pipeline_from": "schnell"}}, "out")
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.ESTALE])
+@pytest.mark.parametrize("where", ["text_encoder", "text_encoder/inside", "."])
+def test_a_folder_that_cannot_be_listed_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, code: int
+) -> None:
+    models = pair(tmp_path)
+    folder = tmp_path / "krea" / where
+    factory.write_json(folder / "more.json", {})
+    listed = Path.iterdir
+
+    def iterdir(path: Path) -> Iterator[Path]:
+        if path == folder:
+            raise OSError(code, os.strerror(code), str(path))
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    with pytest.raises(OSError, match=re.escape(os.strerror(code))) as caught:
+        planned(tmp_path, models, {"output": {"pipeline_from": "krea"}}, "out")
+    assert caught.value.filename == str(folder)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs links")
+def test_linked_folders_are_carried(tmp_path: Path) -> None:
+    models = pair(tmp_path)
+    krea = tmp_path / "krea"
+    (krea / "vae").rename(tmp_path / "vae")
+    (krea / "vae").symlink_to(tmp_path / "vae")
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "merges.txt").write_text("a b")
+    (krea / "tokenizer" / "linked").symlink_to(tmp_path / "more")
+    plan = planned(tmp_path, models, {"output": {"pipeline_from": "krea"}}, "out")
+    assert len(plan.copies) == 10
+    assert copies(plan)["tokenizer/linked/merges.txt"][0] == tmp_path / "more" / "merges.txt"
+
+
+def test_what_lies_beside_the_components_is_listed(tmp_path: Path) -> None:
+    models = pair(tmp_path)
+    krea = tmp_path / "krea"
+    broken(krea, {"image_encoder": [None, None]})
+    (krea / "image_encoder").mkdir()
+    for name in ("ae.safetensors", "README.md", "LICENSE.md", "dev_grid.jpg", ".gitattributes"):
+        (krea / name).write_bytes(b"x")
+    plan = planned(tmp_path, models, {"output": {"pipeline_from": "krea"}}, "out")
+    (left,) = [text for text in plan.about.notes if text.startswith("not taken over")]
+    assert left == (
+        "not taken over from `krea`: 3 items: `ae.safetensors`, `dev_grid.jpg`, `image_encoder/`"
+    )
 
 
 def test_components_that_are_not_there_are_passed_over(tmp_path: Path) -> None:

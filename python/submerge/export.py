@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from submerge.checkpoint import open_checkpoint
 from submerge.errors import CheckpointError, RecipeError, nearest, quoted
 from submerge.inference import LoadedModel
+from submerge.layout import identify
 from submerge.merge import MergedModel, carry_out, named, plan
 from submerge.recipe import Recipe
 from submerge.run import RunArguments, RunOptions
@@ -25,7 +26,7 @@ from submerge.verify import verify
 
 if TYPE_CHECKING:
     import os
-    from typing import Any, Unpack
+    from typing import Any, Literal, Unpack
 
     from submerge.report import Report
 
@@ -56,6 +57,7 @@ def export_merged_model(
     quantization: str | None = None,
     *,
     layout: str = "auto",
+    extras: Literal["drop"] | None = None,
     **run: Unpack[RunArguments],
 ) -> Report:
     """Write a model for another program, and read it back to check every byte.
@@ -65,8 +67,11 @@ def export_merged_model(
         output_path: a `.safetensors` file, or a folder. From a pipeline a folder becomes a whole
             pipeline again.
         quantization: one of `QUANTIZATIONS`, see the module; None keeps the numbers as they are.
-        layout: `bfl`, `comfy`, `diffusers` or `same`; `auto` is `bfl` for a file, which ComfyUI and
-            diffusers' `from_single_file` read, and `diffusers` for a folder.
+        layout: `bfl`, `comfy`, `diffusers` or `same`; `auto` is `diffusers` for a folder and `bfl`
+            for a file, which ComfyUI and diffusers' `from_single_file` read; `comfy` when the model
+            is an all-in-one file, whose VAE and text encoders go along as they are.
+        extras: `drop` leaves VAE and text encoders of an all-in-one file behind; without it a
+            layout that has no place for them is refused.
         **run: how to run, see `RunOptions`; decides no byte of the output.
 
     Raises:
@@ -76,7 +81,11 @@ def export_merged_model(
         PlanError, Cancelled, OSError: as `merge`.
     """
     options = RunOptions.of(run)
-    recipe = _recipe(_path(model), Path(output_path), quantization, layout)
+    source = _path(model)
+    wanted = _output(source, Path(output_path), quantization, layout)
+    if wanted["layout"] == "bfl" and layout == "auto" and extras is None:
+        wanted["layout"] = "comfy" if identify(open_checkpoint(source)).extras else "bfl"
+    recipe = _recipe(source, wanted, extras)
     report = carry_out(plan(recipe, output_path), options)
     checked = verify(output_path, recipe=recipe, threads=options.threads, cancel=options.cancel)
     if not checked.passed:
@@ -87,8 +96,15 @@ def export_merged_model(
     return report
 
 
-def _recipe(source: Path, output: Path, quantization: str | None, layout: str) -> Recipe:
-    """Return the recipe that takes one model into the format asked for."""
+def _recipe(source: Path, wanted: dict[str, Any], extras: str | None) -> Recipe:
+    """Return the recipe that takes one model into the form asked for."""
+    ((label, path),) = named([source]).items()
+    recipe = {"models": {label: path}, "take": label, "output": wanted}
+    return Recipe.load(recipe | ({} if extras is None else {"extras": extras}))
+
+
+def _output(source: Path, output: Path, quantization: str | None, layout: str) -> dict[str, Any]:
+    """Return the recipe's output fields."""
     name = (quantization or "same").lower()
     if name not in QUANTIZATIONS:
         close = nearest(name, QUANTIZATIONS)
@@ -104,8 +120,7 @@ def _recipe(source: Path, output: Path, quantization: str | None, layout: str) -
     if not is_file and wanted["layout"] == "diffusers":
         pipeline = open_checkpoint(source).pipeline
         wanted |= {} if pipeline is None else {"pipeline_from": str(pipeline.absolute())}
-    ((label, path),) = named([source]).items()
-    return Recipe.load({"models": {label: path}, "take": label, "extras": "drop", "output": wanted})
+    return wanted
 
 
 def _path(model: MergedModel | LoadedModel | str | os.PathLike[str]) -> Path:

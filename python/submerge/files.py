@@ -1,4 +1,4 @@
-"""Small files that appear complete or not at all."""
+"""Files as bytes: small ones that appear complete or not at all, and whether two are equal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,28 @@ from uuid import uuid4
 if TYPE_CHECKING:
     import os
 
-__all__ = ["write_whole"]
+__all__ = ["same_bytes", "write_whole"]
+
+_STEP = 1 << 20
+
+
+def same_bytes(one: Path, other: Path) -> bool:
+    """Tell whether two paths lead to files of equal bytes; what is no file equals none.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    if not (one.is_file() and other.is_file()):
+        return False
+    if one.samefile(other):
+        return True
+    if one.stat().st_size != other.stat().st_size:
+        return False
+    with one.open("rb") as first, other.open("rb") as second:
+        while piece := first.read(_STEP):
+            if piece != second.read(_STEP):
+                return False
+    return True
 
 
 def write_whole(path: str | os.PathLike[str], data: str | bytes) -> None:

@@ -1,17 +1,24 @@
-"""Whether a model on disk is sound: structure, config, finite numbers, the recipe's bytes."""
+"""Whether a model on disk is sound: structure, config, components, numbers, the recipe's bytes.
+
+A check says what it looked at, in numbers, and names what it did not look at. What is odd but stops
+nothing is a remark, here as everywhere: it fails no check.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from submerge.checkpoint import open_checkpoint
-from submerge.errors import CheckpointError, PlanError, counted
+from submerge.blocks import block_of
+from submerge.checkpoint import FLOATS, open_checkpoint, read_header
+from submerge.checkpoint.components import Pipeline, is_index
+from submerge.errors import CheckpointError, PlanError, counted, listing, quoted
+from submerge.files import same_bytes
 from submerge.layout import Model, identify
 from submerge.merge import plan, single_model_recipe
-from submerge.report import rows_of
 from submerge.run import RunArguments, RunOptions, execute
 
 if TYPE_CHECKING:
@@ -19,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Unpack
 
+    from submerge.plan import Plan
+    from submerge.plan.form import Output, Unit
     from submerge.recipe import Recipe
 
 __all__ = ["Check", "Verification", "verify"]
@@ -40,10 +49,12 @@ class Verification:
     Attributes:
         path: the model.
         checks: what was looked at, in order.
+        remarks: what is odd but stops nothing, as sentences.
     """
 
     path: Path
     checks: tuple[Check, ...]
+    remarks: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -58,18 +69,21 @@ class Verification:
     def to_dict(self) -> dict[str, Any]:
         """Return the findings as plain data, ready for JSON."""
         checks = [{"name": c.name, "passed": c.passed, "found": c.found} for c in self.checks]
-        return {"path": str(self.path), "passed": self.passed, "checks": checks}
+        return {
+            "path": str(self.path),
+            "passed": self.passed,
+            "checks": checks,
+            "remarks": list(self.remarks),
+        }
 
     def to_json(self, *, indent: int | None = 2) -> str:
         """Return the findings as JSON."""
         return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False)
 
     def text(self) -> str:
-        """Return a line for each check."""
-        return "\n".join(
-            f"{'ok  ' if check.passed else 'FAIL'}  {check.name}: {check.found}"
-            for check in self.checks
-        )
+        """Return a line for each check and each remark."""
+        checks = [f"{'ok  ' if c.passed else 'FAIL'}  {c.name}: {c.found}" for c in self.checks]
+        return "\n".join([*checks, *(f"note  {remark}" for remark in self.remarks)])
 
 
 def verify(
@@ -79,7 +93,7 @@ def verify(
     layout: str = "auto",
     **run: Unpack[RunArguments],
 ) -> Verification:
-    """Check a model: its structure, its config, that every number is finite.
+    """Check a model: its structure, its config, the components of a pipeline, its numbers.
 
     A damaged file raises; what is sound but wrong is a check that did not pass.
 
@@ -96,69 +110,174 @@ def verify(
     """
     options = RunOptions.of(run).with_(stats=True)
     model = identify(open_checkpoint(path), layout=layout)
-    checks = [_structure(model), _config(model), _finite(model, options)]
+    remarks = list(model.checkpoint.warnings)
+    measured = _Measured.of(model, options)
+    checks = [_structure(model), _config(model), *_components(model)]
+    checks += [_finite(measured), _zeros(measured, remarks)]
     if recipe is not None:
-        checks.append(_recomputed(Path(path), recipe, options))
-    return Verification(Path(path), tuple(checks))
+        checks.append(_recomputed(Path(path), recipe, options, remarks))
+    return Verification(Path(path), tuple(checks), tuple(remarks))
 
 
 def _structure(model: Model) -> Check:
     """Opening and identifying are strict: a model that got this far is complete."""
     checkpoint = model.checkpoint
-    found = (
-        f"{model.variant}, layout {model.layout}, {counted(len(checkpoint.tensors), 'tensor')} "
-        f"in {counted(len(checkpoint.files), 'file')}"
+    return Check(
+        "structure",
+        passed=True,
+        found=f"{model.variant}, layout {model.layout}, "
+        f"{counted(len(checkpoint.tensors), 'tensor')} in "
+        f"{counted(len(checkpoint.files), 'file')}",
     )
-    return Check("structure", not checkpoint.warnings, "; ".join([found, *checkpoint.warnings]))
 
 
 def _config(model: Model) -> Check:
-    """Compare the config with the weights on the one point that decides how a model loads."""
+    """Identifying refuses a config that contradicts the weights; say what was compared."""
     config = model.checkpoint.config
     if config is None:
-        return Check("config", True, "none beside the weights")
-    guidance = config.get("guidance_embeds", False)
+        return Check("config", passed=True, found="none beside the weights")
+    if model.layout == "generic":
+        return Check("config", passed=True, found="not compared: the model is not known")
+    guidance = json.dumps(config.get("guidance_embeds", False))
     weights = "with" if model.arch.guidance else "without"
     return Check(
         "config",
-        guidance == model.arch.guidance,
-        f"guidance_embeds {json.dumps(guidance)}, weights {weights} guidance embedder",
+        passed=True,
+        found=f"agrees with the sizes of the weights; guidance_embeds {guidance}, weights "
+        f"{weights} guidance embedder",
     )
 
 
-def _finite(model: Model, options: RunOptions) -> Check:
-    recipe = single_model_recipe(model.checkpoint.path, layout=_layout(model))
-    # Nothing is written: the target only has to be somewhere else than the input.
-    made = plan(recipe, model.checkpoint.path.with_name("measured.safetensors"))
-    rows = rows_of(made, execute(made, options, "measure"))
-    bad = [row for row in rows if row.nonfinite_out]
-    elements = sum(row.elements for row in rows)
-    if not bad:
-        return Check("finite", True, f"{elements:,} elements, all finite")
-    worst = max(bad, key=lambda row: row.nonfinite_out)
-    total = sum(row.nonfinite_out for row in bad)
-    return Check(
-        "finite",
-        False,
-        f"{total:,} of {elements:,} elements are infinite or NaN, "
-        f"{worst.nonfinite_out:,} of them in {' '.join(dict.fromkeys((worst.block, worst.part)))}",
-    )
+def _components(model: Model) -> list[Check]:
+    """Look at what stands around the transformer, when a whole pipeline was named."""
+    if model.checkpoint.form != "pipeline" or model.checkpoint.pipeline is None:
+        return []
+    pipeline = Pipeline.open(model.checkpoint.pipeline)
+    seen, wrong = [], []
+    for name in pipeline.names:
+        if name == "transformer":
+            continue
+        try:
+            component = pipeline.component(name)
+            for file in component.files:
+                if is_index(file):
+                    component.check_shards(file)
+                elif file.lower().endswith(".safetensors"):
+                    read_header(component.folder / file)
+        except CheckpointError as error:
+            wrong.append(error.message)
+        else:
+            seen.append(f"{name} ({counted(len(component.files), 'file')})")
+    found = "whole by their files and headers, numbers not looked at: " + ", ".join(seen)
+    return [Check("components", not wrong, "; ".join(wrong) or found)]
 
 
-def _layout(model: Model) -> str:
-    return "generic" if model.layout == "generic" else "auto"
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """The numbers of a model as the core saw them, and those it cannot decode."""
+
+    plan: Plan
+    figures: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, model: Model, options: RunOptions) -> _Measured:
+        layout = "generic" if model.layout == "generic" else "auto"
+        recipe = single_model_recipe(model.checkpoint.path, layout=layout)
+        # Nothing is written: the target only has to be somewhere else than the input.
+        made = plan(recipe, model.checkpoint.path.with_name("measured.safetensors"))
+        # Of a copy the core takes no norm; one times the same numbers is the same.
+        units = [
+            unit._replace(op="linear", arguments={"weights": [1.0]})
+            if made.outputs[unit.output].dtype in FLOATS
+            else unit
+            for unit in made.units
+        ]
+        made = replace(made, units=tuple(units))
+        return cls(made, execute(made, options, "measure"))
+
+    @property
+    def unseen(self) -> dict[str, list[Output]]:
+        """The tensors whose numbers were not decoded, by dtype."""
+        found: dict[str, list[Output]] = {}
+        for output in self.plan.outputs:
+            if output.dtype not in FLOATS:
+                found.setdefault(output.dtype, []).append(output)
+        return found
+
+    @property
+    def seen(self) -> list[tuple[Unit, Mapping[str, Any]]]:
+        """The units whose numbers were decoded, and the figures of each."""
+        units = [(self.plan.units[f["unit"]], f) for f in self.figures["units"]]
+        return [(u, f) for u, f in units if self.plan.outputs[u.output].dtype in FLOATS]
+
+
+def _finite(measured: _Measured) -> Check:
+    seen = measured.seen
+    elements = sum(figure["elements"] for _, figure in seen)
+    bad = {unit.name: f["nonfinite"][0] for unit, f in seen if f["nonfinite"][0]}
+    words = f"{counted(elements, 'element')}, all finite"
+    if bad:
+        worst = max(bad, key=lambda name: bad[name])
+        words = (
+            f"{sum(bad.values()):,} of {counted(elements, 'element')} are infinite or NaN, "
+            f"{bad[worst]:,} of them in {quoted(worst)}"
+        )
+    for dtype, outputs in measured.unseen.items():
+        number = counted(sum(math.prod(o.shape) for o in outputs), "element")
+        words += f"; not looked at: {number} of {dtype} in {listing([o.name for o in outputs], 3)}"
+    return Check("finite", not bad, words)
+
+
+def _zeros(measured: _Measured, remarks: list[str]) -> Check:
+    """Tell of what is all zeros, as the rest of a download is that was cut off in a sparse file.
+
+    A single tensor may be meant so; a whole block, its norms included, computes nothing.
+    """
+    zero = {unit.name: not (f["norm2"][0] or f["nonfinite"][0]) for unit, f in measured.seen}
+    blocks: dict[str, list[bool]] = {}
+    for name, is_zero in zero.items():
+        if (block := block_of(name)) is not None:
+            stack, index = block
+            blocks.setdefault(f"{stack}.{index}", []).append(is_zero)
+    empty = [block for block, zeros in blocks.items() if all(zeros)]
+    if empty:
+        found = (
+            f"{listing(empty, noun='block')} of {len(blocks)} all zeros, as after half a download"
+        )
+        return Check("zeros", passed=False, found=found)
+    if names := [name for name, is_zero in zero.items() if is_zero]:
+        remarks.append(f"all zeros: {listing(names, noun='unit')}")
+    what = counted(len(blocks), "block") if blocks else counted(len(zero), "tensor")
+    return Check("zeros", passed=True, found=f"none of {what} all zeros")
 
 
 def _recomputed(
-    path: Path, recipe: str | os.PathLike[str] | Mapping[str, Any] | Recipe, options: RunOptions
+    path: Path,
+    recipe: str | os.PathLike[str] | Mapping[str, Any] | Recipe,
+    options: RunOptions,
+    remarks: list[str],
 ) -> Check:
+    """Make the output again and compare: weight files by the core, what lies beside them here."""
     made = plan(recipe, path)
     try:
-        figures = execute(made, options.with_(stats=False), "check")
+        execute(made, options.with_(stats=False), "check")
     except PlanError as error:
-        return Check("recipe", False, error.message)
-    return Check(
-        "recipe",
-        True,
-        f"{figures['bytes_read']:,} bytes recomputed, every byte of the output equal",
-    )
+        return Check("recipe", passed=False, found=error.message)
+    differing = [text.path for text in made.texts if not _is_text(path / text.path, text.text)]
+    differing += [c.path for c in made.copies if not same_bytes(path / c.path, c.source)]
+    # A card is the user's to write on; what a loader reads is not.
+    words = [name for name in differing if Path(name).suffix not in (".json", ".safetensors")]
+    wrong = [name for name in differing if name not in words]
+    if wrong:
+        found = f"not as the recipe gives beside the weights: {listing(wrong, noun='file')}"
+        return Check("recipe", passed=False, found=found)
+    if words:
+        remarks.append(f"changed since it was written: {listing(words, noun='file')}")
+    found = f"made again, every byte equal: {counted(sum(made.file_sizes), 'byte')} in "
+    found += counted(len(made.files), "weight file")
+    beside = len(made.texts) + len(made.copies) - len(words)
+    return Check("recipe", passed=True, found=f"{found}, {counted(beside, 'file')} beside")
+
+
+def _is_text(path: Path, text: str) -> bool:
+    return path.is_file() and path.read_bytes() == text.encode()

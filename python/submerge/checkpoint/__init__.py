@@ -28,6 +28,7 @@ __all__ = [
     "FileInfo",
     "TensorInfo",
     "open_checkpoint",
+    "read_header",
 ]
 
 # The limit of the safetensors format itself.
@@ -119,7 +120,7 @@ def open_checkpoint(
         OSError: a file that cannot be found or read.
     """
     found = _files.find(Path(path))
-    headers = [_read_header(file, max_header_bytes) for file in found.files]
+    headers = [read_header(file, max_header_bytes) for file in found.files]
     files = tuple(
         FileInfo(Path(header["path"]), header["size"], header["identity"], header["metadata"])
         for header in headers
@@ -149,8 +150,13 @@ def open_checkpoint(
     )
 
 
-def _read_header(path: Path, max_header_bytes: int) -> dict[str, Any]:
-    """Return the checked header of one file as the core reports it."""
+def read_header(path: Path, max_header_bytes: int = MAX_HEADER_BYTES) -> dict[str, Any]:
+    """Return the header of one file as the core reports it, checked against the file's size.
+
+    Raises:
+        CheckpointError: not safetensors, damaged, or cut off.
+        OSError: a file that cannot be read.
+    """
     from submerge import _core
 
     header: dict[str, Any] = json.loads(_core.read_header(str(path), max_header_bytes))

@@ -29,6 +29,13 @@ _NAME_BYTES = 255
 _INDEX = re.compile(r"\.safetensors\.index(\.[^.]+)?\.json\Z")
 _SHARD = re.compile(r"-[0-9]{5}-of-[0-9]{5}\b")
 _SAFETENSORS = (".safetensors", ".sft")
+# `~syncthing~x.tmp`, `~$x`; folders of other systems; downloads that are still going on.
+_LITTER = re.compile(
+    r"[.~].*|thumbs\.db|desktop\.ini|__(?:MACOSX|pycache)__|@eaDir|#recycle|\$RECYCLE\.BIN"
+    r"|lost\+found|System Volume Information"
+    r"|.*\.(?:aria2|crdownload|download|incomplete|lock|part|partial|tmp|!qB|!ut)",
+    re.IGNORECASE,
+)
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
 
 
@@ -62,7 +69,7 @@ def find(path: Path) -> Found:
     if "\0" in str(path):
         raise CheckpointError(f"{quoted(str(path))}: expected a path, got one with a NUL character")
     path = Path(os.path.abspath(path))  # noqa: PTH100 - symlinks of a hub cache keep their names
-    if stat.S_ISDIR(_mode(path)):
+    if stat.S_ISDIR(mode_of(path)):
         return _in_folder(path)
     if path.name == "model_index.json":
         return _in_folder(path.parent)
@@ -83,7 +90,7 @@ def read_object(path: Path, limit: int) -> dict[str, Any]:
         CheckpointError: too large, not JSON, not an object, or a key twice.
         OSError: the file cannot be read.
     """
-    if not stat.S_ISREG(_mode(path)):
+    if not stat.S_ISREG(mode_of(path)):
         raise CheckpointError(f"{path}: is not a regular file, expected JSON")
     with path.open("rb") as file:
         data = file.read(limit + 1)
@@ -108,7 +115,7 @@ def check_kind(path: Path) -> None:
 
     Opening a pipe would wait for ever, so this comes before the header is read.
     """
-    if not stat.S_ISREG(_mode(path)):
+    if not stat.S_ISREG(mode_of(path)):
         raise CheckpointError(f"{path}: is not a regular file, expected a .safetensors file")
     suffix = path.suffix.lower()
     if suffix == ".gguf":
@@ -123,7 +130,16 @@ def check_kind(path: Path) -> None:
         )
 
 
-def _mode(path: Path) -> int:
+def is_litter(name: str) -> bool:
+    """Tell whether a name is that of what systems and tools leave in folders.
+
+    File managers, sync clients, downloaders and editors hide theirs behind a dot, or mark it as
+    unfinished; none of it is a part of a model.
+    """
+    return _LITTER.fullmatch(name) is not None
+
+
+def mode_of(path: Path) -> int:
     """Return the mode of what `path` leads to; the OSError for a missing file carries a hint."""
     try:
         return path.stat().st_mode

@@ -152,7 +152,13 @@ def convert(model: str, **options: Any) -> None:
     type=click.Choice(["auto", "same", "diffusers", "bfl", "comfy"]),
     default="auto",
     show_default=True,
-    help="Names of the tensors; auto is bfl for a file and diffusers for a folder.",
+    help="Names of the tensors; auto is diffusers for a folder and bfl for a file, comfy if a VAE"
+    " and text encoders go along.",
+)
+@click.option(
+    "--extras",
+    type=click.Choice(["drop"]),
+    help="Leave VAE and text encoders of an all-in-one file behind.",
 )
 @writing
 @as_json
@@ -172,6 +178,7 @@ def export(model: str, output: str, **options: Any) -> None:
             output,
             options["quantization"],
             layout=options["layout"],
+            extras=options["extras"],
             **run_arguments(options, progress=progress),
         )
     emit(report, _summary(report), as_json=options["as_json"], quiet=options["quiet"])
@@ -196,7 +203,13 @@ def _write(made: Plan, what: str, options: dict[str, Any]) -> None:
 
 
 def _summary(report: Report) -> str:
-    return f"{report.table()}\n{report.path}: {report.run.line()}"
+    from submerge.errors import listing
+
+    left = [
+        f"not in the output, from {gone['model']}: {listing(gone['tensors'])} ({gone['reason']})"
+        for gone in report.summary["unused"]
+    ]
+    return "\n".join([report.table(), *left, f"{report.path}: {report.run.line()}"])
 
 
 def _tell_plan(made: Plan, options: dict[str, Any]) -> None:

@@ -31,6 +31,7 @@ __all__ = [
     "Licence",
     "Terms",
     "combined",
+    "is_licence",
     "is_permissive",
     "license_files",
     "terms_of",
@@ -187,15 +188,20 @@ def _card_licence(model: Model) -> str:
 
 
 def license_files(model: Model) -> list[Path]:
-    """Return the licence and notice files beside a model that is a folder of its own."""
+    """Return the licence texts beside a model that is a folder of its own.
+
+    Raises:
+        OSError: the folder cannot be listed.
+    """
     folder = _home(model)
     if folder is None:
         return []
-    try:
-        names = sorted(path for path in folder.iterdir() if path.is_file())
-    except OSError:
-        return []
-    return [path for path in names if re.match(r"LICEN[CS]E", path.name, re.IGNORECASE)]
+    return sorted(path for path in folder.iterdir() if is_licence(path.name) and path.is_file())
+
+
+def is_licence(name: str) -> bool:
+    """Tell whether a file is a licence text, by its name."""
+    return re.match(r"LICEN[CS]E", name, re.IGNORECASE) is not None
 
 
 def _home(model: Model) -> Path | None:
