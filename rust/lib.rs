@@ -3,14 +3,14 @@
 //!
 //! The core knows no model family, no default value and no Python object outside `python.rs`.
 //! Modules stand on floors and import only downwards:
-//! `error -> dtype -> simd -> {io, checkpoint, kernels} -> {plan, stats} ->
+//! `error -> dtype -> simd -> {io, kernels} -> format -> {plan, stats, reader} ->
 //! {resolve, schedule, report} -> {inputs, output} -> compute -> exec -> python`.
 
-pub mod checkpoint;
 pub mod compute;
 pub mod dtype;
 pub mod error;
 pub mod exec;
+pub mod format;
 pub mod inputs;
 pub mod io;
 pub mod kernels;
@@ -18,6 +18,7 @@ pub mod output;
 pub mod plan;
 #[cfg(feature = "python")]
 mod python;
+pub mod reader;
 pub mod report;
 pub mod resolve;
 pub mod schedule;

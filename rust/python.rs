@@ -1,4 +1,4 @@
-//! The boundary: three functions and a cancel handle. The only file that knows Python.
+//! The boundary: three functions, a cancel handle and a read handle. The only file that knows Python.
 //!
 //! A job runs detached from the interpreter; the calling thread attaches at most ten times a second
 //! to look for signals and to call `progress`. Workers never attach.
@@ -6,19 +6,21 @@
 // PyO3 hands extracted arguments over, and `map_err` its errors.
 #![allow(clippy::needless_pass_by_value)]
 
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyMemoryView, PySlice};
 
 use crate::error::{Error, Kind};
-use crate::io::source::Identity;
+use crate::format::safetensors;
+use crate::io::source::{Identity, LocalFile, ReadMode, Source as _};
 use crate::plan::{OPS, PLAN_VERSION};
 use crate::simd::Isa;
-use crate::{checkpoint, exec};
+use crate::{exec, reader};
 
 /// Cancels a running job from any thread.
 #[pyclass(module = "submerge._core", frozen)]
@@ -43,19 +45,81 @@ impl Job {
     }
 }
 
+/// A file of weights, held open and read into memory of the caller's.
+#[pyclass(module = "submerge._core", frozen)]
+struct Reader {
+    path: PathBuf,
+    open: Mutex<Option<Arc<reader::Reader>>>,
+}
+
+impl Reader {
+    fn held(&self) -> crate::Result<Arc<reader::Reader>> {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.clone().ok_or_else(|| {
+            let what = format!("{}: was closed, expected it open", self.path.display());
+            Error::plan(what).hint("load the model again")
+        })
+    }
+}
+
+#[pymethods]
+impl Reader {
+    #[new]
+    fn new(py: Python<'_>, path: PathBuf, identity: &str) -> PyResult<Self> {
+        let open = || {
+            let identity = serde_json::from_str(identity)
+                .map_err(|e| Error::plan(format!("{}: identity: {e}", path.display())))?;
+            reader::Reader::open(&path, identity)
+        };
+        let open = py.detach(open).map_err(|e| raise(py, e))?;
+        Ok(Self { path, open: Mutex::new(Some(Arc::new(open))) })
+    }
+
+    fn read_into(&self, py: Python<'_>, offset: u64, buffer: &Bound<'_, PyAny>) -> PyResult<()> {
+        let memory = PyMemoryView::from(buffer)?.unbind();
+        let len = PyBuffer::<u8>::get(memory.bind(py))?.len_bytes();
+        let mut raised = None;
+        let mut take = |at: usize, piece: &[u8]| {
+            let taken = Python::try_attach(|py| {
+                let (begin, end) = (at.cast_signed(), (at + piece.len()).cast_signed());
+                let range = PySlice::new(py, begin, end, 1);
+                let place = memory.bind(py).get_item(range)?;
+                PyBuffer::<u8>::get(&place)?.copy_from_slice(py, piece)?;
+                py.check_signals()
+            });
+            if let Some(Ok(())) = taken {
+                return Ok(());
+            }
+            raised = taken.and_then(Result::err);
+            Err(Error::cancelled())
+        };
+        let read = py.detach(|| self.held()?.read(offset, len, &mut take));
+        match raised {
+            Some(error) => Err(error),
+            None => read.map_err(|e| raise(py, e)),
+        }
+    }
+
+    fn check(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| self.held()?.check()).map_err(|e| raise(py, e))
+    }
+
+    fn close(&self) {
+        drop(self.open.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
 #[pyfunction]
-fn read_header(
-    py: Python<'_>,
-    path: std::path::PathBuf,
-    max_header_bytes: u64,
-) -> PyResult<String> {
+fn read_header(py: Python<'_>, path: PathBuf, max_header_bytes: u64) -> PyResult<String> {
     py.detach(|| header_json(&path, max_header_bytes)).map_err(|e| raise(py, e))
 }
 
 fn header_json(path: &Path, max_header_bytes: u64) -> crate::Result<String> {
-    let file = std::fs::File::open(path).map_err(|e| Error::io(e, path, "cannot open"))?;
-    let identity = Identity::of(&file, path)?;
-    let header = checkpoint::read(&file, path, max_header_bytes)?;
+    let file = LocalFile::open(path, ReadMode::Pread)?;
+    let header = safetensors::read(&file, max_header_bytes)?;
+    let Identity::File(identity) = file.identity() else {
+        return Err(Error::internal("a local file without an identity"));
+    };
     let tensors: Vec<_> = header
         .tensors
         .iter()
@@ -197,5 +261,5 @@ fn raise_os(py: Python<'_>, source: &std::io::Error, path: &Path, error: &Error)
 #[pymodule]
 mod _core {
     #[pymodule_export]
-    use super::{Job, build_info, execute, read_header};
+    use super::{Job, Reader, build_info, execute, read_header};
 }

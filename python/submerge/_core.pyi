@@ -8,7 +8,7 @@ system are `OSError` with the path and, as a note, a hint.
 from collections.abc import Callable
 from typing import final
 
-__all__ = ["Job", "build_info", "execute", "read_header"]
+__all__ = ["Job", "Reader", "build_info", "execute", "read_header"]
 
 @final
 class Job:
@@ -22,6 +22,39 @@ class Job:
     def cancelled(self) -> bool:
         """Whether `cancel` was called."""
 
+@final
+class Reader:
+    """A file of weights held open, read into memory of the caller's; any thread may use it.
+
+    Args:
+        path: the file.
+        identity: what `read_header` says its identity is, as JSON.
+
+    Raises:
+        CheckpointError: another file stands there now, or it was written meanwhile.
+        OSError: the file cannot be opened.
+    """
+
+    def __new__(cls, path: str, identity: str) -> Reader: ...
+    def read_into(self, offset: int, buffer: bytearray | memoryview) -> None:
+        """Fill a buffer of bytes from the file; other threads run meanwhile.
+
+        Args:
+            offset: bytes from the beginning of the file.
+            buffer: writable bytes in one dimension; what they hold after an error means nothing.
+
+        Raises:
+            CheckpointError: the file was cut short, written or replaced since it was opened.
+            PlanError: the range does not lie in the file, or the reader was closed.
+            OSError: the file cannot be read, or is no longer there.
+        """
+
+    def check(self) -> None:
+        """Raise as `read_into` would, reading nothing."""
+
+    def close(self) -> None:
+        """Let the file go; to close again does nothing."""
+
 def read_header(path: str, max_header_bytes: int) -> str:
     """Return the checked header of a safetensors file.
 
@@ -30,7 +63,8 @@ def read_header(path: str, max_header_bytes: int) -> str:
         max_header_bytes: refuse a header longer than this.
 
     Returns:
-        JSON `{"path", "size", "data_start", "identity": {"dev", "ino", "size", "mtime_ns"},
+        JSON `{"path", "size", "data_start", "identity": {"dev", "ino", "size", "mtime_ns",
+        "ctime_ns"},
         "metadata": {str: str}, "tensors": [{"name", "dtype", "shape", "start", "end"}]}` with the
         tensors in data order and byte offsets inside the data section.
 

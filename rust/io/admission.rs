@@ -4,7 +4,7 @@ use std::fs::{self, File, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::source::{Identity, read_exact_at};
+use super::source::{FileIdentity, read_exact_at};
 use super::staging::Staging;
 use super::sys;
 use super::target::{Copied, CopyMode, Target, Text};
@@ -18,7 +18,7 @@ pub struct Request<'a> {
     /// Replace an existing output.
     pub overwrite: bool,
     /// Files that are read, which are never overwritten.
-    pub inputs: Vec<(PathBuf, Identity)>,
+    pub inputs: Vec<(PathBuf, FileIdentity)>,
     /// Its weight files, and the size of each in bytes.
     pub weights: Vec<(&'a str, u64)>,
     /// Its small files.
@@ -167,11 +167,11 @@ impl Request<'_> {
 
     fn check_not_input(&self, path: &Path) -> Result<()> {
         let Ok(metadata) = fs::metadata(path) else { return Ok(()) };
-        let existing = Identity::from_metadata(&metadata);
-        let is_same = |input: &Path, identity: &Identity| {
+        let existing = FileIdentity::from_metadata(&metadata);
+        let is_same = |input: &Path, identity: &FileIdentity| {
             identity.same_file(&existing) || (existing.ino == 0 && same_path(input, path))
         };
-        let is_alike = |input: &Path, identity: &Identity| {
+        let is_alike = |input: &Path, identity: &FileIdentity| {
             let comparable = identity.dev != existing.dev && identity.size == existing.size;
             let comparable = comparable && metadata.is_file(); // reading a pipe would wait for ever
             comparable && same_bytes(path, input, existing.size).unwrap_or(false)

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::sink::move_new;
-use super::source::Identity;
+use super::source::FileIdentity;
 use crate::error::{Error, Result};
 
 const LOCK: &str = "lock";
@@ -184,8 +184,8 @@ impl Held {
             Ok(()) => {}
         }
         // Whoever held it before may have removed it meanwhile.
-        let held = Identity::from_metadata(&file.metadata()?);
-        let found = Identity::from_metadata(&path.symlink_metadata()?);
+        let held = FileIdentity::from_metadata(&file.metadata()?);
+        let found = FileIdentity::from_metadata(&path.symlink_metadata()?);
         let same = held.ino == 0 || held.same_file(&found);
         Ok(if same { Self::Ours(file) } else { Self::Others })
     }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::admission::{self, Place, Request};
 use super::sink::{CachePolicy, Sink, is_unsupported, move_new};
-use super::source::{Identity, read_exact_at};
+use super::source::{FileIdentity, LocalFile, ReadMode, Source as _};
 use super::staging::{self, Staging};
 use super::sys;
 use super::target::{Copied, CopyMode, Target};
@@ -26,7 +26,7 @@ pub struct Transaction<'a> {
     /// Made when it is first needed: a job that is killed before leaves nothing.
     staging: Option<Staging>,
     /// Its files, and what each is, whatever it will be called.
-    finished: Vec<(String, Sink, Identity)>,
+    finished: Vec<(String, Sink, FileIdentity)>,
     notes: Vec<String>,
 }
 
@@ -60,7 +60,7 @@ impl<'a> Transaction<'a> {
     /// Force a finished file to the device and keep it for the commit.
     pub fn finished(&mut self, relative: &str, sink: Sink) -> Result<()> {
         sink.settle()?;
-        let wrote = Identity::of(sink.file(), sink.shown())?;
+        let wrote = FileIdentity::of(sink.file(), sink.shown())?;
         self.finished.push((relative.to_owned(), sink, wrote));
         Ok(())
     }
@@ -68,25 +68,22 @@ impl<'a> Transaction<'a> {
     /// Take over the files the output has from elsewhere; returns the bytes written.
     pub fn take_over(&mut self, cancelled: &dyn Fn() -> bool) -> Result<u64> {
         let copies = self.request.copies;
-        let seen: Vec<Identity> = copies.iter().map(identity).collect::<Result<_>>()?;
+        let open = |copied: &Copied| LocalFile::open(&copied.from, ReadMode::Pread);
+        let (links, copies): (Vec<_>, Vec<_>) =
+            copies.iter().partition(|copied| copied.how == CopyMode::Link);
+        // Weights in several files belong together: all are opened before the first is read, and
+        // none may have changed when the last was.
+        let sources = copies.iter().map(|copied| open(copied)).collect::<Result<Vec<_>>>()?;
+        links.into_iter().try_for_each(|copied| self.link(copied))?;
         let mut written = 0;
-        for (copied, before) in copies.iter().zip(&seen) {
-            if copied.how == CopyMode::Link {
-                self.link(copied, before)?;
-            } else {
-                written += self.copy(copied, before, cancelled)?;
-            }
+        for (copied, source) in copies.into_iter().zip(&sources) {
+            written += self.copy(copied, source, cancelled)?;
         }
-        // Weights in several files belong together: none may have changed until the last was read.
-        for (copied, before) in copies.iter().zip(&seen) {
-            if copied.how != CopyMode::Link {
-                check_unchanged(copied, before, &identity(copied)?)?;
-            }
-        }
+        sources.iter().try_for_each(LocalFile::check_unchanged)?;
         Ok(written)
     }
 
-    fn link(&mut self, copied: &Copied, before: &Identity) -> Result<()> {
+    fn link(&mut self, copied: &Copied) -> Result<()> {
         let path = Self::staging(&mut self.staging, &self.place)?.new_path();
         let path = inside(&path, &copied.path)?;
         // The target of a symbolic link is meant, never the link: hub caches are full of them.
@@ -95,35 +92,35 @@ impl<'a> Transaction<'a> {
         fs::hard_link(&from, &path).map_err(|e| {
             Error::io(e, &copied.from, "cannot be linked into the output")
                 .hint("links need one filesystem; use `copy` or `auto`")
-        })?;
-        let linked = path.metadata().map_err(|e| Error::io(e, &path, "cannot open"))?;
-        let linked = Identity::from_metadata(&linked);
-        // A link is a change of the inode, and of nothing else.
-        check_unchanged(copied, before, &Identity { ..linked })
+        })
     }
 
     fn copy(
         &mut self,
         copied: &Copied,
-        before: &Identity,
+        source: &LocalFile,
         cancelled: &dyn Fn() -> bool,
     ) -> Result<u64> {
-        let from =
-            File::open(&copied.from).map_err(|e| Error::io(e, &copied.from, "cannot open"))?;
-        check_unchanged(copied, before, &Identity::of(&from, &copied.from)?)?;
+        const PIECE: u64 = 1 << 20;
         let mut sink = self.create(&copied.path)?;
-        let shared = copied.how != CopyMode::Copy && sys::reflink(&from, sink.file()).is_ok();
+        let size = source.identity().size();
+        let shared = copied.how != CopyMode::Copy && source.share_with(sink.file());
         if copied.how == CopyMode::Reflink && !shared {
             let what = format!("{}: cannot be reflinked into the output", copied.from.display());
             return Err(Error::plan(what).hint("use `link`, `copy` or `auto`"));
         }
-        if !shared {
-            copy_into(&from, copied, before, &mut sink, cancelled)?;
+        let mut buffer = Vec::new();
+        while !shared && sink.written() < size {
+            if cancelled() {
+                return Err(Error::cancelled());
+            }
+            let at = sink.written();
+            buffer.resize(usize::try_from((size - at).min(PIECE)).unwrap_or(0), 0);
+            source.read(at, &mut buffer)?;
+            if let Some(settle) = sink.append(&buffer)? {
+                settle.wait()?;
+            }
         }
-        let after = Identity::of(&from, &copied.from)?;
-        check_unchanged(copied, before, &after)?;
-        let size = Identity::of(sink.file(), sink.shown())?.size;
-        check_unchanged(copied, before, &Identity { size, ..after })?;
         self.finished(&copied.path, sink)?;
         Ok(if shared { 0 } else { size })
     }
@@ -211,7 +208,7 @@ impl<'a> Transaction<'a> {
         for (at, wrote) in weights.chain(texts).chain(copies) {
             let is_ours = match at.symlink_metadata() {
                 Ok(found) => wrote.is_none_or(|wrote| {
-                    let found = Identity::from_metadata(&found);
+                    let found = FileIdentity::from_metadata(&found);
                     found.size == wrote.size && (wrote.ino == 0 || wrote.same_file(&found))
                 }),
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => false,
@@ -260,34 +257,6 @@ fn taken_or(error: std::io::Error, path: &Path) -> Error {
     Error::io(error, path, "cannot be put in place")
 }
 
-/// What a file that is taken over is now; only a regular file can be.
-fn identity(copied: &Copied) -> Result<Identity> {
-    let found =
-        fs::metadata(&copied.from).map_err(|e| Error::io(e, &copied.from, "cannot open"))?;
-    if !found.is_file() {
-        let what =
-            format!("{}: cannot be taken over, expected a regular file", copied.from.display());
-        return Err(Error::checkpoint(what).hint("look at what is in the pipeline's folders"));
-    }
-    Ok(Identity::from_metadata(&found))
-}
-
-fn check_unchanged(copied: &Copied, before: &Identity, now: &Identity) -> Result<()> {
-    if before == now {
-        return Ok(());
-    }
-    let what = format!(
-        "{}: changed while it was being taken over, expected {} bytes at {} ns, got {} bytes at {} ns",
-        copied.from.display(),
-        before.size,
-        before.mtime_ns,
-        now.size,
-        now.mtime_ns
-    );
-    Err(Error::checkpoint(what)
-        .hint("let the download or the other program finish, then run again"))
-}
-
 /// A path below `folder`, with the folders on the way to it.
 fn inside(folder: &Path, relative: &str) -> Result<PathBuf> {
     let path = folder.join(relative);
@@ -295,32 +264,6 @@ fn inside(folder: &Path, relative: &str) -> Result<PathBuf> {
         fs::create_dir_all(parent).map_err(|e| Error::io(e, parent, "cannot create"))?;
     }
     Ok(path)
-}
-
-fn copy_into(
-    from: &File,
-    copied: &Copied,
-    before: &Identity,
-    sink: &mut Sink,
-    cancelled: &dyn Fn() -> bool,
-) -> Result<()> {
-    const PIECE: u64 = 1 << 20;
-    let mut buffer = Vec::new();
-    while sink.written() < before.size {
-        if cancelled() {
-            return Err(Error::cancelled());
-        }
-        let at = sink.written();
-        buffer.resize(usize::try_from((before.size - at).min(PIECE)).unwrap_or(0), 0);
-        if let Err(e) = read_exact_at(from, &mut buffer, at) {
-            check_unchanged(copied, before, &Identity::of(from, &copied.from)?)?;
-            return Err(Error::io(e, &copied.from, "cannot read"));
-        }
-        if let Some(settle) = sink.append(&buffer)? {
-            settle.wait()?;
-        }
-    }
-    Ok(())
 }
 
 fn sync_tree(folder: &Path) -> Result<()> {
