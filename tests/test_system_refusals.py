@@ -158,7 +158,11 @@ def nobody() -> Iterator[None]:
 # What is locked, and how; and what is said of it.
 LOCKED: dict[str, tuple[str, int, str]] = {
     "an input": ("a.safetensors", 0o200, "cannot open: Permission denied"),
-    "the folder of the output": ("out", 0o500, "cannot create files in this folder: Permission denied"),
+    "the folder of the output": (
+        "out",
+        0o500,
+        "cannot create files in this folder: Permission denied",
+    ),
     "an output to be replaced": ("out/model", 0o300, "cannot list: Permission denied"),
 }
 

@@ -183,8 +183,12 @@ fn what_may_be_the_only_copy_is_never_swept() {
             fs::create_dir_all(folder).expect("a folder");
             fs::write(folder.join("model.safetensors"), text).expect("a file");
         };
-        held.iter().for_each(|name| fill(&hidden.join(name), name));
-        standing.iter().for_each(|text| fill(&path, text));
+        for name in held {
+            fill(&hidden.join(name), name);
+        }
+        if let Some(text) = standing {
+            fill(&path, text);
+        }
         let job = scene.job(&json!({"folder": {"path": path}}));
         let text = |at: &Path| fs::read_to_string(at.join("model.safetensors")).ok();
         if outcome == "old" {
