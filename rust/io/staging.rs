@@ -95,25 +95,34 @@ impl Staging {
         self.empty().map_err(|e| Error::io(e, &self.path, "cannot be removed"))
     }
 
+    /// A busy name, or one that appeared meanwhile, is worth a second try.
     fn empty(&mut self) -> io::Result<()> {
+        self.try_empty().or_else(|_| self.try_empty())
+    }
+
+    fn try_empty(&mut self) -> io::Result<()> {
         // Half of it must never be taken for the only copy.
-        if exists(&self.old_path()) {
-            twice(|| fs::rename(self.old_path(), self.new_path()))?;
+        if !is_absent(&self.old_path()) {
+            fs::rename(self.old_path(), self.new_path())?;
         }
-        let lock = self.lock.take();
+        let lock = self.path.join(LOCK);
         for entry in fs::read_dir(&self.path)? {
             let path = entry?.path();
             if path.is_dir() {
-                twice(|| fs::remove_dir_all(&path))?;
-            } else if !path.ends_with(LOCK) {
-                twice(|| fs::remove_file(&path))?;
+                fs::remove_dir_all(&path)?;
+            } else if path != lock {
+                fs::remove_file(&path)?;
             }
         }
         if cfg!(windows) {
-            drop(lock); // an open file could not be removed
+            self.lock = None; // an open file could not be removed
         }
-        twice(|| fs::remove_file(self.path.join(LOCK)))?;
-        twice(|| fs::remove_dir(&self.path))
+        if !is_absent(&lock) {
+            fs::remove_file(&lock)?;
+        }
+        fs::remove_dir(&self.path)?;
+        self.lock = None;
+        Ok(())
     }
 
     /// A folder that its job left behind, unless that job may be alive or it is not surely ours.
@@ -141,7 +150,8 @@ impl Staging {
     /// what is worth telling, if anything.
     fn clear_away(self, target: &Path) -> Option<String> {
         let (old, here) = (self.old_path(), target.display());
-        if !exists(&old) || (exists(target) && !exists(&self.new_path())) {
+        let replaced = target.symlink_metadata().is_ok() && is_absent(&self.new_path());
+        if is_absent(&old) || replaced {
             let _ = self.remove();
             return None;
         }
@@ -161,7 +171,7 @@ impl Staging {
 impl Drop for Staging {
     fn drop(&mut self) {
         // Never finishes an output, and never removes what may be the only copy of one.
-        if self.lock.is_some() && !exists(&self.old_path()) {
+        if self.lock.is_some() && is_absent(&self.old_path()) {
             let _ = self.empty();
         }
     }
@@ -204,13 +214,9 @@ pub fn sweep(parent: &Path, name: &str, target: &Path) -> Vec<String> {
     abandoned.filter_map(|staging| staging.clear_away(target)).collect()
 }
 
-/// A busy name, or one that appeared in a folder meanwhile, is worth a second try.
-fn twice(mut attempt: impl FnMut() -> io::Result<()>) -> io::Result<()> {
-    attempt().or_else(|_| attempt())
-}
-
-fn exists(path: &Path) -> bool {
-    path.symlink_metadata().is_ok()
+/// Whether nothing is there, and surely so.
+fn is_absent(path: &Path) -> bool {
+    path.symlink_metadata().is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
 }
 
 /// How the hidden names of an output begin.
