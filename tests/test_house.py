@@ -51,7 +51,7 @@ RUST_FLOORS = (
     ("kernels",),
     ("plan", "stats", "reader"),
     ("resolve", "schedule", "report"),
-    ("inputs", "output"),
+    ("inputs", "sink"),
     ("compute",),
     ("exec",),
     ("python",),
@@ -69,7 +69,7 @@ RUST_STOREYS = {
         ("power",),
     ),
     "kernels": (
-        ("check", "each", "family", "mlp", "tile"),
+        ("check", "each", "family", "tile"),
         ("kernel", "weights"),
         ("gram", "runner", "linear", "select", "smooth"),
         ("combine", "delta", "pointwise"),
