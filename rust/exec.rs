@@ -344,7 +344,7 @@ impl<'a> Job<'a> {
             self.changed.notify_all();
             return Ok(());
         }
-        let settle = turn.sink.append(item, scratch.bytes())?;
+        let pending = turn.sink.append(item, scratch.bytes())?;
         turn.fold(parts, done);
         if let Some((_, run)) = self.running(item).filter(|_| last && item.after.is_some()) {
             run.forget();
@@ -354,7 +354,7 @@ impl<'a> Job<'a> {
         self.changed.notify_all();
         self.done.fetch_add(item.len as u64, Ordering::Relaxed);
         // Waiting for the device happens outside the turn, so that others go on computing.
-        settle.map_or(Ok(()), |settle| settle.wait().map_err(Some))
+        pending.map_or(Ok(()), |pending| pending.wait().map_err(Some))
     }
 }
 
