@@ -62,6 +62,10 @@ class Inspection:
     pipeline: Path | None
     warnings: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        what = self.variant or "not a model that submerge merges"
+        return f"<Inspection {str(self.path)!r}: {what}>"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the findings as plain data, ready for JSON."""
         plain = asdict(self)

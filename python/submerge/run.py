@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, fields, replace
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict
 
 from submerge import _core
 from submerge.checkpoint import MAX_HEADER_BYTES
@@ -115,8 +115,10 @@ class RunOptions:
             later merges of the same files; `off` keeps and uses nothing. None is what
             `SUBMERGE_STATISTICS_CACHE` says, else `submerge/statistics` in the user's cache
             directory.
-        progress: called as `progress(done_bytes, total_bytes)` on the calling thread, at most ten
-            times a second; returning False cancels, raising cancels and raises.
+        progress: called as `progress(done_bytes, total_bytes)` on the calling thread when the run
+            begins, at most ten times a second, and once more when it is done, with both equal;
+            returning False cancels, raising cancels and raises. When the run is done the output
+            is in place, and stays.
         cancel: stops the run from any thread.
     """
 
@@ -201,13 +203,46 @@ def execute(plan: Plan, options: RunOptions, mode: Mode) -> dict[str, Any]:
     cache = StatisticsCache.of(options.statistics_cache if mode == "write" else OFF)
     known = cache.recall(plan)
     token = options.cancel if options.cancel is not None else CancelToken()
-    told = options.to_json(mode, known)
+    arguments = options.to_json(mode, known)
+    progress = _Progress.of(plan, options, mode)
     done: dict[str, Any] = json.loads(
-        _core.execute(plan.to_json(), told, token._job, options.progress)  # noqa: SLF001
+        _core.execute(plan.to_json(), arguments, token._job, progress)  # noqa: SLF001
     )
+    if progress is not None:
+        progress.finish()
     _mark(done["phases"], perf_counter())
     done["statistics_cache"] = _kept(cache, plan, known, done.pop("statistics"))
     return done
+
+
+class _Progress:
+    """A caller's callback, whose last call says that all is done, however short the run was."""
+
+    def __init__(self, call: Callable[[int, int], object], total: int) -> None:
+        self._call = call
+        self._last = (0, 0)
+        self._total = total
+
+    @classmethod
+    def of(cls, plan: Plan, options: RunOptions, mode: Mode) -> Self | None:
+        """Return the callback of a run, if it has one; to fit a plan takes no time."""
+        if options.progress is None or mode == "fit":
+            return None
+        return cls(options.progress, sum(output.nbytes for output in plan.outputs))
+
+    def __call__(self, done: int, total: int) -> bool:
+        """Tell how far the run is; False if it is to stop. Units read twice count twice."""
+        self._last = (done, total)
+        verdict = self._call(done, total)
+        return verdict is None or bool(verdict)
+
+    def finish(self) -> None:
+        """Tell that all is done, and before it that nothing was, if nobody has told so far."""
+        if not self._last[1]:
+            self(0, self._total)
+        done, total = self._last
+        if done < total:
+            self(total, total)
 
 
 def fit(plan: Plan, options: RunOptions) -> Running:

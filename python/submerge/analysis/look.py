@@ -59,6 +59,10 @@ class Analysis:
     notes: tuple[str, ...]
     run: Run | None = None
 
+    def __repr__(self) -> str:
+        models = ", ".join(f"{role} = {name}" for role, name in self.models.items())
+        return f"<Analysis {models}: {self.total().units:,} units>"
+
     def total(self) -> Sums:
         """Return the sums over all rows."""
         total = Sums()
