@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -280,7 +281,7 @@ COMFY_REFUSED: dict[str, tuple[str, str]] = {
     ),
     "broken workflow": (
         json.dumps({"nodes": [{"id": 1}], "links": []}),
-        "not as ComfyUI's editor saves workflows (KeyError: 'type')",
+        "nodes[0].type: missing, expected it to be given",
     ),
     "muted": (
         json.dumps(
@@ -315,6 +316,79 @@ def test_a_lora_comes_with_advice() -> None:
     with pytest.raises(RecipeError) as caught:
         import_recipe(COMFY_REFUSED["lora"][0])
     assert "bypass the LoRA" in str(caught.value.hint)
+
+
+def taker(kind: str, source: str, **inputs: object) -> dict[str, Any]:
+    """A node that takes a model."""
+    return {"class_type": kind, "inputs": {"model": [source, 0], **inputs}}
+
+
+SAMPLER = taker("KSampler", "l", seed=1)
+# What stands between the merge `m` and the sampler, and the node that is named.
+CHANGED: dict[str, dict[str, Any]] = {
+    "a LoRA": {"l": taker("LoraLoader", "m"), "k": SAMPLER},
+    "a LoRA that nothing samples": {"l": taker("LoraLoaderModelOnly", "m")},
+    "a LoRA behind a shift": {"s": taker("ModelSamplingFlux", "m"), "l": taker("LoraLoader", "s")},
+    "a LoRA stack of others": {"l": taker("CR Apply LoRA Stack", "m"), "k": SAMPLER},
+    "a patch that nobody knows": {"l": taker("FreeU_V2", "m"), "k": SAMPLER},
+    "a merge that nobody knows": {"l": taker("ModelMergeAuraflow", "m")},
+    "a LoRA behind a name": {
+        "s": {"class_type": "SetNode", "inputs": {"MODEL": ["m", 0], "name": "x"}},
+        "g": {"class_type": "GetNode", "inputs": {"name": "x"}},
+        "l": taker("LoraLoader", "g"),
+    },
+}
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_what_changes_the_merge_afterwards_is_refused(name: str) -> None:
+    text = graph(m=node(MERGE, "a", "b", ratio=1), **CHANGED[name])
+    with pytest.raises(RecipeError) as caught:
+        import_recipe(text)
+    assert re.match(r"preset: node l \(`.*`\) changes the merged model, expected nothing between",
+                    caught.value.message)  # fmt: skip
+    recipe, notes = import_recipe(text, node="m")
+    assert list(recipe.models) == ["a", "b"]
+    assert any("node l" in note and "changes the merged model afterwards" in note for note in notes)
+
+
+def test_a_merge_that_is_saved_stands_for_itself() -> None:
+    saved = {"s": taker("ModelSave", "m", filename_prefix="x"), "l": taker("LoraLoader", "m")}
+    recipe, notes = import_recipe(graph(m=node(MERGE, "a", "b", ratio=1), **saved))
+    assert list(recipe.models) == ["a", "b"]
+    assert any("node l (`LoraLoader`) changes the merged model afterwards" in n for n in notes)
+
+
+def test_who_only_uses_a_merge_is_no_matter() -> None:
+    used = {
+        "g": taker("BasicGuider", "m"), "k": taker("KSampler", "m"),
+        "l": taker("LoraLoader", "a"), "d": taker("KSampler", "l"),
+    }  # fmt: skip
+    _, notes = import_recipe(graph(m=node(MERGE, "a", "b", ratio=1), **used))
+    assert not any("afterwards" in note for note in notes)
+
+
+@pytest.mark.parametrize("mode", [0, 2, 4])
+def test_a_lora_in_the_editors_format(mode: int) -> None:
+    data = json.loads((DATA / "comfy-workflow.json").read_text())
+    lora = {
+        "id": 90, "type": "Power Lora Loader (rgthree)", "mode": mode,
+        "inputs": [{"name": "model", "link": 90}], "outputs": [{"name": "MODEL", "type": "MODEL"}],
+    }  # fmt: skip
+    link = {"id": 90, "origin_id": 12, "origin_slot": 0}
+    text = json.dumps(data | {"nodes": [*data["nodes"], lora], "links": [*data["links"], link]})
+    if mode == 0:  # it runs: neither muted nor bypassed
+        with pytest.raises(RecipeError, match=r"node 90 .* changes the merged model") as caught:
+            import_recipe(text)
+        assert "bypass the LoRA" in str(caught.value.hint)
+    else:
+        import_recipe(text)
+
+
+def test_a_value_that_leads_to_itself_is_refused() -> None:
+    loop = {"class_type": "PrimitiveFloat", "inputs": {"value": ["x", 0]}}
+    with pytest.raises(RecipeError, match="comes from node x"):
+        import_recipe(graph(x=loop, m=node(MERGE, "a", "b", ratio=["x", 0])))
 
 
 # -- supermerger ----------------------------------------------------------------------------------

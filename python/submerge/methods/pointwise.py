@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from submerge.errors import RecipeError
+from submerge.given import Count
 from submerge.methods.base import (
     CLOSE,
     EXACT,
@@ -244,7 +245,7 @@ class ConsensusMask(Method):
     tolerance: Value = parameter(
         "how large the others may be beside a model that still needs the element.", Number(0.4)
     )
-    agree: int = parameter("how many models must need it.", 2)
+    agree: Count = parameter("how many models must need it.", 2)
     base: str | None = parameter(BASE)
 
     def check(self, setting: Setting, where: str) -> None:
