@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use submerge_core::dtype::{Float, Overflow};
-use submerge_core::kernels::{Kernel, Learned, Linear, Stretch, Whole};
-use submerge_core::plan::OpSpec;
+use submerge_core::kernels::runner::{Map, Run};
+use submerge_core::kernels::tile::{Tile, Whole};
+use submerge_core::plan::{Action, OpSpec};
 use submerge_core::simd::{BLOCK, Isa};
 use submerge_core::stats::{Analysis, Analyze, Made, UnitStats, pieces};
 
@@ -60,7 +61,7 @@ struct Merge<'a> {
     isa: &'static Isa,
     dtype: Float,
     operands: &'a [Vec<u8>],
-    kernel: &'a Kernel,
+    map: &'a dyn Map,
 }
 
 impl Merge<'_> {
@@ -73,9 +74,9 @@ impl Merge<'_> {
                 self.isa.decode(self.dtype, &operand[block * bytes..][..bytes], decoded);
             }
             let slices: [&[f32]; 2] = [&decoded[0], &decoded[1]];
-            let stretch =
-                Stretch { isa: self.isa, first: 0, row: BLOCK, around: [0, 0], operands: &slices };
-            self.kernel.map(stretch, &Learned::Nothing, &mut result);
+            let tile =
+                Tile { isa: self.isa, first: 0, row: BLOCK, around: [0, 0], operands: &slices };
+            self.map.map(tile, &mut result);
             self.isa.encode(self.dtype, Overflow::Saturate, &result, out);
             if let Some(stats) = stats.as_deref_mut() {
                 let (values, to) = (&result[..], self.dtype);
@@ -103,13 +104,14 @@ impl Merge<'_> {
 }
 
 fn merges(quick: bool, table: &mut impl io::Write) -> io::Result<()> {
-    let kernel = Kernel::Linear(Linear { weights: vec![0.3, 0.7] });
+    let run = run_of(json!({"linear": {"weights": [0.3, 0.7]}}), 2);
+    let map = run.map().expect("all is known");
     for dtype in Float::ALL.iter().copied() {
         let operands = [weights(dtype, 1), weights(dtype, 2)];
         let mut out = vec![0; operands[0].len()];
         let traffic = 3 * out.len();
         for isa in Isa::available() {
-            let merge = Merge { isa, dtype, operands: &operands, kernel: &kernel };
+            let merge = Merge { isa, dtype, operands: &operands, map: &*map };
             let plain = rate(quick, traffic, || merge.run(black_box(&mut out), None));
             assert_eq!(out, merge.expected([0.3, 0.7]), "{dtype:?} {}", isa.name());
             let mut stats = UnitStats::new(2);
@@ -143,10 +145,9 @@ fn analyses(quick: bool, table: &mut impl io::Write) -> io::Result<()> {
                     isa.decode(Float::BF16, &operand[2 * range.start..2 * range.end], decoded);
                 }
                 let slices: [&[f32]; 2] = [&decoded[0], &decoded[1]];
-                let stretch =
-                    Stretch { isa, first: 0, row: ROW, around: [0; 2], operands: &slices };
+                let tile = Tile { isa, first: 0, row: ROW, around: [0; 2], operands: &slices };
                 assert!(found.add_operands(isa, &slices));
-                analysis.add(Analyze { alpha: 0.5 }, Float::BF16, stretch, column);
+                analysis.add(Analyze { alpha: 0.5 }, Float::BF16, tile, column);
                 if ends_row {
                     analysis.end_row(isa);
                 }
@@ -188,7 +189,7 @@ fn conversions(quick: bool, table: &mut impl io::Write) -> io::Result<()> {
     Ok(())
 }
 
-/// Looks and maps of the methods on a base and two models near it, in ns for each element.
+/// Passes and maps of the methods on a base and two models near it, in ns for each element.
 fn methods(quick: bool, table: &mut impl io::Write) -> io::Result<()> {
     let delta = |consensus: &str, sparsify: Value| {
         json!({"delta": {"weights": [1.0, 1.0], "lambda": 1.0, "normalize": true,
@@ -226,51 +227,48 @@ fn methods(quick: bool, table: &mut impl io::Write) -> io::Result<()> {
     let [a, b] = models.map(|model| near(values(&model)));
     let operands = [&base[..], &a[..], &b[..]];
     for (name, rule) in rules {
-        let kernel = kernel_of(rule);
+        let run = run_of(rule, 3);
         for isa in Isa::available() {
             let mut out = vec![0.0; ELEMENTS];
-            let job = Method { isa, kernel: &kernel, operands: &operands };
-            let mut learned = job.learned();
-            let look = rate(quick, ELEMENTS, || learned = black_box(job.learned()));
-            let map = rate(quick, ELEMENTS, || job.map(&learned, black_box(&mut out)));
+            let job = Method { isa, run: &*run, operands: &operands };
+            let pass = rate(quick, ELEMENTS, || job.pass());
+            let map = rate(quick, ELEMENTS, || job.map(black_box(&mut out)));
             assert!(out.iter().zip(&base).any(|(x, b)| x.to_bits() != b.to_bits()), "{name}");
-            let (look, map) = (1.0 / look, 1.0 / map);
+            let (pass, map) = (1.0 / pass, 1.0 / map);
             let isa = isa.name();
-            writeln!(table, "{name:12} look {look:6.2} map {map:6.2} ns/element {isa}")?;
+            writeln!(table, "{name:12} pass {pass:6.2} map {map:6.2} ns/element {isa}")?;
         }
     }
     Ok(())
 }
 
-fn kernel_of(rule: Value) -> Kernel {
+fn run_of(rule: Value, operands: usize) -> Box<dyn Run> {
     let op: OpSpec = serde_json::from_value(rule).expect("an operation of the plan");
-    match op {
-        OpSpec::Linear(linear) => Kernel::Linear(linear),
-        OpSpec::Combine(combine) => Kernel::Combine(combine),
-        OpSpec::Delta(delta) => Kernel::Delta(delta),
-        _ => unreachable!("a method that is measured"),
+    match op.action(Whole { operands, elements: ELEMENTS as u64 }) {
+        Ok(Action::Compute(run)) => run,
+        other => unreachable!("not a method that is measured: {other:?}"),
     }
 }
 
-/// A unit in memory, to be looked at and mapped by one thread as a worker does.
+/// A unit in memory, to be passed over and mapped by one thread as a worker does.
 struct Method<'a> {
     isa: &'static Isa,
-    kernel: &'a Kernel,
+    run: &'a dyn Run,
     operands: &'a [&'a [f32]; 3],
 }
 
 impl Method<'_> {
     const ROW: usize = 2048;
 
-    fn stretches(&self, range: Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
-        let step = if self.kernel.by_rows() { Self::ROW * 32 } else { BLOCK };
+    fn tiles(&self, range: Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+        let step = if self.run.by_rows() { Self::ROW * 32 } else { BLOCK };
         let end = range.end;
         range.step_by(step).map(move |at| at..end.min(at + step))
     }
 
-    fn show<T>(&self, range: Range<usize>, see: impl FnOnce(Stretch) -> T) -> T {
+    fn show<T>(&self, range: Range<usize>, see: impl FnOnce(Tile) -> T) -> T {
         let operands = self.operands.map(|x| &x[range.clone()]);
-        see(Stretch {
+        see(Tile {
             around: [0, 0],
             isa: self.isa,
             first: range.start as u64,
@@ -279,27 +277,26 @@ impl Method<'_> {
         })
     }
 
-    fn learned(&self) -> Learned {
-        let whole = Whole { operands: 3, elements: ELEMENTS as u64 };
-        let mut learned = Learned::Nothing;
-        for pass in 0..self.kernel.passes() {
-            let Some(mut sums) = self.kernel.start(pass, whole, &learned) else { continue };
-            for span in self.kernel.spans(whole, &learned, 0..ELEMENTS as u64) {
-                for range in self.stretches(span.start as usize..span.end as usize) {
-                    self.show(range, |stretch| {
-                        self.kernel.reduce(pass, stretch, &learned, &mut sums);
-                    });
-                }
+    fn pass(&self) {
+        self.run.forget();
+        while let Some(mut sums) = self.run.pass() {
+            for span in sums.spans(0..ELEMENTS as u64) {
+                sums.cell(&mut |reduce| {
+                    for range in self.tiles(span.start as usize..span.end as usize) {
+                        self.show(range, &mut *reduce);
+                    }
+                });
             }
-            sums.settle();
-            learned = self.kernel.learn(pass, &sums, &learned);
+            sums.flush();
+            sums.add();
+            self.run.learn();
         }
-        learned
     }
 
-    fn map(&self, learned: &Learned, out: &mut [f32]) {
-        for range in self.stretches(0..ELEMENTS) {
-            self.show(range.clone(), |stretch| self.kernel.map(stretch, learned, &mut out[range]));
+    fn map(&self, out: &mut [f32]) {
+        let map = self.run.map().expect("all is known");
+        for range in self.tiles(0..ELEMENTS) {
+            self.show(range.clone(), |tile| map.map(tile, &mut out[range]));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One item: read windows of the operands, look at them or combine them, encode once.
+//! One item: read windows of the operands, sum them in a pass or combine them, encode once.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::dtype::Float;
 use crate::error::{Error, Result};
 use crate::inputs::{Inputs, len_of, split};
-use crate::kernels::{Kernel, Learned, Sums, Whole};
-use crate::resolve::{Action, Work};
+use crate::kernels::runner::{Map, Pass};
+use crate::resolve::{Action, Unit, Work};
 use crate::schedule::Part;
 use crate::simd::{BLOCK, Isa};
 use crate::stats::{Analysis, Analyze, Made, UnitStats, pieces};
@@ -52,14 +52,14 @@ impl Room {
 }
 
 /// What is known of an item besides its bytes.
-#[derive(Debug, Default)]
-pub struct Done {
+#[derive(Default)]
+pub struct Done<'a> {
     /// The statistics of each cell, with the index of its part, in order.
     pub cells: Vec<(usize, UnitStats)>,
     /// What there is to say of a part, with its index.
     pub notes: Vec<(usize, String)>,
-    /// The sums of a pass, in order.
-    pub sums: Vec<Sums>,
+    /// Its sums in a pass.
+    pub sums: Option<Box<dyn Pass + 'a>>,
     /// Bytes read from the inputs.
     pub read: u64,
 }
@@ -79,82 +79,64 @@ pub struct Setting<'a> {
     pub halt: &'a AtomicBool,
 }
 
-impl Setting<'_> {
+impl<'a> Setting<'a> {
     /// Combine all parts of an item into `scratch`.
-    pub fn map(&self, parts: &[Part], learned: &Learned, scratch: &mut Scratch) -> Result<Done> {
+    pub fn map(&self, parts: &[Part], scratch: &mut Scratch) -> Result<Done<'a>> {
         let mut done = Done::default();
         scratch.out.filled = 0;
         for (index, part) in parts.iter().enumerate() {
-            if let Some(matrix) = self.work.units[part.unit].matrix() {
-                self.whole(matrix, (index, part), scratch, &mut done)?;
+            let unit = &self.work.units[part.unit];
+            if let Action::Solve(solve) = &unit.action {
+                self.whole(&**solve, (index, part), scratch, &mut done)?;
                 continue;
             }
-            let learned = self.work.units[part.unit].learned(learned);
-            done.notes.extend(learned.note().map(|note| (index, note.to_owned())));
+            let map = match &unit.action {
+                Action::Compute(run) => Some(run.map().ok_or_else(|| unknown(unit))?),
+                _ => None,
+            };
+            let note = map.as_ref().and_then(|map| map.note());
+            done.notes.extend(note.map(|note| (index, note.to_owned())));
             let Scratch { out, windows, decoded, result } = &mut *scratch;
             let inputs = Inputs::open(self.work, part, windows)?;
             done.read += inputs.read();
-            let made = match inputs.unit().action {
+            let made = match unit.action {
                 Action::Analyze(_) => 0,
-                Action::Compute(_) | Action::Copy | Action::Same => part.elements,
+                _ => part.elements,
             };
-            let out = out.next(len_of(made, inputs.unit().dtype)?);
+            let out = out.next(len_of(made, unit.dtype)?);
             let buffers = Buffers { out, decoded, result };
-            let mut combine = Combining { setting: *self, inputs: &inputs, learned, buffers };
+            let mut combine =
+                Combining { setting: *self, inputs: &inputs, map: map.as_deref(), buffers };
             combine.part(part, &mut |cell| done.cells.push((index, cell)))?;
         }
         Ok(done)
     }
 
-    /// Empty sums of a pass over a unit; `None` if nothing is left to see.
-    #[must_use]
-    pub fn start(&self, pass: usize, unit: usize, learned: &Learned) -> Option<Sums> {
-        let unit = &self.work.units[unit];
-        let whole = Whole { operands: unit.operands.len(), elements: unit.elements };
-        unit.kernel()?.start(pass, whole, learned)
-    }
-
-    /// Make the sums of a pass over all parts of an item.
-    pub fn look(
-        &self,
-        pass: usize,
-        parts: &[Part],
-        learned: &Learned,
-        scratch: &mut Scratch,
-    ) -> Result<Done> {
+    /// Make the sums of a pass over an item, which is a part of one unit.
+    pub fn reduce(&self, parts: &[Part], scratch: &mut Scratch) -> Result<Done<'a>> {
         let mut done = Done::default();
         scratch.out.filled = 0;
         for part in parts {
             let unit = &self.work.units[part.unit];
-            let Action::Compute(kernel) = &unit.action else { return Err(split(unit)) };
-            let whole = Whole { operands: unit.operands.len(), elements: unit.elements };
-            let Some(empty) = self.start(pass, part.unit, learned) else { continue };
-            for span in kernel.spans(whole, learned, part.range()) {
+            let run = unit.run().ok_or_else(|| split(unit))?;
+            let Some(mut sums) = run.pass() else { continue };
+            for span in sums.spans(part.range()) {
                 let elements = (span.end - span.start) as usize;
                 let part = Part { unit: part.unit, first: span.start, elements };
                 let inputs = Inputs::open(self.work, &part, &mut scratch.windows)?;
                 done.read += inputs.read();
                 for cell in cells(&part, unit.cell()) {
                     self.check_cancel()?;
-                    // Whole numbers add up alike in any order; sums of f64 need the grid.
-                    let mut sums = match done.sums.pop() {
-                        Some(sums) if sums.is_exact() => sums,
-                        Some(sums) => {
-                            done.sums.push(sums);
-                            empty.clone()
+                    sums.cell(&mut |reduce| {
+                        for range in tiles(unit, cell.clone()) {
+                            inputs.with_tile(self.isa, range, &mut scratch.decoded, &mut *reduce);
                         }
-                        None => empty.clone(),
-                    };
-                    for range in stretches(kernel, cell) {
-                        inputs.with_stretch(self.isa, range, &mut scratch.decoded, |stretch| {
-                            kernel.reduce(pass, stretch, learned, &mut sums);
-                        });
-                    }
-                    done.sums.push(sums);
+                    });
                 }
             }
+            sums.flush();
+            done.sums = Some(sums);
         }
-        done.sums.iter_mut().for_each(Sums::settle);
         Ok(done)
     }
 
@@ -173,8 +155,8 @@ fn cells(part: &Part, cell: usize) -> impl Iterator<Item = Range<usize>> + use<>
 }
 
 /// What a kernel is shown at once: a block, or a cell of whole rows.
-fn stretches(kernel: &Kernel, cell: Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
-    let step = if kernel.by_rows() { cell.len().max(1) } else { BLOCK };
+fn tiles(unit: &Unit, cell: Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+    let step = if unit.by_rows() { cell.len().max(1) } else { BLOCK };
     let end = cell.end;
     cell.step_by(step).map(move |first| first..end.min(first + step))
 }
@@ -189,7 +171,8 @@ struct Buffers<'a> {
 struct Combining<'a> {
     setting: Setting<'a>,
     inputs: &'a Inputs<'a>,
-    learned: &'a Learned,
+    /// The formula, if there is one.
+    map: Option<&'a dyn Map>,
     buffers: Buffers<'a>,
 }
 
@@ -208,31 +191,31 @@ impl Combining<'_> {
         }
         for cell in cells(part, unit.cell()) {
             self.setting.check_cancel()?;
-            let stats = match (&unit.action, unit.dtype.float()) {
-                (Action::Compute(kernel), Some(to)) => self.cell(kernel, to, cell),
-                (Action::Analyze(analyze), Some(to)) => self.analyzed(*analyze, to, cell),
-                (Action::Compute(_) | Action::Analyze(_), None) => return Err(split(unit)),
-                (Action::Copy | Action::Same, to) => self.copied(to, &cell),
+            let stats = match (&unit.action, self.map, unit.dtype.float()) {
+                (Action::Analyze(analyze), _, Some(to)) => self.analyzed(*analyze, to, cell),
+                (Action::Copy | Action::Same, _, to) => self.copied(to, &cell),
+                (_, Some(map), Some(to)) => self.cell(map, to, cell),
+                _ => return Err(split(unit)),
             };
             emit(stats);
         }
         Ok(())
     }
 
-    fn cell(&mut self, kernel: &Kernel, to: Float, cell: Range<usize>) -> UnitStats {
+    fn cell(&mut self, map: &dyn Map, to: Float, cell: Range<usize>) -> UnitStats {
         let Setting { work, isa, stats: measured, .. } = self.setting;
         let Buffers { out, decoded, result } = &mut self.buffers;
         let mut stats = UnitStats::new(if measured { self.inputs.count() } else { 0 });
-        for range in stretches(kernel, cell) {
+        for range in tiles(self.inputs.unit(), cell) {
             let bytes = &mut out[range.start * to.bytes()..range.end * to.bytes()];
             let n = range.len();
             result.resize(n.max(result.len()), 0.0);
-            self.inputs.with_stretch(isa, range, decoded, |stretch| {
-                kernel.map(stretch, self.learned, &mut result[..n]);
+            self.inputs.with_tile(isa, range, decoded, |tile| {
+                map.map(tile, &mut result[..n]);
                 isa.encode(to, work.overflow, &result[..n], bytes);
                 if measured {
-                    let inner = stretch.inner();
-                    let operands = inner.as_deref().unwrap_or(stretch.operands);
+                    let inner = tile.inner();
+                    let operands = inner.as_deref().unwrap_or(tile.operands);
                     stats.add(isa, Made { operands, values: &result[..n], to, bytes });
                 } else {
                     stats.elements += n as u64;
@@ -248,13 +231,13 @@ impl Combining<'_> {
         let mut stats = UnitStats::new(self.inputs.count());
         let mut analysis = Box::new(Analysis::new(self.inputs.count(), matrix.is_some()));
         for (piece, column, ends_row) in pieces(cell, matrix) {
-            self.inputs.with_stretch(isa, piece, self.buffers.decoded, |stretch| {
-                if stats.add_operands(isa, stretch.operands) {
-                    analysis.add(analyze, to, stretch, column);
+            self.inputs.with_tile(isa, piece, self.buffers.decoded, |tile| {
+                if stats.add_operands(isa, tile.operands) {
+                    analysis.add(analyze, to, tile, column);
                 } else {
-                    analysis.add_masked(analyze, to, stretch, column);
+                    analysis.add_masked(analyze, to, tile, column);
                 }
-                stats.elements += stretch.operands[0].len() as u64;
+                stats.elements += tile.operands[0].len() as u64;
             });
             if ends_row {
                 analysis.end_row(isa);
@@ -265,7 +248,7 @@ impl Combining<'_> {
         stats
     }
 
-    /// What a copied cell holds: only non-finite values are looked for, and only if asked for.
+    /// What a copied cell holds: only non-finite values are counted, and only if asked for.
     fn copied(&mut self, to: Option<Float>, cell: &Range<usize>) -> UnitStats {
         let Setting { isa, stats: measured, .. } = self.setting;
         let Buffers { out, result, .. } = &mut self.buffers;
@@ -282,4 +265,10 @@ impl Combining<'_> {
         stats.elements = cell.len() as u64;
         stats
     }
+}
+
+/// A unit that is mapped before its passes are made: a defect of the schedule.
+#[cold]
+fn unknown(unit: &Unit) -> Error {
+    Error::internal(format!("`{}`: mapped before its last pass", unit.name))
 }

@@ -9,18 +9,18 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use self::turn::Turn;
 use crate::compute::{Scratch, Setting};
 use crate::error::{Error, Result};
 use crate::io::sys;
-use crate::kernels::Learned;
+use crate::kernels::runner::Run;
 use crate::output::Output;
 use crate::plan::{self, Mode, Options, Plan};
 use crate::report::{Phases, Report, UnitReport};
-use crate::resolve::{Looked, resolve};
+use crate::resolve::{Unit, resolve};
 use crate::schedule::{Item, Part, Pass, Shape, cut, fit};
 use crate::simd::Isa;
 
@@ -30,7 +30,7 @@ mod turn;
 /// stops the job.
 pub type Observer<'a> = &'a mut dyn FnMut(u64, u64) -> Result<()>;
 
-/// How often the calling thread looks up.
+/// How often the calling thread wakes.
 const WAKE: Duration = Duration::from_millis(100);
 
 /// Run the plan in `plan` as `options` say; `cancel` may be set from any thread.
@@ -79,6 +79,7 @@ fn run(plan: &Plan, options: &Options, cancel: &AtomicBool, observer: Observer) 
     }
     let recalled = options.statistics.as_ref().map_or(0, |known| work.recall(known));
     let (items, parts) = cut(&work, shape.item_elements)?;
+    let seen = |run: &&dyn Run| !run.is_recalled() && run.passes() > 0;
     let output = Output::begin(plan, &work, options, &|| cancel.load(Ordering::Relaxed))?;
     let opened = begun.elapsed();
 
@@ -111,7 +112,7 @@ fn run(plan: &Plan, options: &Options, cancel: &AtomicBool, observer: Observer) 
             commit: ended.saturating_sub(computed).as_secs_f64(),
         },
         peak_rss: sys::peak_rss(),
-        looked: work.units.iter().filter(|u| u.recalled.is_none() && u.passes() > 0).count(),
+        looked: work.units.iter().filter_map(Unit::run).filter(seen).count(),
         recalled,
         statistics: if options.statistics.is_some() { work.keyed(found) } else { BTreeMap::new() },
         ..how
@@ -150,8 +151,6 @@ impl<'a> Job<'a> {
             read: 0,
             output,
             units,
-            sums: None,
-            learned: Arc::default(),
             found: Vec::new(),
         };
         let (next, done) = (AtomicUsize::new(0), AtomicU64::new(0));
@@ -245,18 +244,16 @@ impl<'a> Job<'a> {
         if turn.stopped { Err(None) } else { Ok(turn) }
     }
 
-    fn looked(&self, parts: &[Part]) -> Option<Looked<'a>> {
-        self.setting.work.looked(parts.first()?.unit)
+    /// The only unit of an item that is a part of a pass.
+    fn running(&self, item: &Item) -> Option<(usize, &'a dyn Run)> {
+        let unit = self.parts.get(item.parts.start)?.unit;
+        Some((unit, self.setting.work.units.get(unit)?.run()?))
     }
 
-    /// How many of the items from here on are looks at which nothing is left to see.
-    fn needless(&self, from: usize, learned: &Learned) -> usize {
-        let needless = |item: &&Item| match item.pass {
-            Pass::Look(pass) => {
-                let unit = self.parts.get(item.parts.start).map(|part| part.unit);
-                unit.is_some_and(|unit| self.setting.start(pass, unit, learned).is_none())
-            }
-            Pass::Map => false,
+    /// How many of the items from here on are of passes in which nothing is left to see.
+    fn needless(&self, from: usize) -> usize {
+        let needless = |item: &&Item| {
+            item.pass != Pass::Map && self.running(item).is_some_and(|(_, run)| run.is_known())
         };
         self.items[from..].iter().take_while(needless).count()
     }
@@ -284,29 +281,24 @@ impl<'a> Job<'a> {
         scratch: &mut Scratch,
     ) -> std::result::Result<(), Option<Error>> {
         let parts = &self.parts[item.parts.clone()];
-        let learned = match item.after {
-            None => Arc::default(),
+        if let Some(after) = item.after {
             // Nothing is computed before the passes it builds on have been folded.
-            Some(after) => {
-                let turn = self.wait(|turn| turn.next >= after)?;
-                if turn.next > index {
-                    return Ok(()); // it turned out to be needless
-                }
-                Arc::clone(&turn.learned)
+            if self.wait(|turn| turn.next >= after)?.next > index {
+                return Ok(()); // it turned out to be needless
             }
-        };
+        }
         let done = match item.pass {
-            Pass::Look(pass) => self.setting.look(pass, parts, &learned, scratch),
-            Pass::Map => self.setting.map(parts, &learned, scratch),
+            Pass::Reduce(_) => self.setting.reduce(parts, scratch),
+            Pass::Map => self.setting.map(parts, scratch),
         }?;
         let next = self.items.get(index + 1);
         let last = next.is_none_or(|next| (next.pass, next.after) != (item.pass, item.after));
         let mut turn = self.wait(|turn| turn.next == index)?;
-        if let Pass::Look(pass) = item.pass {
-            turn.gather(done, self.looked(parts).filter(|_| last).map(|unit| (unit, pass)));
+        if item.pass != Pass::Map {
+            turn.gather(done, self.running(item).filter(|_| last));
             turn.next += 1;
             if last {
-                turn.next += self.needless(index + 1, &turn.learned);
+                turn.next += self.needless(index + 1);
             }
             drop(turn);
             self.changed.notify_all();
@@ -314,8 +306,8 @@ impl<'a> Job<'a> {
         }
         let settle = turn.output.append(item, scratch.bytes())?;
         turn.fold(parts, done);
-        if last {
-            turn.learned = Arc::default(); // the next unit starts from nothing
+        if let Some((_, run)) = self.running(item).filter(|_| last && item.after.is_some()) {
+            run.forget();
         }
         turn.next += 1;
         drop(turn);

@@ -1,11 +1,11 @@
-//! The operands of a part: windows of the inputs, decoded stretch by stretch.
+//! The operands of a part: windows of the inputs, decoded tile by tile.
 
 use std::ops::Range;
 
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::io::source::Window;
-use crate::kernels::Stretch;
+use crate::kernels::tile::Tile;
 use crate::resolve::{Operand, Unit, Work, byte_len};
 use crate::schedule::Part;
 use crate::simd::{BLOCK, Isa, prefetch};
@@ -91,12 +91,12 @@ impl<'a> Inputs<'a> {
 
     /// Decode the elements `range` of the part and their halo, one buffer for each operand, and show
     /// them.
-    pub fn with_stretch<T>(
+    pub fn with_tile<T>(
         &self,
         isa: &'static Isa,
         range: Range<usize>,
         buffers: &mut Vec<Vec<f32>>,
-        show: impl FnOnce(Stretch) -> T,
+        show: impl FnOnce(Tile) -> T,
     ) -> T {
         let (first, row) =
             (self.span.start + (self.before + range.start) as u64, self.unit.row_elements);
@@ -120,10 +120,10 @@ impl<'a> Inputs<'a> {
             let mut few = [&[][..]; FEW];
             let operands = &buffers[..self.count()]; // others may be left from a unit with more
             few.iter_mut().zip(operands).for_each(|(slot, buffer)| *slot = &buffer[..n]);
-            show(Stretch { isa, first, row, around, operands: &few[..self.count()] })
+            show(Tile { isa, first, row, around, operands: &few[..self.count()] })
         } else {
             let many: Vec<_> = buffers[..self.count()].iter().map(|b| &b[..n]).collect();
-            show(Stretch { isa, first, row, around, operands: &many })
+            show(Tile { isa, first, row, around, operands: &many })
         }
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! The core knows no model family, no default value and no Python object outside `python.rs`.
 //! Modules stand on floors and import only downwards:
-//! `error -> dtype -> simd -> {io, kernels} -> format -> {plan, stats, reader} ->
+//! `error -> dtype -> simd -> {io, math} -> {format, linalg} -> kernels -> {plan, stats, reader} ->
 //! {resolve, schedule, report} -> {inputs, output} -> compute -> exec -> python`.
 
 pub mod compute;
@@ -14,6 +14,8 @@ pub mod format;
 pub mod inputs;
 pub mod io;
 pub mod kernels;
+mod linalg;
+mod math;
 pub mod output;
 pub mod plan;
 #[cfg(feature = "python")]

@@ -13,8 +13,10 @@ use crate::error::{Error, Result};
 use crate::io::sink::CachePolicy;
 use crate::io::source::{FileIdentity, ReadMode};
 use crate::io::transaction::{Copied, Target, Text};
-use crate::kernels::{Adaptive, Combine, Delta, Linear, Matrix, Pointwise, Rows, Smooth};
-use crate::stats::Analyze;
+
+mod operation;
+
+pub use self::operation::{Action, FAMILIES, OpSpec};
 
 /// The version of the plan's form; Python and Rust ship together, so it must be equal.
 pub const PLAN_VERSION: u32 = 1;
@@ -149,54 +151,6 @@ pub struct MixSpec {
     pub weights: Vec<f64>,
 }
 
-/// How the operands of a unit are combined.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OpSpec {
-    /// One operand: its bytes if the dtypes are equal, else decoded and rounded once.
-    Copy(Nothing),
-    /// Operands that must be equal byte for byte; the first is copied.
-    Same(Nothing),
-    /// A weighted sum.
-    Linear(Linear),
-    /// A weighted sum whose weights follow from norms and angles.
-    Combine(Combine),
-    /// The same, row by row.
-    Rows(Rows),
-    /// What models add to a base.
-    Delta(Delta),
-    /// A formula of single elements.
-    Pointwise(Pointwise),
-    /// A formula of single elements, with numbers that follow from the whole unit.
-    Adaptive(Adaptive),
-    /// A formula of an element and its neighbours.
-    Smooth(Smooth),
-    /// A formula of whole matrices.
-    Matrix(Matrix),
-    /// Nothing is made: two models are looked at beside each other.
-    Analyze(Analyze),
-}
-
-/// No arguments: an object, so that arguments can be added without changing the form.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Nothing {}
-
-/// The names of the operations a plan may use, for the completeness test on the Python side.
-pub const OPS: [&str; 11] = [
-    "adaptive",
-    "analyze",
-    "combine",
-    "copy",
-    "delta",
-    "linear",
-    "matrix",
-    "pointwise",
-    "rows",
-    "same",
-    "smooth",
-];
-
 /// How to run; never decides a byte.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -224,12 +178,12 @@ pub struct Options {
     pub isa: String,
     /// Longest header accepted.
     pub max_header_bytes: u64,
-    /// What earlier jobs found out about units; what this one finds is told if it is given.
+    /// What earlier jobs found out about units; what this one finds is reported if it is given.
     #[serde(default)]
     pub statistics: Option<Statistics>,
 }
 
-/// What looks at units found, as numbers, by what they depend on.
+/// What passes over units found, as numbers, by what they depend on.
 pub type Statistics = BTreeMap<String, Vec<u64>>;
 
 /// What becomes of the result.

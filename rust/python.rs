@@ -6,6 +6,7 @@
 // PyO3 hands extracted arguments over, and `map_err` its errors.
 #![allow(clippy::needless_pass_by_value)]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +19,7 @@ use pyo3::types::{PyDict, PyMemoryView, PySlice};
 use crate::error::{Error, Kind};
 use crate::format::safetensors;
 use crate::io::source::{Identity, LocalFile, ReadMode, Source as _};
-use crate::plan::{OPS, PLAN_VERSION};
+use crate::plan::{FAMILIES, OpSpec, PLAN_VERSION};
 use crate::simd::Isa;
 use crate::{exec, reader};
 
@@ -209,13 +210,15 @@ impl Verdict for Py<PyAny> {
 fn build_info() -> String {
     let isas: Vec<_> = Isa::available().iter().map(|isa| isa.name()).collect();
     let dtypes: Vec<_> = crate::dtype::Dtype::ALL.iter().map(|dtype| dtype.name()).collect();
+    let families = FAMILIES.map(|(name, inside)| (name, BTreeSet::from_iter(inside)));
     serde_json::json!({
         "version": env!("CARGO_PKG_VERSION"),
         "numerics": crate::NUMERICS,
         "profile": if cfg!(debug_assertions) { "debug" } else { "release" },
         "plan_version": PLAN_VERSION,
         "isas": isas,
-        "ops": OPS,
+        "ops": OpSpec::NAMES,
+        "families": BTreeMap::from(families),
         "dtypes": dtypes,
     })
     .to_string()

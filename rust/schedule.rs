@@ -15,7 +15,7 @@ pub struct Item {
     pub file: usize,
     /// Where its bytes start in the data of that file.
     pub at: u64,
-    /// How many bytes it fills; none if it only looks.
+    /// How many bytes it fills; none if it is only summed.
     pub len: usize,
     /// Its parts, in order.
     pub parts: std::ops::Range<usize>,
@@ -29,8 +29,8 @@ pub struct Item {
 /// What is done with an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pass {
-    /// Its only unit is looked at for the n-th time; nothing is written.
-    Look(usize),
+    /// Its only unit is summed, in the n-th pass; nothing is written.
+    Reduce(usize),
     /// It is combined and written.
     Map,
 }
@@ -69,17 +69,17 @@ pub struct Shape {
 ///
 /// `working = threads * ((operands + 1) * (item_elements + halo) * widest + scratch) + kept`, where
 /// `halo` are the elements shown around an item, `widest` is the largest element of any input or
-/// output, `scratch` the decoded stretches and the sums of one thread and what it holds of a whole
+/// output, `scratch` the decoded tiles and the sums of one thread and what it holds of a whole
 /// matrix, and `kept` what is known of the unit that is being made; what an analysis finds in the
 /// cells of an item comes on top.
 pub fn fit(work: &Work, options: &Options) -> Result<Shape> {
     let streams = work.units.iter().map(|u| u.operands.len() as u64).max().unwrap_or(0) + 1;
     let bits = work.units.iter().flat_map(dtypes).map(Dtype::bits).max().unwrap_or(8);
     let widest = bits.div_ceil(8);
-    let stretch = work.units.iter().map(Unit::stretch).max().unwrap_or(BLOCK);
+    let tile = work.units.iter().map(Unit::tile).max().unwrap_or(BLOCK);
     let state = work.units.iter().map(Unit::state_bytes).max().unwrap_or(0);
     let whole = work.units.iter().map(Unit::whole_bytes).max().unwrap_or(0);
-    let scratch = streams * (stretch * size_of::<f32>()) as u64 + state + whole;
+    let scratch = streams * (tile * size_of::<f32>()) as u64 + state + whole;
     let cell = work.units.iter().map(Unit::cell).max().unwrap_or(CELL) as u64;
     let halo = 2 * work.units.iter().map(Unit::halo).max().unwrap_or(0) as u64;
     let found = work.units.iter().map(Unit::cell_bytes).max().unwrap_or(0);
@@ -130,7 +130,7 @@ fn dtypes(unit: &Unit) -> impl Iterator<Item = Dtype> + '_ {
 
 /// Cut the units into items of at most `item_elements` elements.
 ///
-/// A unit whose kernel looks first has items of its own: one pass after the other, then the map.
+/// A unit whose kernel makes passes has items of its own: one pass after the other, then the map.
 pub fn cut(work: &Work, item_elements: u64) -> Result<(Vec<Item>, Vec<Part>)> {
     let mut cut =
         Cutter { item_elements, items: Vec::new(), parts: Vec::new(), file: 0, at: 0, room: 0 };
@@ -141,7 +141,7 @@ pub fn cut(work: &Work, item_elements: u64) -> Result<(Vec<Item>, Vec<Part>)> {
         let passes = unit.passes();
         for pass in 0..passes {
             cut.room = 0;
-            cut.unit(index, unit, Pass::Look(pass))?;
+            cut.unit(index, unit, Pass::Reduce(pass))?;
         }
         if passes > 0 {
             cut.room = 0;
@@ -172,7 +172,7 @@ impl Cutter {
             let left = unit.elements - first;
             if self.room < cell.min(left) || self.items.is_empty() {
                 let parts = self.parts.len()..self.parts.len();
-                let builds_on_others = unit.passes() > 0 && pass != Pass::Look(0);
+                let builds_on_others = unit.passes() > 0 && pass != Pass::Reduce(0);
                 let after = builds_on_others.then_some(begun);
                 self.items.push(Item { file: self.file, at: self.at, len: 0, parts, pass, after });
                 self.room = self.item_elements.max(cell);
@@ -180,7 +180,7 @@ impl Cutter {
             // Whole cells only, unless the unit ends.
             let take = if left <= self.room { left } else { self.room / cell * cell };
             let len = match pass {
-                Pass::Look(_) => 0,
+                Pass::Reduce(_) => 0,
                 Pass::Map => byte_len(take, unit.dtype).ok_or_else(|| {
                     Error::internal(format!("`{}`: a cut inside a byte", unit.name))
                 })?,

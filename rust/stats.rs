@@ -27,7 +27,7 @@ pub const CELL: usize = 65_536;
 /// statistics of two bf16 operands half as much again.
 pub const SAMPLE: usize = 16;
 
-/// One stretch of a unit on its way to the output.
+/// One tile of a unit on its way to the output.
 #[derive(Clone, Copy)]
 pub struct Made<'a> {
     /// Each operand, decoded.
@@ -122,7 +122,7 @@ impl UnitStats {
         }
         self.equal[0] &= written.changed == 0;
         for (equal, x) in self.equal.iter_mut().zip(operands).skip(1) {
-            // Once a block of the cell differs, the others are not looked at.
+            // Once a block of the cell differs, the others are not compared.
             *equal = *equal && isa.written(to, bytes, x).changed == 0;
         }
         if (self.elements as usize / BLOCK).is_multiple_of(SAMPLE) {
@@ -177,7 +177,7 @@ impl UnitStats {
         }
     }
 
-    /// Adds the next stretch of a cell, block by block.
+    /// Adds the next tile of a cell, block by block.
     pub fn add(&mut self, isa: &Isa, made: Made) {
         let Made { operands, values, to, bytes } = made;
         let n = values.len();
@@ -192,7 +192,7 @@ impl UnitStats {
         }
     }
 
-    /// Adds what of a copied stretch can be seen in its decoded elements.
+    /// Adds what of a copied tile can be seen in its decoded elements.
     pub fn add_copied(&mut self, isa: &Isa, values: &[f32]) {
         let count = isa.count_nonfinite(values);
         if count > 0 && self.first_nonfinite_out.is_none() {

@@ -1,4 +1,4 @@
-//! Whole jobs with every rule that looks at a unit or a row: how a job is run changes no bit, and
+//! Whole jobs with every rule that passes over a unit or takes it by rows: how a job is run changes no bit, and
 //! units that have no direction, no length or no finite value come out as they should.
 
 use std::fs::{self, File};

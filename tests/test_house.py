@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import importlib
 import json
 import re
@@ -38,13 +39,16 @@ PARAMETERS = 6
 
 RUST_FUNCTION = re.compile(r"(\s*)(?:pub(?:\([^)]*\))? )?(?:(?:const|unsafe|async) )*fn (\w+)")
 
+TEST_MODULE = re.compile(r"#\[cfg\(test\)\]\s*mod (\w+);")
+
 # Each floor may use those before it, and its own.
 RUST_FLOORS = (
     ("error",),
     ("dtype",),
     ("simd",),
-    ("io", "kernels"),
-    ("format",),
+    ("io", "math"),
+    ("format", "linalg"),
+    ("kernels",),
     ("plan", "stats", "reader"),
     ("resolve", "schedule", "report"),
     ("inputs", "output"),
@@ -53,10 +57,34 @@ RUST_FLOORS = (
     ("python",),
 )
 
+# The same within a folder.
+RUST_STOREYS = {
+    "linalg": (
+        ("engine",),
+        ("gemm", "lanes", "sweeps"),
+        ("long", "tridiagonal"),
+        ("eigen", "inverse"),
+        ("spectrum",),
+        ("polar",),
+        ("power",),
+    ),
+    "kernels": (
+        ("check", "each", "family", "mlp", "tile"),
+        ("kernel", "weights"),
+        ("gram", "runner", "linear", "select", "smooth"),
+        ("combine", "delta", "pointwise"),
+        ("adaptive", "matrix"),
+    ),
+}
+
+# Folders in which files still import each other in a circle.
+RUST_CIRCLES = {"format", "io", "simd", "stats"}
+
 
 def code(path: Path) -> str:
     """A Rust file without comments, texts and test modules."""
-    text = path.read_text(encoding="utf-8").split("#[cfg(test)]")[0]
+    text = TEST_MODULE.sub("", path.read_text(encoding="utf-8"))
+    text = text.split("#[cfg(test)]")[0]
     text = re.sub(r'"(\\.|[^"\\])*"', '""', text)
     return re.sub(r"//[^\n]*", "", text)
 
@@ -190,6 +218,81 @@ def test_rust_imports_only_downwards() -> None:
             upwards += [
                 f"{module} -> {name}" for name in names if rank.get(name, -1) > rank[module]
             ]
+    assert upwards == []
+
+
+def rust_module(path: Path) -> tuple[str, ...]:
+    parts = path.relative_to(ROOT / "rust").with_suffix("").parts
+    return parts[:-1] if parts[-1] == "mod" else parts
+
+
+def rust_paths(tree: str) -> Iterator[str]:
+    """The paths of a tree of imports: `a::{b, c::d}` is `a::b` and `a::c::d`."""
+    head, brace, inside = tree.strip().partition("{")
+    if not brace:
+        yield head
+        return
+    depth, branch = 0, ""
+    for letter in inside.rsplit("}", 1)[0] + ",":
+        depth += (letter == "{") - (letter == "}")
+        if letter == "," and depth == 0:
+            yield from rust_paths(head + branch.strip())
+            branch = ""
+        else:
+            branch += letter
+
+
+RUST_TESTS = {
+    (*rust_module(path), name)
+    for path in CORE
+    for name in TEST_MODULE.findall(path.read_text(encoding="utf-8"))
+}
+RUST_MODULES = {rust_module(path): path for path in CORE if rust_module(path) not in RUST_TESTS}
+
+
+def rust_imports(module: tuple[str, ...]) -> set[tuple[str, ...]]:
+    """The files that a file names something of, re-exports included."""
+    text = code(RUST_MODULES[module])
+    paths = [path for tree in re.findall(r"\buse\s+([^;]+);", text) for path in rust_paths(tree)]
+    rest = re.sub(r"\buse\s+[^;]+;", "", text)
+    paths += re.findall(r"\b(?:crate|super|self)(?:::\w+)+", rest)
+    found = set()
+    for path in paths:
+        at = module
+        for i, part in enumerate(part.strip() for part in path.split("::")):
+            if part in ("crate", "super", "self"):
+                at = () if part == "crate" else at[:-1] if part == "super" else at
+            elif (*at, part) in RUST_MODULES:
+                at = (*at, part)
+            else:
+                if i == 0:
+                    at = module  # another crate
+                break
+        found.add(at)
+    return found - {module, ()}
+
+
+def test_rust_files_import_each_other_in_no_circle() -> None:
+    graph = {module: rust_imports(module) for module in RUST_MODULES if module != ("lib",)}
+    assert graph["kernels", "runner"] == {("kernels", "kernel"), ("kernels", "tile")}
+    try:
+        for part in graphlib.TopologicalSorter(
+            {m: used for m, used in graph.items() if m[0] not in RUST_CIRCLES}
+        ).static_order():
+            assert part
+    except graphlib.CycleError as circle:
+        pytest.fail(" -> ".join("/".join(module) for module in circle.args[1]))
+
+
+@pytest.mark.parametrize("folder", RUST_STOREYS)
+def test_rust_imports_only_downwards_within_a_folder(folder: str) -> None:
+    rank = {name: floor for floor, names in enumerate(RUST_STOREYS[folder]) for name in names}
+    upwards = []
+    for module in RUST_MODULES:
+        if module[0] == folder and len(module) > 1:
+            below = {used[1] for used in rust_imports(module) if used[0] == folder and used[1:]}
+            upwards += [f"{module[1]} -> {name}" for name in below if rank[name] > rank[module[1]]]
+    assert {m[1] for m in RUST_MODULES if m[0] == folder and len(m) > 1} == set(rank)
     assert upwards == []
 
 

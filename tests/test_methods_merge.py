@@ -7,6 +7,7 @@ as their norms and angles are summed in another order.
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ import factory
 import formulas
 import formulas_matrix
 import submerge
-from submerge import cli
+from submerge import _core, cli
 from submerge.methods import METHODS
 from submerge.methods.base import CLOSE as CLOSELY
 from units_matrix import decomposed, decorrelated, rotated, shared
@@ -325,6 +326,21 @@ def test_a_method_is_its_formula(tmp_path: Path, case: Case) -> None:
 
 def test_every_method_has_a_case() -> None:
     assert {case.method for case in CASES} | {"linear"} == set(METHODS)
+
+
+def test_the_cases_use_all_that_the_core_can_do(tmp_path: Path) -> None:
+    """What methods write into plans, families' own operations included, is what the core lists."""
+    used: dict[str, set[str]] = {}
+    for case in CASES:
+        plan = json.loads(submerge.plan(recipe(tmp_path, case), tmp_path / "out").to_json())
+        for unit in plan["units"]:
+            ((op, arguments),) = unit["op"].items()
+            inside = {"delta": "sparsify", "matrix": "make"}.get(op)
+            used.setdefault(op, set()).update(arguments[inside] if inside else arguments)
+    families = json.loads(_core.build_info())["families"]
+    # A rule is a rule by rows as well, whether a method offers it or not.
+    assert used.pop("rows") < set(families.pop("rows")) == used["combine"]
+    assert {op: sorted(names) for op, names in used.items() if op in families} == families
 
 
 def test_the_catalogue_tells_how_exact_the_cases_are() -> None:

@@ -5,8 +5,8 @@ use std::ops::Range;
 use super::{Buffers, Combining, Done, Room, Scratch, Setting};
 use crate::error::{Error, Result, quoted};
 use crate::inputs::{Inputs, len_of, split};
-use crate::kernels::Learned;
-use crate::kernels::matrix::{Engine, Matrix, Read};
+use crate::kernels::matrix::{Read, Solve};
+use crate::linalg::engine::Engine;
 use crate::resolve::Unit;
 use crate::schedule::Part;
 use crate::simd::BLOCK;
@@ -17,10 +17,10 @@ impl Setting<'_> {
     /// The operands are read as often as the formula asks, cell by cell, and never held.
     pub(super) fn whole(
         &self,
-        matrix: &Matrix,
+        solve: &dyn Solve,
         (index, part): (usize, &Part),
         scratch: &mut Scratch,
-        done: &mut Done,
+        done: &mut Done<'_>,
     ) -> Result<()> {
         let unit = &self.work.units[part.unit];
         if part.first != 0 || part.elements as u64 != unit.elements {
@@ -32,15 +32,15 @@ impl Setting<'_> {
         let engine = Engine { isa: self.isa, stop: &|| self.is_over() };
         let row = unit.row_elements.max(1);
         let mut reading =
-            Reading { setting: *self, matrix, part, row, scratch, read: 0, failed: None };
-        let solved = matrix.solve(&engine, &mut reading, (part.elements / row, row));
+            Reading { setting: *self, solve, part, row, scratch, read: 0, failed: None };
+        let solved = solve.solve(&engine, &mut reading, (part.elements / row, row));
         done.read += reading.read;
         if let Some(failed) = reading.failed {
             return Err(failed);
         }
         self.check_cancel()?;
-        let learned = Learned::Matrix(solved.map_err(|what| unsolvable(unit, &what))?);
-        done.notes.extend(learned.note().map(|note| (index, note.to_owned())));
+        let map = solved.map_err(|what| unsolvable(unit, &what))?;
+        done.notes.extend(map.note().map(|note| (index, note.to_owned())));
 
         let Scratch { out, windows, decoded, result } = scratch;
         let out = out.next(len_of(part.elements, unit.dtype)?);
@@ -51,7 +51,7 @@ impl Setting<'_> {
             let bytes = first..first + len_of(cell.elements, unit.dtype)?;
             let buffers = Buffers { out: &mut out[bytes], decoded, result };
             let mut combine =
-                Combining { setting: *self, inputs: &inputs, learned: &learned, buffers };
+                Combining { setting: *self, inputs: &inputs, map: Some(&*map), buffers };
             combine.part(&cell, &mut |cell| done.cells.push((index, cell)))?;
         }
         Ok(())
@@ -61,7 +61,7 @@ impl Setting<'_> {
 /// Reads the matrices of a unit.
 struct Reading<'a> {
     setting: Setting<'a>,
-    matrix: &'a Matrix,
+    solve: &'a dyn Solve,
     part: &'a Part,
     /// Elements of a row.
     row: usize,
@@ -112,8 +112,8 @@ impl Reading<'_> {
                     let block = from - first..to.min(from + BLOCK) - first;
                     let start = (at - rows.start) * width + from - at * row - columns.start;
                     let out = &mut out[start..][..block.len()];
-                    inputs.with_stretch(isa, block, &mut self.scratch.decoded, |stretch| {
-                        self.matrix.gather(stretch, index, out);
+                    inputs.with_tile(isa, block, &mut self.scratch.decoded, |tile| {
+                        self.solve.gather(tile, index, out);
                     });
                 }
             }

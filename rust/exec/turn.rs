@@ -1,13 +1,10 @@
 //! What is added up in the order of the items, by one worker at a time.
 
-use std::sync::Arc;
-
 use crate::compute::Done;
 use crate::error::Error;
-use crate::kernels::{Learned, Sums};
+use crate::kernels::runner::Run;
 use crate::output::Output;
 use crate::report::UnitReport;
-use crate::resolve::Looked;
 use crate::schedule::Part;
 
 /// What only the worker whose turn it is may touch.
@@ -19,30 +16,19 @@ pub(super) struct Turn<'a> {
     pub(super) read: u64,
     pub(super) output: Output<'a>,
     pub(super) units: Vec<UnitReport>,
-    /// The sums of the pass that is being made.
-    pub(super) sums: Option<Sums>,
-    /// What the passes before taught of the unit that is being made.
-    pub(super) learned: Arc<Learned>,
     /// What passes found, for a later job, with the index of the unit.
     pub(super) found: Vec<(usize, Vec<u64>)>,
 }
 
 impl Turn<'_> {
-    /// Add the sums of an item, in order; the last item of a pass teaches the kernel.
-    pub(super) fn gather(&mut self, done: Done, ends: Option<(Looked, usize)>) {
+    /// Add the sums of an item, in order; the last item of a pass teaches the kernel of its unit.
+    pub(super) fn gather(&mut self, done: Done, ends: Option<(usize, &dyn Run)>) {
         self.read += done.read;
-        for next in done.sums {
-            match &mut self.sums {
-                Some(sums) => sums.merge_next(&next),
-                None => self.sums = Some(next),
-            }
+        if let Some(sums) = done.sums {
+            sums.add();
         }
-        if let Some((unit, pass)) = ends
-            && let Some(sums) = self.sums.take()
-        {
-            let (learned, found) = unit.learn(pass, &sums, &self.learned);
-            self.found.extend(found);
-            self.learned = Arc::new(learned);
+        if let Some((unit, run)) = ends {
+            self.found.extend(run.learn().map(|found| (unit, found)));
         }
     }
 
@@ -65,7 +51,7 @@ impl Turn<'_> {
         }
     }
 
-    /// Nothing more is begun; the first reason is the one that is told.
+    /// Nothing more is begun; the first reason is the one that is given.
     pub(super) fn stop(&mut self, error: Option<Error>) {
         self.stopped = true;
         if self.failure.is_none() {

@@ -5,13 +5,13 @@
 use crate::simd::Body;
 
 /// `out = formula(x_0, x_1, ...)`, element by element.
-pub(super) struct Each<'a, const N: usize, F> {
+pub struct Each<'a, const N: usize, F> {
     /// The operands, as long as `out`.
-    pub(super) x: [&'a [f32]; N],
+    pub x: [&'a [f32]; N],
     /// What is made of one element of each; every step rounded to f32, nothing fused.
-    pub(super) formula: F,
+    pub formula: F,
     /// What is filled.
-    pub(super) out: &'a mut [f32],
+    pub out: &'a mut [f32],
 }
 
 impl<const N: usize, F: Fn([f32; N]) -> f32> Body for Each<'_, N, F> {

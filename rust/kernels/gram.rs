@@ -7,7 +7,8 @@
 
 #![allow(clippy::inline_always)]
 
-use super::Stretch;
+use super::kernel::Sums;
+use super::tile::Tile;
 use crate::simd::{Body, Isa, LANES, total};
 
 /// The inner products of `x_0, d_1, ..., d_n`, upper triangle, row by row, in f64.
@@ -29,10 +30,10 @@ impl Gram {
         self.products.fill(0.0);
     }
 
-    /// Adds a stretch of at most one block.
-    pub fn add(&mut self, stretch: Stretch) {
-        let (reference, isa) = (stretch.operands[0], stretch.isa);
-        let others = &stretch.operands[1..];
+    /// Adds a tile of at most one block.
+    pub fn add(&mut self, tile: Tile) {
+        let (reference, isa) = (tile.operands[0], tile.isa);
+        let others = &tile.operands[1..];
         if others.is_empty() {
             self.products[0] += isa.dot(reference, reference);
         }
@@ -66,7 +67,7 @@ impl Gram {
         self.products.iter().map(|product| product.to_bits()).collect()
     }
 
-    /// Those of an earlier look; `None` unless they can be those of so many operands.
+    /// Those of an earlier pass; `None` unless they can be those of so many operands.
     #[must_use]
     pub fn recall(operands: usize, numbers: &[u64]) -> Option<Self> {
         let products: Vec<_> = numbers.iter().map(|bits| f64::from_bits(*bits)).collect();
@@ -81,11 +82,6 @@ impl Gram {
     #[must_use]
     pub fn bytes(operands: usize) -> u64 {
         (operands * operands * size_of::<f64>()) as u64
-    }
-
-    /// Adds the next cell of the grid.
-    pub fn merge_next(&mut self, next: &Self) {
-        self.products.iter_mut().zip(&next.products).for_each(|(sum, next)| *sum += next);
     }
 
     /// `<v_i, v_j>` of `v = x_0, d_1, ..., d_n`.
@@ -111,6 +107,16 @@ impl Gram {
     #[must_use]
     pub fn count(&self) -> usize {
         self.vectors
+    }
+}
+
+impl Sums for Gram {
+    fn is_exact(&self) -> bool {
+        false
+    }
+
+    fn add_next(&mut self, next: Self) {
+        self.products.iter_mut().zip(&next.products).for_each(|(sum, next)| *sum += next);
     }
 }
 
@@ -188,7 +194,7 @@ mod tests {
             .collect();
         let operands: Vec<_> = x.iter().map(Vec::as_slice).collect();
         let mut gram = Gram::new(4);
-        gram.add(Stretch {
+        gram.add(Tile {
             isa: Isa::best(),
             first: 0,
             row: 900,
@@ -218,7 +224,7 @@ mod tests {
                 Isa::available().into_iter().flat_map(|isa| [(isa, 1), (isa, 2), (isa, 4)])
             {
                 let mut gram = Gram::new(count);
-                gram.add(Stretch {
+                gram.add(Tile {
                     isa,
                     first: 0,
                     row: len,
@@ -239,7 +245,7 @@ mod tests {
     fn close_operands_keep_their_difference() {
         let (a, b) = ([1000.0_f32; 512], [1000.0_f32.next_up(); 512]);
         let mut gram = Gram::new(2);
-        gram.add(Stretch {
+        gram.add(Tile {
             isa: Isa::best(),
             first: 0,
             row: 512,

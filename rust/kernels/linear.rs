@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::simd::Isa;
+use super::kernel::Direct;
+use super::tile::Tile;
 
 /// `out = w_0 x_0 + w_1 x_1 + ... + w_n x_n`
 ///
@@ -20,12 +21,8 @@ pub struct Linear {
     pub weights: Vec<f64>,
 }
 
-impl Linear {
-    /// Whether there is one finite weight per operand, and at least one.
-    ///
-    /// # Errors
-    /// A sentence without the place, which the caller knows.
-    pub fn check(&self, operands: usize) -> Result<(), String> {
+impl Direct for Linear {
+    fn check(&self, operands: usize) -> Result<(), String> {
         if operands == 0 || operands != self.weights.len() {
             let weights = self.weights.len();
             return Err(format!(
@@ -38,11 +35,8 @@ impl Linear {
         }
     }
 
-    /// Fills `out` from one block of every operand.
-    ///
-    /// # Panics
-    /// If there is not one operand per weight, or no operand, or the lengths differ.
-    pub fn map(&self, isa: &Isa, operands: &[&[f32]], out: &mut [f32]) {
+    fn map(&self, tile: Tile, out: &mut [f32]) {
+        let (isa, operands) = (tile.isa, tile.operands);
         assert_eq!(operands.len(), self.weights.len(), "operands of a linear kernel");
         let weight = |i: usize| self.weights[i] as f32;
         match *operands {
@@ -60,6 +54,12 @@ impl Linear {
 mod tests {
     use super::*;
     use crate::kernels::naive;
+    use crate::simd::Isa;
+
+    fn map(isa: &'static Isa, linear: &Linear, operands: &[&[f32]], out: &mut [f32]) {
+        let tile = Tile { isa, first: 0, row: out.len(), around: [0, 0], operands };
+        Direct::map(linear, tile, out);
+    }
 
     /// Values of mixed sign and size, different per operand.
     fn operand(seed: u32, len: usize) -> Vec<f32> {
@@ -78,7 +78,7 @@ mod tests {
             let linear = Linear { weights };
             for isa in Isa::available() {
                 let mut out = vec![f32::NAN; 1_001];
-                linear.map(isa, &slices, &mut out);
+                map(isa, &linear, &slices, &mut out);
                 for (i, out) in out.iter().enumerate() {
                     let x: Vec<_> = slices.iter().map(|x| x[i]).collect();
                     let exact = naive::linear(&linear.weights, &x);
@@ -104,12 +104,12 @@ mod tests {
         let linear = Linear { weights: vec![-1.0 - 2.0_f64.powi(-11), x.into()] };
         for isa in Isa::available() {
             let mut out = [f32::NAN; 40];
-            linear.map(isa, &[&[1.0; 40], &[x; 40]], &mut out);
+            map(isa, &linear, &[&[1.0; 40], &[x; 40]], &mut out);
             assert!(out.iter().all(|out| *out == 0.0), "{}: {out:?}", isa.name());
         }
         let linear = Linear { weights: vec![1.0; 3] };
         let mut out = [f32::NAN];
-        linear.map(Isa::best(), &[&[1e30], &[-1e30], &[1.0]], &mut out);
+        map(Isa::best(), &linear, &[&[1e30], &[-1e30], &[1.0]], &mut out);
         assert_eq!(out[0].to_bits(), 1.0_f32.to_bits());
     }
 
@@ -117,7 +117,7 @@ mod tests {
     fn the_first_product_is_not_added_to_zero() {
         let linear = Linear { weights: vec![1.0] };
         let mut out = [f32::NAN];
-        linear.map(Isa::best(), &[&[-0.0]], &mut out);
+        map(Isa::best(), &linear, &[&[-0.0]], &mut out);
         assert_eq!(out[0].to_bits(), (-0.0_f32).to_bits());
     }
 

@@ -1,69 +1,217 @@
-//! What the looks at a unit found, in a few numbers: a later job can be told instead of looking.
-//!
-//! The arguments that are changed from merge to merge (shares, weights, lambda) enter after the
-//! looks, so what is kept is what was found before them: inner products, the ends of sets, sums.
-//! Floats are kept as their bits. Numbers that no look can have found are refused.
+//! What is recalled is what passes found, and nothing that cannot be true is believed.
 
-use super::{Kernel, Learned, Sums, Whole};
+use serde_json::{Value, json};
 
-impl Kernel {
-    /// Of the arguments, all that the statistics depend on, as text. `None` if the kernel does not
-    /// look, or finds a number for each column.
-    #[must_use]
-    pub fn look(&self) -> Option<String> {
-        match self {
-            Self::Combine(_) => Some("gram".to_owned()),
-            Self::Delta(delta) => delta.look(),
-            Self::Adaptive(adaptive) => adaptive.look(),
-            Self::Linear(_)
-            | Self::Rows(_)
-            | Self::Pointwise(_)
-            | Self::Smooth(_)
-            | Self::Matrix(_) => None,
+use super::adaptive::Adaptive;
+use super::combine::{Combine, Weighted};
+use super::delta::{Delta, Sparsifier};
+use super::driven;
+use super::linear::Linear;
+use super::runner::{Run, runner};
+use super::tile::Whole;
+use crate::simd::BLOCK;
+
+/// A unit of three operands with few magnitudes, so that many are equal.
+fn operands(elements: usize) -> Vec<Vec<f32>> {
+    let of =
+        |k: u32, i: u32| ((i * 7 + k * 13).wrapping_mul(0x9E37_79B9) >> 22) as f32 / 512.0 - 1.0;
+    (0..3).map(|k| (0..elements as u32).map(|i| of(k, i)).collect()).collect()
+}
+
+fn whole(x: &[Vec<f32>]) -> Whole {
+    Whole { operands: x.len(), elements: x[0].len() as u64 }
+}
+
+/// A kernel's arguments, as the plan spells them.
+#[derive(Clone, Debug)]
+enum Spec {
+    Combine(Value),
+    Delta(Value),
+    Adaptive(Value),
+}
+
+impl Spec {
+    fn run(&self, whole: Whole) -> Box<dyn Run> {
+        fn of<T: serde::de::DeserializeOwned>(raw: &Value) -> T {
+            serde_json::from_value(raw.clone()).expect("arguments")
         }
+        let run = match self {
+            Self::Combine(raw) => runner(Weighted(of::<Combine>(raw).rule()), whole),
+            Self::Delta(raw) => of::<Delta<Sparsifier>>(raw).runner(whole),
+            Self::Adaptive(raw) => of::<Adaptive>(raw).runner(whole),
+        };
+        run.expect("usable arguments")
     }
 
-    /// The statistics, once the last of them is found: `sums` is the total of a pass, `learned` what
-    /// is known after it.
-    #[must_use]
-    pub fn statistics(&self, sums: &Sums, learned: &Learned) -> Option<Vec<u64>> {
-        match (self, sums) {
-            (Self::Combine(_), Sums::Gram(gram)) => Some(gram.numbers()),
-            (Self::Delta(_), sums) => super::delta::statistics(sums, learned),
-            (Self::Adaptive(adaptive), sums) => adaptive.statistics(sums, learned),
-            _ => None,
-        }
+    /// With what passes found, and that.
+    fn passed(&self, x: &[Vec<f32>]) -> (Box<dyn Run>, Option<Vec<u64>>) {
+        let run = self.run(whole(x));
+        let found = driven::pass(&*run, 64, x);
+        (run, found)
     }
 
-    /// What the looks would teach of a unit with these statistics; `None` if it cannot have them.
-    #[must_use]
-    pub fn recall(&self, whole: Whole, statistics: &[u64]) -> Option<Learned> {
-        match self {
-            Self::Combine(combine) => {
-                let gram = super::gram::Gram::recall(whole.operands, statistics)?;
-                Some(Learned::Weights(combine.weigh(&gram)))
+    /// With what an earlier job found.
+    fn recalled(&self, whole: Whole, statistics: &[u64]) -> Option<Box<dyn Run>> {
+        let mut run = self.run(whole);
+        run.recall(statistics).then_some(run)
+    }
+}
+
+fn mapped(run: &dyn Run, x: &[Vec<f32>]) -> (Vec<u32>, Option<String>) {
+    let (out, note) = driven::map(run, 64, x, BLOCK);
+    (out.iter().map(|x| x.to_bits()).collect(), note)
+}
+
+fn delta(sparsify: &Value, lambda: f64) -> Spec {
+    Spec::Delta(json!({
+        "weights": [0.5, 0.25], "lambda": lambda, "normalize": false, "consensus": "sum",
+        "sparsify": sparsify,
+    }))
+}
+
+/// Kernels that keep statistics, each beside one that may use them: what enters after the
+/// passes is another.
+fn pairs() -> Vec<[Spec; 2]> {
+    let stock = |floor: f64| Spec::Combine(json!({"model_stock": {"floor": floor}}));
+    let stays = json!({"magnitude": {"density": [0.3, 1.0]}});
+    let without = json!({"outliers": {"density": [0.5, 0.2], "gamma": [0.1, 0.9]}});
+    let random = json!({"random": {"density": [0.5, 0.2], "keys": [7, 8], "rescale": "l1"}});
+    let rank = json!({"rank": {
+        "density": [0.5, 0.2], "epsilon": [0.1, 0.1], "keys": [7, 8], "rescale": "l1",
+    }});
+    let sce = |topk: f64, floor: f64| {
+        Spec::Adaptive(json!({"sce": {"select_topk": topk, "floor": floor}}))
+    };
+    let ram =
+        |r: f64| Spec::Adaptive(json!({"ramplus_tl": {"r": r, "alpha": 2.0, "epsilon": 0.1}}));
+    vec![
+        [stock(0.0), Spec::Combine(json!({"karcher": {"max_iter": 9, "tol": 1e-9}}))],
+        [delta(&stays, 1.5), delta(&stays, 0.5)],
+        [delta(&without, 1.5), delta(&without, 0.5)],
+        [delta(&random, 1.5), delta(&random, 0.5)],
+        [delta(&rank, 1.5), delta(&rank, 0.5)],
+        [sce(0.4, 0.0), sce(0.4, 0.5)],
+        [sce(1.0, 0.0), sce(1.0, 0.5)],
+        [ram(0.1), ram(0.7)],
+    ]
+}
+
+#[test]
+fn what_is_recalled_makes_the_same_bits_as_a_pass() {
+    // One block is its own sample; the other is cut by counts, at one of many equal magnitudes.
+    for elements in [BLOCK, 1 << 18] {
+        let x = operands(elements);
+        for [first, other] in pairs() {
+            let kept = first.passed(&x).1.unwrap_or_else(|| panic!("nothing kept: {first:?}"));
+            assert!(kept.len() <= 8, "{first:?}: {}", kept.len());
+            for kernel in [first, other] {
+                let (passed, again) = kernel.passed(&x);
+                assert_eq!(again.as_ref(), Some(&kept), "{kernel:?}");
+                let recalled = kernel.recalled(whole(&x), &kept).expect("true statistics");
+                assert_eq!(recalled.passes(), 0);
+                assert_eq!(mapped(&*recalled, &x), mapped(&*passed, &x), "{kernel:?}");
             }
-            Self::Delta(delta) => delta.recall(whole, statistics),
-            Self::Adaptive(adaptive) => adaptive.recall(whole, statistics),
-            _ => None,
-        }
-    }
-
-    /// How many of the first passes are made all the same, for what they find is too much to keep.
-    #[must_use]
-    pub fn never_recalled(&self) -> usize {
-        match self {
-            Self::Adaptive(adaptive) => adaptive.never_recalled(),
-            _ => 0,
         }
     }
 }
 
-/// Sums of squares or of magnitudes, from their bits.
-pub(super) fn sums_of(statistics: &[u64]) -> Option<Vec<f64>> {
-    let sum = |bits: &u64| Some(f64::from_bits(*bits)).filter(|x| x.is_finite() && *x >= 0.0);
-    statistics.iter().map(sum).collect()
+#[test]
+fn kernels_that_may_share_statistics_ask_for_the_same() {
+    let whole = Whole { operands: 3, elements: 9 };
+    let key = |spec: &Spec| spec.run(whole).key();
+    for [first, other] in pairs() {
+        assert_eq!(key(&first), key(&other));
+        assert!(key(&first).is_some());
+    }
+    let keys: std::collections::BTreeSet<_> = pairs().iter().map(|pair| key(&pair[0])).collect();
+    assert_eq!(keys.len(), pairs().len());
+    let density = |d: f64| key(&delta(&json!({"magnitude": {"density": [d, 1.0]}}), 1.0));
+    assert_ne!(density(0.3), density(0.3_f64.next_up()));
 }
 
-#[cfg(test)]
-mod tests;
+#[test]
+fn quartiles_are_recalled_beside_rows_that_are_passed() {
+    let x = operands(1 << 18)[..2].to_vec();
+    let kernel = Spec::Adaptive(json!({"arcee_fusion": {}}));
+    let (passed, kept) = kernel.passed(&x);
+    let kept = kept.expect("three ends");
+    let recalled = kernel.recalled(whole(&x), &kept).expect("true statistics");
+    assert_eq!(recalled.passes(), 1);
+    assert!(recalled.map().is_none(), "the rows are not known yet");
+    assert_eq!(driven::pass(&*recalled, 64, &x), None);
+    assert_eq!(mapped(&*recalled, &x), mapped(&*passed, &x));
+    assert!(kernel.recalled(whole(&x), &kept[2..]).is_none());
+    let beyond = [&kept[..4], &[u64::MAX, 0]].concat();
+    assert!(kernel.recalled(whole(&x), &beyond).is_none());
+}
+
+#[test]
+fn numbers_that_no_pass_can_find_are_not_believed() {
+    let x = operands(BLOCK);
+    let whole = whole(&x);
+    for [kernel, _] in pairs() {
+        let kept = kernel.passed(&x).1.expect("statistics");
+        assert!(kernel.recalled(whole, &kept[1..]).is_none(), "{kernel:?}: one is missing");
+        let more: Vec<_> = kept.iter().copied().chain([0]).collect();
+        assert!(kernel.recalled(whole, &more).is_none(), "{kernel:?}: one too many");
+        for bad in [f64::NAN.to_bits(), f64::NEG_INFINITY.to_bits(), (-1.0_f64).to_bits()] {
+            let changed: Vec<_> = [bad].into_iter().chain(kept[1..].iter().copied()).collect();
+            assert!(kernel.recalled(whole, &changed).is_none(), "{kernel:?}: {bad:#x}");
+        }
+        assert!(kernel.recalled(whole, &[]).is_none(), "{kernel:?}: nothing");
+    }
+    // A place beyond the end of the unit.
+    let ends = delta(&json!({"magnitude": {"density": [0.3, 1.0]}}), 1.0);
+    assert!(ends.recalled(whole, &[1, BLOCK as u64]).is_some());
+    assert!(ends.recalled(whole, &[1, BLOCK as u64 + 1]).is_none());
+}
+
+#[test]
+fn kernels_without_statistics_ask_for_none() {
+    let whole = Whole { operands: 3, elements: 9 };
+    let random = json!({"density": [0.5, 0.5], "keys": [1, 2], "rescale": "inverse"});
+    let kernels = [
+        runner(Linear { weights: vec![1.0; 3] }, whole).expect("weights"),
+        delta(&json!({"none": {}}), 1.0).run(whole),
+        delta(&json!({"random": random}), 1.0).run(whole),
+        // A number for each column.
+        Spec::Adaptive(json!({"cosine": {"alpha": 0.5, "whole": false}}))
+            .run(Whole { operands: 2, elements: 9 }),
+    ];
+    for mut kernel in kernels {
+        assert_eq!(kernel.key(), None, "{kernel:?}");
+        assert!(!kernel.recall(&[0; 6]), "{kernel:?}");
+    }
+}
+
+#[test]
+fn whatever_numbers_are_recalled_nothing_breaks() {
+    let x = operands(BLOCK);
+    let special = [
+        0,
+        1,
+        BLOCK as u64,
+        u64::MAX,
+        i32::MAX as u64,
+        f64::MAX.to_bits(),
+        f64::MIN_POSITIVE.to_bits(),
+        f64::NAN.to_bits(),
+        1.0_f64.to_bits(),
+        (BLOCK as f64).to_bits(),
+    ];
+    let (mut state, mut believed) = (7_u64, 0);
+    let mut next = |n: usize| {
+        state = state.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(1);
+        (state >> 33) as usize % n
+    };
+    for [kernel, _] in pairs() {
+        for _ in 0..3000 {
+            let numbers: Vec<_> = (0..next(8)).map(|_| special[next(special.len())]).collect();
+            if let Some(run) = kernel.recalled(whole(&x), &numbers) {
+                believed += 1;
+                assert_eq!(mapped(&*run, &x).0.len(), BLOCK);
+            }
+        }
+    }
+    assert!(believed > 100, "{believed}"); // there is something to break
+}

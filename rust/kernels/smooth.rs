@@ -4,8 +4,9 @@
 
 use serde::Deserialize;
 
-use super::Stretch;
 use super::each::Each;
+use super::kernel::Direct;
+use super::tile::Tile;
 use crate::simd::Body;
 
 /// `out = a + alpha G(M(b - c))` of operands `a, b, c`: `M` is the median of an element and its
@@ -40,10 +41,10 @@ const BELL: [f64; REACH + 1] = [
 ];
 
 /// Rows that an element's value depends on, above and below its own.
-pub(super) const HALO: usize = REACH + 1;
+const HALO: usize = REACH + 1;
 
-impl Smooth {
-    pub(super) fn check(&self, operands: usize) -> Result<(), String> {
+impl Direct for Smooth {
+    fn check(&self, operands: usize) -> Result<(), String> {
         if operands != 3 {
             return Err(format!("smooth of {operands} operands, expected 3"));
         }
@@ -53,19 +54,27 @@ impl Smooth {
         Ok(())
     }
 
-    /// Bytes beside the operands: differences, medians, columns; a cell's elements are in each.
-    pub(super) fn state_bytes(stretch: usize) -> u64 {
-        3 * (stretch * size_of::<f32>()) as u64
+    fn by_rows(&self) -> bool {
+        true
     }
 
-    pub(super) fn map(&self, stretch: Stretch, out: &mut [f32]) {
-        let [a, b, c] = stretch.operands else { return };
-        let (isa, row) = (stretch.isa, stretch.row.max(1));
-        let [before, after] = stretch.around.map(|around| around / row);
+    fn halo(&self) -> usize {
+        HALO
+    }
+
+    /// Differences, medians, columns; a cell's elements are in each.
+    fn state_bytes(&self, _: usize, tile: usize) -> u64 {
+        3 * (tile * size_of::<f32>()) as u64
+    }
+
+    fn map(&self, tile: Tile, out: &mut [f32]) {
+        let [a, b, c] = tile.operands else { return };
+        let (isa, row) = (tile.isa, tile.row.max(1));
+        let [before, after] = tile.around.map(|around| around / row);
         let rows = out.len() / row;
         let mut difference = vec![0.0; b.len()];
         isa.run(Each { x: [b, c], formula: |[b, c]: [f32; 2]| b - c, out: &mut difference });
-        // Where less than the halo is shown, the unit ends; elsewhere no mirror is looked into.
+        // Where less than the halo is shown, the unit ends; elsewhere no mirror is reached.
         let shown = Mirror { count: before + rows + after };
         let mut medians = vec![0.0; b.len()];
         for i in 0..shown.count {

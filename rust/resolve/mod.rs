@@ -1,6 +1,6 @@
 //! A plan checked against the files it names.
 //!
-//! Every name, dtype, shape and row range is looked up again: a stale or hostile plan is an error
+//! Every name, dtype, shape and row range is checked again: a stale or hostile plan is an error
 //! here, before anything is written, and never a wrong read later.
 
 mod network;
@@ -15,11 +15,13 @@ use crate::dtype::{Dtype, Overflow};
 use crate::error::{Error, Result, quoted};
 use crate::format::safetensors::{self, Header, Tensor};
 use crate::io::source::{FileIdentity, Identity, LocalFile, Source};
-use crate::kernels::{Kernel, Linear};
+use crate::kernels::linear::Linear;
+use crate::kernels::runner::runner;
+use crate::kernels::tile::Whole;
+pub use crate::plan::Action;
 use crate::plan::{Mode, OpSpec, OperandSpec, Options, OutputSpec, Plan, RowsSpec, UnitSpec};
 
-pub use self::recall::Looked;
-pub use self::unit::{Action, Operand, Unit};
+pub use self::unit::{Operand, Unit};
 
 /// A plan whose every reference is known to be good.
 #[derive(Debug)]
@@ -62,9 +64,9 @@ pub fn resolve(plan: &Plan, options: &Options) -> Result<Work> {
     let inputs = open_inputs(plan, options)?;
     let files = lay_out(plan)?;
     let units = resolve_units(plan, &inputs)?;
-    let looks = |unit: &&Unit| matches!(unit.action, Action::Analyze(_));
+    let analyzes = |unit: &&Unit| matches!(unit.action, Action::Analyze(_));
     let makes = matches!(options.mode, Mode::Write | Mode::Check);
-    if let Some(unit) = units.iter().find(looks).filter(|_| makes) {
+    if let Some(unit) = units.iter().find(analyzes).filter(|_| makes) {
         let name = quoted(&unit.name);
         return Err(Error::plan(format!("plan unit {name}: `analyze` makes nothing to write")));
     }
@@ -209,21 +211,27 @@ fn resolve_unit(
             }
         });
     }
-    let action = action_of(&spec.op, output.dtype, &operands, &here)?;
-    if let Action::Compute(kernel) = &action
-        && elements > kernel.longest()
+    let action = action_of(&spec.op, output.dtype, &operands, elements)
+        .map_err(|what| Error::plan(format!("{here}: {what}")))?;
+    if let Action::Compute(run) = &action
+        && elements > run.longest()
     {
-        let longest = kernel.longest();
+        let longest = run.longest();
         let what = format!("{here}: {elements} elements, expected at most {longest} for its op");
         return Err(Error::plan(what));
     }
     let (name, dtype) = (spec.name.clone(), output.dtype);
     let row_elements = usize::try_from(row_elements).map_err(|_| too_large(&here))?;
-    let (file, recalled) = (output.file, None);
-    Ok(Unit { name, file, elements, row_elements, dtype, action, operands, recalled })
+    Ok(Unit { name, file: output.file, elements, row_elements, dtype, action, operands })
 }
 
-fn action_of(op: &OpSpec, dtype: Dtype, operands: &[Operand], here: &str) -> Result<Action> {
+/// How a unit is filled, or what is wrong with that.
+fn action_of(
+    op: &OpSpec,
+    dtype: Dtype,
+    operands: &[Operand],
+    elements: u64,
+) -> std::result::Result<Action, String> {
     let dtypes: Vec<Option<Dtype>> = operands
         .iter()
         .map(|o| match o {
@@ -232,39 +240,21 @@ fn action_of(op: &OpSpec, dtype: Dtype, operands: &[Operand], here: &str) -> Res
         })
         .collect();
     let same_dtype = dtypes.iter().all(|d| *d == Some(dtype));
-    let action = match op {
-        OpSpec::Copy(_) if operands.len() == 1 && same_dtype => return Ok(Action::Copy),
-        OpSpec::Same(_) if !operands.is_empty() && same_dtype => return Ok(Action::Same),
-        OpSpec::Same(_) => {
-            return Err(Error::plan(format!(
-                "{here}: `same` needs operands of dtype {}",
-                dtype.name()
-            )));
-        }
-        OpSpec::Copy(_) => Action::Compute(Kernel::Linear(Linear { weights: vec![1.0] })),
-        OpSpec::Linear(linear) => Action::Compute(Kernel::Linear(linear.clone())),
-        OpSpec::Combine(combine) => Action::Compute(Kernel::Combine(combine.clone())),
-        OpSpec::Rows(rows) => Action::Compute(Kernel::Rows(rows.clone())),
-        OpSpec::Delta(delta) => Action::Compute(Kernel::Delta(delta.clone())),
-        OpSpec::Pointwise(pointwise) => Action::Compute(Kernel::Pointwise(pointwise.clone())),
-        OpSpec::Adaptive(adaptive) => Action::Compute(Kernel::Adaptive(adaptive.clone())),
-        OpSpec::Smooth(smooth) => Action::Compute(Kernel::Smooth(smooth.clone())),
-        OpSpec::Matrix(matrix) => Action::Compute(Kernel::Matrix(matrix.clone())),
-        OpSpec::Analyze(analyze) => Action::Analyze(*analyze),
+    let whole = Whole { operands: operands.len(), elements };
+    let action = match op.clone().action(whole)? {
+        Action::Copy if operands.len() == 1 && same_dtype => return Ok(Action::Copy),
+        Action::Copy => Action::Compute(runner(Linear { weights: vec![1.0] }, whole)?),
+        Action::Same if !operands.is_empty() && same_dtype => return Ok(Action::Same),
+        Action::Same => return Err(format!("`same` needs operands of dtype {}", dtype.name())),
+        action => action,
     };
-    let checked = match &action {
-        Action::Compute(kernel) => kernel.check(operands.len()),
-        Action::Analyze(analyze) => analyze.check(operands.len()),
-        Action::Copy | Action::Same => Ok(()),
-    };
-    checked.map_err(|what| Error::plan(format!("{here}: {what}")))?;
     let floats = dtypes.iter().flatten().chain([&dtype]);
     match floats.into_iter().find(|d| d.float().is_none()) {
         None => Ok(action),
-        Some(other) => Err(Error::plan(format!(
-            "{here}: dtype {} cannot be computed with, expected F32, F16, BF16, F8_E4M3 or F8_E5M2",
+        Some(other) => Err(format!(
+            "dtype {} cannot be computed with, expected F32, F16, BF16, F8_E4M3 or F8_E5M2",
             other.name()
-        ))),
+        )),
     }
 }
 

@@ -1,7 +1,8 @@
-//! One unit whose every reference is known to be good, and how it is looked at.
+//! One unit whose every reference is known to be good, and what is made of it at once.
 
 use crate::dtype::Dtype;
-use crate::kernels::{Kernel, Learned, Whole};
+use crate::kernels::runner::Run;
+use crate::plan::Action;
 use crate::simd::BLOCK;
 use crate::stats::{Analyze, CELL, matrix};
 
@@ -22,21 +23,6 @@ pub struct Unit {
     pub action: Action,
     /// What goes in.
     pub operands: Vec<Operand>,
-    /// What looks would teach, if an earlier job has told.
-    pub recalled: Option<Learned>,
-}
-
-/// How a unit is filled.
-#[derive(Debug)]
-pub enum Action {
-    /// The bytes of the only operand.
-    Copy,
-    /// The bytes of the first operand, to which all others must be equal.
-    Same,
-    /// A formula in f32, rounded once.
-    Compute(Kernel),
-    /// Nothing is made of the operands; they are looked at beside each other.
-    Analyze(Analyze),
 }
 
 /// Something a unit is made of.
@@ -60,7 +46,7 @@ impl Unit {
     #[must_use]
     pub fn cell(&self) -> usize {
         match &self.action {
-            Action::Compute(kernel) if kernel.by_rows() => {
+            Action::Compute(run) if run.by_rows() => {
                 let row = self.row_elements.max(1);
                 (CELL / row).max(1) * row
             }
@@ -71,47 +57,47 @@ impl Unit {
 
     /// Elements decoded at once.
     #[must_use]
-    pub fn stretch(&self) -> usize {
-        match &self.action {
-            Action::Compute(kernel) if kernel.by_rows() => self.cell() + 2 * self.halo(),
-            _ => BLOCK,
-        }
+    pub fn tile(&self) -> usize {
+        if self.by_rows() { self.cell() + 2 * self.halo() } else { BLOCK }
     }
 
-    /// Its formula, if there is one.
+    /// Whether a tile must be whole rows.
     #[must_use]
-    pub fn kernel(&self) -> Option<&Kernel> {
+    pub fn by_rows(&self) -> bool {
+        self.run().is_some_and(Run::by_rows)
+    }
+
+    /// Its formula at work, if there is one that is not of the whole at once.
+    #[must_use]
+    pub fn run(&self) -> Option<&dyn Run> {
         match &self.action {
-            Action::Compute(kernel) => Some(kernel),
-            Action::Copy | Action::Same | Action::Analyze(_) => None,
+            Action::Compute(run) => Some(&**run),
+            Action::Copy | Action::Same | Action::Solve(_) | Action::Analyze(_) => None,
         }
     }
 
     /// Elements before and after those it fills that a part must see.
     #[must_use]
     pub fn halo(&self) -> usize {
-        self.kernel().map_or(0, |kernel| kernel.halo() * self.row_elements.max(1))
+        self.run().map_or(0, |run| run.halo() * self.row_elements.max(1))
     }
 
-    /// How often the unit is looked at before it is combined.
+    /// How many passes there are before the unit is mapped.
     #[must_use]
     pub fn passes(&self) -> usize {
-        let passes = if self.recalled.is_some() { Kernel::never_recalled } else { Kernel::passes };
-        self.kernel().map_or(0, passes)
+        self.run().map_or(0, Run::passes)
     }
 
     /// Bytes of what is known of the unit while it is made.
     #[must_use]
     pub fn kept_bytes(&self) -> u64 {
-        let whole = Whole { operands: self.operands.len(), elements: self.elements };
-        self.kernel().map_or(0, |kernel| kernel.kept_bytes(whole))
+        self.run().map_or(0, Run::kept_bytes)
     }
 
-    /// Bytes of sums that a worker holds while it looks.
+    /// Bytes of sums that a worker holds in a pass.
     #[must_use]
     pub fn state_bytes(&self) -> u64 {
-        let operands = self.operands.len();
-        self.kernel().map_or(0, |kernel| kernel.state_bytes(operands, self.stretch()))
+        self.run().map_or(0, |run| run.state_bytes(self.tile()))
     }
 
     /// Elements of a row, if an analysis sees the unit as a matrix.
@@ -125,7 +111,7 @@ impl Unit {
     pub fn cell_bytes(&self) -> u64 {
         match &self.action {
             Action::Analyze(_) => Analyze::cell_bytes(self.operands.len()),
-            Action::Compute(_) | Action::Copy | Action::Same => 0,
+            _ => 0,
         }
     }
 }

@@ -6,13 +6,13 @@
 //! difference has. An element of which any operand is not finite enters none of it.
 //!
 //! A unit whose rows have 2 to [`CELL`] elements, and that has two rows, is a matrix: its cells are
-//! whole rows, looked at in pieces of at most [`BLOCK`]. Any other unit is a vector.
+//! whole rows, seen in pieces of at most [`BLOCK`]. Any other unit is a vector.
 
 use serde::{Deserialize, Serialize};
 
 use super::CELL;
 use crate::dtype::Float;
-use crate::kernels::Stretch;
+use crate::kernels::tile::Tile;
 use crate::simd::{BLOCK, Body, Isa, LANES, total};
 use crate::stats::sketch::{Sketch, Spread};
 
@@ -103,8 +103,8 @@ impl Analysis {
 
     /// Adds a piece of at most [`BLOCK`] finite elements; of a matrix it lies in one row, from
     /// `column` on.
-    pub fn add(&mut self, analyze: Analyze, to: Float, stretch: Stretch, column: usize) {
-        let Stretch { isa, operands, .. } = stretch;
+    pub fn add(&mut self, analyze: Analyze, to: Float, tile: Tile, column: usize) {
+        let Tile { isa, operands, .. } = tile;
         let (a, b) = (operands[operands.len() - 2], operands[operands.len() - 1]);
         let counts = isa.run(Compare::new(analyze, to, a, b));
         self.identical += counts[0];
@@ -125,8 +125,8 @@ impl Analysis {
 
     /// A piece of which something is not finite: those elements are zero in every operand.
     #[cold]
-    pub fn add_masked(&mut self, analyze: Analyze, to: Float, stretch: Stretch, column: usize) {
-        let operands = stretch.operands;
+    pub fn add_masked(&mut self, analyze: Analyze, to: Float, tile: Tile, column: usize) {
+        let operands = tile.operands;
         let mut copies: Vec<Vec<f32>> = operands.iter().map(|x| x.to_vec()).collect();
         let (a, b) = (operands[operands.len() - 2], operands[operands.len() - 1]);
         for i in 0..a.len() {
@@ -139,7 +139,7 @@ impl Analysis {
             }
         }
         let operands: Vec<_> = copies.iter().map(Vec::as_slice).collect();
-        self.add(analyze, to, Stretch { operands: &operands, ..stretch }, column);
+        self.add(analyze, to, Tile { operands: &operands, ..tile }, column);
     }
 
     /// Ends a row of a matrix.
@@ -287,7 +287,7 @@ impl Body for Agree<'_> {
     }
 }
 
-/// The pieces that a range of a unit is looked at in: `(first, end, column, ends its row)`.
+/// The pieces that a range of a unit is seen in: `(first, end, column, ends its row)`.
 pub fn pieces(
     range: std::ops::Range<usize>,
     row: Option<usize>,

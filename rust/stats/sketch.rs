@@ -1,4 +1,4 @@
-//! How many directions a matrix has, from one look at its rows.
+//! How many directions a matrix has, from one pass over its rows.
 //!
 //! The participation ratio of the singular values, `(sum s^2)^2 / sum s^4`, is 1 for a matrix of rank
 //! one, `r` for `r` equal singular values, and `nm / (n + m)` for noise of shape (n, m). It is
@@ -16,7 +16,7 @@ use std::sync::OnceLock;
 use serde::Serialize;
 
 use super::CELL;
-use crate::kernels::noise;
+use crate::math::noise;
 use crate::simd::{BLOCK, Body, Isa, LANES, Lanes, total};
 
 /// By how much T turns its buckets, and after how many columns they are back.

@@ -4,10 +4,11 @@
 
 use serde::Deserialize;
 
-use super::{Facts, Formula, expect_operands};
+use crate::kernels::check::expect_operands;
 use crate::kernels::each::Each;
-use crate::kernels::sums::Sums;
-use crate::kernels::{Stretch, Whole};
+use crate::kernels::kernel::{Kernel, Next, Step, Sums};
+use crate::kernels::select::LONGEST;
+use crate::kernels::tile::{Tile, Whole};
 
 /// `out = (1 - k) a + k b` of operands `a, b`, with `k = 1 - s` and `s = c - alpha`, at least 0 and
 /// at most 1, where `c` is the cosine of the two columns the element is in; with `whole` the mean
@@ -18,7 +19,7 @@ use crate::kernels::{Stretch, Whole};
 /// formed in f64 and rounded to f32 once. A unit of one dimension is one column.
 ///
 /// Source: `add_cosine_a` and, with `whole`, `add_cosine_b` of sd-mecha, after the modes `cosineA`
-/// and `cosineB` of sd-webui-supermerger, which besides stretch the cosines to those of the model.
+/// and `cosineB` of sd-webui-supermerger, which besides scale the cosines to those of the model.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct Cosine {
@@ -31,7 +32,26 @@ pub struct Cosine {
 /// Sums of a column: `a b`, `a a`, `b b`.
 const SUMS: usize = 3;
 
-impl Formula for Cosine {
+/// [`SUMS`] for each column, one after the other; none at all stands for as many zeros as there are.
+#[derive(Clone, Debug)]
+pub struct Products(Vec<f64>);
+
+impl Sums for Products {
+    fn is_exact(&self) -> bool {
+        false
+    }
+
+    fn add_next(&mut self, next: Self) {
+        self.0.resize(self.0.len().max(next.0.len()), 0.0);
+        self.0.iter_mut().zip(next.0).for_each(|(sum, next)| *sum += next);
+    }
+}
+
+impl Kernel for Cosine {
+    type Sums = Products;
+    /// The share of the second operand in each column.
+    type Learned = Vec<f32>;
+
     fn check(&self, operands: usize) -> Result<(), String> {
         expect_operands("cosine", operands, operands == 2, "2")?;
         if (self.alpha as f32).is_finite() {
@@ -44,23 +64,25 @@ impl Formula for Cosine {
         true
     }
 
+    fn longest(&self) -> u64 {
+        LONGEST
+    }
+
     fn passes(&self) -> usize {
         1
     }
 
-    fn start(&self, _: usize, _: Whole, _: &Facts) -> Option<Sums> {
-        Some(Sums::Totals(Vec::new())) // how many columns there are, the first stretch tells
+    fn start(&self, _: Whole) -> Next<Self> {
+        Step::Pass(Products(Vec::new())) // how many columns there are, the first tile tells
     }
 
-    fn reduce(&self, _: usize, stretch: Stretch, _: &Facts, sums: &mut Sums) {
-        let (Sums::Totals(totals), [a, b]) = (sums, stretch.operands) else { return };
-        let row = stretch.row.max(1);
+    fn reduce(&self, tile: Tile, Products(totals): &mut Products) {
+        let row = tile.row.max(1);
         totals.resize(SUMS * row, 0.0);
-        stretch.isa.run(Columns { a, b, row, totals });
+        tile.isa.run(Columns { a: tile.operands[0], b: tile.operands[1], row, totals });
     }
 
-    fn learn(&self, _: usize, sums: &Sums, _: &Facts) -> Facts {
-        let Sums::Totals(totals) = sums else { return Facts::default() };
+    fn learn(&self, Products(totals): Products) -> Next<Self> {
         let columns = totals.len() / SUMS;
         let of = |sum: usize| &totals[sum * columns..(sum + 1) * columns];
         let cosine =
@@ -71,19 +93,18 @@ impl Formula for Cosine {
             let cosine = if self.whole { f64::midpoint(own, unit) } else { own };
             (1.0 - (cosine - self.alpha).clamp(0.0, 1.0)) as f32
         };
-        Facts { numbers: (0..columns).map(share).collect(), ..Facts::default() }
+        Step::Known((0..columns).map(share).collect())
     }
 
-    fn state_bytes(&self, _: usize, stretch: usize) -> u64 {
-        (stretch * SUMS * size_of::<f64>()) as u64
+    fn state_bytes(&self, _: usize, tile: usize) -> u64 {
+        (tile * SUMS * size_of::<f64>()) as u64
     }
 
-    fn map(&self, stretch: Stretch, facts: &Facts, out: &mut [f32]) {
-        let (row, [a, b]) = (stretch.row.max(1), stretch.operands) else { return };
-        let share = facts.numbers.as_slice();
+    fn map(&self, tile: Tile, shares: &Vec<f32>, out: &mut [f32]) {
+        let (row, a, b) = (tile.row.max(1), tile.operands[0], tile.operands[1]);
         for ((out, a), b) in out.chunks_mut(row).zip(a.chunks(row)).zip(b.chunks(row)) {
             let formula = |[a, b, k]: [f32; 3]| (1.0 - k) * a + k * b;
-            stretch.isa.run(Each { x: [a, b, share], formula, out });
+            tile.isa.run(Each { x: [a, b, shares], formula, out });
         }
     }
 }

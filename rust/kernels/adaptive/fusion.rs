@@ -2,14 +2,17 @@
 
 #![allow(clippy::inline_always)]
 
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
 use serde::Deserialize;
 
-use super::{Facts, Formula, expect_operands};
+use crate::kernels::check::expect_operands;
 use crate::kernels::each::Each;
-use crate::kernels::exp::{exp, ln};
-use crate::kernels::select::{Cut, LOOKS_FOR_VALUE, Sample, Tally, Target};
-use crate::kernels::sums::Sums;
-use crate::kernels::{Stretch, Whole};
+use crate::kernels::kernel::{Kernel, Next, Step, Sums};
+use crate::kernels::select::{self, Cut, LONGEST, PASSES_FOR_VALUE, Sample, Search, Target};
+use crate::kernels::tile::{Tile, Whole};
+use crate::math::exp::{exp, ln};
 use crate::simd::{BLOCK, Body};
 
 /// `out = b + (x - b) [g >= h]` of a base `b` and a model `x`, with the importance `g = |x - b| D`.
@@ -28,22 +31,60 @@ use crate::simd::{BLOCK, Body};
 #[serde(deny_unknown_fields)]
 pub struct ArceeFusion {}
 
-/// Passes before the quartiles are looked for.
-const BEFORE: usize = 1;
+/// How many quartiles there are.
+const QUARTILES: usize = 3;
+
+/// What a pass sums: first the divergence of every row, then what finds the quartiles.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    elements: u64,
+    /// The divergences of the rows that were seen.
+    rows: Vec<f32>,
+    /// All divergences, once they are known, and counts of importances.
+    search: Option<(Divergences, Search)>,
+    /// The quartiles, if an earlier job found them.
+    quartiles: Option<Quartiles>,
+}
+
+type Divergences = Arc<Vec<f32>>;
+type Quartiles = [Cut; QUARTILES];
+
+/// What is known of a unit.
+#[derive(Debug)]
+pub struct Facts {
+    divergences: Divergences,
+    quartiles: Quartiles,
+}
+
+impl Sums for Seen {
+    fn is_exact(&self) -> bool {
+        true // rows are not added up, but stand in order
+    }
+
+    fn flush(&mut self) {
+        self.search.iter_mut().for_each(|(_, search)| search.flush());
+    }
+
+    fn add_next(&mut self, next: Self) {
+        self.rows.extend(next.rows);
+        let searches = self.search.iter_mut().zip(next.search);
+        searches.for_each(|((_, sum), (_, next))| sum.add_next(next));
+    }
+}
 
 impl ArceeFusion {
     /// Shows the importances of whole rows, as bits, a block at most at once.
-    fn importances(stretch: Stretch, facts: &Facts, mut show: impl FnMut(usize, &[u32])) {
-        let [base, x] = stretch.operands else { return };
-        let row = if stretch.row > 1 { stretch.row } else { base.len().max(1) };
+    fn importances(tile: Tile, divergences: &[f32], mut show: impl FnMut(usize, &[u32])) {
+        let (base, x) = (tile.operands[0], tile.operands[1]);
+        let row = if tile.row > 1 { tile.row } else { base.len().max(1) };
         let mut room = [0; BLOCK];
         for (i, first) in (0..base.len()).step_by(row).enumerate() {
             let end = base.len().min(first + row);
-            let divergence = Self::divergence(stretch, facts, i);
+            let divergence = Self::divergence(tile, divergences, i);
             for at in (first..end).step_by(BLOCK) {
                 let block = at..end.min(at + BLOCK);
                 let out = &mut room[..block.len()];
-                stretch.isa.run(Importance {
+                tile.isa.run(Importance {
                     base: &base[block.clone()],
                     x: &x[block],
                     divergence,
@@ -54,25 +95,16 @@ impl ArceeFusion {
         }
     }
 
-    /// That of the i-th row of a stretch.
-    fn divergence(stretch: Stretch, facts: &Facts, i: usize) -> f32 {
-        if stretch.row <= 1 {
-            return 1.0;
-        }
-        let first = stretch.first / stretch.row as u64;
-        facts.numbers.get(first as usize + i).copied().unwrap_or(f32::NAN)
-    }
-
-    fn threshold(facts: &Facts) -> f32 {
-        let value = |target: &Target| target.cut().map_or(f32::NAN, |cut| f32::from_bits(cut.bits));
-        match facts.targets.as_slice() {
-            [lower, middle, upper] => value(middle) + 1.5 * (value(upper) - value(lower)),
-            _ => f32::NAN,
-        }
+    /// That of the i-th row of a tile.
+    fn divergence(tile: Tile, divergences: &[f32], i: usize) -> f32 {
+        if tile.row <= 1 { 1.0 } else { divergences[(tile.first / tile.row as u64) as usize + i] }
     }
 }
 
-impl Formula for ArceeFusion {
+impl Kernel for ArceeFusion {
+    type Sums = Seen;
+    type Learned = Facts;
+
     fn check(&self, operands: usize) -> Result<(), String> {
         expect_operands("arcee fusion", operands, operands == 2, "a base and a model")
     }
@@ -81,107 +113,102 @@ impl Formula for ArceeFusion {
         true
     }
 
+    fn longest(&self) -> u64 {
+        LONGEST
+    }
+
     fn passes(&self) -> usize {
-        BEFORE + LOOKS_FOR_VALUE
+        1 + PASSES_FOR_VALUE
     }
 
-    fn start(&self, pass: usize, whole: Whole, facts: &Facts) -> Option<Sums> {
-        match pass {
-            0 => Some(Sums::Rows(Vec::new())),
-            BEFORE => Some(Sums::Samples(vec![Sample::new(whole.elements)])),
-            _ => facts.open().then(|| Sums::Tallies(vec![Tally::new(self.targets()); 3])),
+    fn start(&self, whole: Whole) -> Next<Self> {
+        let elements = whole.elements;
+        Step::Pass(Seen { elements, rows: Vec::new(), search: None, quartiles: None })
+    }
+
+    fn reduce(&self, tile: Tile, Seen { rows, search, .. }: &mut Seen) {
+        if let Some((divergences, search)) = search {
+            Self::importances(tile, divergences, |at, importances| {
+                search.add(tile.isa, 0, tile.first + at as u64, importances);
+            });
+        } else if tile.row > 1 {
+            let mut room = vec![0.0; 2 * tile.row];
+            let (base, x) = (tile.operands[0], tile.operands[1]);
+            for (base, x) in base.chunks(tile.row).zip(x.chunks(tile.row)) {
+                rows.push(tile.isa.run(Divergence { base, x, room: &mut room }));
+            }
         }
     }
 
-    fn reduce(&self, _: usize, stretch: Stretch, facts: &Facts, sums: &mut Sums) {
-        match sums {
-            Sums::Rows(rows) if stretch.row > 1 => {
-                let [base, x] = stretch.operands else { return };
-                let mut room = vec![0.0; 2 * stretch.row];
-                for (base, x) in base.chunks(stretch.row).zip(x.chunks(stretch.row)) {
-                    rows.push(stretch.isa.run(Divergence { base, x, room: &mut room }));
-                }
+    fn learn(&self, seen: Seen) -> Next<Self> {
+        let Seen { elements, rows, search, quartiles } = seen;
+        let (divergences, search) = match (search, quartiles) {
+            (None, Some(quartiles)) => {
+                return Step::Known(Facts { divergences: Arc::new(rows), quartiles });
             }
-            Sums::Samples(samples) => Self::importances(stretch, facts, |at, importances| {
-                samples[0].add(stretch.first + at as u64, importances);
-            }),
-            Sums::Tallies(tallies) => Self::importances(stretch, facts, |at, importances| {
-                for (target, tally) in facts.targets.iter().zip(&mut *tallies) {
-                    if target.cut().is_none() {
-                        let first = stretch.first + at as u64;
-                        target.count(stretch.isa, first, importances, tally);
-                    }
-                }
-            }),
-            _ => {}
+            (None, None) => (Arc::new(rows), ControlFlow::Continue(Search::sample(1, elements))),
+            (Some((divergences, search)), _) => (divergences, search.next(targets)),
+        };
+        match search {
+            ControlFlow::Continue(search) => {
+                let search = Some((divergences, search));
+                Step::Pass(Seen { elements, rows: Vec::new(), search, quartiles })
+            }
+            ControlFlow::Break(ends) => {
+                let quartiles = [0, 1, 2].map(|k: usize| ends[k].1);
+                Step::Known(Facts { divergences, quartiles })
+            }
         }
     }
 
-    fn learn(&self, _: usize, sums: &Sums, facts: &Facts) -> Facts {
-        match sums {
-            // The quartiles are here already if an earlier job told them.
-            Sums::Rows(rows) => Facts { numbers: rows.clone(), targets: facts.targets.clone() },
-            Sums::Samples(samples) => {
-                let last = samples[0].elements().saturating_sub(1);
-                let rank = |k: u64| last + 1 - k * last / 4;
-                let target = |k| Target::value(rank(k), &samples[0]);
-                Facts { numbers: facts.numbers.clone(), targets: [1, 2, 3].map(target).to_vec() }
-            }
-            Sums::Tallies(tallies) => {
-                let both = facts.targets.iter().zip(tallies);
-                let targets = both.map(|(target, tally)| target.learn(tally)).collect();
-                Facts { numbers: facts.numbers.clone(), targets }
-            }
-            _ => facts.clone(),
-        }
-    }
-
-    fn targets(&self) -> u64 {
-        3
-    }
-
-    fn never_recalled(&self) -> usize {
-        BEFORE
-    }
-
-    fn look(&self) -> Option<String> {
+    fn key(&self) -> Option<String> {
         Some("arcee quartiles".to_owned())
     }
 
-    fn statistics(&self, sums: &Sums, facts: &Facts) -> Option<Vec<u64>> {
-        if let Sums::Rows(_) = sums {
-            return None;
-        }
-        let cuts: Option<Vec<_>> = facts.targets.iter().map(Target::cut).collect();
-        Some(cuts?.into_iter().flat_map(Cut::numbers).collect())
+    fn statistics(&self, facts: &Facts) -> Option<Vec<u64>> {
+        Some(facts.quartiles.iter().flat_map(|cut| cut.numbers()).collect())
     }
 
-    fn recall(&self, whole: Whole, statistics: &[u64]) -> Option<Facts> {
+    /// A number for each row is too much to keep: the rows are seen once more.
+    fn recall(&self, whole: Whole, statistics: &[u64]) -> Option<Next<Self>> {
         let (pairs, rest) = statistics.as_chunks::<2>();
-        let known = |pair: &[u64; 2]| Some(Target::known(0, Cut::of(*pair, whole.elements)?));
-        let right = pairs.len() as u64 == self.targets() && rest.is_empty();
-        let targets = right.then(|| pairs.iter().map(known).collect::<Option<_>>())??;
-        Some(Facts { targets, ..Facts::default() })
+        let cuts = pairs.iter().map(|pair| Cut::of(*pair, whole.elements));
+        let quartiles = cuts.collect::<Option<Vec<_>>>()?.try_into().ok();
+        let elements = whole.elements;
+        let begun = Seen { elements, rows: Vec::new(), search: None, quartiles };
+        (rest.is_empty() && quartiles.is_some()).then_some(Step::Pass(begun))
     }
 
-    fn state_bytes(&self, _: usize, stretch: usize) -> u64 {
-        (2 * stretch * size_of::<f64>()) as u64
+    fn state_bytes(&self, _: usize, tile: usize) -> u64 {
+        (2 * tile * size_of::<f64>()) as u64 + select::state_bytes(QUARTILES as u64)
     }
 
-    fn map(&self, stretch: Stretch, facts: &Facts, out: &mut [f32]) {
-        let [base, x] = stretch.operands else { return };
-        let threshold = Self::threshold(facts);
+    fn kept_bytes(&self, _: Whole) -> u64 {
+        select::kept_bytes(1, QUARTILES as u64)
+    }
+
+    fn map(&self, tile: Tile, facts: &Facts, out: &mut [f32]) {
+        let (base, x) = (tile.operands[0], tile.operands[1]);
+        let [lower, middle, upper] = facts.quartiles.map(|cut| f32::from_bits(cut.bits));
+        let threshold = middle + 1.5 * (upper - lower);
         let mut taken = [0.0; BLOCK];
-        Self::importances(stretch, facts, |at, importances| {
+        Self::importances(tile, &facts.divergences, |at, importances| {
             let part = at..at + importances.len();
             for (taken, importance) in taken.iter_mut().zip(importances) {
                 *taken = f32::from(u8::from(f32::from_bits(*importance) >= threshold));
             }
             let x = [&base[part.clone()], &x[part.clone()], &taken[..part.len()]];
             let formula = |[b, x, taken]: [f32; 3]| b + (x - b) * taken;
-            stretch.isa.run(Each { x, formula, out: &mut out[part] });
+            tile.isa.run(Each { x, formula, out: &mut out[part] });
         });
     }
+}
+
+/// The quartiles that are searched.
+fn targets(_: usize, sample: &Sample) -> Vec<Target> {
+    let last = sample.elements().saturating_sub(1);
+    let rank = |k: u64| last + 1 - k * last / 4;
+    [1, 2, 3].map(|k| Target::value(rank(k), sample)).to_vec()
 }
 
 /// `|x - base| divergence`, as bits.

@@ -4,10 +4,11 @@
 
 use serde::Deserialize;
 
-use super::{Facts, Formula, expect_not_negative, expect_operands};
-use crate::kernels::pointwise::Unique;
-use crate::kernels::sums::Sums;
-use crate::kernels::{Stretch, Whole};
+use crate::kernels::check::{expect_not_negative, expect_operands};
+use crate::kernels::kernel::{Kernel, Next, Step, Sums};
+use crate::kernels::pointwise::ram::Unique;
+use crate::kernels::select::LONGEST;
+use crate::kernels::tile::{Tile, Whole};
 use crate::simd::{BLOCK, Body};
 
 /// As `ram`, where an element that the model `i` alone changed is multiplied by
@@ -28,7 +29,32 @@ pub struct RamplusTl {
     pub epsilon: f64,
 }
 
-impl Formula for RamplusTl {
+/// How many elements each model alone changed, and how many others changed as well.
+#[derive(Clone, Debug)]
+pub struct Counts(Vec<u64>);
+
+impl Sums for Counts {
+    fn is_exact(&self) -> bool {
+        true
+    }
+
+    fn add_next(&mut self, next: Self) {
+        self.0.iter_mut().zip(next.0).for_each(|(sum, next)| *sum += next);
+    }
+}
+
+/// What is known of a unit.
+#[derive(Debug)]
+pub struct Factors {
+    counts: Counts,
+    /// What each model's own elements are multiplied by.
+    alone: Vec<f32>,
+}
+
+impl Kernel for RamplusTl {
+    type Sums = Counts;
+    type Learned = Factors;
+
     fn check(&self, operands: usize) -> Result<(), String> {
         expect_operands("ramplus", operands, operands >= 2, "a base and at least one model")?;
         expect_not_negative("ramplus", "r", self.r)?;
@@ -36,57 +62,57 @@ impl Formula for RamplusTl {
         expect_not_negative("ramplus", "epsilon", self.epsilon)
     }
 
+    fn longest(&self) -> u64 {
+        LONGEST
+    }
+
     fn passes(&self) -> usize {
         1
     }
 
-    fn start(&self, _: usize, whole: Whole, _: &Facts) -> Option<Sums> {
-        Some(Sums::Counts(vec![0; 2 * (whole.operands - 1)]))
+    fn start(&self, whole: Whole) -> Next<Self> {
+        Step::Pass(Counts(vec![0; 2 * (whole.operands - 1)]))
     }
 
-    fn reduce(&self, _: usize, stretch: Stretch, _: &Facts, sums: &mut Sums) {
-        let Sums::Counts(counts) = sums else { return };
+    fn reduce(&self, tile: Tile, Counts(counts): &mut Counts) {
         let epsilon = self.epsilon as f32;
-        stretch.isa.run(Changed { x: stretch.operands, epsilon, counts });
+        tile.isa.run(Changed { x: tile.operands, epsilon, counts });
     }
 
-    fn learn(&self, _: usize, sums: &Sums, _: &Facts) -> Facts {
-        let Sums::Counts(counts) = sums else { return Facts::default() };
+    fn learn(&self, counts: Counts) -> Next<Self> {
         let (r, alpha, epsilon) = (self.r as f32, self.alpha as f32, self.epsilon as f32);
         let factor = |[alone, shared]: &[u64; 2]| {
             let rho = *shared as f32 / (*alone as f32).max(epsilon);
             1.0 + r * if rho > alpha { alpha } else { rho }
         };
-        let (counts, _) = counts.as_chunks::<2>();
-        Facts { numbers: counts.iter().map(factor).collect(), ..Facts::default() }
+        let alone = counts.0.as_chunks::<2>().0.iter().map(factor).collect();
+        Step::Known(Factors { counts, alone })
     }
 
-    fn look(&self) -> Option<String> {
+    fn key(&self) -> Option<String> {
         Some(format!("changed {:?}", self.epsilon))
     }
 
-    fn statistics(&self, sums: &Sums, _: &Facts) -> Option<Vec<u64>> {
-        let Sums::Counts(counts) = sums else { return None };
-        Some(counts.clone())
+    fn statistics(&self, factors: &Factors) -> Option<Vec<u64>> {
+        Some(factors.counts.0.clone())
     }
 
-    fn recall(&self, whole: Whole, statistics: &[u64]) -> Option<Facts> {
+    fn recall(&self, whole: Whole, statistics: &[u64]) -> Option<Next<Self>> {
         let few = |[alone, shared]: &[u64; 2]| {
             alone.checked_add(*shared).is_some_and(|all| all <= whole.elements)
         };
         let (counts, rest) = statistics.as_chunks();
         let right = counts.len() + 1 == whole.operands && rest.is_empty();
-        let sums = (right && counts.iter().all(few)).then(|| Sums::Counts(statistics.to_vec()))?;
-        Some(self.learn(0, &sums, &Facts::default()))
+        (right && counts.iter().all(few)).then(|| self.learn(Counts(statistics.to_vec())))
     }
 
     fn state_bytes(&self, _: usize, _: usize) -> u64 {
         (2 * BLOCK * size_of::<f32>()) as u64
     }
 
-    fn map(&self, stretch: Stretch, facts: &Facts, out: &mut [f32]) {
-        let (x, epsilon) = (stretch.operands, self.epsilon as f32);
-        stretch.isa.run(Unique { x, epsilon, alone: &facts.numbers, out });
+    fn map(&self, tile: Tile, factors: &Factors, out: &mut [f32]) {
+        let (x, epsilon) = (tile.operands, self.epsilon as f32);
+        tile.isa.run(Unique { x, epsilon, alone: &factors.alone, out });
     }
 }
 

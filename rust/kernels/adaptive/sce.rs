@@ -2,13 +2,14 @@
 
 #![allow(clippy::inline_always)]
 
+use std::ops::ControlFlow;
+
 use serde::Deserialize;
 
-use super::{Facts, Formula, expect_not_negative, expect_operands};
-use crate::kernels::recall::sums_of;
-use crate::kernels::select::{Cut, LOOKS, Sample, Tally, Target};
-use crate::kernels::sums::Sums;
-use crate::kernels::{Stretch, Whole};
+use crate::kernels::check::{expect_not_negative, expect_operands};
+use crate::kernels::kernel::{Kernel, Next, Step, Sums, sums_of};
+use crate::kernels::select::{self, Cut, LONGEST, PASSES, Sample, Search, Target};
+use crate::kernels::tile::{Tile, Whole};
 use crate::simd::{BLOCK, Body};
 
 /// `out = b + (sum_i t_i e_i) / (sum_i e_i)` of a base `b` and models `x_i`, with `d_i = x_i - b`:
@@ -33,27 +34,63 @@ pub struct Sce {
     pub floor: f64,
 }
 
-impl Sce {
-    /// The passes that find the selected elements.
-    fn looks(&self) -> usize {
-        if self.select_topk < 1.0 { LOOKS } else { 0 }
+/// What a pass sums: first what finds the selected elements, then their squares.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// Counts of variances, until it is known where the selected end.
+    search: Option<Search>,
+    squares: Squares,
+}
+
+/// The sums of squares of the selected differences of each model, in f64 on the grid, and the number
+/// of elements.
+#[derive(Clone, Debug)]
+pub struct Squares {
+    /// Where the selected end, if not all are.
+    cut: Option<Cut>,
+    totals: Vec<f64>,
+}
+
+impl Sums for Seen {
+    fn is_exact(&self) -> bool {
+        self.search.is_some()
     }
 
-    /// The variances of a stretch, as bits.
-    fn variances<'a>(stretch: Stretch, room: &'a mut [u32; BLOCK]) -> &'a [u32] {
-        let out = &mut room[..stretch.operands[0].len()];
-        stretch.isa.run(Variance { x: stretch.operands, out });
+    fn flush(&mut self) {
+        self.search.iter_mut().for_each(Search::flush);
+    }
+
+    fn add_next(&mut self, next: Self) {
+        self.search.iter_mut().zip(next.search).for_each(|(sum, next)| sum.add_next(next));
+        let totals = self.squares.totals.iter_mut().zip(next.squares.totals);
+        totals.for_each(|(sum, next)| *sum += next);
+    }
+}
+
+/// What is known of a unit.
+#[derive(Debug)]
+pub struct Facts {
+    squares: Squares,
+    /// The weights of the models.
+    weights: Vec<f32>,
+}
+
+impl Sce {
+    /// The variances of a tile, as bits.
+    fn variances<'a>(tile: Tile, room: &'a mut [u32; BLOCK]) -> &'a [u32] {
+        let out = &mut room[..tile.operands[0].len()];
+        tile.isa.run(Variance { x: tile.operands, out });
         out
     }
 
     /// 1 for each element that is selected, else 0.
-    fn selected<'a>(stretch: Stretch, facts: &Facts, room: &'a mut [f32; BLOCK]) -> &'a [f32] {
-        let n = stretch.operands[0].len();
-        let Some(cut) = facts.targets.first().and_then(Target::cut) else { return &room[..n] };
+    fn selected<'a>(tile: Tile, cut: Option<Cut>, room: &'a mut [f32; BLOCK]) -> &'a [f32] {
+        let n = tile.operands[0].len();
+        let Some(cut) = cut else { return &room[..n] };
         let mut variances = [0; BLOCK];
-        let variances = Self::variances(stretch, &mut variances);
+        let variances = Self::variances(tile, &mut variances);
         for (i, (selected, v)) in room.iter_mut().zip(variances).enumerate() {
-            let before = stretch.first + (i as u64) < cut.end;
+            let before = tile.first + (i as u64) < cut.end;
             let inside = *v > cut.bits || (*v == cut.bits && before);
             *selected = f32::from(u8::from(inside));
         }
@@ -61,7 +98,16 @@ impl Sce {
     }
 }
 
-impl Formula for Sce {
+impl Sce {
+    fn weigh(&self, squares: Squares) -> Facts {
+        Facts { weights: weights(&squares.totals, self.floor), squares }
+    }
+}
+
+impl Kernel for Sce {
+    type Sums = Seen;
+    type Learned = Facts;
+
     fn check(&self, operands: usize) -> Result<(), String> {
         expect_operands("sce", operands, operands >= 2, "a base and at least one model")?;
         if !(0.0..=1.0).contains(&self.select_topk) {
@@ -70,109 +116,92 @@ impl Formula for Sce {
         expect_not_negative("sce", "floor", self.floor)
     }
 
+    fn longest(&self) -> u64 {
+        LONGEST
+    }
+
     fn passes(&self) -> usize {
-        self.looks() + 1
+        1 + if self.select_topk < 1.0 { PASSES } else { 0 }
     }
 
-    fn start(&self, pass: usize, whole: Whole, facts: &Facts) -> Option<Sums> {
-        if pass == self.looks() {
-            // One for each model, and the number of elements.
-            return Some(Sums::Totals(vec![0.0; whole.operands]));
-        }
-        if pass == 0 {
-            return Some(Sums::Samples(vec![Sample::new(whole.elements)]));
-        }
-        facts.open().then(|| Sums::Tallies(vec![Tally::new(self.targets())]))
+    fn start(&self, whole: Whole) -> Next<Self> {
+        let search = (self.select_topk < 1.0).then(|| Search::sample(1, whole.elements));
+        // One for each model, and the number of elements.
+        let squares = Squares { cut: None, totals: vec![0.0; whole.operands] };
+        Step::Pass(Seen { search, squares })
     }
 
-    fn reduce(&self, _: usize, stretch: Stretch, facts: &Facts, sums: &mut Sums) {
-        let mut room = [0; BLOCK];
-        match (sums, facts.targets.first()) {
-            (Sums::Totals(totals), _) => {
-                let mut selected = [1.0; BLOCK];
-                let selected = Self::selected(stretch, facts, &mut selected);
-                add_squares(stretch, selected, totals);
-            }
-            (Sums::Samples(samples), _) => {
-                samples[0].add(stretch.first, Self::variances(stretch, &mut room));
-            }
-            (Sums::Tallies(tallies), Some(target)) => {
-                let variances = Self::variances(stretch, &mut room);
-                target.count(stretch.isa, stretch.first, variances, &mut tallies[0]);
-            }
-            _ => {}
+    fn reduce(&self, tile: Tile, seen: &mut Seen) {
+        let Seen { search, squares: Squares { cut, totals } } = seen;
+        if let Some(search) = search {
+            let mut room = [0; BLOCK];
+            search.add(tile.isa, 0, tile.first, Self::variances(tile, &mut room));
+        } else {
+            let mut selected = [1.0; BLOCK];
+            add_squares(tile, Self::selected(tile, *cut, &mut selected), totals);
         }
     }
 
     #[allow(clippy::cast_sign_loss)] // a share of a length is not negative
-    fn learn(&self, _: usize, sums: &Sums, facts: &Facts) -> Facts {
-        match (sums, facts.targets.first()) {
-            (Sums::Totals(totals), _) => {
-                Facts { numbers: weights(totals, self.floor), targets: facts.targets.clone() }
+    fn learn(&self, Seen { search, squares }: Seen) -> Next<Self> {
+        let Some(search) = search else { return Step::Known(self.weigh(squares)) };
+        let target = |stream, sample: &Sample| {
+            let different = sample.elements() - sample.zeros();
+            let rank = (self.select_topk * different as f64) as u64;
+            vec![Target::new(stream, rank, sample)]
+        };
+        match search.next(target) {
+            ControlFlow::Continue(search) => Step::Pass(Seen { search: Some(search), squares }),
+            ControlFlow::Break(ends) => {
+                let cut = ends.first().map(|(_, cut)| *cut);
+                Step::Pass(Seen { search: None, squares: Squares { cut, ..squares } })
             }
-            (Sums::Samples(samples), _) => {
-                let different = samples[0].elements() - samples[0].zeros();
-                let rank = (self.select_topk * different as f64) as u64;
-                let target = Target::new(0, rank, &samples[0]);
-                Facts { targets: vec![target], ..Facts::default() }
-            }
-            (Sums::Tallies(tallies), Some(target)) => {
-                Facts { targets: vec![target.learn(&tallies[0])], ..Facts::default() }
-            }
-            _ => facts.clone(),
         }
     }
 
-    fn targets(&self) -> u64 {
-        1
-    }
-
-    fn look(&self) -> Option<String> {
+    fn key(&self) -> Option<String> {
         Some(format!("sce {:?}", self.select_topk))
     }
 
-    fn statistics(&self, sums: &Sums, facts: &Facts) -> Option<Vec<u64>> {
-        let Sums::Totals(totals) = sums else { return None };
+    fn statistics(&self, facts: &Facts) -> Option<Vec<u64>> {
+        let Squares { cut, totals } = &facts.squares;
         let totals = totals.iter().map(|total| total.to_bits());
-        let cut = facts.targets.first().and_then(Target::cut);
-        Some(totals.chain(cut.into_iter().flat_map(Cut::numbers)).collect())
+        Some(totals.chain(cut.iter().flat_map(|cut| cut.numbers())).collect())
     }
 
-    fn recall(&self, whole: Whole, statistics: &[u64]) -> Option<Facts> {
+    fn recall(&self, whole: Whole, statistics: &[u64]) -> Option<Next<Self>> {
         let (totals, rest) = statistics.split_at_checked(whole.operands)?;
         let totals = sums_of(totals).filter(|t| t.last() == Some(&(whole.elements as f64)))?;
-        let cut = match (self.looks(), rest) {
-            (0, []) => None,
-            (1.., &[bits, end]) => Some(Cut::of([bits, end], whole.elements)?),
+        let cut = match (self.select_topk < 1.0, rest) {
+            (false, []) => None,
+            (true, &[bits, end]) => Some(Cut::of([bits, end], whole.elements)?),
             _ => return None,
         };
-        let targets = cut.map(|cut| Target::known(0, cut)).into_iter().collect();
-        Some(self.learn(
-            self.looks(),
-            &Sums::Totals(totals),
-            &Facts { targets, ..Facts::default() },
-        ))
+        Some(Step::Known(self.weigh(Squares { cut, totals })))
     }
 
     fn state_bytes(&self, operands: usize, _: usize) -> u64 {
-        ((operands + 4) * BLOCK * size_of::<f64>()) as u64
+        ((operands + 4) * BLOCK * size_of::<f64>()) as u64 + select::state_bytes(1)
     }
 
-    fn map(&self, stretch: Stretch, facts: &Facts, out: &mut [f32]) {
+    fn kept_bytes(&self, _: Whole) -> u64 {
+        select::kept_bytes(1, 1)
+    }
+
+    fn map(&self, tile: Tile, facts: &Facts, out: &mut [f32]) {
         let mut selected = [1.0; BLOCK];
-        let selected = Self::selected(stretch, facts, &mut selected);
-        let (x, weights, floor) = (stretch.operands, facts.numbers.as_slice(), self.floor as f32);
-        stretch.isa.run(Fuse { x, selected, weights, floor, out });
+        let selected = Self::selected(tile, facts.squares.cut, &mut selected);
+        let (x, weights, floor) = (tile.operands, facts.weights.as_slice(), self.floor as f32);
+        tile.isa.run(Fuse { x, selected, weights, floor, out });
     }
 }
-
-fn add_squares(stretch: Stretch, selected: &[f32], totals: &mut [f64]) {
-    let (base, mut t) = (stretch.operands[0], [0.0; BLOCK]);
-    for (x, total) in stretch.operands[1..].iter().zip(&mut *totals) {
+fn add_squares(tile: Tile, selected: &[f32], totals: &mut [f64]) {
+    let (base, mut t) = (tile.operands[0], [0.0; BLOCK]);
+    for (x, total) in tile.operands[1..].iter().zip(&mut *totals) {
         for (t, ((x, b), s)) in t.iter_mut().zip(x.iter().zip(base).zip(selected)) {
             *t = (x - b) * s;
         }
-        *total += stretch.isa.dot(&t[..base.len()], &t[..base.len()]);
+        *total += tile.isa.dot(&t[..base.len()], &t[..base.len()]);
     }
     if let Some(count) = totals.last_mut() {
         *count += base.len() as f64;

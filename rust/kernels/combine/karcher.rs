@@ -2,11 +2,11 @@
 
 use serde::Deserialize;
 
+use super::rule::{Rule, expect_at_least, expect_not_negative};
 use super::vectors::{Vectors, add, scaled};
-use super::{Rule, expect_at_least, expect_not_negative};
 use crate::kernels::gram::Gram;
-use crate::kernels::sums::Weights;
-use crate::kernels::trig;
+use crate::kernels::weights::Weights;
+use crate::math::trig;
 
 /// `out = mean_i |x_i| · u`, with `u` the Karcher mean of the directions `u_i = x_i / |x_i|`: the
 /// point of the sphere whose squared arcs to all of them sum to the least.
@@ -44,14 +44,14 @@ impl Rule for Karcher {
         }
         let units: Vec<_> = live.iter().map(|&i| vectors.one(i, 1.0 / norms[i])).collect();
         let norm = live.iter().map(|&i| norms[i]).sum::<f64>() / live.len() as f64;
-        let (mean, settled) = self.mean(vectors, &units);
+        let (mean, converged) = self.mean(vectors, &units);
         let weights = Weights::new(false, &scaled(norm, &mean));
-        if settled { weights } else { weights.noting("stopped at max_iter") }
+        if converged { weights } else { weights.noting("stopped at max_iter") }
     }
 }
 
 impl Karcher {
-    /// The mean of directions, and whether it settled.
+    /// The mean of directions, and whether it converged.
     fn mean(&self, vectors: Vectors, units: &[Vec<f64>]) -> (Vec<f64>, bool) {
         let share = 1.0 / units.len() as f64;
         let mut mean = vec![0.0; vectors.count()];

@@ -2,10 +2,10 @@
 
 use serde::Deserialize;
 
+use super::rule::{Rule, expect_at_least, expect_not_negative, expect_weights};
 use super::vectors::{Vectors, scaled};
-use super::{Rule, expect_at_least, expect_not_negative, expect_weights};
 use crate::kernels::gram::Gram;
-use crate::kernels::sums::Weights;
+use crate::kernels::weights::Weights;
 
 /// The geometric median: the `m` with the least `sum_i w_i |x_i - m|`.
 ///
@@ -49,9 +49,9 @@ impl Rule for GeometricMedian {
         let vectors = Vectors::new(gram, true);
         let mut shares = to_shares(&self.weights);
         let mut distances = distances(vectors, &shares);
-        let mut settled = self.total(&distances) == 0.0;
+        let mut converged = self.total(&distances) == 0.0;
         for _ in 0..self.max_iter {
-            if settled {
+            if converged {
                 break;
             }
             let pulls = self.weights.iter().zip(&distances);
@@ -59,10 +59,10 @@ impl Rule for GeometricMedian {
             let before = self.total(&distances);
             distances = self::distances(vectors, &shares);
             let total = self.total(&distances);
-            settled = (before - total).abs() <= self.tol * total;
+            converged = (before - total).abs() <= self.tol * total;
         }
         let weights = Weights::new(true, &shares[1..]);
-        if settled { weights } else { weights.noting("stopped at max_iter") }
+        if converged { weights } else { weights.noting("stopped at max_iter") }
     }
 }
 

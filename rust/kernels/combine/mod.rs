@@ -8,10 +8,11 @@
 //! not finite; such an element of an operand makes the same element of the output non-finite and
 //! no other.
 
-use serde::Deserialize;
-
+use super::family::family;
 use super::gram::Gram;
-use super::sums::Weights;
+use super::kernel::{Kernel, Next, Step};
+use super::tile::{Tile, Whole};
+use super::weights::Weights;
 
 mod karcher;
 mod median;
@@ -22,111 +23,101 @@ mod norm_lerp;
 mod norm_limit;
 mod orthogonal;
 mod polar;
+pub mod rows;
+mod rule;
 mod slerp;
 mod stock;
 #[cfg(test)]
 mod tests;
 mod vectors;
 
-/// How the weights follow from the inner products.
-#[derive(Clone, Debug, Deserialize, PartialEq)]
-#[serde(rename_all = "snake_case")]
-pub enum Combine {
+pub use rule::Rule;
+
+family! {
+    /// How the weights follow from the inner products.
+    Combine: rule(rule) -> Box<dyn Rule> { Box::new(rule) }
     /// The point where the distances to all operands sum to the least.
-    GeometricMedian(median::GeometricMedian),
+    "geometric_median" => GeometricMedian(median::GeometricMedian),
     /// The mean on the sphere.
-    Karcher(karcher::Karcher),
+    "karcher" => Karcher(karcher::Karcher),
     /// As far from the base as the angles of the others allow.
-    ModelStock(stock::ModelStock),
+    "model_stock" => ModelStock(stock::ModelStock),
     /// The mean direction of any number of operands.
-    Multislerp(multislerp::Multislerp),
+    "multislerp" => Multislerp(multislerp::Multislerp),
     /// A line walked at the norm between its ends.
-    NormLerp(norm_lerp::NormLerp),
+    "norm_lerp" => NormLerp(norm_lerp::NormLerp),
     /// A sum of differences that goes so far from the base and no further.
-    NormLimit(norm_limit::NormLimit),
+    "norm_limit" => NormLimit(norm_limit::NormLimit),
     /// Along the great circle, by weights, of operands or of what they add to a base.
-    Nuslerp(slerp::NuSlerp),
+    "nuslerp" => Nuslerp(slerp::NuSlerp),
     /// What one operand adds beside the direction of another.
-    Orthogonal(orthogonal::Orthogonal),
+    "orthogonal" => Orthogonal(orthogonal::Orthogonal),
     /// A direction and a norm, each from anywhere between two operands.
-    Polar(polar::Polar),
+    "polar" => Polar(polar::Polar),
     /// Along the great circle.
-    Slerp(slerp::Slerp),
+    "slerp" => Slerp(slerp::Slerp),
 }
 
-/// A formula for the weights.
-trait Rule {
-    /// Whether the arguments are usable with this many operands; else what is wrong.
-    fn check(&self, operands: usize) -> Result<(), String>;
+/// A rule for a whole unit: one pass over the inner products gives the weights.
+#[derive(Debug)]
+pub struct Weighted(pub Box<dyn Rule>);
 
-    /// The weights.
-    fn weigh(&self, gram: &Gram) -> Weights;
+impl Kernel for Weighted {
+    type Sums = Gram;
+    type Learned = Found;
+
+    fn check(&self, operands: usize) -> Result<(), String> {
+        self.0.check(operands)
+    }
+
+    fn passes(&self) -> usize {
+        1
+    }
+
+    fn start(&self, whole: Whole) -> Next<Self> {
+        Step::Pass(Gram::new(whole.operands))
+    }
+
+    fn reduce(&self, tile: Tile, gram: &mut Gram) {
+        gram.add(tile);
+    }
+
+    fn learn(&self, gram: Gram) -> Next<Self> {
+        Step::Known(Found { weights: self.0.weigh(&gram), gram })
+    }
+
+    fn map(&self, tile: Tile, found: &Found, out: &mut [f32]) {
+        found.weights.sum(tile, out);
+    }
+
+    fn note(found: &Found) -> Option<&str> {
+        found.weights.note()
+    }
+
+    fn state_bytes(&self, operands: usize, _: usize) -> u64 {
+        Gram::bytes(operands)
+    }
+
+    fn kept_bytes(&self, whole: Whole) -> u64 {
+        Gram::bytes(whole.operands)
+    }
+
+    fn key(&self) -> Option<String> {
+        Some("gram".to_owned())
+    }
+
+    fn statistics(&self, found: &Found) -> Option<Vec<u64>> {
+        Some(found.gram.numbers())
+    }
+
+    fn recall(&self, whole: Whole, statistics: &[u64]) -> Option<Next<Self>> {
+        Some(self.learn(Gram::recall(whole.operands, statistics)?))
+    }
 }
 
-impl Combine {
-    fn rule(&self) -> &dyn Rule {
-        match self {
-            Self::GeometricMedian(rule) => rule,
-            Self::Karcher(rule) => rule,
-            Self::ModelStock(rule) => rule,
-            Self::Multislerp(rule) => rule,
-            Self::NormLerp(rule) => rule,
-            Self::NormLimit(rule) => rule,
-            Self::Nuslerp(rule) => rule,
-            Self::Orthogonal(rule) => rule,
-            Self::Polar(rule) => rule,
-            Self::Slerp(rule) => rule,
-        }
-    }
-
-    pub(super) fn check(&self, operands: usize) -> Result<(), String> {
-        self.rule().check(operands)
-    }
-
-    pub(super) fn weigh(&self, gram: &Gram) -> Weights {
-        self.rule().weigh(gram)
-    }
-}
-
-/// `Err` unless there are `expected` operands.
-fn expect_operands(rule: &str, operands: usize, expected: usize) -> Result<(), String> {
-    if operands == expected {
-        return Ok(());
-    }
-    Err(format!("{rule} of {operands} operands, expected {expected}"))
-}
-
-/// `Err` unless there are at least `expected` operands.
-fn expect_at_least(rule: &str, operands: usize, expected: usize) -> Result<(), String> {
-    if operands >= expected {
-        return Ok(());
-    }
-    Err(format!("{rule} of {operands} operands, expected at least {expected}"))
-}
-
-/// `Err` unless the argument is a finite number.
-fn expect_finite(rule: &str, argument: &str, value: f64) -> Result<(), String> {
-    if value.is_finite() {
-        return Ok(());
-    }
-    Err(format!("{rule} with {argument} {value:?}, expected a finite number"))
-}
-
-/// `Err` unless the argument is a finite number of at least 0.
-fn expect_not_negative(rule: &str, argument: &str, value: f64) -> Result<(), String> {
-    if value.is_finite() && value >= 0.0 {
-        return Ok(());
-    }
-    Err(format!("{rule} with {argument} {value:?}, expected a finite number of at least 0"))
-}
-
-/// `Err` unless there is one finite weight for each of the models.
-fn expect_weights(rule: &str, weights: &[f64], models: usize) -> Result<(), String> {
-    if weights.len() != models {
-        let got = weights.len();
-        return Err(format!(
-            "{rule} with {got} weights for {models} models, expected one for each"
-        ));
-    }
-    weights.iter().try_for_each(|w| expect_finite(rule, "weight", *w))
+/// What is known of a unit.
+#[derive(Debug)]
+pub struct Found {
+    gram: Gram,
+    weights: Weights,
 }

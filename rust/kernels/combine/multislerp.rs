@@ -2,10 +2,10 @@
 
 use serde::Deserialize;
 
+use super::rule::{Rule, expect_at_least, expect_not_negative, expect_weights};
 use super::vectors::{Vectors, add, scaled};
-use super::{Rule, expect_at_least, expect_not_negative, expect_weights};
 use crate::kernels::gram::Gram;
-use crate::kernels::sums::Weights;
+use crate::kernels::weights::Weights;
 
 /// `out = M / |M| · sum_i w_i |v_i|` with `M = sum_i w_i v_i / (|v_i| + eps)`.
 ///

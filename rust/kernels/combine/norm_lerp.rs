@@ -2,10 +2,10 @@
 
 use serde::Deserialize;
 
+use super::rule::{Rule, expect_finite, expect_operands};
 use super::vectors::{Vectors, scaled};
-use super::{Rule, expect_finite, expect_operands};
 use crate::kernels::gram::Gram;
-use crate::kernels::sums::Weights;
+use crate::kernels::weights::Weights;
 
 /// `out = s ((1 - t) x_0 + t x_1)`, with `s` such that `|out| = |(1 - t) |x_0| + t |x_1||`.
 ///

@@ -2,10 +2,10 @@
 
 use serde::Deserialize;
 
+use super::rule::{Rule, expect_at_least, expect_finite, expect_not_negative, expect_weights};
 use super::vectors::{Vectors, scaled};
-use super::{Rule, expect_at_least, expect_finite, expect_not_negative, expect_weights};
 use crate::kernels::gram::Gram;
-use crate::kernels::sums::Weights;
+use crate::kernels::weights::Weights;
 
 /// `out = x_0 + s D` with `D = lambda sum_i w_i (x_i - x_0)` and `s = limit |x_0| / |D|`, at most 1:
 /// the result lies no further from the base than `limit` times the base's norm.

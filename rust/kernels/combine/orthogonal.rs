@@ -2,10 +2,10 @@
 
 use serde::Deserialize;
 
+use super::rule::{Rule, expect_finite, expect_operands};
 use super::vectors::Vectors;
-use super::{Rule, expect_finite, expect_operands};
 use crate::kernels::gram::Gram;
-use crate::kernels::sums::Weights;
+use crate::kernels::weights::Weights;
 
 /// `out = v_0 + alpha (v_1 - p v_0)` with `p = <v_0, v_1> / |v_0|^2`: the second vector without its
 /// part along the first.

@@ -2,10 +2,10 @@
 
 use serde::Deserialize;
 
+use super::rule::{Rule, expect_finite, expect_operands};
 use super::vectors::{Vectors, add, scaled};
-use super::{Rule, expect_finite, expect_operands};
 use crate::kernels::gram::Gram;
-use crate::kernels::sums::Weights;
+use crate::kernels::weights::Weights;
 
 /// `out = n D / |D|` with `D = (1 - d) x_0 / |x_0| + d x_1 / |x_1|` and
 /// `n = |(1 - m) |x_0| + m |x_1||`: `d` is the share of the second direction, `m` that of its norm.

@@ -2,11 +2,11 @@
 
 use serde::Deserialize;
 
+use super::rule::{Rule, expect_finite, expect_operands, expect_weights};
 use super::vectors::Vectors;
-use super::{Rule, expect_finite, expect_operands, expect_weights};
 use crate::kernels::gram::Gram;
-use crate::kernels::sums::Weights;
-use crate::kernels::trig;
+use crate::kernels::weights::Weights;
+use crate::math::trig;
 
 /// `out = sin((1 - t) θ) / sin θ · x_0 + sin(t θ) / sin θ · x_1`, with `θ` the angle of the two.
 ///

@@ -2,10 +2,10 @@
 
 use serde::Deserialize;
 
+use super::rule::{Rule, expect_at_least, expect_not_negative};
 use super::vectors::Vectors;
-use super::{Rule, expect_at_least, expect_not_negative};
 use crate::kernels::gram::Gram;
-use crate::kernels::sums::Weights;
+use crate::kernels::weights::Weights;
 
 /// `out = x_0 + t · mean_i d_i` with `d_i = x_i - x_0` of `n` models and
 /// `t = n c / (1 + (n - 1) c)`, `c` the mean cosine of all pairs of them.

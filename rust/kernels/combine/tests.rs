@@ -1,8 +1,12 @@
 use serde_json::{Value, json};
 
 use super::naive::{self, Vector};
-use crate::kernels::{Combine, Kernel, Learned, Rows, Stretch, Whole};
-use crate::simd::{BLOCK, Isa};
+use super::rows::EachRow;
+use super::{Combine, Weighted};
+use crate::kernels::driven;
+use crate::kernels::runner::{Run, runner};
+use crate::kernels::tile::Whole;
+use crate::simd::BLOCK;
 
 const LEN: usize = 3 * BLOCK + 77;
 
@@ -36,31 +40,18 @@ fn combine(op: &Value) -> Combine {
 }
 
 /// What a job does with a unit of one cell.
-fn run(kernel: &Kernel, row: usize, x: &[Vec<f32>]) -> (Vec<f32>, Learned) {
-    let x: Vec<_> = x.iter().map(Vec::as_slice).collect();
-    kernel.check(x.len()).expect("usable arguments");
-    let len = x[0].len();
-    let isa = Isa::best();
-    let mut learned = Learned::Nothing;
-    let whole = Whole { operands: x.len(), elements: len as u64 };
-    for pass in 0..kernel.passes() {
-        let mut sums = kernel.start(pass, whole, &learned).expect("sums to make");
-        for first in (0..len).step_by(BLOCK) {
-            let operands: Vec<_> = x.iter().map(|x| &x[first..len.min(first + BLOCK)]).collect();
-            let stretch =
-                Stretch { isa, first: first as u64, row, around: [0, 0], operands: &operands };
-            kernel.reduce(pass, stretch, &learned, &mut sums);
-        }
-        learned = kernel.learn(pass, &sums, &learned);
-    }
-    let mut out = vec![f32::NAN; len];
-    kernel.map(Stretch { isa, first: 0, row, around: [0, 0], operands: &x }, &learned, &mut out);
-    (out, learned)
+fn run(run: &dyn Run, row: usize, x: &[Vec<f32>]) -> (Vec<f32>, Option<String>) {
+    driven::pass(run, row, x);
+    driven::map(run, row, x, x[0].len())
+}
+
+fn size(x: &[Vec<f32>]) -> Whole {
+    Whole { operands: x.len(), elements: x[0].len() as u64 }
 }
 
 fn whole(op: &Value, x: &[Vec<f32>]) -> (Vec<f32>, Option<String>) {
-    let (out, learned) = run(&Kernel::Combine(combine(op)), LEN, x);
-    (out, learned.note().map(str::to_owned))
+    let weighted = runner(Weighted(combine(op).rule()), size(x)).expect("usable arguments");
+    run(&*weighted, x[0].len(), x)
 }
 
 fn exact(x: &[Vec<f32>]) -> Vec<Vector> {
@@ -272,7 +263,8 @@ fn every_rule_by_rows_is_the_rule_on_each_row() {
         for row in [1, 7, 64, BLOCK + 3] {
             let whole_rows = LEN / row * row;
             let x: Vec<_> = x.iter().map(|x| x[..whole_rows].to_vec()).collect();
-            let (rows, _) = run(&Kernel::Rows(Rows(combine(&op))), row, &x);
+            let each = runner(EachRow(combine(&op).rule()), size(&x)).expect("usable arguments");
+            let (rows, _) = run(&*each, row, &x);
             for first in (0..whole_rows).step_by(row) {
                 let one: Vec<_> = x.iter().map(|x| x[first..first + row].to_vec()).collect();
                 assert_eq!(whole(&op, &one).0, rows[first..first + row], "{op} {row} {first}");
@@ -308,7 +300,7 @@ fn an_element_that_is_not_finite_spoils_no_other() {
 #[test]
 fn unusable_arguments_are_refused() {
     let wrong = |op: Value, operands: usize, what: &str| {
-        let error = combine(&op).check(operands).expect_err("a refusal");
+        let error = combine(&op).rule().check(operands).expect_err("a refusal");
         assert!(error.contains(what), "{error}");
     };
     wrong(json!({"slerp": {"t": 0.5}}), 3, "slerp of 3 operands, expected 2");

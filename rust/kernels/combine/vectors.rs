@@ -2,7 +2,7 @@
 //! [`Gram`] alone.
 
 use crate::kernels::gram::Gram;
-use crate::kernels::trig;
+use crate::math::trig;
 
 /// What a rule combines: the operands themselves, or all but the first taken from the first.
 ///

@@ -1,11 +1,12 @@
 //! The loops of the delta family, compiled for every instruction set.
 
 #![allow(clippy::inline_always)]
-#![allow(clippy::cast_possible_wrap)] // places in a stretch
+#![allow(clippy::cast_possible_wrap)] // places in a tile
+
+use serde::Deserialize;
 
 use super::bits::WORD;
 use super::mask::Mask;
-use super::{Consensus, Delta};
 use crate::simd::{BLOCK, Body, LANES, total};
 
 /// Elements that go through the whole formula side by side.
@@ -41,14 +42,38 @@ impl Body for Magnitudes<'_> {
     }
 }
 
+/// Which models take part in an element.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Consensus {
+    /// All.
+    None,
+    /// Those that agree with the sign of the sum without weights.
+    Plain,
+    /// Those that agree with the sign of the sum.
+    Sum,
+    /// Those that agree with the sign that most have.
+    Count,
+}
+
+/// What is done with what is left of the differences.
+#[derive(Clone, Copy)]
+pub(super) struct Formula {
+    pub(super) consensus: Consensus,
+    /// Whether the sum is divided by the weights that went into it.
+    pub(super) normalize: bool,
+    /// What the sum is multiplied by.
+    pub(super) lambda: f32,
+    /// What the sum is divided by where all models take part.
+    pub(super) divisor: f32,
+}
+
 /// The formula, element by element; nothing is stored between its steps.
 pub(super) struct Mix<'a> {
-    pub(super) delta: &'a Delta,
+    pub(super) formula: Formula,
     pub(super) operands: &'a [&'a [f32]],
     pub(super) masks: &'a [Mask],
     pub(super) weights: &'a [f32],
-    /// What the sum is divided by where all models take part.
-    pub(super) divisor: f32,
     pub(super) out: &'a mut [f32],
 }
 
@@ -57,7 +82,7 @@ impl Body for Mix<'_> {
 
     #[inline(always)]
     fn run(self) {
-        let Self { delta, operands, masks, weights, divisor, out } = self;
+        let Self { formula, operands, masks, weights, out } = self;
         let mut few = [[0.0; ROW]; FEW];
         let mut many = Vec::new();
         let products = if weights.len() <= FEW {
@@ -66,7 +91,7 @@ impl Body for Mix<'_> {
             many.resize(weights.len(), [0.0; ROW]);
             &mut many[..]
         };
-        let mut mixer = Mixer { delta, masks, weights, divisor, products };
+        let mut mixer = Mixer { formula, masks, weights, products };
         let (rows, rest) = out.as_chunks_mut::<ROW>();
         let whole = rows.len() * ROW;
         for (i, out) in rows.iter_mut().enumerate() {
@@ -96,10 +121,9 @@ fn padded(x: &[f32]) -> Row {
 }
 
 struct Mixer<'a> {
-    delta: &'a Delta,
+    formula: Formula,
     masks: &'a [Mask],
     weights: &'a [f32],
-    divisor: f32,
     /// What each model gives to a row.
     products: &'a mut [Row],
 }
@@ -109,15 +133,16 @@ impl Mixer<'_> {
     #[inline(always)]
     fn row(&mut self, operands: &[&[f32]], [from, at]: [usize; 2], out: &mut Row) {
         let base = row_of(operands[0], from);
+        let Formula { consensus, normalize, lambda, divisor } = self.formula;
         let (weights, mut sum) = (self.weights, [0.0; ROW]);
         // Without weights in the vote, they come after it.
-        let plain = self.delta.consensus == Consensus::Plain;
+        let plain = consensus == Consensus::Plain;
         for (model, weight) in weights.iter().enumerate() {
             let weight = if plain { 1.0 } else { *weight };
             let x = row_of(operands[model + 1], from);
             let mut products = [0.0; ROW];
             product((&self.masks[model], weight), at, [x, base], &mut products);
-            if self.delta.consensus == Consensus::Count {
+            if consensus == Consensus::Count {
                 for lane in 0..ROW {
                     let p = products[lane];
                     sum[lane] += if p > 0.0 { 1.0 } else { 0.0 } - if p < 0.0 { 1.0 } else { 0.0 };
@@ -129,8 +154,8 @@ impl Mixer<'_> {
             }
             self.products[model] = products;
         }
-        let (mut mixed, mut divisor) = (sum, [self.divisor; ROW]);
-        if self.delta.consensus != Consensus::None {
+        let (mut mixed, mut divisor) = (sum, [divisor; ROW]);
+        if consensus != Consensus::None {
             (mixed, divisor) = ([0.0; ROW], [0.0; ROW]);
             for (products, weight) in self.products.iter().zip(weights) {
                 let after = if plain { *weight } else { 1.0 };
@@ -143,12 +168,11 @@ impl Mixer<'_> {
                 }
             }
         }
-        if self.delta.normalize {
+        if normalize {
             for lane in 0..ROW {
                 mixed[lane] /= if divisor[lane] == 0.0 { 1.0 } else { divisor[lane] };
             }
         }
-        let lambda = self.delta.lambda as f32;
         for lane in 0..ROW {
             out[lane] = base[lane] + mixed[lane] * lambda;
         }

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::Engine;
-use super::long::Long;
+use crate::linalg::engine::Engine;
+use crate::linalg::long::{Long, parts};
 
 /// Elements of the long side that are read at once.
 pub const SLAB: usize = 512;
@@ -22,7 +22,7 @@ pub trait Read {
 }
 
 /// All matrices of a unit: `count` of one shape.
-pub(super) struct Operands<'a> {
+pub struct Operands<'a> {
     source: &'a mut dyn Read,
     /// How many.
     pub count: usize,
@@ -30,11 +30,13 @@ pub(super) struct Operands<'a> {
     pub rows: usize,
     /// Elements of a row.
     pub columns: usize,
+    /// The first, if it is the only one and was read.
+    held: Option<Long>,
 }
 
 impl<'a> Operands<'a> {
     pub fn new(source: &'a mut dyn Read, count: usize, shape: (usize, usize)) -> Self {
-        Self { source, count, rows: shape.0, columns: shape.1 }
+        Self { source, count, rows: shape.0, columns: shape.1, held: None }
     }
 
     /// The greater side.
@@ -52,6 +54,22 @@ impl<'a> Operands<'a> {
         let mut all = self.empty();
         self.source.read(index, 0..self.rows, 0..self.columns, &mut all.values)?;
         Some(all)
+    }
+
+    /// The only one, for good.
+    pub fn only(&mut self) -> Option<Long> {
+        match self.held.take() {
+            Some(held) => Some(held),
+            None => self.whole(0),
+        }
+    }
+
+    /// All of them, which are one row or one column each.
+    pub fn vectors(&mut self) -> Option<Vec<Vec<f32>>> {
+        if let Some(held) = self.held.take() {
+            return Some(vec![held.values]);
+        }
+        (0..self.count).map(|index| Some(self.whole(index)?.values)).collect()
     }
 
     /// Room for a matrix of the same shape.
@@ -81,8 +99,14 @@ impl<'a> Operands<'a> {
         Some(values)
     }
 
-    /// How many elements of all are infinite or NaN.
+    /// How many elements of all are infinite or NaN. If there is one matrix, it is held from then on.
     pub fn count_nonfinite(&mut self, engine: &Engine) -> Option<u64> {
+        if self.count == 1 {
+            let all = self.whole(0)?;
+            let bad = engine.isa.count_nonfinite(&all.values);
+            self.held = Some(all);
+            return Some(bad);
+        }
         let mut bad = 0;
         for index in 0..self.count {
             for rows in slabs(self.rows) {
@@ -95,6 +119,6 @@ impl<'a> Operands<'a> {
 }
 
 /// A length in parts of [`SLAB`].
-pub(super) fn slabs(length: usize) -> impl Iterator<Item = Range<usize>> {
-    super::long::parts(0..length, SLAB)
+pub fn slabs(length: usize) -> impl Iterator<Item = Range<usize>> {
+    parts(0..length, SLAB)
 }

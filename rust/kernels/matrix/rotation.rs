@@ -3,12 +3,82 @@
 //! `R = argmin |A R - B|_F` over orthogonal `R` is the polar factor of `M = A^T B` (Schönemann 1966, "A
 //! generalized solution of the orthogonal Procrustes problem"), on the short side of both.
 
-use super::gemm::{View, add_product};
-use super::long::{Long, parts};
-use super::operands::{Operands, slabs};
-use super::polar::polar;
-use super::power::powers;
-use super::{Engine, PANEL, Turned};
+use serde::Deserialize;
+
+use super::differences::Matrix;
+use super::make::{Bytes, Made, Make, Outcome, square};
+use super::operands::{Operands, SLAB, slabs};
+use crate::kernels::tile::Tile;
+use crate::linalg::engine::{Engine, PANEL};
+use crate::linalg::gemm::{View, add_product};
+use crate::linalg::long::{Long, parts};
+use crate::linalg::polar::polar;
+use crate::linalg::power::powers;
+
+/// How a rotation is used.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Turned {
+    /// The power `t` of the rotation, 0 to 1. Between them it is one without a reflection.
+    pub alignment: f64,
+    /// The share of the second.
+    pub alpha: f64,
+    /// The share of the mean row of the long side that is taken from both before, and of which
+    /// `1 - t` and `t` are given back.
+    pub centralization: f64,
+}
+
+impl Make for Turned {
+    fn check(&self, of: &Matrix<()>) -> Result<(), String> {
+        let alone = of.weights == [1.0] && !of.apart;
+        let within = (0.0..=1.0).contains(&self.alignment);
+        if alone && within && self.alpha.is_finite() && self.centralization.is_finite() {
+            return Ok(());
+        }
+        Err("a rotation, expected one model of weight 1, no base apart, an alignment from \
+             0 to 1 and finite numbers"
+            .to_owned())
+    }
+
+    fn matrices(&self, _: usize) -> usize {
+        2
+    }
+
+    fn gather(&self, _: &Matrix<()>, tile: Tile, index: usize, out: &mut [f32]) {
+        out.copy_from_slice(tile.operands[index]);
+    }
+
+    fn solve(&self, _: &Matrix<()>, engine: &Engine, operands: &mut Operands) -> Outcome<Made> {
+        rotate(engine, operands, *self)
+    }
+
+    fn vectors(&self, _: &Matrix<()>, _: &Engine, all: Vec<Vec<f32>>) -> Option<Made> {
+        let mut all = all.into_iter();
+        let (mut values, other) = (all.next()?, all.next()?);
+        for (x, other) in values.iter_mut().zip(other) {
+            *x = ((1.0 - self.alpha) * f64::from(*x) + self.alpha * f64::from(other)) as f32;
+        }
+        Some(Made { values, note: "vectors: not rotated".to_owned() })
+    }
+
+    fn bytes(&self, _: usize, rows: u64, columns: u64) -> Bytes {
+        let short = rows.min(columns);
+        let powers = u64::from(self.alpha != 0.0) + u64::from(1.0 - self.alpha != 0.0);
+        let between = self.alignment > 0.0 && self.alignment < 1.0;
+        // The copy that is inverted and its inverse; or the parts, and half turns.
+        let solved = if between { (7 + 2 * powers).max(8) } else { 6 };
+        let parts = (8 * SLAB + 32 * PANEL) as u64 * short;
+        Bytes { solved: solved * square(short) / 2, made: powers.max(1) * square(short), parts }
+    }
+
+    fn subject(&self) -> &'static str {
+        "the models"
+    }
+
+    fn map(&self, _: &Matrix<()>, _: Tile, made: &[f32], out: &mut [f32]) {
+        out.copy_from_slice(made);
+    }
+}
 
 /// How many of each are made of rows.
 enum Turn {
@@ -27,11 +97,7 @@ enum Turn {
 ///
 /// # Errors
 /// A sentence if there is no way to a part of the rotation.
-pub(super) fn rotate(
-    engine: &Engine,
-    operands: &mut Operands,
-    how: Turned,
-) -> Option<Result<(Vec<f32>, String), String>> {
+fn rotate(engine: &Engine, operands: &mut Operands, how: Turned) -> Outcome<Made> {
     let short = operands.short();
     let means = [mean(operands, 0, how)?, mean(operands, 1, how)?];
     let mut m = vec![0.0; short * short];
@@ -67,7 +133,7 @@ pub(super) fn rotate(
             out.set(slab.start + rows.start..slab.start + rows.end, &made);
         }
     }
-    Some(Ok((out.values, String::new())))
+    Some(Ok(Made { values: out.values, note: String::new() }))
 }
 
 /// The share of the mean row of the long side that is taken away before anything is turned.
@@ -102,12 +168,7 @@ fn centred(slab: &Long, rows: std::ops::Range<usize>, mean: &[f64]) -> Vec<f64> 
 }
 
 /// What the first and the second are turned by.
-fn turns(
-    engine: &Engine,
-    turn: Vec<f64>,
-    n: usize,
-    how: Turned,
-) -> Option<Result<[Turn; 2], String>> {
+fn turns(engine: &Engine, turn: Vec<f64>, n: usize, how: Turned) -> Outcome<[Turn; 2]> {
     let (t, alpha) = (how.alignment, how.alpha);
     let (first, second) = (1.0 - alpha != 0.0, alpha != 0.0);
     let when = |has: bool, turn: Turn| if has { turn } else { Turn::Nothing };

@@ -2,24 +2,119 @@
 //!
 //! Source: Stoica et al. 2024, "Model merging with SVD to tie the `KnOTS`", arXiv:2410.19735.
 
-use super::eigen::{Eigen, eigen};
-use super::gemm::{View, add_lower, add_product, product};
-use super::long::parts;
-use super::operands::{Operands, slabs};
-use super::spectrum::RESOLVED;
-use super::{Engine, PANEL};
-use crate::kernels::{Delta, Learned, Stretch};
+use serde::Deserialize;
+
+use super::differences::Matrix;
+use super::make::{Bytes, Made, Make, Outcome, square};
+use super::operands::{Operands, SLAB, slabs};
+use crate::kernels::delta::{Consensus, Delta, Everything, Held, Magnitude};
+use crate::kernels::kernel::Kernel;
+use crate::kernels::tile::Tile;
+use crate::linalg::eigen::{Eigen, eigen};
+use crate::linalg::engine::{Engine, PANEL};
+use crate::linalg::gemm::{View, add_lower, add_product, product};
+use crate::linalg::long::parts;
+use crate::linalg::spectrum::RESOLVED;
+
+/// What decides between models, as in [`Delta`].
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Vote {
+    /// Whether the sum is divided by the weights that went into it.
+    normalize: bool,
+    /// Which models take part in an element.
+    consensus: Consensus,
+    /// What is left.
+    sparsify: Left,
+}
+
+/// What is left of shared directions.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(rename_all = "snake_case")]
+enum Left {
+    /// Everything.
+    None(Everything),
+    /// The largest.
+    Magnitude(Magnitude),
+}
+
+impl Vote {
+    fn delta<S>(&self, of: &Matrix<()>, sparsify: &S) -> Delta<S>
+    where
+        S: Clone,
+    {
+        Delta {
+            weights: of.weights.clone(),
+            lambda: 1.0,
+            normalize: self.normalize,
+            consensus: self.consensus,
+            sparsify: sparsify.clone(),
+        }
+    }
+}
+
+impl Make for Vote {
+    fn check(&self, of: &Matrix<()>) -> Result<(), String> {
+        if of.apart {
+            return Err("a vote of shared directions, expected no base apart".to_owned());
+        }
+        let operands = of.weights.len() + 1;
+        match &self.sparsify {
+            Left::None(all) => self.delta(of, all).check(operands),
+            Left::Magnitude(largest) => self.delta(of, largest).check(operands),
+        }
+    }
+
+    fn matrices(&self, models: usize) -> usize {
+        models
+    }
+
+    fn gather(&self, of: &Matrix<()>, tile: Tile, index: usize, out: &mut [f32]) {
+        of.one(tile, index, 1.0, out); // weights come later
+    }
+
+    fn solve(&self, of: &Matrix<()>, engine: &Engine, operands: &mut Operands) -> Outcome<Made> {
+        let made = match &self.sparsify {
+            Left::None(all) => share(engine, operands, &self.delta(of, all)),
+            Left::Magnitude(largest) => share(engine, operands, &self.delta(of, largest)),
+        };
+        made.map(Ok)
+    }
+
+    fn vectors(&self, of: &Matrix<()>, engine: &Engine, all: Vec<Vec<f32>>) -> Option<Made> {
+        let values = match &self.sparsify {
+            Left::None(every) => vectors(engine, &all, &self.delta(of, every)),
+            Left::Magnitude(largest) => vectors(engine, &all, &self.delta(of, largest)),
+        };
+        Some(Made { values: values?, note: "vectors: voted on as they are".to_owned() })
+    }
+
+    fn bytes(&self, models: usize, rows: u64, columns: u64) -> Bytes {
+        let models = models as u64;
+        let beside = models * columns;
+        if rows <= beside {
+            let thins = matches!(self.sparsify, Left::Magnitude(_));
+            let held = if thins { 4 * rows * columns } else { 0 };
+            let parts = (24 + 4 * models) * rows * SLAB as u64;
+            return Bytes { solved: square(rows) + held, made: square(rows), parts };
+        }
+        let turn = 8 * beside * columns;
+        let parts = (4 * beside + 12 * columns) * SLAB as u64;
+        Bytes { solved: square(beside) + turn, made: turn, parts }
+    }
+
+    /// The votes on vectors are of copies.
+    fn copies(&self) -> u64 {
+        2
+    }
+}
 
 /// `U vote(S V_1^T, ..., S V_T^T)`, with `[D_1 | ... | D_T] = U S [V_1 | ... | V_T]^T`: the matrices
 /// side by side, along the rows. `None` if stopped.
 ///
 /// Whichever is shorter is decomposed, `U` or `V`: the other follows from the matrices, which are read
 /// again and again and never held. Directions below [`RESOLVED`] are left out.
-pub(super) fn share(
-    engine: &Engine,
-    operands: &mut Operands,
-    vote: &Delta,
-) -> Option<(Vec<f32>, String)> {
+fn share<S: Held>(engine: &Engine, operands: &mut Operands, vote: &Delta<S>) -> Option<Made> {
     let all = operands.count * operands.columns;
     if operands.rows <= all {
         let found = basis(engine, left_gram(engine, operands)?, operands.rows)?;
@@ -87,18 +182,19 @@ fn basis(engine: &Engine, gram: Vec<f64>, n: usize) -> Option<Eigen> {
     Some(found)
 }
 
-fn from_left(
+fn from_left<S: Held>(
     engine: &Engine,
     operands: &mut Operands,
-    vote: &Delta,
+    vote: &Delta<S>,
     found: &Eigen,
-) -> Option<(Vec<f32>, String)> {
+) -> Option<Made> {
     let (m, n, rank) = (operands.rows, operands.columns, found.values.len());
     if rank == 0 {
-        return Some((operands.empty().values, "no difference".to_owned()));
+        let values = operands.empty().values;
+        return Some(Made { values, note: "no difference".to_owned() });
     }
     let basis = View::new(&found.vectors, m);
-    let learned = vote.look_at((engine.isa, engine.stop), rank * n, |index| {
+    let learned = vote.hold((engine.isa, engine.stop), rank * n, |index| {
         let mut all = vec![0.0; rank * n];
         for columns in slabs(n) {
             let piece = operands.piece(index, 0..m, columns.clone())?;
@@ -135,27 +231,28 @@ fn from_left(
             round(from, &mut to[columns.clone()]);
         }
     }
-    Some((out, note(rank, m)))
+    Some(Made { values: out, note: note(rank, m) })
 }
 
 /// `U = [D_1 | ... | D_T] V S^-1`, so that what is made is `[D_1 | ... | D_T]` times a matrix of `n`
 /// columns.
-fn from_right(
+fn from_right<S: Held>(
     engine: &Engine,
     operands: &mut Operands,
-    vote: &Delta,
+    vote: &Delta<S>,
     found: Eigen,
-) -> Option<(Vec<f32>, String)> {
+) -> Option<Made> {
     let (n, all, rank) = (operands.columns, operands.count * operands.columns, found.values.len());
     if rank == 0 {
-        return Some((operands.empty().values, "no difference".to_owned()));
+        let values = operands.empty().values;
+        return Some(Made { values, note: "no difference".to_owned() });
     }
     let strengths: Vec<f64> = found.values.iter().map(|square| square.sqrt()).collect();
     let block = |i: usize, index: usize, out: &mut [f32]| {
         let row = &found.vectors[i * all + index * n..][..n];
         out.iter_mut().zip(row).for_each(|(out, x)| *out = (strengths[i] * x) as f32);
     };
-    let learned = vote.look_at((engine.isa, engine.stop), rank * n, |index| {
+    let learned = vote.hold((engine.isa, engine.stop), rank * n, |index| {
         let mut made = vec![0.0; rank * n];
         for (i, out) in made.chunks_exact_mut(n).enumerate() {
             block(i, index, out);
@@ -188,13 +285,13 @@ fn from_right(
         }
         round(&made, &mut out[rows.start * n..rows.end * n]);
     }
-    Some((out, note(rank, all)))
+    Some(Made { values: out, note: note(rank, all) })
 }
 
 /// The vote on elements from `first` on of every block.
-fn mix(
+fn mix<S: Held>(
     engine: &Engine,
-    (vote, learned): (&Delta, &Learned),
+    (vote, learned): (&Delta<S>, &S::Learned),
     (first, blocks): (usize, &[&[f32]]),
     out: &mut [f32],
 ) {
@@ -202,15 +299,15 @@ fn mix(
     let mut operands = vec![&nothing[..]];
     operands.extend_from_slice(blocks);
     let (first, row) = (first as u64, out.len());
-    let stretch = Stretch { isa: engine.isa, first, row, around: [0; 2], operands: &operands };
-    vote.map(stretch, learned, out);
+    let tile = Tile { isa: engine.isa, first, row, around: [0; 2], operands: &operands };
+    vote.map(tile, learned, out);
 }
 
 /// The vote on vectors, as they are.
-pub(super) fn vectors(engine: &Engine, all: &[Vec<f32>], vote: &Delta) -> Option<Vec<f32>> {
+fn vectors<S: Held>(engine: &Engine, all: &[Vec<f32>], vote: &Delta<S>) -> Option<Vec<f32>> {
     let elements = all.first().map_or(0, Vec::len);
     let learned =
-        vote.look_at((engine.isa, engine.stop), elements, |index| Some(all[index].clone()))?;
+        vote.hold((engine.isa, engine.stop), elements, |index| Some(all[index].clone()))?;
     let mut out = vec![0.0; elements];
     let rows: Vec<&[f32]> = all.iter().map(Vec::as_slice).collect();
     mix(engine, (vote, &learned), (0, &rows), &mut out);

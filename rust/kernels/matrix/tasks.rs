@@ -2,12 +2,71 @@
 
 use std::ops::Range;
 
-use super::eigen::eigen;
-use super::gemm::{View, add_lower, gram, mirror, product};
-use super::long::{Long, parts};
-use super::operands::{Operands, slabs};
-use super::spectrum::{RESOLVED, Wanted, top};
-use super::{Engine, PANEL};
+use serde::Deserialize;
+
+use super::differences::Matrix;
+use super::make::{Bytes, Made, Make, Outcome, mean, square};
+use super::operands::{Operands, SLAB, slabs};
+use super::spectral::vectors_of;
+use crate::kernels::tile::Tile;
+use crate::linalg::eigen::eigen;
+use crate::linalg::engine::{Engine, PANEL};
+use crate::linalg::gemm::{View, add_lower, gram, mirror, product};
+use crate::linalg::long::{Long, parts};
+use crate::linalg::spectrum::{RESOLVED, Wanted, top};
+
+/// The strongest directions of each model.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Decorrelated {
+    /// How many of each; if not given, the short side over the number of models, at least 1.
+    rank: Option<usize>,
+}
+
+impl Decorrelated {
+    /// How many directions of each of so many models are decorrelated.
+    fn rank_of_each(&self, models: usize, short: usize) -> usize {
+        match self.rank {
+            Some(rank) => rank.min(short),
+            None => (short / models.max(1)).max(1),
+        }
+    }
+}
+
+impl Make for Decorrelated {
+    fn check(&self, _: &Matrix<()>) -> Result<(), String> {
+        if self.rank == Some(0) { Err("rank 0, expected at least 1".to_owned()) } else { Ok(()) }
+    }
+
+    fn matrices(&self, models: usize) -> usize {
+        models
+    }
+
+    fn gather(&self, of: &Matrix<()>, tile: Tile, index: usize, out: &mut [f32]) {
+        of.one(tile, index, of.weights[index] as f32, out);
+    }
+
+    fn solve(&self, of: &Matrix<()>, engine: &Engine, operands: &mut Operands) -> Outcome<Made> {
+        let rank = self.rank_of_each(of.weights.len(), operands.short());
+        decorrelate(engine, operands, rank).map(Ok)
+    }
+
+    fn vectors(&self, of: &Matrix<()>, _: &Engine, all: Vec<Vec<f32>>) -> Option<Made> {
+        mean(of, all)
+    }
+
+    fn bytes(&self, models: usize, rows: u64, columns: u64) -> Bytes {
+        let short = rows.min(columns);
+        let rank = self.rank_of_each(models, short as usize);
+        let models = models as u64;
+        let count = rank as u64 * models;
+        let vectors = 8 * count * short;
+        let found = 4 * rows * columns + vectors + vectors_of(rank, rows, columns);
+        let solved = found.max(3 * square(count) + vectors);
+        let parts = (4 * SLAB) as u64 * models * short + (16 * PANEL) as u64 * count;
+        Bytes { solved, made: 2 * vectors, parts }
+    }
+}
 
 /// The strongest directions of every matrix, decorrelated: `polar(U) S polar(V)^T` of all their
 /// singular triplets side by side. `None` if stopped.
@@ -15,11 +74,7 @@ use super::{Engine, PANEL};
 /// With `W = [A_t V_t]_t S^-1` in place of `U`, `polar(U) = W (W^T W)^-1/2`, so that nothing of the long
 /// side is ever held but one matrix: first each by itself, then what is made of all, for which they
 /// are read once more. Directions that others span already, below [`RESOLVED`], are left out.
-pub(super) fn decorrelate(
-    engine: &Engine,
-    operands: &mut Operands,
-    rank: usize,
-) -> Option<(Vec<f32>, String)> {
+fn decorrelate(engine: &Engine, operands: &mut Operands, rank: usize) -> Option<Made> {
     let short = operands.short();
     let (mut vectors, mut strengths, mut ranks) = (Vec::new(), Vec::new(), Vec::new());
     let mut kept = Vec::new();
@@ -35,7 +90,8 @@ pub(super) fn decorrelate(
     }
     let count = strengths.len();
     if count == 0 {
-        return Some((operands.empty().values, "no difference".to_owned()));
+        let values = operands.empty().values;
+        return Some(Made { values, note: "no difference".to_owned() });
     }
     let panels = Panels { ranks, short, inverse: strengths.iter().map(|s| 1.0 / s).collect() };
     let turn = {
@@ -63,7 +119,7 @@ pub(super) fn decorrelate(
     }
     let share = kept.iter().fold(f64::INFINITY, |least: f64, share| least.min(*share));
     let note = format!("{rank} directions of each model keep {share:.0} % of it at least");
-    Some((out.values, note))
+    Some(Made { values: out.values, note })
 }
 
 /// The inverse square root of a symmetric matrix, over the directions it has.

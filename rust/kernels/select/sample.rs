@@ -48,7 +48,7 @@ impl Sample {
         self.zeros
     }
 
-    /// The next stretch of the stream, or of its runs.
+    /// The next of the stream, or of its runs.
     pub fn add(&mut self, first: u64, magnitudes: &[u32]) {
         for run in sampled(self.elements, first..first + magnitudes.len() as u64) {
             let run = (run.start - first) as usize..(run.end - first) as usize;

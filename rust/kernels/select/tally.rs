@@ -2,7 +2,11 @@
 
 use std::ops::Range;
 
-use super::{FEWEST, most};
+/// The most bins that are kept of one target, and of all targets of a unit together.
+const BINS: [u64; 2] = [1 << 19, 1 << 20];
+/// The fewest bins of a target, and the most that a worker holds of one: enough to end any search in
+/// as many passes as are made.
+pub(super) const FEWEST: u64 = 1 << 16;
 
 /// Hits that are kept before they are counted.
 pub(super) const MET: usize = 1 << 14;
@@ -38,6 +42,11 @@ pub(super) struct Found {
     pub(super) count: u64,
 }
 
+/// The most bins that are kept of one of so many targets.
+pub(super) fn most(targets: u64) -> u64 {
+    (BINS[1] / targets.max(1)).clamp(FEWEST, BINS[0])
+}
+
 impl Tally {
     /// Empty, for one of so many targets.
     #[must_use]
@@ -63,7 +72,7 @@ impl Tally {
     }
 
     /// Counts what was met; nothing is lost, but what is kept becomes small.
-    pub fn settle(&mut self) {
+    pub fn flush(&mut self) {
         let before = self.counts.len();
         self.met.iter_mut().for_each(|number| *number >>= self.shift);
         let last = self.met.iter().max().map_or(0, |bin| *bin as usize);
@@ -112,7 +121,7 @@ impl Tally {
     pub(super) fn meet(&mut self, numbers: &[u32]) {
         self.met.extend_from_slice(numbers);
         if self.met.len() >= MET {
-            self.settle();
+            self.flush();
         }
     }
 

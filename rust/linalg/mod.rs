@@ -1,0 +1,17 @@
+//! Linear algebra in f64 of this crate's own: sums, products, quotients and square roots in a fixed
+//! order, so that the bits depend on nothing but the matrices. It knows nothing of merging.
+
+#![allow(clippy::inline_always)]
+#![allow(clippy::many_single_char_names)] // the letters of the books
+
+pub mod eigen;
+pub mod engine;
+pub mod gemm;
+pub mod inverse;
+pub mod lanes;
+pub mod long;
+pub mod polar;
+pub mod power;
+pub mod spectrum;
+mod sweeps;
+mod tridiagonal;
