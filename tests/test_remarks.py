@@ -160,6 +160,19 @@ def test_progress_ends_where_all_is_done(tmp_path: Path, method: str) -> None:
     assert seen == sorted(seen)
 
 
+@pytest.mark.parametrize("last", [False, True])
+def test_a_callback_may_cancel_at_the_first_and_at_the_last_call(
+    tmp_path: Path,
+    last: bool,  # noqa: FBT001
+) -> None:
+    recipe = {"models": saved(tmp_path, a=SCHNELL, b=KREA)}
+    with pytest.raises(submerge.Cancelled, match="nothing was written"):
+        submerge.merge(
+            recipe, tmp_path / "o", progress=lambda done, total: (done == total) != last
+        )
+    assert not (tmp_path / "o").exists()
+
+
 def test_diff_and_merge_name_two_models_in_one_order(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -127,10 +127,9 @@ class RunOptions(Options):
             later merges of the same files; `off` keeps and uses nothing. None is what
             `SUBMERGE_STATISTICS_CACHE` says, else `submerge/statistics` in the user's cache
             directory.
-        progress: called as `progress(done_bytes, total_bytes)` on the calling thread when the run
-            begins, at most ten times a second, and once more when it is done, with both equal;
-            returning False cancels, raising cancels and raises. When the run is done the output
-            is in place, and stays.
+        progress: called as `progress(done_bytes, total_bytes)` on the calling thread when the work
+            begins, at most ten times a second, and when it is done, with both equal; returning
+            False cancels, the last time too, raising cancels and raises.
         cancel: stops the run from any thread.
     """
 
@@ -204,45 +203,12 @@ def execute(plan: Plan, options: RunOptions, mode: Mode) -> dict[str, Any]:
     known = cache.recall(plan)
     token = options.cancel if options.cancel is not None else CancelToken()
     arguments = options.to_json(mode, known)
-    progress = _Progress.of(plan, options, mode)
     done: dict[str, Any] = json.loads(
-        _core.execute(plan.to_json(), arguments, token._job, progress)  # noqa: SLF001
+        _core.execute(plan.to_json(), arguments, token._job, options.progress)  # noqa: SLF001
     )
-    if progress is not None:
-        progress.finish()
     _mark(done["phases"], perf_counter())
     done["statistics_cache"] = _kept(cache, plan, known, done.pop("statistics"))
     return done
-
-
-class _Progress:
-    """A caller's callback, whose last call says that all is done, however short the run was."""
-
-    def __init__(self, call: Callable[[int, int], object], total: int) -> None:
-        self._call = call
-        self._last = (0, 0)
-        self._total = total
-
-    @classmethod
-    def of(cls, plan: Plan, options: RunOptions, mode: Mode) -> Self | None:
-        """Return the callback of a run, if it has one; to fit a plan takes no time."""
-        if options.progress is None or mode == "fit":
-            return None
-        return cls(options.progress, sum(output.nbytes for output in plan.outputs))
-
-    def __call__(self, done: int, total: int) -> bool:
-        """Tell how far the run is; False if it is to stop. Units read twice count twice."""
-        self._last = (done, total)
-        verdict = self._call(done, total)
-        return verdict is None or bool(verdict)
-
-    def finish(self) -> None:
-        """Tell that all is done, and before it that nothing was, if nobody has told so far."""
-        if not self._last[1]:
-            self(0, self._total)
-        done, total = self._last
-        if done < total:
-            self(total, total)
 
 
 def fit(plan: Plan, options: RunOptions) -> Running:
