@@ -167,9 +167,7 @@ def test_a_callback_may_cancel_at_the_first_and_at_the_last_call(
 ) -> None:
     recipe = {"models": saved(tmp_path, a=SCHNELL, b=KREA)}
     with pytest.raises(submerge.Cancelled, match="nothing was written"):
-        submerge.merge(
-            recipe, tmp_path / "o", progress=lambda done, total: (done == total) != last
-        )
+        submerge.merge(recipe, tmp_path / "o", progress=lambda done, total: (done == total) != last)
     assert not (tmp_path / "o").exists()
 
 

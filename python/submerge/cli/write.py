@@ -181,6 +181,10 @@ def export(model: str, output: str, **options: Any) -> None:
             extras=options["extras"],
             **run_arguments(options, progress=progress),
         )
+    if not (options["quiet"] or options["as_json"]):
+        for note in report.summary["notes"]:
+            if note not in report.remarks:
+                click.echo(note, err=True)
     emit(report, _summary(report), as_json=options["as_json"], quiet=options["quiet"])
 
 
