@@ -1,4 +1,4 @@
-"""What a checkpoint is, from its headers alone; nothing is refused, what is wrong is told."""
+"""What a checkpoint is, from its headers alone; nothing is refused, what is wrong is said."""
 
 from __future__ import annotations
 

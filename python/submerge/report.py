@@ -143,11 +143,11 @@ class Run(NamedTuple):
     def line(self) -> str:
         """Return the run in one line: `9.6 GB in 1.2 s (8.0 GB/s), peak memory 96.2 MB`."""
         moved = bytes_in_words(self.bytes_read + self.bytes_written)
-        told = f", {counted(self.recalled, 'look')} saved by the cache" if self.recalled else ""
+        saved = f", {counted(self.recalled, 'look')} saved by the cache" if self.recalled else ""
         return (
             f"{moved} read and written in {self.seconds:.2f} s "
             f"({bytes_in_words(int(self.speed))}/s), peak memory {bytes_in_words(self.peak_rss)}"
-            f"{told}"
+            f"{saved}"
         )
 
 
