@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from submerge.checkpoint import open_checkpoint
 from submerge.errors import RecipeError, listing
-from submerge.inference.loading import LoadedModel, fetched, plan_loading
+from submerge.inference.loading import LoadedModel, plan_loading
 from submerge.inference.options import defaults_for
 from submerge.inference.parts import Parts, find_parts
+from submerge.inference.request import fetched
 from submerge.merge import MergedModel
 
 if TYPE_CHECKING:

@@ -135,7 +135,9 @@ class Placed:
         from diffusers.image_processor import VaeImageProcessor
 
         folder = self._parts.companions
-        nothing = dict.fromkeys(module for part in _MODULES.values() for module in part)
+        # Nor what pipelines that paint from pictures have besides.
+        further = ("image_encoder", "feature_extractor")
+        nothing = dict.fromkeys((*(name for part in _MODULES.values() for name in part), *further))
         with _explained(folder):
             pipe = computing_on(FluxPipeline, self._device).from_pretrained(
                 folder, local_files_only=True, **nothing
@@ -183,7 +185,11 @@ class Placed:
                 more = {"device_map": {"": "disk"}, "offload_folder": self._folder()}
             with self._loading(name):
                 module = getattr(transformers, kind).from_pretrained(
-                    folder, dtype=self._dtype, local_files_only=True, **more
+                    folder,
+                    dtype=self._dtype,
+                    local_files_only=True,
+                    variant=self._parts.beside.variants[name],
+                    **more,
                 )
             modules[name] = self._put(module, place)
         return modules
@@ -194,7 +200,10 @@ class Placed:
         folder = self._parts.companions / "vae"
         with self._loading("vae"):
             vae = AutoencoderKL.from_pretrained(
-                folder, torch_dtype=self._dtype, local_files_only=True
+                folder,
+                torch_dtype=self._dtype,
+                local_files_only=True,
+                variant=self._parts.beside.variants["vae"],
             )
         if self._plan.chosen.tiles:
             vae.enable_tiling()
@@ -289,7 +298,7 @@ class Placed:
     @contextmanager
     def _loading(self, component: str) -> Iterator[None]:
         """Have a library load a component, from the files whose headers were read."""
-        with Reading(self._parts.weights[component]) as reading:
+        with Reading(self._parts.beside.weights[component]) as reading:
             try:
                 with _explained(self._parts.companions / component):
                     yield
