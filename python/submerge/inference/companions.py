@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from submerge.checkpoint import Checkpoint, open_checkpoint
+from submerge.checkpoint.components import variant_of
 from submerge.checkpoint.files import MAX_CONFIG_BYTES, read_object
 from submerge.errors import CheckpointError, RecipeError, listing, quoted
 from submerge.given import shown
@@ -172,20 +173,16 @@ def _check_configs(folder: Path, configs: Mapping[str, dict[str, Any]], arch: Ar
 
 def _weights(folder: Path, stem: str) -> tuple[Checkpoint, str | None]:
     """Open a component's weights: those of the plain name, or of the one variant there is."""
-    pattern = re.compile(
-        rf"{stem}(?:\.(?P<file>[^.]+?))?\.safetensors"
-        rf"|{stem}\.safetensors\.index(?:\.(?P<index>[^.]+))?\.json"
-    )
     found: dict[str | None, Path] = {}
     for path in sorted(folder.iterdir()):
-        match = pattern.fullmatch(path.name)
-        is_shard = re.search(r"-[0-9]{5}-of-[0-9]{5}\.", path.name)
-        if match is not None and not is_shard:
-            found.setdefault(match["file"] or match["index"], path)
+        variant, plain = variant_of(path.name) or (None, path.name)
+        # The file itself where it is one, else the index of its shards.
+        if plain in (f"{stem}.safetensors", f"{stem}.safetensors.index.json"):
+            found.setdefault(variant, path)
     if not found:
         return open_checkpoint(folder), None
-    variant = None if None in found else min(found, key=str)
-    return open_checkpoint(found[variant]), variant
+    chosen = None if None in found else min(found, key=str)
+    return open_checkpoint(found[chosen]), chosen
 
 
 def _check_floats(folder: Path, config: Mapping[str, Any], checkpoint: Checkpoint) -> None:

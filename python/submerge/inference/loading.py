@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from submerge.checkpoint.dtypes import DTYPES
 from submerge.errors import RecipeError
 from submerge.inference.embeddings import Embeddings
+from submerge.inference.failures import explained
 from submerge.inference.options import Defaults, defaults_for
 from submerge.inference.planner import LoadPlan, plan_load
 from submerge.inference.quantized import PACKED
@@ -183,7 +184,14 @@ def load_model(
     if folder is not None:
         kind = _encoder_device(plan).partition(":")[0]
         kept = Embeddings(folder, parts.companions, dtype=plan.dtype, device=kind)
-    with quiet():
+    with (
+        quiet(),
+        explained(
+            f"{parts.name}: cannot be loaded",
+            f"{plan.chosen.words} on {plan.machine.device}",
+            hint="this is a defect worth reporting, or versions of libraries that do not fit",
+        ),
+    ):
         placed = Placed(
             parts,
             plan,

@@ -8,14 +8,15 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from submerge.checkpoint.reading import Reading
-from submerge.errors import CheckpointError
+from submerge.errors import CheckpointError, listing
 from submerge.inference.activations import TILE
+from submerge.inference.failures import is_out_of_memory
 from submerge.inference.quantized import NOT_CAST, PACKED, casts, packed, packs, replace_layers
 from submerge.inference.weights import Weights
 from submerge.layout import config_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     import torch
@@ -184,13 +185,15 @@ class Placed:
                 # transformers reads each layer from the file itself; the folder stays empty.
                 more = {"device_map": {"": "disk"}, "offload_folder": self._folder()}
             with self._loading(name):
-                module = getattr(transformers, kind).from_pretrained(
+                module, about = getattr(transformers, kind).from_pretrained(
                     folder,
+                    output_loading_info=True,
                     dtype=self._dtype,
                     local_files_only=True,
                     variant=self._parts.beside.variants[name],
                     **more,
                 )
+            _check_whole(folder, about)
             modules[name] = self._put(module, place)
         return modules
 
@@ -199,12 +202,14 @@ class Placed:
 
         folder = self._parts.companions / "vae"
         with self._loading("vae"):
-            vae = AutoencoderKL.from_pretrained(
+            vae, about = AutoencoderKL.from_pretrained(
                 folder,
+                output_loading_info=True,
                 torch_dtype=self._dtype,
                 local_files_only=True,
                 variant=self._parts.beside.variants["vae"],
             )
+        _check_whole(folder, about)
         if self._plan.chosen.tiles:
             vae.enable_tiling()
             # The config's own tile is a whole image of 1024 x 1024.
@@ -311,6 +316,15 @@ class Placed:
         return self._scratch.name
 
 
+def _check_whole(folder: Path, about: Mapping[str, Any]) -> None:
+    """Refuse a component that lacks weights: the libraries make them up, and only warn."""
+    if missing := sorted(about["missing_keys"]):
+        raise CheckpointError(
+            f"{folder}: {listing(missing)} missing, expected those of its config",
+            hint="the component was only partly saved or downloaded; fetch it again",
+        )
+
+
 def _empty(module: Any) -> None:
     """Give a module's memory back at once, though its hooks and their owner refer to each other.
 
@@ -374,6 +388,8 @@ def _explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         raise CheckpointError(
             f"{folder}: cannot be loaded: {error}",
             hint="the component may be damaged or of another version; download it again",

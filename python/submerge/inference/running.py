@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from warnings import catch_warnings, simplefilter
 
-from submerge.errors import Cancelled, CheckpointError, RecipeError, SubmergeError, counted
+from submerge.errors import Cancelled, CheckpointError, RecipeError, counted
 from submerge.given import shown
 from submerge.inference.adapters import adapted
+from submerge.inference.failures import explained
 from submerge.inference.images import GeneratedImage, InferenceResult, read_metadata
 from submerge.inference.loading import LoadedModel, load_model
 from submerge.inference.options import InferenceOptions, InferenceOptionsDict
@@ -156,7 +157,13 @@ def _painted(
     run.images = len(todo)
     run.total = run.options.steps * len(todo)  # type: ignore[operator]
     batches = [todo[i : i + run.options.batch] for i in range(0, len(todo), run.options.batch)]
-    with _explained(run):
+    asked = run.options
+    with explained(
+        f"{run.model.name}: cannot be painted with",
+        f"{asked.width} x {asked.height} pixels, {asked.batch} at a time on {run.model.device}",
+        hint="check `more` and the adapters; without them this is a defect worth reporting",
+        own=lambda error: error is run.raised,
+    ):
         cut = _texts(run, todo)
         if todo:
             with adapted(run.model, run.options) as (keywords, idle):
@@ -181,47 +188,6 @@ def _painted(
         ),
         resumed=len(jobs) - len(todo),
     )
-
-
-@contextmanager
-def _explained(run: _Run) -> Iterator[None]:
-    """Say where painting failed when a library does.
-
-    Raises:
-        SubmergeError: in place of whatever torch or diffusers raise.
-    """
-    import torch
-
-    options = run.options
-    where = f"{run.model.name}: cannot be painted with"
-    size = f"{options.width} x {options.height} pixels, {options.batch} at a time"
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise SubmergeError(
-            f"{where}: out of memory on {run.model.device} at {size}",
-            hint="load it with a smaller `memory_budget`, or paint smaller or fewer at a time",
-        ) from error
-    except (
-        ArithmeticError,
-        AssertionError,
-        AttributeError,
-        LookupError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
-        if error is run.raised or isinstance(error, SubmergeError):
-            raise
-        if "can't allocate memory" in str(error) or "not enough memory" in str(error):
-            raise SubmergeError(
-                f"{where}: out of memory on {run.model.device} at {size}",
-                hint="load it with a smaller `memory_budget`, or paint smaller or fewer at a time",
-            ) from error
-        raise SubmergeError(
-            f"{where}: {type(error).__name__}: {error}",
-            hint="check `more` and the adapters; without them this is a defect worth reporting",
-        ) from error
 
 
 def _ineffective(run: _Run) -> tuple[str, ...]:
