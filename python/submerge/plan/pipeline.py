@@ -22,7 +22,8 @@ from submerge.checkpoint.components import (
     is_weights,
     variant_of,
 )
-from submerge.checkpoint.files import MAX_CONFIG_BYTES, MAX_INDEX_BYTES, is_safetensors, read_object
+from submerge.checkpoint.files import MAX_CONFIG_BYTES, MAX_INDEX_BYTES, read_object
+from submerge.checkpoint.names import is_safetensors
 from submerge.errors import CheckpointError, RecipeError, listing, quoted
 from submerge.plan.form import Copy, Text
 from submerge.plan.licence import is_licence
