@@ -15,7 +15,7 @@ import factory
 from factory import KREA
 from submerge import inference
 from submerge.errors import CheckpointError, LayoutError, RecipeError
-from submerge.inference.parts import find_parts
+from submerge.inference.parts import find_parts, with_lent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -182,3 +182,14 @@ def test_a_variant_is_opened_where_there_is_nothing_else(tmp_path: Path) -> None
     plain.unlink()
     parts = find_parts(folder)
     assert parts.beside.variants == {"text_encoder": "fp16", "text_encoder_2": None, "vae": None}
+
+
+def test_a_transformer_alone_is_lent_the_components_of_those_beside_it(tmp_path: Path) -> None:
+    alone = factory.save_file(tmp_path / "m.safetensors", KREA)
+    own = factory.save_pipeline(tmp_path / "own", KREA)
+    other = factory.save_pipeline(tmp_path / "other", KREA)
+    assert with_lent({}, alone, [alone, own, other]) == {"components": str(own)}
+    given = {"components": str(other), "dtype": "bf16"}
+    assert with_lent(given, alone, [alone, own]) == given
+    assert with_lent(given, own, [alone, other]) == {"dtype": "bf16"}
+    assert with_lent({}, alone, [alone]) == {}

@@ -29,9 +29,9 @@ from submerge.merge import MergedModel
 from submerge.plan.provenance import label
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-__all__ = ["Parts", "find_parts"]
+__all__ = ["Parts", "find_parts", "with_lent"]
 
 _TEXT = ("text_encoder", "text_encoder_2")
 _CHANNELS = 64
@@ -212,6 +212,29 @@ def find_parts(source: Any, components: str | os.PathLike[str] | None = None) ->
         folder = _of_parents(source, model)
     beside = open_companions(folder, model.arch)
     return Parts(model, beside, label(str(path)), own_scheduler=own == folder)
+
+
+def with_lent(
+    load: Mapping[str, Any], source: Any, others: Iterable[str | os.PathLike[str] | MergedModel]
+) -> dict[str, Any]:
+    """Return keywords of loading in which a transformer alone is given another model's components.
+
+    A whole pipeline keeps its own, and a merge its parents'; what `load` names goes before.
+
+    Raises:
+        CheckpointError, OSError: a model cannot be opened.
+    """
+    how = dict(load)
+    if isinstance(source, MergedModel):
+        return how
+    if open_checkpoint(source).pipeline is not None:
+        how.pop("components", None)
+    elif how.get("components") is None:
+        paths = (one.path if isinstance(one, MergedModel) else one for one in others)
+        lent = (open_checkpoint(path).pipeline for path in paths)
+        if (found := next(filter(None, lent), None)) is not None:
+            how["components"] = str(found)
+    return how
 
 
 def _path(given: Any, where: str) -> Path:
