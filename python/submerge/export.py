@@ -18,18 +18,20 @@ from typing import TYPE_CHECKING
 from submerge.checkpoint import open_checkpoint
 from submerge.checkpoint.dtypes import WORDS
 from submerge.checkpoint.files import is_one_file
-from submerge.errors import CheckpointError, RecipeError, nearest, quoted
+from submerge.errors import CheckpointError, RecipeError, counted, nearest, quoted
+from submerge.findings import Findings
 from submerge.inference import LoadedModel
 from submerge.layout import identify
 from submerge.merge import MergedModel, carry_out, named, plan
 from submerge.recipe import Recipe
-from submerge.run import RunArguments, RunOptions
+from submerge.run import RunArguments, RunOptions, execute
 from submerge.verify import verify
 
 if TYPE_CHECKING:
     import os
     from typing import Any, Literal, Unpack
 
+    from submerge.plan import Plan
     from submerge.report import Report
 
 __all__ = ["QUANTIZATIONS", "export_merged_model"]
@@ -67,8 +69,9 @@ def export_merged_model(
 
     Raises:
         RecipeError: a format that is not there, or that does not fit the output.
-        CheckpointError, LayoutError: the model is damaged or unknown, or what was written does not
-            read back as it should.
+        CheckpointError, LayoutError: the model is damaged or unknown, its numbers are not finite or
+            would not be in the format, in which case nothing is written; or what was written does
+            not read back as it should.
         PlanError, Cancelled, OSError: as `merge`.
     """
     options = RunOptions.of(run)
@@ -77,7 +80,9 @@ def export_merged_model(
     if wanted["layout"] == "bfl" and layout == "auto" and extras is None:
         wanted["layout"] = "comfy" if identify(open_checkpoint(source)).extras else "bfl"
     recipe = _recipe(source, wanted, extras)
-    report = carry_out(plan(recipe, output_path), options)
+    made = plan(recipe, output_path)
+    _refuse_broken(made, execute(made, options.with_(stats=True, progress=None), "measure"))
+    report = carry_out(made, options)
     checked = verify(output_path, recipe=recipe, threads=options.threads, cancel=options.cancel)
     if not checked.passed:
         raise CheckpointError(
@@ -85,6 +90,30 @@ def export_merged_model(
             hint="the disk may be failing; export to another one",
         )
     return report
+
+
+def _refuse_broken(made: Plan, figures: dict[str, Any]) -> None:
+    """Refuse numbers that no program can use, before anything is written.
+
+    Raises:
+        CheckpointError: the model holds infinite or NaN elements, or will in the dtype asked for.
+    """
+    found = Findings.of(made, figures)
+    if found.nonfinite:
+        spot = found.nonfinite[0]
+        raise CheckpointError(
+            f"{spot.words('elements are infinite or NaN')}, expected finite ones in every unit, got"
+            f" {counted(len(found.nonfinite), 'unit')} with others",
+            hint="`submerge verify` tells more; take those parts from another model",
+        )
+    broken = {made.units[f["unit"]].name for f in figures["units"] if f["nonfinite_out"]}
+    if spots := [spot for spot in found.overflow if spot.unit in broken]:
+        dtype = {unit.name: made.outputs[unit.output].dtype for unit in made.units}[spots[0].unit]
+        raise CheckpointError(
+            f"{made.target}: {spots[0].words(f'elements are too large for {dtype}')}, expected all"
+            f" to fit, got {counted(len(spots), 'unit')} with larger ones",
+            hint="bf16 and f32 hold them",
+        )
 
 
 def _recipe(source: Path, wanted: dict[str, Any], extras: str | None) -> Recipe:
