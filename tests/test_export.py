@@ -45,7 +45,7 @@ def test_a_model_that_is_not_finite_is_refused_before_writing(
     path = model(tmp_path / "m.safetensors", first_is(value))
     with pytest.raises(CheckpointError) as caught:
         submerge.export_merged_model(path, tmp_path / "out.safetensors", quantization)
-    assert f"1 elements are infinite or NaN in `{UNIT}`" in str(caught.value)
+    assert f"1 infinite or NaN in `{UNIT}`" in str(caught.value)
     assert "disk" not in str(caught.value)
     assert sorted(tmp_path.iterdir()) == [path]
 
@@ -62,8 +62,9 @@ def test_what_overflows_is_refused_before_writing(
         return
     with pytest.raises(CheckpointError) as caught:
         submerge.export_merged_model(path, out, "f16")
-    assert f"1 elements are too large for F16 in `{UNIT}`" in str(caught.value)
-    assert "bf16 and f32 hold them" in str(caught.value)
+    assert "1 element too large for F16" in str(caught.value)
+    assert f"of them in `{UNIT}`" in str(caught.value)
+    assert "bf16 and f32 have the range" in str(caught.value)
     assert sorted(tmp_path.iterdir()) == [path]
 
 

@@ -259,7 +259,7 @@ def _columns(*, based: bool) -> dict[str, Callable[[Sums], str]]:
             "|a-base|": lambda s: f"{math.sqrt(s.delta2_a):.4g}" if s.based else "-",
             "|b-base|": lambda s: f"{math.sqrt(s.delta2_b):.4g}" if s.based else "-",
             "conflict": lambda s: _shown(s.sign_conflict, "{:.1%}"),
-            "weighted_sum": lambda s: _shown(s.sign_conflict_weighted, "{:.1%}"),
+            "weighted": lambda s: _shown(s.sign_conflict_weighted, "{:.1%}"),
         }
     return columns | {"non-finite": lambda s: f"{s.nonfinite:,}"}
 

@@ -50,6 +50,9 @@ EXTRAS = (
 # How trainers call the running average of a model's weights.
 _EMA = re.compile(r"(?:model_|transformer_)?ema(?:_model|_params)?\.|.*\.ema\.|shadow_params\.")
 
+# What torch's AveragedModel counts beside the weights; no network has it.
+_COUNTER = "n_averaged"
+
 _GENERIC_HINT = "`layout: generic` merges by tensor name and shape alone"
 
 
@@ -189,6 +192,7 @@ def _namespace(checkpoint: Checkpoint, prefix: str) -> tuple[list[str], list[str
     extras: list[str] = []
     for name in checkpoint.tensors:
         own = name.startswith(prefix) and (prefix or not name.startswith(EXTRAS))
+        own = own and name != _COUNTER
         (inside if own else extras).append(name)
     if averaged := [name for name in extras if _EMA.match(name)]:
         raise LayoutError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from submerge.checkpoint.files import is_shard
+from submerge.checkpoint.names import is_shard
 from submerge.errors import LayoutError, counted, quoted
 from submerge.layout.detect import EXTRAS, PREFIXES
 
