@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from submerge.errors import counted, quoted
+from submerge.blocks import place_of
+from submerge.errors import counted, listing, quoted
 from submerge.plan.words import selectors
 
 if TYPE_CHECKING:
@@ -110,7 +111,8 @@ class Findings(NamedTuple):
             notes=_notes(plan, figures),
             lines=(),
         )
-        return found._replace(lines=tuple(found._words([unit.name for unit in plan.units])))
+        lines = [*found._words([unit.name for unit in plan.units]), *_zeros(plan, figures)]
+        return found._replace(lines=tuple(lines))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the findings as plain data."""
@@ -232,6 +234,29 @@ def _whole(plan: Plan, figures: Mapping[str, Any]) -> tuple[str, ...]:
         same = _equals(unit, figure)
         models = [model for model in models if model in same]
     return tuple(models)
+
+
+def _zeros(plan: Plan, figures: Mapping[str, Any]) -> Iterator[str]:
+    """Tell of blocks that a model has nothing in, norms included: the rest of a download, mostly.
+
+    Of what is copied from one model nothing is measured.
+    """
+    blocks: dict[tuple[str, str], bool] = {}
+    for unit, figure in _units(plan, figures):
+        block, part = place_of(unit.name)
+        for model, norm2, bad in zip(
+            unit.models, figure["norm2"], figure["nonfinite"], strict=False
+        ):
+            if block != part:
+                empty = not norm2 and not bad
+                blocks[model, block] = blocks.get((model, block), True) and empty
+    found: dict[str, list[str]] = {}
+    for (model, block), empty in blocks.items():
+        if empty:
+            found.setdefault(model, []).append(block)
+    for model, empty_blocks in found.items():
+        what = listing(empty_blocks, noun="block")
+        yield f"{quoted(model)}: half a download, perhaps: all zeros in {what}"
 
 
 def _notes(plan: Plan, figures: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:

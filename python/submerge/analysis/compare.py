@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from submerge import documents
+from submerge.analysis.heatmap import draw
 from submerge.analysis.rows import BlockRow, Sums, grouped, rows_of
 from submerge.checkpoint import FLOATS, open_checkpoint
 from submerge.documents import AnalysisDocument
@@ -60,6 +61,10 @@ class Analysis:
     nonfinite: tuple[Spot, ...]
     notes: tuple[str, ...]
     run: Run | None = None
+
+    def __repr__(self) -> str:
+        models = ", ".join(f"{role} = {name}" for role, name in self.models.items())
+        return f"<Analysis {models}: {self.total().units:,} units>"
 
     def total(self) -> Sums:
         """Return the sums over all rows."""
@@ -138,9 +143,7 @@ class Analysis:
             RecipeError: another kind of file is asked for.
             SubmergeError: a `.png` is asked for and Pillow is not installed.
         """
-        from submerge.analysis.heatmap import draw
-
-        write_whole(path, draw(self, Path(path)))
+        write_whole(path, draw(self.models, self.rows, Path(path)))
         return Path(path)
 
     @classmethod
