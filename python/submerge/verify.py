@@ -57,6 +57,11 @@ class Verification:
     checks: tuple[Check, ...]
     remarks: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        failed = [check.name for check in self.checks if not check.passed]
+        outcome = f"failed: {', '.join(failed)}" if failed else "passed"
+        return f"<Verification {str(self.path)!r}: {outcome}>"
+
     @property
     def passed(self) -> bool:
         """Whether every check passed."""

@@ -210,7 +210,7 @@ def _namespace(checkpoint: Checkpoint, prefix: str) -> tuple[list[str], list[str
 def _architecture(
     checkpoint: Checkpoint, candidate: _Candidate, depths: tuple[int, ...]
 ) -> Architecture:
-    """Read the sizes off the tensors; what is missing or malformed is 0 and told later."""
+    """Read the sizes off the tensors; what is missing or malformed is 0 and refused later."""
     family = candidate.family
     # The names do not depend on the sizes, so a table of zeros finds the tensors to look at.
     arch = Architecture(family.name, depths, guidance=family.guidance is not None)
@@ -302,12 +302,12 @@ def _check_config(checkpoint: Checkpoint, family: Family, arch: Architecture) ->
             found["out_channels"] = found["in_channels"]
     wrong = [name for name in family.config_defaults if config[name] != truth[name]]
     if wrong:
-        told = ", ".join(
+        fields = ", ".join(
             f"{quoted(name)} expected {truth[name]!r}, got {config[name]!r}" for name in wrong
         )
         raise LayoutError(
             f"{checkpoint.path}: config.json contradicts the tensors in "
-            f"{counted(len(wrong), 'field')}: {told}",
+            f"{counted(len(wrong), 'field')}: {fields}",
             hint="the config belongs to another model; put the right one beside the weights",
         )
     if not arch.axes_dims_rope or family.published is None:
@@ -371,7 +371,7 @@ def _units(
 
 
 def _names(names: Sequence[str], limit: int = 10) -> str:
-    """Return the first names of a list whose length has been told already."""
+    """Return the first names of a list whose length stands before it."""
     rest = len(names) - limit
     more = f" and {rest:,} more" if rest > 0 else ""
     return ", ".join(map(quoted, names[:limit])) + more

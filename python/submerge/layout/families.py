@@ -32,7 +32,7 @@ _COMPONENT = "name the transformer; text encoders and VAEs are carried along, ne
 class _Kind(NamedTuple):
     """A kind of file: every one of its marks is found at the start of some tensor's name.
 
-    With `noun`, the number of tensors that the first mark matches is told, as so many `noun`s.
+    With `noun`, the message counts the tensors that the first mark matches, as so many `noun`s.
     """
 
     name: str
