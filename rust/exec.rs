@@ -17,6 +17,7 @@ use crate::compute::{Scratch, Setting};
 use crate::error::{Error, Result};
 use crate::io::sys;
 use crate::kernels::runner::Run;
+use crate::memory;
 use crate::plan::{self, Mode, Options, Plan};
 use crate::report::{Phases, Report, UnitReport};
 use crate::resolve::{Sources, Unit, resolve};
@@ -30,6 +31,16 @@ mod turn;
 /// Called on the calling thread, at most every [`WAKE`], with bytes done and bytes in all; an error
 /// stops the job.
 pub type Observer<'a> = &'a mut dyn FnMut(u64, u64) -> Result<()>;
+
+/// Bytes that a byte of JSON may become when it is read.
+const PARSED: u64 = 16;
+
+/// Bytes of a worker's stack.
+const STACK: usize = 2 << 20;
+
+/// What a worker may take besides the buffers that the schedule counts: tables of threads and
+/// allocators, sums of a cell, an error.
+const BESIDE: u64 = 1 << 20;
 
 /// How often the calling thread wakes.
 const WAKE: Duration = Duration::from_millis(100);
@@ -66,6 +77,7 @@ pub fn execute_with(
     observer: Observer,
 ) -> Result<Report> {
     let run = || {
+        memory::expect(PARSED * (plan.len() + options.len()) as u64)?;
         let plan = plan::parse_plan(plan)?;
         let options = plan::parse_options(options)?;
         run(&plan, &options, given, cancel, observer)
@@ -107,6 +119,8 @@ fn run(
     let recalled = options.statistics.as_ref().map_or(0, |known| work.recall(known));
     let (items, parts) = cut(&work, shape.item_elements)?;
     let seen = |run: &&dyn Run| !run.is_recalled() && run.passes() > 0;
+    // Before anything is written: a worker has no way to go on without its buffers.
+    memory::expect(shape.working_bytes + shape.threads as u64 * (STACK as u64 + BESIDE))?;
     work.evaluate_networks()?;
     let mut own: Box<dyn Sink>;
     let sink: &mut dyn Sink = if let Some(sink) = given.sink {
@@ -125,7 +139,7 @@ fn run(
         &parts,
         sink,
     );
-    job.work_through(shape, observer)?;
+    let threads = job.work_through(shape, observer)?;
     let computed = begun.elapsed();
 
     let Finished { units, read, found } = job.finish()?;
@@ -146,6 +160,7 @@ fn run(
             compute: computed.saturating_sub(opened).as_secs_f64(),
             commit: ended.saturating_sub(computed).as_secs_f64(),
         },
+        threads,
         peak_rss: sys::peak_rss(),
         looked: work.units.iter().filter_map(Unit::run).filter(seen).count(),
         recalled,
@@ -205,25 +220,46 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// Start the workers, watch them, and return when all have ended and their threads are joined.
-    fn work_through(&self, shape: Shape, observer: Observer) -> Result<()> {
-        let threads = shape.threads.min(self.items.len()).max(1);
+    /// Start the workers, watch them, and return how many there were when all have ended and their
+    /// threads are joined. Where so many threads cannot be had, fewer do the same work.
+    fn work_through(&self, shape: Shape, observer: Observer) -> Result<usize> {
+        let mut threads = shape.threads.min(self.items.len()).max(1);
+        loop {
+            match self.work_with(threads, &mut *observer) {
+                Ok(()) => return Ok(threads),
+                Err(_) if threads > 1 => threads /= 2,
+                Err(refused) => {
+                    let what =
+                        format!("no thread can be started, expected at least one: {refused}");
+                    return Err(Error::plan(what).hint(
+                        "close other programs, or raise this process's limits (`ulimit -u`, `ulimit -v`)",
+                    ));
+                }
+            }
+        }
+    }
+
+    /// An error says that not all threads could be started: nothing was done.
+    fn work_with(
+        &self,
+        threads: usize,
+        observer: Observer,
+    ) -> std::result::Result<(), rayon::ThreadPoolBuildError> {
         self.lock().running = threads;
         let builder = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
+            .stack_size(STACK)
             .thread_name(|i| format!("submerge-{i}"))
             .start_handler(|_| crate::simd::standard_arithmetic())
             .panic_handler(|_| {}); // a panic reaches `scope` below; it must not abort the host
-        builder
-            .build_scoped(rayon::ThreadBuilder::run, |pool| {
-                pool.in_place_scope(|scope| {
-                    for _ in 0..threads {
-                        scope.spawn(|_| self.worker());
-                    }
-                    self.watch(observer);
-                });
-            })
-            .map_err(|e| Error::internal(format!("cannot start {threads} threads: {e}")))
+        builder.build_scoped(rayon::ThreadBuilder::run, |pool| {
+            pool.in_place_scope(|scope| {
+                for _ in 0..threads {
+                    scope.spawn(|_| self.worker());
+                }
+                self.watch(observer);
+            });
+        })
     }
 
     fn finish(self) -> Result<Finished> {

@@ -45,7 +45,7 @@ DTYPES: Mapping[str, int] = MappingProxyType(
 )  # fmt: skip
 
 # The element types arithmetic is defined on; tensors of any other type are copied whole or refused.
-FLOATS = frozenset({"F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
+FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 
 
 class TensorInfo(NamedTuple):
