@@ -20,7 +20,7 @@ use crate::kernels::runner::Run;
 use crate::memory;
 use crate::plan::{self, Mode, Options, Plan};
 use crate::report::{Phases, Report, UnitReport};
-use crate::resolve::{Sources, Unit, resolve};
+use crate::resolve::{Sources, Unit, resolve, Work};
 
 use crate::schedule::{Item, Part, Pass, Shape, cut, fit};
 use crate::simd::Isa;
@@ -111,7 +111,7 @@ fn run(
             ))
         })?;
     let mut work = resolve(plan, options, &given.sources)?;
-    let shape = fit(&work, options)?;
+    let shape = affordable(&work, options)?;
     let how = Report::planned(shape, work.sources.iter().any(|source| source.is_mapped()), isa);
     if options.mode == Mode::Fit {
         return Ok(how);
@@ -119,8 +119,6 @@ fn run(
     let recalled = options.statistics.as_ref().map_or(0, |known| work.recall(known));
     let (items, parts) = cut(&work, shape.item_elements)?;
     let seen = |run: &&dyn Run| !run.is_recalled() && run.passes() > 0;
-    // Before anything is written: a worker has no way to go on without its buffers.
-    memory::expect(shape.working_bytes + shape.threads as u64 * (STACK as u64 + BESIDE))?;
     work.evaluate_networks()?;
     let mut own: Box<dyn Sink>;
     let sink: &mut dyn Sink = if let Some(sink) = given.sink {
@@ -167,6 +165,21 @@ fn run(
         statistics: if options.statistics.is_some() { work.keyed(found) } else { BTreeMap::new() },
         ..how
     })
+}
+
+/// How the job runs: as [`fit`] says, with fewer threads where there is no room for so many. Asked
+/// before anything is written: a worker has no way to go on without its buffers.
+fn affordable(work: &Work, options: &Options) -> Result<Shape> {
+    let mut options = options.clone();
+    loop {
+        let shape = fit(work, &options)?;
+        let beside = shape.threads as u64 * (STACK as u64 + BESIDE);
+        match memory::expect(shape.working_bytes + beside) {
+            Ok(()) => return Ok(shape),
+            Err(none_left) if shape.threads == 1 => return Err(none_left),
+            Err(_) => options.threads = shape.threads / 2,
+        }
+    }
 }
 
 /// The state shared by the workers and the watcher.
