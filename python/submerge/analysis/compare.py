@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from submerge import documents
 from submerge.analysis.rows import BlockRow, Sums, grouped, rows_of
 from submerge.checkpoint import open_checkpoint
+from submerge.checkpoint.dtypes import WORDS
 from submerge.documents import AnalysisDocument
 from submerge.errors import RecipeError, listing
 from submerge.files import write_whole
@@ -17,7 +18,6 @@ from submerge.findings import Spot, nonfinite_inputs
 from submerge.layout import identify
 from submerge.merge import named
 from submerge.plan.comparison import Question, comparison_plan
-from submerge.plan.outputs import DTYPE_NAMES
 from submerge.report import Run, aligned
 from submerge.run import RunArguments, RunOptions, __version__, execute
 
@@ -236,10 +236,11 @@ def analyze(
 def _dtype(word: str) -> str | None:
     if word == "same":
         return None
-    if word not in DTYPE_NAMES:
-        known = ", ".join(["same", *sorted(DTYPE_NAMES)])
+    names = {name.lower(): name for name in WORDS.values()}
+    if word not in names:
+        known = ", ".join(["same", *sorted(names)])
         raise RecipeError(f"dtype: expected one of {known}, got `{word}`")
-    return DTYPE_NAMES[word]
+    return names[word]
 
 
 def _columns(*, based: bool) -> dict[str, Callable[[Sums], str]]:

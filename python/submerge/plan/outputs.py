@@ -11,7 +11,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from submerge.blocks import block_of
-from submerge.checkpoint import DTYPES, FLOATS
+from submerge.checkpoint.dtypes import DTYPES, FLOATS, WORDS
 from submerge.checkpoint.files import is_one_file
 from submerge.errors import InternalError, LayoutError, RecipeError, counted, quoted
 from submerge.layout import COMFY_PREFIX, OutTensor, family_of, tensors_of
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from submerge.recipe import Output as Wanted
 
 __all__ = [
-    "DTYPE_NAMES",
     "Filled",
     "Placed",
     "Shape",
@@ -41,13 +40,6 @@ __all__ = [
 Filled: TypeAlias = tuple[OutputTensor, list[Unit]]
 """A tensor of the output and the units that fill it, in row order."""
 
-DTYPE_NAMES = {
-    "f32": "F32",
-    "f16": "F16",
-    "bf16": "BF16",
-    "f8_e4m3": "F8_E4M3",
-    "f8_e5m2": "F8_E5M2",
-}
 # What numbers of a type are computed in, where that is another.
 _COMPUTED = {"F64": "F32"}
 # diffusers' own default for save_pretrained; decimal.
@@ -224,10 +216,10 @@ def dtype_of(name: str, dtypes: Collection[str], wanted: str) -> str:
     if others:
         return others[0]
     if wanted != "same":
-        return DTYPE_NAMES[wanted]
+        return WORDS[wanted]
     floats = {_COMPUTED.get(dtype, dtype) for dtype in found}
-    bits = max(DTYPES[dtype] for dtype in floats)
-    widest = [dtype for dtype in floats if DTYPES[dtype] == bits]
+    bits = max(DTYPES[dtype].bits for dtype in floats)
+    widest = [dtype for dtype in floats if DTYPES[dtype].bits == bits]
     return widest[0] if len(widest) == 1 else "BF16"
 
 
