@@ -20,9 +20,9 @@ use crate::kernels::runner::Run;
 use crate::memory;
 use crate::plan::{self, Mode, Options, Plan};
 use crate::report::{Phases, Report, UnitReport};
-use crate::resolve::{Sources, Unit, resolve, Work};
+use crate::resolve::{Sources, Unit, resolve};
 
-use crate::schedule::{Item, Part, Pass, Shape, cut, fit};
+use crate::schedule::{Item, Part, Pass, STACK, Shape, affordable, cut};
 use crate::simd::Isa;
 use crate::sink::{self, Sink, Written};
 
@@ -31,16 +31,6 @@ mod turn;
 /// Called on the calling thread, at most every [`WAKE`], with bytes done and bytes in all; an error
 /// stops the job.
 pub type Observer<'a> = &'a mut dyn FnMut(u64, u64) -> Result<()>;
-
-/// Bytes that a byte of JSON may become when it is read.
-const PARSED: u64 = 16;
-
-/// Bytes of a worker's stack.
-const STACK: usize = 2 << 20;
-
-/// What a worker may take besides the buffers that the schedule counts: tables of threads and
-/// allocators, sums of a cell, an error.
-const BESIDE: u64 = 1 << 20;
 
 /// How often the calling thread wakes.
 const WAKE: Duration = Duration::from_millis(100);
@@ -77,7 +67,8 @@ pub fn execute_with(
     observer: Observer,
 ) -> Result<Report> {
     let run = || {
-        memory::expect(PARSED * (plan.len() + options.len()) as u64)?;
+        let read = 16 * (plan.len() + options.len()); // a byte of JSON becomes no more than that
+        memory::expect(read as u64)?;
         let plan = plan::parse_plan(plan)?;
         let options = plan::parse_options(options)?;
         run(&plan, &options, given, cancel, observer)
@@ -166,21 +157,6 @@ fn run(
         statistics: if options.statistics.is_some() { work.keyed(found) } else { BTreeMap::new() },
         ..how
     })
-}
-
-/// How the job runs: as [`fit`] says, with fewer threads where there is no room for so many. Asked
-/// before anything is written: a worker has no way to go on without its buffers.
-fn affordable(work: &Work, options: &Options) -> Result<Shape> {
-    let mut options = options.clone();
-    loop {
-        let shape = fit(work, &options)?;
-        let beside = shape.threads as u64 * (STACK as u64 + BESIDE);
-        match memory::expect(shape.working_bytes + beside) {
-            Ok(()) => return Ok(shape),
-            Err(none_left) if shape.threads == 1 => return Err(none_left),
-            Err(_) => options.threads = shape.threads / 2,
-        }
-    }
 }
 
 /// The state shared by the workers and the watcher.
