@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use self::leaving::Leaving;
 use self::turn::Turn;
 use crate::compute::{Scratch, Setting};
 use crate::error::{Error, Result};
@@ -26,6 +27,7 @@ use crate::schedule::{Item, Part, Pass, STACK, Shape, affordable, cut};
 use crate::simd::Isa;
 use crate::sink::{self, Sink, Written};
 
+mod leaving;
 mod turn;
 
 /// Called on the calling thread, at most every [`WAKE`], with bytes done and bytes in all; an error
@@ -335,7 +337,8 @@ impl<'a> Job<'a> {
     }
 
     fn worker(&self) {
-        let _leaving = Leaving(self);
+        let waiting = [&self.changed, &self.left];
+        let _leaving = Leaving { turn: &self.turn, waiting };
         let mut scratch = Scratch::default();
         loop {
             let index = self.next.fetch_add(1, Ordering::Relaxed);
@@ -391,21 +394,5 @@ impl<'a> Job<'a> {
         self.done.fetch_add(item.len as u64, Ordering::Relaxed);
         // Waiting for the device happens outside the turn, so that others go on computing.
         pending.map_or(Ok(()), |pending| pending.wait().map_err(Some))
-    }
-}
-
-/// Counts a worker out, even if it panics, so that nobody waits for it for ever.
-struct Leaving<'b, 'a>(&'b Job<'a>);
-
-impl Drop for Leaving<'_, '_> {
-    fn drop(&mut self) {
-        let mut turn = self.0.lock();
-        turn.running -= 1;
-        if std::thread::panicking() {
-            turn.stopped = true;
-        }
-        drop(turn);
-        self.0.changed.notify_all();
-        self.0.left.notify_all();
     }
 }
