@@ -327,7 +327,9 @@ def save_pipeline(path: Path, flux: Flux, shards: int = 1) -> Path:
     )
     for component in ("text_encoder", "text_encoder_2", "vae"):
         weights = WEIGHTS if component == "vae" else "model"
-        write_json(path / component / "config.json", {"_class_name": components[component][1]})
+        fields = {"scaling_factor": 0.3611, "shift_factor": 0.1159} if component == "vae" else {}
+        kind = {"_class_name": components[component][1]}
+        write_json(path / component / "config.json", {**kind, **fields})
         array = np.full((3, 5), len(component), dtype=np.float32)
         write(path / component / f"{weights}.safetensors", {"stand_in.weight": array})
     for component in ("tokenizer", "tokenizer_2"):
