@@ -31,14 +31,14 @@ DTYPES: dict[str, tuple[np.dtype[Any], str]] = {
     "BF16": (np.dtype(ml_dtypes.bfloat16), "bfloat16"),
     "F8_E4M3": (np.dtype(ml_dtypes.float8_e4m3fn), "float8_e4m3fn"),
     "F8_E5M2": (np.dtype(ml_dtypes.float8_e5m2), "float8_e5m2"),
+    "F64": (np.dtype(np.float64), "float64"),
 }
-FLOATS = tuple(DTYPES)
+FLOATS = tuple(DTYPES)[:5]  # what is merged into
 _OTHERS = {
     "I8": "int8",
     "U8": "uint8",
     "I32": "int32",
     "I64": "int64",
-    "F64": "float64",
     "BOOL": "bool",
 }
 _NUMPY: dict[str, np.dtype[Any]] = {
