@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Findings", "Rounding", "Spot", "nonfinite_inputs"]
 
 _SHOWN = 10
+_LITTLE = 0.5
 
 
 class Spot(NamedTuple):
@@ -83,6 +84,7 @@ class Findings(NamedTuple):
         equal: the units that were merged and came out as one model has them, by model; as all of
             them have them, under `all`.
         whole: the models that the whole result is equal to, where several went into it.
+        vanished: the units of which rounding to the output's dtype left little or nothing.
         notes: what was unusual about units in the formulas' own words, such as the branch slerp
             took, and the units.
     """
@@ -92,6 +94,7 @@ class Findings(NamedTuple):
     rounding: Rounding | None
     equal: Mapping[str, tuple[str, ...]]
     whole: tuple[str, ...]
+    vanished: tuple[str, ...]
     notes: Mapping[str, tuple[str, ...]]
     lines: tuple[str, ...]
 
@@ -104,6 +107,7 @@ class Findings(NamedTuple):
             rounding=_rounding(plan, figures),
             equal=_equal(plan, figures),
             whole=_whole(plan, figures),
+            vanished=tuple(_vanished(plan, figures)),
             notes=_notes(plan, figures),
             lines=(),
         )
@@ -118,6 +122,7 @@ class Findings(NamedTuple):
             "rounding": None if self.rounding is None else self.rounding.to_dict(),
             "equal": {model: list(units) for model, units in self.equal.items()},
             "whole": list(self.whole),
+            "vanished": list(self.vanished),
             "notes": {note: list(units) for note, units in self.notes.items()},
         }
 
@@ -132,6 +137,9 @@ class Findings(NamedTuple):
             yield from (spot.words(what) for spot in spots[:_SHOWN])
             if len(spots) > _SHOWN:
                 yield f"... and {counted(len(spots) - _SHOWN, 'more unit')} with {what}"
+        if self.vanished:
+            where = _places(everywhere, self.vanished)
+            yield f"too small for the output's dtype: hardly anything but zeros is left of {where}"
         for model in self.whole:
             yield f"the whole result is equal to {quoted(model)}"
         for model, names in self.equal.items() if not self.whole else ():
@@ -187,6 +195,15 @@ def _rounding(plan: Plan, figures: Mapping[str, Any]) -> Rounding | None:
         if share > worst[1]:
             worst = (unit.name, share)
     return Rounding(lost, change, *worst) if worst[0] else None
+
+
+def _vanished(plan: Plan, figures: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the units whose rounding error has at least half the energy of the largest operand."""
+    for unit, figure in _units(plan, figures):
+        if figure["sampled"] and figure["norm2"]:
+            lost = figure["rounding2"] * figure["elements"] / figure["sampled"]
+            if lost > 0 and lost >= _LITTLE * max(figure["norm2"]):
+                yield unit.name
 
 
 def _equals(unit: Unit, figure: Mapping[str, Any]) -> set[str]:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from submerge import documents
 from submerge.analysis.heatmap import draw
 from submerge.analysis.rows import BlockRow, Sums, grouped, rows_of
-from submerge.checkpoint import FLOATS, open_checkpoint
+from submerge.checkpoint import open_checkpoint
+from submerge.checkpoint.dtypes import WORDS
 from submerge.documents import AnalysisDocument
 from submerge.errors import RecipeError, listing
 from submerge.files import write_whole
@@ -238,10 +239,11 @@ def analyze(
 def _dtype(word: str) -> str | None:
     if word == "same":
         return None
-    if word.upper() not in FLOATS:
-        known = ", ".join(["same", *sorted(name.lower() for name in FLOATS)])
+    names = {name.lower(): name for name in WORDS.values()}
+    if word not in names:
+        known = ", ".join(["same", *sorted(names)])
         raise RecipeError(f"dtype: expected one of {known}, got `{word}`")
-    return word.upper()
+    return names[word]
 
 
 def _columns(*, based: bool) -> dict[str, Callable[[Sums], str]]:
@@ -262,7 +264,7 @@ def _columns(*, based: bool) -> dict[str, Callable[[Sums], str]]:
             "|a-base|": lambda s: f"{math.sqrt(s.delta2_a):.4g}" if s.based else "-",
             "|b-base|": lambda s: f"{math.sqrt(s.delta2_b):.4g}" if s.based else "-",
             "conflict": lambda s: _shown(s.sign_conflict, "{:.1%}"),
-            "weighted_sum": lambda s: _shown(s.sign_conflict_weighted, "{:.1%}"),
+            "weighted": lambda s: _shown(s.sign_conflict_weighted, "{:.1%}"),
         }
     return columns | {"non-finite": lambda s: f"{s.nonfinite:,}"}
 
