@@ -171,7 +171,7 @@ fn kernels_without_statistics_ask_for_none() {
     let whole = Whole { operands: 3, elements: 9 };
     let random = json!({"density": [0.5, 0.5], "keys": [1, 2], "rescale": "inverse"});
     let kernels = [
-        runner(Linear { weights: vec![1.0; 3] }, whole).expect("weights"),
+        runner(Linear::sum(vec![1.0; 3]), whole).expect("weights"),
         delta(&json!({"none": {}}), 1.0).run(whole),
         delta(&json!({"random": random}), 1.0).run(whole),
         // A number for each column.
