@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 use self::turn::Turn;
 use crate::compute::{Scratch, Setting};
 use crate::error::{Error, Result};
-use crate::io::source::Source;
 use crate::io::sys;
 use crate::kernels::runner::Run;
 use crate::output::Output;
@@ -74,7 +73,7 @@ fn run(plan: &Plan, options: &Options, cancel: &AtomicBool, observer: Observer) 
         })?;
     let mut work = resolve(plan, options)?;
     let shape = fit(&work, options)?;
-    let how = Report::planned(shape, work.sources.iter().any(Source::is_mapped), isa);
+    let how = Report::planned(shape, work.sources.iter().any(|source| source.is_mapped()), isa);
     if options.mode == Mode::Fit {
         return Ok(how);
     }
@@ -95,7 +94,7 @@ fn run(plan: &Plan, options: &Options, cancel: &AtomicBool, observer: Observer) 
     let computed = begun.elapsed();
 
     let Finished { output, units, read, found } = job.finish()?;
-    work.sources.iter().try_for_each(Source::check_unchanged)?;
+    work.sources.iter().try_for_each(|source| source.check_unchanged())?;
     if cancel.load(Ordering::Relaxed) {
         return Err(Error::cancelled());
     }
@@ -217,7 +216,7 @@ impl<'a> Job<'a> {
                 continue;
             }
             drop(turn);
-            self.setting.work.sources.iter().for_each(Source::give_way);
+            self.setting.work.sources.iter().for_each(|source| source.give_way());
             let verdict = if self.setting.cancel.load(Ordering::Relaxed) {
                 Err(Error::cancelled())
             } else {

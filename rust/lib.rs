@@ -3,14 +3,14 @@
 //!
 //! The core knows no model family, no default value and no Python object outside `python.rs`.
 //! Modules stand on floors and import only downwards:
-//! `error -> dtype -> simd -> {io, checkpoint, math} -> linalg -> kernels -> {plan, stats} ->
+//! `error -> dtype -> simd -> {io, math} -> {format, linalg} -> kernels -> {plan, stats} ->
 //! {resolve, schedule, report} -> {inputs, output} -> compute -> exec -> python`.
 
-pub mod checkpoint;
 pub mod compute;
 pub mod dtype;
 pub mod error;
 pub mod exec;
+pub mod format;
 pub mod inputs;
 pub mod io;
 pub mod kernels;

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result, quoted};
 use crate::io::sink::{Settle, Sink};
-use crate::io::source::{ReadMode, Source};
+use crate::io::source::{LocalFile, ReadMode, Source as _};
 use crate::io::transaction::{Manner, Transaction};
 use crate::plan::{Mode, Options, Plan};
 use crate::resolve::{Unit, Work};
@@ -142,7 +142,7 @@ impl<'a> Writer<'a> {
 #[derive(Debug)]
 pub struct Checker<'a> {
     work: &'a Work,
-    files: Vec<Source>,
+    files: Vec<LocalFile>,
     buffer: Vec<u8>,
 }
 
@@ -150,11 +150,12 @@ impl<'a> Checker<'a> {
     fn open(plan: &Plan, work: &'a Work) -> Result<Self> {
         let mut checker = Self { work, files: Vec::new(), buffer: Vec::new() };
         for file in &work.files {
-            let source = Source::open(&plan.target.resolve(&file.path)?, ReadMode::Pread)?;
+            let source = LocalFile::open(&plan.target.resolve(&file.path)?, ReadMode::Pread)?;
             let expected = file.header.len() as u64 + file.data_len;
             let here = source.path().display();
-            if source.identity().size != expected {
-                let what = format!("{here}: {} bytes, expected {expected}", source.identity().size);
+            if source.identity().size() != expected {
+                let what =
+                    format!("{here}: {} bytes, expected {expected}", source.identity().size());
                 return Err(
                     Error::plan(what).hint("it was made from another recipe or other inputs")
                 );

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::dtype::{Dtype, Overflow};
 use crate::error::{Error, Result};
 use crate::io::sink::CachePolicy;
-use crate::io::source::{Identity, ReadMode};
+use crate::io::source::{FileIdentity, ReadMode};
 use crate::io::transaction::{Copied, Target, Text};
 
 mod operation;
@@ -52,7 +52,7 @@ pub struct SourceSpec {
     /// Where it is.
     pub path: PathBuf,
     /// What it was when the plan was made.
-    pub identity: Identity,
+    pub identity: FileIdentity,
 }
 
 /// A weight file of the output.

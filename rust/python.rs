@@ -1,4 +1,4 @@
-//! The boundary: three functions and a cancel handle. The only file that knows Python.
+//! The boundary: three functions, a cancel handle and an open file. The only file that knows Python.
 //!
 //! A job runs detached from the interpreter; the calling thread attaches at most ten times a second
 //! to look for signals and to call `progress`. Workers never attach.
@@ -13,13 +13,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyByteArray, PyDict};
 
 use crate::error::{Error, Kind};
-use crate::io::source::Identity;
+use crate::exec;
+use crate::format::safetensors;
+use crate::io::source::{FileIdentity, Identity, LocalFile, ReadMode, Source as _};
 use crate::plan::{FAMILIES, OpSpec, PLAN_VERSION};
 use crate::simd::Isa;
-use crate::{checkpoint, exec};
 
 /// Cancels a running job from any thread.
 #[pyclass(module = "submerge._core", frozen)]
@@ -44,6 +45,45 @@ impl Job {
     }
 }
 
+/// One open file, for who wants the bytes themselves: whatever is read is of one version of it.
+#[pyclass(module = "submerge._core", frozen)]
+struct Reader {
+    file: LocalFile,
+}
+
+#[pymethods]
+impl Reader {
+    /// `identity` is what the file was when its header was read, as JSON.
+    #[new]
+    fn new(py: Python<'_>, path: std::path::PathBuf, identity: &str) -> PyResult<Self> {
+        let open = || {
+            let expected: FileIdentity = serde_json::from_str(identity)
+                .map_err(|e| Error::plan(format!("identity: not in the expected form: {e}")))?;
+            let file = LocalFile::open(&path, ReadMode::Pread)?;
+            file.expect(&Identity::File(expected))?;
+            Ok(Self { file })
+        };
+        py.detach(open).map_err(|e| raise(py, e))
+    }
+
+    /// `size` bytes from `offset` on, in memory of their own. The interpreter is free meanwhile.
+    fn read<'py>(
+        &self,
+        py: Python<'py>,
+        offset: u64,
+        size: usize,
+    ) -> PyResult<Bound<'py, PyByteArray>> {
+        let read = |bytes: &mut [u8]| {
+            py.detach(|| {
+                self.file.read(offset, bytes)?;
+                self.file.check_untouched()
+            })
+            .map_err(|e| raise(py, e))
+        };
+        PyByteArray::new_with(py, size, read)
+    }
+}
+
 #[pyfunction]
 fn read_header(
     py: Python<'_>,
@@ -54,9 +94,11 @@ fn read_header(
 }
 
 fn header_json(path: &Path, max_header_bytes: u64) -> crate::Result<String> {
-    let file = std::fs::File::open(path).map_err(|e| Error::io(e, path, "cannot open"))?;
-    let identity = Identity::of(&file, path)?;
-    let header = checkpoint::read(&file, path, max_header_bytes)?;
+    let file = LocalFile::open(path, ReadMode::Pread)?;
+    let header = safetensors::read(&file, max_header_bytes)?;
+    let Identity::File(identity) = file.identity() else {
+        return Err(Error::internal("a local file without an identity"));
+    };
     let tensors: Vec<_> = header
         .tensors
         .iter()
@@ -200,5 +242,5 @@ fn raise_os(py: Python<'_>, source: &std::io::Error, path: &Path, error: &Error)
 #[pymodule]
 mod _core {
     #[pymodule_export]
-    use super::{Job, build_info, execute, read_header};
+    use super::{Job, Reader, build_info, execute, read_header};
 }

@@ -39,6 +39,7 @@ def source(path: Path) -> dict[str, Any]:
         "ino": stat.st_ino,
         "size": stat.st_size,
         "mtime_ns": stat.st_mtime_ns,
+        "ctime_ns": stat.st_ctime_ns,
     }
     return {"path": str(path), "identity": identity}
 

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use serde_json::{Value, json};
-use submerge_core::checkpoint::{Tensor, encode};
 use submerge_core::dtype::Dtype;
 use submerge_core::exec::execute;
-use submerge_core::io::source::Identity;
+use submerge_core::format::safetensors::{Tensor, encode};
+use submerge_core::io::source::FileIdentity;
 use submerge_core::simd::Isa;
 
 /// The tensors of every model: several cells of the grid, rows beyond a cell, vectors, one element.
@@ -118,7 +118,7 @@ impl Scene {
         let source = |model: usize| {
             let path = self.input(model);
             let file = File::open(&path).expect("an input");
-            json!({"path": path, "identity": Identity::of(&file, &path).expect("an identity")})
+            json!({"path": path, "identity": FileIdentity::of(&file, &path).expect("an identity")})
         };
         let outputs = TENSORS
             .map(|(name, shape)| json!({"file": 0, "name": name, "dtype": "F32", "shape": shape}));

@@ -39,7 +39,7 @@ FORM: dict[str, set[str]] = {
         "units",
     },
     "source": {"path", "identity"},
-    "identity": {"dev", "ino", "size", "mtime_ns"},
+    "identity": {"dev", "ino", "size", "mtime_ns", "ctime_ns"},
     "file": {"path", "metadata"},
     "text": {"path", "text"},
     "copy": {"path", "from", "how"},

@@ -67,6 +67,7 @@ def test_the_identity_is_what_the_system_says(tmp_path: Path) -> None:
         "ino": found.st_ino,
         "size": found.st_size,
         "mtime_ns": found.st_mtime_ns,
+        "ctime_ns": found.st_ctime_ns,
     }
 
 

@@ -13,7 +13,7 @@ import factory
 from factory import KREA, SCHNELL, Flux
 from planning import interpret, planned
 from submerge.errors import RecipeError
-from submerge.plan.guidance import sinusoid
+from submerge.layout import FAMILIES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,6 +36,9 @@ NAMES = {
 }
 
 
+NETWORK = FAMILIES["flux1"].guidance
+
+
 def mixtures(plan: Plan) -> dict[str, dict[str, float]]:
     """Weights by model of each guidance unit of the output."""
     found = {}
@@ -47,15 +50,16 @@ def mixtures(plan: Plan) -> dict[str, dict[str, float]]:
 
 
 def test_the_sinusoid_is_cos_then_sin_of_a_thousand_times_the_value() -> None:
-    found = sinusoid(3.5, 256)
+    assert NETWORK is not None
+    found = NETWORK.sinusoid(3.5, 256)
     frequencies = [10_000 ** (-i / 128) for i in range(128)]
     assert len(found) == 256
     assert found[0] == math.cos(3500.0)
     assert found[128] == math.sin(3500.0)
     expected = [f(3500.0 * w) for f in (math.cos, math.sin) for w in frequencies]
     assert np.allclose(found, expected, rtol=0, atol=1e-9)
-    assert sinusoid(1.0, 5) == (*sinusoid(1.0, 4), 0.0)
-    assert sinusoid(0.0, 4) == (1.0, 1.0, 0.0, 0.0)
+    assert NETWORK.sinusoid(1.0, 5) == (*NETWORK.sinusoid(1.0, 4), 0.0)
+    assert NETWORK.sinusoid(0.0, 4) == (1.0, 1.0, 0.0, 0.0)
 
 
 W = {"weight": {"s": 1, "k": 1, "d": 2}}

@@ -362,8 +362,8 @@ def test_the_rule_that_is_offered_leaves_the_norms_at_model_a() -> None:
     norms = select(Selector.parse("**.norm", "x"), UNITS)
     assert len(norms) == 19 * 4 + 38 * 2
     assert isinstance(step.method, Take)
-    rows = step.method.weights(["a", "b"], Selection.of(norms), step.path)
-    assert {row["b"] for row in rows.values()} == {0.0}
+    blends = step.method.blends(ruled.setting(), Selection.of(norms), step.path)
+    assert {(blend.op, blend.models) for blend in blends.values()} == {("copy", ("a",))}
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from submerge.layout import (
 )
 
 DATA = Path(__file__).parent / "data"
-DEV = Architecture("flux1", 19, 38, 3072, 128, 12288, 64, 64, 4096, 768, guidance=True)
+DEV = Architecture("flux1", (19, 38), 3072, 128, 12288, 64, 64, 4096, 768, guidance=True)
 BOTH = pytest.mark.parametrize("layout", ["bfl", "diffusers"])
 PREFIXES = [
     "",
@@ -169,7 +169,7 @@ def test_a_unit_holds_the_same_numbers_in_both_layouts(flux: Flux, one: str, oth
 @given(FLUX)
 def test_the_architecture_is_read_off_the_tensors(flux: Flux) -> None:
     arch = arch_of(flux)
-    assert (arch.double, arch.single, arch.hidden) == (flux.double, flux.single, flux.hidden)
+    assert (arch.depths, arch.hidden) == ((flux.double, flux.single), flux.hidden)
     assert (arch.head_dim, arch.mlp, arch.guidance) == (flux.head_dim, flux.mlp, flux.guidance)
     assert (arch.in_channels, arch.out_channels) == (flux.channels, flux.out)
     assert (arch.context_dim, arch.pooled_dim) == (flux.context, flux.pooled)

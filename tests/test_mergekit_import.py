@@ -9,7 +9,6 @@ import pytest
 from flux_units import flux_units
 from submerge import cli
 from submerge.errors import RecipeError
-from submerge.methods import Blend
 from submerge.recipe import Recipe
 from submerge.recipe.importers import Imported, import_recipe
 from submerge.recipe.importers.mergekit import import_mergekit
@@ -17,6 +16,8 @@ from submerge.values import Selection
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from submerge.methods import Blend
 
 UNITS = flux_units()
 TIES = """
@@ -40,9 +41,7 @@ def read(text: str) -> Imported:
 
 def blend(recipe: Recipe, unit: str) -> Blend:
     (step,) = recipe.steps()
-    found = step.method.mixtures(recipe.setting(), Selection.of(UNITS), step.path)[unit]
-    assert isinstance(found, Blend)
-    return found
+    return step.method.blends(recipe.setting(), Selection.of(UNITS), step.path)[unit]
 
 
 def test_deltas_weights_and_base() -> None:

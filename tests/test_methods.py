@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from flux_units import flux_units
 from submerge.errors import RecipeError
-from submerge.methods import METHODS, Linear, Take, notes_on, parse_method, plain_method
+from submerge.methods import METHODS, Linear, Setting, Take, notes_on, parse_method, plain_method
 from submerge.values import PerModel, Selection, Value
 
 UNITS = flux_units()
@@ -165,11 +165,8 @@ def test_normalised_weights_are_shares(numbers: list[float]) -> None:
 
 
 def test_take_is_one_model_whole() -> None:
-    assert Take("krea").weights(THREE, ALL, "m")["final.linear.bias"] == {
-        "schnell": 0.0,
-        "krea": 1.0,
-        "dev": 0.0,
-    }
+    found = Take("krea").blends(Setting(tuple(THREE)), ALL, "m")["final.linear.bias"]
+    assert (found.op, found.models) == ("copy", ("krea",))
 
 
 def test_shares_outside_the_unit_interval_are_noted() -> None:
@@ -311,7 +308,7 @@ def test_what_does_not_fit_is_refused(
     method: Any, models: list[str], units: list[str], message: str, hint: str | None
 ) -> None:
     with pytest.raises(RecipeError) as caught:
-        method.weights(models, Selection.of(units) if units else ALL, "m")
+        method.blends(Setting(tuple(models)), Selection.of(units) if units else ALL, "m")
     assert caught.value.message == message
     assert caught.value.hint == hint
 

@@ -36,7 +36,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
 def mixture(raw: dict[str, Any], setting: Setting = THREE, unit: str = ONE) -> Any:
     method = parse_method(raw, "m")
     method.check(setting, "m")
-    return method.mixtures(setting, ALL, "m")[unit]
+    blend = method.blends(setting, ALL, "m")[unit]
+    return dict(blend.shares) if blend.is_sum else blend
 
 
 def arguments(raw: dict[str, Any], setting: Setting = THREE, unit: str = ONE) -> Mapping[str, Any]:
@@ -216,7 +217,7 @@ REFUSED: list[tuple[dict[str, Any], Setting, str]] = [
 def told(raw: dict[str, Any], setting: Setting, where: str) -> None:
     method = parse_method(raw, "m")
     method.check(setting, where)
-    method.mixtures(setting, ALL, where)
+    method.blends(setting, ALL, where)
 
 
 @pytest.mark.parametrize(("raw", "setting", "message"), REFUSED)

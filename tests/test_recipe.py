@@ -14,7 +14,6 @@ from jsonschema import Draft202012Validator
 
 from flux_units import flux_units
 from submerge.errors import RecipeError
-from submerge.methods import Linear, Take
 from submerge.recipe import Guidance, Recipe
 from submerge.recipe.schema import published
 from submerge.recipe.template import template, template_names
@@ -35,8 +34,8 @@ def applied(recipe: Recipe, units: list[str]) -> dict[str, dict[str, float]]:
     for step in recipe.steps():
         at = units if step.where is None else select(Selector.parse(step.where, step.path), units)
         chosen = Selection.of(at, [unit for unit in at if unit not in rows])
-        assert isinstance(step.method, Linear | Take)
-        rows |= step.method.weights(list(recipe.models), chosen, step.path)
+        blends = step.method.blends(recipe.setting(), chosen, step.path)
+        rows |= {unit: dict(blend.shares) for unit, blend in blends.items()}
     return rows
 
 
@@ -83,7 +82,7 @@ def test_the_first_rule_that_matches_decides() -> None:
     assert rows["single.37.mlp.in.weight"]["krea"] == 0.8
     assert rows["embed.vector.in.bias"] == {"schnell": 0.75, "krea": 0.25}
     assert rows["single.3.norm.q.weight"] == {"schnell": 0.0, "krea": 2.0}
-    assert rows["guidance.out.bias"] == {"schnell": 0.0, "krea": 1.0}
+    assert rows["guidance.out.bias"] == {"krea": 1.0}
 
 
 def test_a_rule_keeps_what_the_top_level_says_of_normalising() -> None:

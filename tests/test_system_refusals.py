@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from boundary import execute
+from boundary import execute, source
 from refusals import Bench, changing
 from submerge import PlanError
 
@@ -184,6 +184,7 @@ def test_what_is_locked_is_named(name: str) -> None:
             path.chmod(0o777)
             if os.geteuid() == 0:
                 os.chown(path, 65534, 65534)
+        plan["sources"] = [source(bench.root / "a.safetensors")]  # who may read it counts too
         locked.chmod(mode)
         with nobody(), pytest.raises(PermissionError) as caught:
             execute(plan, overwrite=True)

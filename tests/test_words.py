@@ -10,7 +10,7 @@ from submerge.blocks import Selector
 from submerge.layout import Architecture, unit_shapes
 from submerge.plan.words import selectors
 
-SMALL = Architecture("flux1", 4, 5, 64, 16, 256, 64, 64, 48, 32, guidance=True)
+SMALL = Architecture("flux1", (4, 5), 64, 16, 256, 64, 64, 48, 32, guidance=True)
 UNITS = list(unit_shapes(SMALL))
 
 

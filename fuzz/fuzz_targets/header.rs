@@ -8,14 +8,7 @@
 #[path = "../../tests/header/agree.rs"]
 mod agree;
 
-use std::cell::RefCell;
-use std::fs::File;
-
 use libfuzzer_sys::fuzz_target;
-
-thread_local! {
-    static SCRATCH: RefCell<File> = RefCell::new(tempfile::tempfile().expect("a temporary file"));
-}
 
 fuzz_target!(|input: &[u8]| {
     let Some((&choice, text)) = input.split_first() else { return };
@@ -27,5 +20,5 @@ fuzz_target!(|input: &[u8]| {
         bytes.resize(bytes.len() + usize::from(choice / 2), 0);
         bytes
     };
-    SCRATCH.with_borrow_mut(|scratch| agree::check(&bytes, scratch));
+    agree::check(&bytes);
 });

@@ -8,7 +8,7 @@ system are `OSError` with the path and, as a note, a hint.
 from collections.abc import Callable
 from typing import final
 
-__all__ = ["Job", "build_info", "execute", "read_header"]
+__all__ = ["Job", "Reader", "build_info", "execute", "read_header"]
 
 @final
 class Job:
@@ -22,6 +22,26 @@ class Job:
     def cancelled(self) -> bool:
         """Whether `cancel` was called."""
 
+@final
+class Reader:
+    """An open file, for who wants the bytes of tensors; they are all of one version of it."""
+
+    def __new__(cls, path: str, identity: str) -> Reader:
+        """Open a file; `identity` is the one of its header, as JSON.
+
+        Raises:
+            PlanError: the file is no longer the one whose header was read.
+            OSError: it cannot be opened.
+        """
+
+    def read(self, offset: int, size: int) -> bytearray:
+        """Return `size` bytes from byte `offset` of the file on; other threads run meanwhile.
+
+        Raises:
+            CheckpointError: the file was changed or cut short since it was opened.
+            OSError: it cannot be read.
+        """
+
 def read_header(path: str, max_header_bytes: int) -> str:
     """Return the checked header of a safetensors file.
 
@@ -30,7 +50,8 @@ def read_header(path: str, max_header_bytes: int) -> str:
         max_header_bytes: refuse a header longer than this.
 
     Returns:
-        JSON `{"path", "size", "data_start", "identity": {"dev", "ino", "size", "mtime_ns"},
+        JSON `{"path", "size", "data_start", "identity": {"dev", "ino", "size", "mtime_ns",
+        "ctime_ns"},
         "metadata": {str: str}, "tensors": [{"name", "dtype", "shape", "start", "end"}]}` with the
         tensors in data order and byte offsets inside the data section.
 

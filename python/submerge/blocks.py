@@ -19,31 +19,35 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from submerge.errors import RecipeError, nearest, quoted
+from submerge.layout.family import FAMILIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from submerge.layout.family import Family
 
 __all__ = [
     "Block",
     "Selector",
     "block_of",
     "blocks_of",
+    "execution_key",
+    "is_behind_blocks",
     "part_of",
+    "parts_in_order",
     "place_of",
     "position",
-    "row_order",
     "select",
 ]
 
-# ("double", 7) or ("single", 37); sorting blocks puts them in execution order.
+# ("double", 7) or ("single", 37): a stack of the family, and an index.
 Block = tuple[str, int]
 
 # A segment of a unit's name: its word, and the index that follows it, if any.
 _Segment = tuple[str, int | None]
 
-_STACKS = ("double", "single")
-_TOP = ("embed", "guidance", "final")
-_BLOCK_PARTS = ("mod", "norm", "mlp", "out")
+# The rank of names that no family has, behind all others.
+_LAST = 1_000
 _PIECE = re.compile(r"(?P<word>[^\[\]]+)(?:\[(?P<indices>[^\[\]]*)\])?")
 _SLICE = re.compile(r"(?P<start>[0-9]{0,5}):(?P<stop>[0-9]{0,5})(?::(?P<step>[0-9]{1,5}))?")
 _INDEX = re.compile(r"[0-9]{1,5}")
@@ -122,41 +126,72 @@ def select(selector: Selector, unit_names: Iterable[str]) -> list[str]:
 def block_of(unit_name: str) -> Block | None:
     """Return the block a unit lies in: ("double", 7) for `double.7.img.mod.bias`, else None."""
     word, index = _segments(unit_name)[0]
-    return (word, index) if word in _STACKS and index is not None else None
+    if index is None:
+        return None
+    family = _family_of(word)
+    return None if family is None or word not in family.by_stack else (word, index)
 
 
 def blocks_of(unit_names: Iterable[str]) -> list[Block]:
     """Return the blocks the units lie in, each once, in execution order."""
-    return sorted({block for name in unit_names if (block := block_of(name)) is not None})
+    found = {block for name in unit_names if (block := block_of(name)) is not None}
+    return sorted(found, key=lambda block: (_rank(block[0]), *block))
+
+
+def execution_key(name: str) -> tuple[int, int, str]:
+    """Return what sorts units, or `<block>.<part>`, in the order the model runs them."""
+    word, index = _segments(name)[0]
+    return (_rank(word), index or 0, name)
+
+
+def is_behind_blocks(unit_name: str) -> bool:
+    """Tell whether a unit runs after all blocks."""
+    word = _segments(unit_name)[0][0]
+    family = _family_of(word)
+    return family is not None and word in family.behind
+
+
+def parts_in_order() -> tuple[str, ...]:
+    """Return the parts inside blocks, in the order in which they are told."""
+    return tuple(dict.fromkeys(part for family in FAMILIES.values() for part in family.parts))
+
+
+def _family_of(word: str) -> Family | None:
+    """Return the family in which the names of units begin with this word."""
+    for family in FAMILIES.values():
+        if word in family.order:
+            return family
+    return None
+
+
+def _rank(word: str) -> int:
+    """Return the place in execution order of names that begin with a word, unknown ones last."""
+    family = _family_of(word)
+    return _LAST if family is None else family.order[word]
 
 
 def part_of(unit_name: str) -> str:
     """Return the part a unit is reported under.
 
-    One of `attn.q`, `attn.k`, `attn.v`, `attn.out`, `mlp`, `mod`, `norm` and `out` (the joint
-    output layer of a single block) inside a block; `embed`, `guidance` and `final` outside; else
-    `other`.
+    Inside a block one of the family's parts, of FLUX.1 `attn.q`, `attn.k`, `attn.v`, `attn.out`,
+    `mlp`, `mod`, `norm` and `out` (the joint output layer of a single block); outside the first
+    word of its name (`embed`, `guidance`, `final`); else `other`.
     """
     words = [word for word, _ in _segments(unit_name)]
-    if block_of(unit_name) is None:
-        return words[0] if words[0] in _TOP else "other"
-    inner = words[2:] if words[1:2] in (["img"], ["txt"]) else words[1:]
-    if inner[:1] == ["attn"] and len(inner) > 1:
-        return ".".join(inner[:2])
-    return inner[0] if inner and inner[0] in _BLOCK_PARTS else "other"
+    family, block = _family_of(words[0]), block_of(unit_name)
+    if family is None:
+        return "other"
+    if block is None:
+        return words[0] if words[0] not in family.by_stack else "other"
+    streams = family.by_stack[block[0]].streams
+    inner = ".".join(words[2:] if words[1:2] and words[1] in streams else words[1:]) + "."
+    return next((part for part in family.parts if inner.startswith(part + ".")), "other")
 
 
 def place_of(unit: str) -> tuple[str, str]:
     """Return the block and the part a unit is reported under: `double.7` and `attn.q`."""
     block, part = block_of(unit), part_of(unit)
     return (f"{block[0]}.{block[1]}" if block else part), part
-
-
-def row_order(block: str, part: str) -> tuple[int, str, int, str]:
-    """Return what sorts rows into execution order."""
-    stack, _, index = block.partition(".")
-    rank = {"embed": 0, "guidance": 1, "double": 2, "single": 3, "final": 4}.get(stack, 5)
-    return (rank, stack, int(index or 0), part)
 
 
 def position(unit_name: str, blocks: Sequence[Block]) -> float:
@@ -170,7 +205,7 @@ def position(unit_name: str, blocks: Sequence[Block]) -> float:
     """
     block = block_of(unit_name)
     if block is None:
-        return 1.0 if _segments(unit_name)[0][0] == "final" else 0.0
+        return 1.0 if is_behind_blocks(unit_name) else 0.0
     return blocks.index(block) / max(1, len(blocks) - 1)
 
 

@@ -28,8 +28,7 @@ __all__ = ["demo", "make_pair", "write_file"]
 
 _TINY = Architecture(
     family="flux1",
-    double=3,
-    single=6,
+    depths=(3, 6),
     hidden=256,
     head_dim=128,
     mlp=1024,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from submerge.checkpoint import Checkpoint, open_checkpoint
 from submerge.errors import LayoutError
-from submerge.layout import Model, identify
+from submerge.layout import Model, depths_of, identify
 from submerge.plan.sizes import bytes_in_words
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def inspect(path: str | os.PathLike[str], *, layout: str = "auto") -> Inspection
         variant=model.variant if model else None,
         layout=model.layout if model else None,
         prefix=model.prefix if model else "",
-        architecture=asdict(model.arch) if model and model.layout != "generic" else None,
+        architecture=_architecture(model),
         problem=problem,
         files={file.path.name: file.size for file in checkpoint.files},
         tensors=len(tensors),
@@ -143,6 +143,15 @@ def inspect(path: str | os.PathLike[str], *, layout: str = "auto") -> Inspection
         pipeline=checkpoint.pipeline,
         warnings=checkpoint.warnings,
     )
+
+
+def _architecture(model: Model | None) -> dict[str, Any] | None:
+    """Return family, block counts and widths; None where they are not known."""
+    if model is None or not model.arch.depths:
+        return None
+    plain = asdict(model.arch)
+    del plain["depths"]
+    return {"family": plain.pop("family"), **depths_of(model.arch), **plain}
 
 
 def _metadata(checkpoint: Checkpoint) -> dict[str, str]:

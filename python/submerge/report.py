@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from submerge.blocks import place_of, row_order
+from submerge.blocks import execution_key, place_of
 from submerge.errors import counted
 from submerge.findings import Findings
 from submerge.pairs import Pair, unrelated
@@ -261,7 +261,7 @@ def rows_of(plan: Plan, figures: Mapping[str, Any]) -> tuple[Row, ...]:
         )
         key = (name, part)
         rows[key] = rows[key].plus(row) if key in rows else row
-    return tuple(sorted(rows.values(), key=lambda row: row_order(row.block, row.part)))
+    return tuple(sorted(rows.values(), key=lambda row: execution_key(f"{row.block}.{row.part}")))
 
 
 def grouped(rows: Iterable[Row], by: Literal["part", "block"]) -> list[Row]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from submerge.plan import Plan
-    from submerge.plan.describe import Running
+    from submerge.plan.form import Running
     from submerge.statistics import Statistics
 
 __all__ = [
@@ -216,7 +216,7 @@ def fit(plan: Plan, options: RunOptions) -> Running:
     Raises:
         PlanError: it does not fit into the memory allowed, or a file changed since it was made.
     """
-    from submerge.plan.describe import Running
+    from submerge.plan.form import Running
 
     figures = execute(plan, options, "fit")
     return Running(threads=figures["threads"], working_bytes=figures["working_bytes"])

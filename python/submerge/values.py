@@ -24,7 +24,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
-from submerge.blocks import Block, Selector, block_of, position, select
+from submerge.blocks import Block, Selector, blocks_of, position, select
 from submerge.errors import RecipeError, counted, listing, quoted
 
 __all__ = [
@@ -67,8 +67,7 @@ class Selection(NamedTuple):
     def of(cls, units: Iterable[str], wanted: Iterable[str] | None = None) -> Self:
         """Select `units`; `wanted` defaults to all of them."""
         names = tuple(units)
-        found = {block for name in names if (block := block_of(name)) is not None}
-        return cls(names, names if wanted is None else tuple(wanted), tuple(sorted(found)))
+        return cls(names, names if wanted is None else tuple(wanted), tuple(blocks_of(names)))
 
 
 def shown(raw: object) -> str:

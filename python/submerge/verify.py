@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from submerge.plan import Plan
-    from submerge.plan.form import Output, Unit
+    from submerge.plan.form import OutputTensor, Unit
     from submerge.recipe import Recipe
 
 __all__ = ["Check", "Verification", "verify"]
@@ -187,7 +187,7 @@ class _Measured:
         made = plan(recipe, model.checkpoint.path.with_name("measured.safetensors"))
         # Of a copy the core takes no norm; one times the same numbers is the same.
         units = [
-            unit._replace(op="linear", arguments={"weights": [1.0]})
+            unit._replace(blend=replace(unit.blend, op="linear", arguments={"weights": [1.0]}))
             if made.outputs[unit.output].dtype in FLOATS
             else unit
             for unit in made.units
@@ -196,9 +196,9 @@ class _Measured:
         return cls(made, execute(made, options, "measure"))
 
     @property
-    def unseen(self) -> dict[str, list[Output]]:
+    def unseen(self) -> dict[str, list[OutputTensor]]:
         """The tensors whose numbers were not decoded, by dtype."""
-        found: dict[str, list[Output]] = {}
+        found: dict[str, list[OutputTensor]] = {}
         for output in self.plan.outputs:
             if output.dtype not in FLOATS:
                 found.setdefault(output.dtype, []).append(output)

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::source::Identity;
+use super::source::FileIdentity as Identity;
 use super::sys;
 use super::transaction::Target;
 use crate::error::{Error, Result, quoted};

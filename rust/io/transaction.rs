@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use super::admission;
 use super::sink::{self, CachePolicy, Sink};
-use super::source::Identity;
+use super::source::FileIdentity as Identity;
 use super::sys;
 use crate::error::{Error, Result, quoted};
 

@@ -11,10 +11,10 @@ mod whole;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use crate::checkpoint::{self, Header, Tensor};
 use crate::dtype::{Dtype, Overflow};
 use crate::error::{Error, Result, quoted};
-use crate::io::source::{Identity, Source};
+use crate::format::safetensors::{self, Header, Tensor};
+use crate::io::source::{FileIdentity, Identity, LocalFile, Source};
 use crate::kernels::linear::Linear;
 use crate::kernels::runner::runner;
 use crate::kernels::tile::Whole;
@@ -27,7 +27,7 @@ pub use self::unit::{Operand, Unit};
 #[derive(Debug)]
 pub struct Work {
     /// The open inputs.
-    pub sources: Vec<Source>,
+    pub sources: Vec<Box<dyn Source>>,
     /// The weight files to make.
     pub files: Vec<OutFile>,
     /// What fills them, in order.
@@ -55,7 +55,7 @@ pub fn byte_len(elements: u64, dtype: Dtype) -> Option<u64> {
 }
 
 struct Inputs {
-    sources: Vec<Source>,
+    sources: Vec<Box<dyn Source>>,
     headers: Vec<Header>,
 }
 
@@ -76,21 +76,22 @@ pub fn resolve(plan: &Plan, options: &Options) -> Result<Work> {
 impl Work {
     /// The inputs, as the check against overwriting them wants them.
     #[must_use]
-    pub fn identities(&self) -> Vec<(PathBuf, Identity)> {
-        self.sources.iter().map(|s| (s.path().to_owned(), *s.identity())).collect()
+    pub fn identities(&self) -> Vec<(PathBuf, FileIdentity)> {
+        let local = |source: &dyn Source| match source.identity() {
+            Identity::File(file) => Some((source.path().to_owned(), *file)),
+            Identity::Version(_) => None,
+        };
+        self.sources.iter().filter_map(|source| local(source.as_ref())).collect()
     }
 }
 
 fn open_inputs(plan: &Plan, options: &Options) -> Result<Inputs> {
     let mut inputs = Inputs { sources: Vec::new(), headers: Vec::new() };
     for spec in &plan.sources {
-        let source = Source::open(&spec.path, options.io)?;
-        if *source.identity() != spec.identity {
-            let what = format!("{}: is not the file the plan was made for", spec.path.display());
-            return Err(Error::plan(what).hint("it changed since; make the plan again"));
-        }
-        inputs.headers.push(checkpoint::read(source.file(), &spec.path, options.max_header_bytes)?);
-        inputs.sources.push(source);
+        let source = LocalFile::open(&spec.path, options.io)?;
+        source.expect(&Identity::File(spec.identity))?;
+        inputs.headers.push(safetensors::read(&source, options.max_header_bytes)?);
+        inputs.sources.push(Box::new(source));
     }
     Ok(inputs)
 }
@@ -126,7 +127,7 @@ fn lay_out(plan: &Plan) -> Result<Vec<OutFile>> {
     }
     let files = plan.files.iter().zip(tensors).map(|(spec, tensors)| {
         let metadata: Vec<_> = spec.metadata.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
-        let header = checkpoint::encode(&metadata, &tensors)?;
+        let header = safetensors::encode(&metadata, &tensors)?;
         let data_len = tensors.last().map_or(0, |t| t.end);
         Ok(OutFile { path: spec.path.clone(), header, data_len })
     });

@@ -28,7 +28,7 @@ impl Work {
     }
 
     /// Everything that the statistics of a unit depend on: the arithmetic, what is searched, the
-    /// shape, and of every operand the file, its version and the place in it.
+    /// shape, and of every operand the source, its version and the place in it.
     fn key(&self, unit: usize) -> Option<String> {
         let unit = self.units.get(unit)?;
         let searched = unit.run()?.key()?;
@@ -37,12 +37,7 @@ impl Work {
             // Values that were made on the way have no file to be known by.
             let Operand::Rows { source, at, dtype } = operand else { return None };
             let source = &self.sources[*source];
-            let file = source.identity();
-            let (dev, ino, size, mtime) = (file.dev, file.ino, file.size, file.mtime_ns);
-            let _ = write!(key, " {dev}:{ino}:{size}:{mtime}@{at}:{}", dtype.name());
-            if ino == 0 {
-                let _ = write!(key, ":{:?}", source.path().to_string_lossy()); // nothing else tells files apart
-            }
+            let _ = write!(key, " {}@{at}:{}", source.identity().key()?, dtype.name());
         }
         Some(key)
     }

@@ -4,10 +4,10 @@ use std::fs::{self, File};
 use std::sync::atomic::AtomicBool;
 
 use serde_json::{Value, json};
-use submerge_core::checkpoint::{Tensor, encode};
 use submerge_core::dtype::Dtype;
 use submerge_core::exec::execute;
-use submerge_core::io::source::Identity;
+use submerge_core::format::safetensors::{Tensor, encode};
+use submerge_core::io::source::FileIdentity;
 
 /// A base and three models in files of F32.
 pub struct Inputs {
@@ -85,7 +85,7 @@ impl Inputs {
         let source = |i: usize| {
             let path = self.folder.path().join(format!("{i}"));
             let file = File::open(&path).expect("an input");
-            json!({"path": path, "identity": Identity::of(&file, &path).expect("an identity")})
+            json!({"path": path, "identity": FileIdentity::of(&file, &path).expect("an identity")})
         };
         let operand =
             |i: usize| json!({"rows": {"source": i, "tensor": "t", "start": 0, "end": self.rows}});

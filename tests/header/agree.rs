@@ -1,12 +1,11 @@
 //! One file, two readers: ours and the `safetensors` crate. Also the body of the fuzz target.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{Seek as _, Write as _};
 use std::path::Path;
 
 use safetensors::SafeTensors;
-use submerge_core::checkpoint::{Header, encode, read};
+use submerge_core::format::safetensors::{Header, encode, parse, read};
+use submerge_core::io::source::Memory;
 
 /// The longest header the `safetensors` crate takes.
 const LIMIT: u64 = 100_000_000;
@@ -30,10 +29,8 @@ const STRICTER: [&str; 11] = [
 ];
 
 /// Read `bytes` with both and panic unless they agree; whether the file was accepted.
-pub fn check(bytes: &[u8], scratch: &mut File) -> bool {
-    scratch.set_len(0).and_then(|()| scratch.rewind()).expect("an empty file");
-    scratch.write_all(bytes).expect("room for the file");
-    let ours = read(scratch, Path::new("fuzz"), LIMIT);
+pub fn check(bytes: &[u8]) -> bool {
+    let ours = read(&Memory::new("fuzz", "", bytes.into()), LIMIT);
     match (ours, SafeTensors::read_metadata(bytes)) {
         (Ok(ours), Ok((length, theirs))) => {
             assert_eq!(ours.data_start, 8 + length as u64);
@@ -78,8 +75,7 @@ fn survives_rewriting(header: &Header) {
     let data_start = bytes.len() as u64;
     assert_eq!(data_start % 8, 0);
     let data = header.tensors.last().map_or(0, |t| t.end);
-    let again = submerge_core::checkpoint::parse(&bytes[8..], data_start, data, Path::new("again"))
-        .expect("what we wrote");
+    let again = parse(&bytes[8..], data_start, data, Path::new("again")).expect("what we wrote");
     assert_eq!(again.tensors, header.tensors);
     let mut sorted = header.metadata.clone();
     sorted.sort();

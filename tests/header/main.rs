@@ -7,12 +7,11 @@ mod memory;
 mod properties;
 mod written;
 
-use std::fs::File;
-use std::io::Write as _;
 use std::path::Path;
 
-use submerge_core::checkpoint::{Header, read};
 use submerge_core::error::Result;
+use submerge_core::format::safetensors::{Header, read};
+use submerge_core::io::source::{LocalFile, Memory, ReadMode};
 
 /// The name under which the messages speak of the file.
 const PATH: &str = "some/model.safetensors";
@@ -25,11 +24,9 @@ fn file(json: &[u8], data: usize) -> Vec<u8> {
     bytes
 }
 
-/// Read these bytes from a real file.
+/// Read these bytes.
 fn read_bytes(bytes: &[u8], limit: u64) -> Result<Header> {
-    let mut file = tempfile::tempfile().expect("a temporary file");
-    file.write_all(bytes).expect("room for a few bytes");
-    read(&file, Path::new(PATH), limit)
+    read(&Memory::new(PATH, "", bytes.into()), limit)
 }
 
 #[test]
@@ -66,13 +63,13 @@ fn files_without_tensors_or_metadata_are_valid() {
 #[cfg(unix)]
 fn only_regular_files_are_read() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let handle = File::open(folder.path()).expect("an open folder");
-    let error = read(&handle, Path::new(PATH), 1000).expect_err("a folder");
-    let expected =
-        "some/model.safetensors: not a checkpoint, expected a regular file, got a folder";
-    assert_eq!(error.message(), expected);
-    let null = File::open("/dev/null").expect("an open device");
-    let error = read(&null, Path::new(PATH), 1000).expect_err("a device");
+    let open = |path: &Path| LocalFile::open(path, ReadMode::Pread).expect_err("no regular file");
+    let expected = format!(
+        "{}: not a checkpoint, expected a regular file, got a folder",
+        folder.path().display()
+    );
+    assert_eq!(open(folder.path()).message(), expected);
+    let error = open(Path::new("/dev/null"));
     assert!(error.message().ends_with("got a special file"), "{error}");
 }
 
@@ -94,11 +91,10 @@ fn the_stricter_cases_are_taken_by_the_safetensors_crate() {
         format!(r#"{{"a":{{"dtype":"U8","shape":[{dims}4],"data_offsets":[0,4]}}}}"#),
         format!(r#"{{"__metadata__":{{"a":"{note}"}},"a":{{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}}}"#),
     ];
-    let mut scratch = tempfile::tempfile().expect("a temporary file");
     for case in cases {
         let bytes = file(case.as_bytes(), 4);
         let shown = &case[..case.len().min(120)];
         assert!(safetensors::SafeTensors::deserialize(&bytes).is_ok(), "{shown}");
-        assert!(!agree::check(&bytes, &mut scratch), "{shown}");
+        assert!(!agree::check(&bytes), "{shown}");
     }
 }

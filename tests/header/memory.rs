@@ -4,7 +4,8 @@
 use std::fmt::Write as _;
 use std::process::Command;
 
-use submerge_core::checkpoint::read;
+use submerge_core::format::safetensors::read;
+use submerge_core::io::source::{LocalFile, ReadMode};
 
 use super::file;
 
@@ -22,9 +23,9 @@ fn peak() -> usize {
 #[test]
 fn child() {
     let Some(path) = std::env::var_os(CHILD) else { return };
-    let handle = std::fs::File::open(&path).expect("the file under test");
+    let source = LocalFile::open(path.as_ref(), ReadMode::Pread).expect("the file under test");
     let before = peak();
-    let outcome = read(&handle, path.as_ref(), u64::MAX).map(|header| header.tensors.len());
+    let outcome = read(&source, u64::MAX).map(|header| header.tensors.len());
     let verdict = outcome.map_or_else(|e| e.message().to_owned(), |n| format!("{n} tensors"));
     std::fs::write(format!("{}.out", path.display()), format!("{} {verdict}", peak() - before))
         .expect("a place for the result");

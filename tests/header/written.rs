@@ -1,8 +1,8 @@
 //! A table over every header that is refused before it is written.
 
-use submerge_core::checkpoint::{Tensor, encode};
 use submerge_core::dtype::Dtype;
 use submerge_core::error::Kind;
+use submerge_core::format::safetensors::{Tensor, encode};
 
 use super::errors::well_formed;
 

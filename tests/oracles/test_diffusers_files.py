@@ -15,7 +15,7 @@ from diffusers.models.embeddings import get_timestep_embedding
 import factory
 from factory import KREA, SCHNELL, Flux
 from planning import planned
-from submerge.plan.guidance import sinusoid
+from submerge.layout import FAMILIES
 from submerge.plan.sizes import split_shards
 
 if TYPE_CHECKING:
@@ -66,12 +66,14 @@ def test_files_are_those_save_pretrained_writes(tmp_path: Path, flux: Flux, limi
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 3.5, 4.5, 30.0])
 def test_the_sinusoid_is_diffusers(value: float) -> None:
+    network = FAMILIES["flux1"].guidance
+    assert network is not None
     time = torch.tensor([value * 1000], dtype=torch.float64)
     theirs = get_timestep_embedding(time, 256, flip_sin_to_cos=True, downscale_freq_shift=0)[0]
     # Theirs is f32: at 30,000 radians one ulp of the angle is 0.002.
     ulp = max(1.0, value * 1000) * 2**-23
     assert torch.allclose(
-        torch.tensor(sinusoid(value, 256), dtype=torch.float64),
+        torch.tensor(network.sinusoid(value, 256), dtype=torch.float64),
         theirs.double(),
         rtol=0,
         atol=2 * ulp + 1e-6,

@@ -121,19 +121,39 @@ fn an_input_truncated_meanwhile_is_an_error() {
     }
 }
 
+/// Also when its size and the time of its contents are put back.
 #[test]
 fn an_input_rewritten_meanwhile_is_an_error() {
-    for io in ["pread", "auto"] {
+    for (io, back) in [("pread", false), ("auto", false), ("pread", true), ("mmap", true)] {
         let scene = Scene::slow();
         let mut running = scene.to_file().slowly().option("io", io).spawn(&scene);
         running.until_written(1 << 20);
         let mut input = File::options().write(true).open(scene.input("a")).expect("an input");
+        let modified = input.metadata().and_then(|found| found.modified()).expect("a time");
         input.seek(SeekFrom::End(-8)).expect("a place near its end");
         input.write_all(&[1; 8]).expect("room for eight bytes");
+        if back {
+            input.set_modified(modified).expect("its time put back");
+        }
         let outcome = running.outcome();
         assert!(outcome.contains("changed while it was being read"), "{io}: {outcome}");
         assert_eq!(scene.left(), [""; 0], "{io}");
     }
+}
+
+#[test]
+fn an_input_cut_short_and_grown_again_meanwhile_is_an_error() {
+    let scene = Scene::slow();
+    let mut running = scene.to_file().slowly().spawn(&scene);
+    running.until_written(1 << 20);
+    let input = File::options().write(true).open(scene.input("a")).expect("an input");
+    let before = input.metadata().expect("its size and time");
+    input.set_len(100).and_then(|()| input.set_len(before.len())).expect("the size it had");
+    input.set_modified(before.modified().expect("a time")).expect("its time put back");
+    let outcome = running.outcome();
+    let expected = ["can no longer be read", "changed while it was being read"];
+    assert!(expected.iter().any(|text| outcome.contains(text)), "{outcome}");
+    assert_eq!(scene.left(), [""; 0]);
 }
 
 /// A new file under the old name is no change of the one that is open.

@@ -14,11 +14,11 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use submerge_core::checkpoint::{Tensor, encode};
 use submerge_core::dtype::Dtype;
 use submerge_core::error::{Error, Result};
 use submerge_core::exec::execute;
-use submerge_core::io::source::Identity;
+use submerge_core::format::safetensors::{Tensor, encode};
+use submerge_core::io::source::FileIdentity;
 
 /// Where a child process finds its job, and where it leaves the outcome.
 const CHILD: &str = "SUBMERGE_SURVIVAL_JOB";
@@ -89,7 +89,7 @@ impl Scene {
         let source = |name| {
             let path = self.input(name);
             let file = File::open(&path).expect("an input");
-            json!({"path": path, "identity": Identity::of(&file, &path).expect("an identity")})
+            json!({"path": path, "identity": FileIdentity::of(&file, &path).expect("an identity")})
         };
         let rows = |source| json!({"rows": {"source": source, "tensor": "t", "start": 0, "end": self.rows}});
         let file = if target.get("folder").is_some() { "model.safetensors" } else { "" };

@@ -66,11 +66,11 @@ fn an_input_inside_a_replaced_folder_is_refused() {
     let path = scene.folder().join("model");
     fs::create_dir(&path).expect("a folder");
     fs::hard_link(scene.input("b"), path.join("model.safetensors")).expect("a hard link");
-    let job = scene.job(&json!({"folder": {"path": path}})).option("overwrite", true);
-    refused(&scene, &job, "is the input", "never overwritten");
+    let job = || scene.job(&json!({"folder": {"path": path}})).option("overwrite", true);
+    refused(&scene, &job(), "is the input", "never overwritten");
     // Under another name the replacement would still take the input away with the old folder.
     fs::rename(path.join("model.safetensors"), path.join("other.safetensors")).expect("a rename");
-    refused(&scene, &job, "is the input", "never overwritten");
+    refused(&scene, &job(), "is the input", "never overwritten");
 }
 
 #[test]

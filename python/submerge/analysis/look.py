@@ -16,7 +16,7 @@ from submerge.files import write_whole
 from submerge.findings import Spot, nonfinite_inputs
 from submerge.layout import identify
 from submerge.merge import named
-from submerge.plan.comparison import Look, comparison_plan
+from submerge.plan.comparison import Question, comparison_plan
 from submerge.report import Run, aligned
 from submerge.run import RunArguments, RunOptions, __version__, execute
 
@@ -211,7 +211,7 @@ def analyze(
     given = [a, b] if base is None else [a, b, base]
     roles = dict(zip(_ROLES, named(given).items(), strict=False))
     models = {name: identify(open_checkpoint(path), layout=layout) for name, path in roles.values()}
-    look = Look(alpha, rounded, roles["base"][0] if base is not None else None)
+    look = Question(alpha, rounded, roles["base"][0] if base is not None else None)
     made = comparison_plan(models, look)
     figures = execute(made, options, "measure")
     return Analysis(
@@ -255,7 +255,7 @@ def _columns(*, based: bool) -> dict[str, Callable[[Sums], str]]:
             "|a-base|": lambda s: f"{math.sqrt(s.delta2_a):.4g}" if s.based else "-",
             "|b-base|": lambda s: f"{math.sqrt(s.delta2_b):.4g}" if s.based else "-",
             "conflict": lambda s: _shown(s.sign_conflict, "{:.1%}"),
-            "weighted": lambda s: _shown(s.sign_conflict_weighted, "{:.1%}"),
+            "weighted_sum": lambda s: _shown(s.sign_conflict_weighted, "{:.1%}"),
         }
     return columns | {"non-finite": lambda s: f"{s.nonfinite:,}"}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from submerge.blocks import place_of, row_order
+from submerge.blocks import execution_key, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -172,7 +172,7 @@ def rows_of(plan: Plan, figures: Mapping[str, Any]) -> tuple[BlockRow, ...]:
         key = place_of(unit.name)
         rows[key] = rows.get(key, Sums()).plus(_sums(figure, shape))
     found = [BlockRow(block, part, sums) for (block, part), sums in rows.items()]
-    return tuple(sorted(found, key=lambda row: row_order(row.block, row.part)))
+    return tuple(sorted(found, key=lambda row: execution_key(f"{row.block}.{row.part}")))
 
 
 def grouped(rows: Iterable[BlockRow], by: str) -> list[BlockRow]:

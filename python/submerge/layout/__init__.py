@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from submerge.errors import LayoutError, nearest, quoted
-from submerge.layout import detect, flux1, generic
+from submerge.layout import detect, generic
+from submerge.layout.family import FAMILIES, Family, GuidanceNetwork
+from submerge.layout.flux1 import FLUX1
 from submerge.layout.generic import tensors_like
 from submerge.layout.model import Architecture, LayoutName, Model, OutTensor, Place, UnitInfo
 
@@ -18,19 +20,26 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COMFY_PREFIX",
+    "FAMILIES",
     "LAYOUTS",
     "Architecture",
+    "Family",
+    "GuidanceNetwork",
     "LayoutName",
     "Model",
     "OutTensor",
     "Place",
     "UnitInfo",
     "config_of",
+    "depths_of",
+    "family_of",
     "identify",
     "tensors_like",
     "tensors_of",
     "unit_shapes",
 ]
+
+FAMILIES[FLUX1.name] = FLUX1
 
 # ComfyUI's all-in-one files are the BFL layout under this prefix.
 COMFY_PREFIX = "model.diffusion_model."
@@ -46,8 +55,8 @@ def identify(checkpoint: Checkpoint, *, layout: str = "auto") -> Model:
     every tensor as one unit under its own name, without knowing anything about the model.
 
     Raises:
-        LayoutError: not a FLUX.1 transformer (the message names what it is), incomplete, with
-            tensors or shapes FLUX.1 does not have, or in contradiction to its config.
+        LayoutError: no transformer of a known family (the message names what it is), incomplete,
+            with tensors or shapes the family does not have, or in contradiction to its config.
     """
     if layout not in LAYOUTS:
         near = nearest(layout, LAYOUTS)
@@ -58,7 +67,7 @@ def identify(checkpoint: Checkpoint, *, layout: str = "auto") -> Model:
         )
     if layout == "generic":
         return generic.identify(checkpoint)
-    wanted = {"auto": ("bfl", "diffusers"), "comfy": ("bfl",)}.get(layout, (layout,))
+    wanted = {"auto": (), "comfy": ("bfl",)}.get(layout, (layout,))
     try:
         return detect.recognise(checkpoint, wanted)
     except LayoutError as error:
@@ -81,13 +90,14 @@ def tensors_of(arch: Architecture, layout: str, prefix: str = "") -> list[OutTen
     """
     if layout == "comfy":
         layout, prefix = "bfl", prefix or COMFY_PREFIX
-    _check_family(arch)
-    if layout not in flux1.LAYOUTS:
+    family = _family_with_tables(arch)
+    if layout not in family.layouts:
+        names = ", ".join(map(quoted, (*family.layouts, "comfy")))
         raise LayoutError(
-            f"layout: expected `diffusers`, `bfl` or `comfy`, got {quoted(layout)}",
+            f"layout: expected one of {names}, got {quoted(layout)}",
             hint="`generic` models keep the names they have",
         )
-    return flux1.tensors_of(arch, layout, prefix)
+    return family.tensors_of(arch, layout, prefix)
 
 
 def unit_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
@@ -96,23 +106,38 @@ def unit_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
     Raises:
         LayoutError: a generic architecture, whose units only its model knows.
     """
-    _check_family(arch)
-    return flux1.unit_shapes(arch)
+    return _family_with_tables(arch).unit_shapes(arch)
 
 
 def config_of(arch: Architecture) -> dict[str, Any]:
     """Return the contents of the config.json that diffusers loads this architecture from.
 
     Raises:
-        LayoutError: a generic architecture, of which no config is known.
+        LayoutError: a family of which no config is known, such as `generic`.
     """
-    _check_family(arch)
-    return flux1.config_of(arch)
+    config = _family_with_tables(arch).config
+    if config is None:
+        raise LayoutError(f"layout: no config is known of the {quoted(arch.family)} family")
+    return config(arch)
 
 
-def _check_family(arch: Architecture) -> None:
-    if arch.family != "flux1":
+def depths_of(arch: Architecture) -> dict[str, int]:
+    """Return the number of blocks of each stack by its name; nothing of `generic`."""
+    family = family_of(arch)
+    return {} if family is None else dict(zip(family.by_stack, arch.depths, strict=True))
+
+
+def family_of(arch: Architecture) -> Family | None:
+    """Return the family of an architecture; None of `generic`, of which nothing is known."""
+    return FAMILIES.get(arch.family)
+
+
+def _family_with_tables(arch: Architecture) -> Family:
+    family = family_of(arch)
+    if family is None:
+        known = " or ".join(map(quoted, FAMILIES))
         raise LayoutError(
-            f"layout: the {quoted(arch.family)} family has no layouts or config, expected `flux1`",
+            f"layout: the {quoted(arch.family)} family has no layouts or config, expected {known}",
             hint="with `layout: generic` the output keeps the layout of the first model (`same`)",
         )
+    return family

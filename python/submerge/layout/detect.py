@@ -1,4 +1,4 @@
-"""Recognise a FLUX.1 transformer: layout and prefix by a full match of the table, depth, sizes.
+"""Recognise a transformer: layout and prefix by a full match of the table, depth, sizes.
 
 Nothing is guessed from a few names. Of every prefix and layout under which the file has block
 tensors, the whole table is expanded to the file's depth and must match name for name and shape for
@@ -10,14 +10,14 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from submerge.errors import LayoutError, counted, listing, quoted
-from submerge.layout import flux1, generic
-from submerge.layout.model import Architecture, Model, OutTensor, Place, UnitInfo
+from submerge.layout.family import FAMILIES, Family
+from submerge.layout.model import Architecture, LayoutName, Model, OutTensor, Place, UnitInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from submerge.checkpoint import Checkpoint
 
@@ -47,71 +47,70 @@ EXTRAS = (
 )
 
 _GENERIC_HINT = "`layout: generic` merges by tensor name and shape alone"
-# FLUX.1's own depth, width and input channels, to tell its relatives apart.
-_DEPTH = (19, 38)
-_LITE_DEPTH = (8, 38)
-_WIDTH = 3072
-_CHANNELS = 64
-
-# What FluxTransformer2DModel assumes for fields that a config does not state.
-_CONFIG_DEFAULTS: dict[str, Any] = {
-    "patch_size": 1,
-    "in_channels": 64,
-    "out_channels": None,
-    "num_layers": 19,
-    "num_single_layers": 38,
-    "attention_head_dim": 128,
-    "num_attention_heads": 24,
-    "joint_attention_dim": 4096,
-    "pooled_projection_dim": 768,
-    "guidance_embeds": False,
-}
 
 
 class _Candidate(NamedTuple):
     """A layout and prefix under which the file has block tensors, and the block indices found."""
 
-    layout: Literal["bfl", "diffusers"]
+    family: Family
+    layout: LayoutName
     prefix: str
-    double: frozenset[int]
-    single: frozenset[int]
+    indices: tuple[frozenset[int], ...]
+
+    @property
+    def words(self) -> str:
+        """The table that is to match, in words."""
+        depth = self.family.depth_words(tuple(map(len, self.indices)))
+        return f"{self.family.title} with {depth}"
 
 
 def recognise(checkpoint: Checkpoint, layouts: Sequence[str]) -> Model:
-    """Recognise a FLUX.1 transformer in one of the layouts given.
+    """Recognise a transformer of a known family in one of the layouts given; none given: in any.
 
     Raises:
         LayoutError: no such transformer, several, or one that is incomplete, has tensors or shapes
-            that FLUX.1 does not have, or contradicts its config.
+            that its family does not have, or contradicts its config.
     """
     candidate = _only_candidate(checkpoint, layouts)
-    double = _depth(checkpoint, "double", candidate.double)
-    single = _depth(checkpoint, "single", candidate.single)
+    family = candidate.family
+    depths = tuple(
+        _depth(checkpoint, stack.name, found)
+        for stack, found in zip(family.stacks, candidate.indices, strict=True)
+    )
     inside, extras = _namespace(checkpoint, candidate.prefix)
-    arch = _architecture(checkpoint, candidate, (double, single))
-    table = flux1.tensors_of(arch, candidate.layout, candidate.prefix)
+    arch = _architecture(checkpoint, candidate, depths)
+    table = family.tensors_of(arch, candidate.layout, candidate.prefix)
     _check_names(checkpoint, candidate, table, inside)
     _check_shapes(checkpoint, candidate, table)
-    _check_proportions(checkpoint, arch)
-    arch = _check_config(checkpoint, arch)
+    _check_proportions(checkpoint, family, arch)
+    arch = _check_config(checkpoint, family, arch)
     return Model(
         checkpoint=checkpoint,
         arch=arch,
-        variant=_variant(arch),
+        variant=_variant(family, arch),
         layout=candidate.layout,
         prefix=candidate.prefix,
-        units=MappingProxyType(_units(checkpoint, arch, table)),
+        units=MappingProxyType(_units(checkpoint, family.unit_shapes(arch), table)),
         extras=tuple(extras),
     )
 
 
 def _only_candidate(checkpoint: Checkpoint, layouts: Sequence[str]) -> _Candidate:
-    candidates = [found for layout in layouts for found in _candidates(checkpoint, layout)]
+    candidates = [
+        found
+        for family in FAMILIES.values()
+        for layout in family.layouts
+        if layout in layouts or not layouts
+        for found in _candidates(checkpoint, family, layout)
+    ]
     known = [found for found in candidates if found.prefix in PREFIXES]
     if len(known) == 1:
         return known[0]
     if known:
-        places = [f"{found.prefix}{flux1.LAYOUTS[found.layout].double}" for found in known]
+        places = [
+            found.prefix + next(iter(found.family.layouts[found.layout].stacks.values()))[0]
+            for found in known
+        ]
         raise LayoutError(
             f"{checkpoint.path}: holds {listing(places, noun='transformer')}, expected one",
             hint="save each transformer to a file of its own",
@@ -119,52 +118,42 @@ def _only_candidate(checkpoint: Checkpoint, layouts: Sequence[str]) -> _Candidat
     if candidates:
         prefix = candidates[0].prefix
         raise LayoutError(
-            f"{checkpoint.path}: FLUX.1 tensor names begin with {quoted(prefix)}, expected one of "
-            f"the known prefixes ({', '.join(map(quoted, PREFIXES[1:]))}) or none",
+            f"{checkpoint.path}: {candidates[0].family.title} tensor names begin with "
+            f"{quoted(prefix)}, expected one of the known prefixes "
+            f"({', '.join(map(quoted, PREFIXES[1:]))}) or none",
             hint="rename the tensors, or use `layout: generic`",
         )
+    titles = " or ".join(family.title for family in FAMILIES.values())
     raise LayoutError(
-        f"{checkpoint.path}: expected a FLUX.1 transformer, got {listing(checkpoint.tensors)}",
+        f"{checkpoint.path}: expected a {titles} transformer, got {listing(checkpoint.tensors)}",
         hint=_GENERIC_HINT,
     )
 
 
-def _candidates(checkpoint: Checkpoint, layout: str) -> list[_Candidate]:
+def _candidates(checkpoint: Checkpoint, family: Family, layout: str) -> list[_Candidate]:
     """Return every prefix under which the file has block tensors of this layout."""
-    names = flux1.LAYOUTS[layout]
+    stacks = {called: name for name, (called, _) in family.layouts[layout].stacks.items()}
     # The last name of a stack counts: nothing inside a block is called like one.
     blocks = re.compile(
-        rf"(?P<prefix>(?:.*\.)?)(?P<stack>{names.double}|{names.single})"
+        rf"(?P<prefix>(?:.*\.)?)(?P<stack>{'|'.join(map(re.escape, stacks))})"
         r"\.(?P<index>0|[1-9][0-9]{0,4})\.(?P<inside>.+)"
     )
-    inside = {
-        names.double: _parameters(names, names.in_double),
-        names.single: _parameters(names, names.in_single),
-    }
+    inside = {called: family.block_parameters(layout, name) for called, name in stacks.items()}
     found: dict[str, dict[str, set[int]]] = {}
     for name in checkpoint.tensors:
         match = blocks.fullmatch(name)
         if match is not None and match["inside"] in inside[match["stack"]]:
-            stacks = found.setdefault(match["prefix"], {stack: set() for stack in inside})
-            stacks[match["stack"]].add(int(match["index"]))
+            indices = found.setdefault(match["prefix"], {name: set() for name in family.by_stack})
+            indices[stacks[match["stack"]]].add(int(match["index"]))
     return [
         _Candidate(
-            cast(Literal["bfl", "diffusers"], layout),
+            family,
+            cast(LayoutName, layout),
             prefix,
-            frozenset(stacks[names.double]),
-            frozenset(stacks[names.single]),
+            tuple(frozenset(numbers) for numbers in indices.values()),
         )
-        for prefix, stacks in found.items()
+        for prefix, indices in found.items()
     ]
-
-
-def _parameters(names: flux1.Names, table: Iterable[tuple[str, tuple[str, ...]]]) -> frozenset[str]:
-    """Return what may follow a block's index."""
-    return frozenset(
-        f"{module}.{parameter}"
-        for module, units in table
-        for parameter in ((names.norm,) if ".norm." in f".{units[0]}" else ("weight", "bias"))
-    )
 
 
 def _depth(checkpoint: Checkpoint, stack: str, found: frozenset[int]) -> int:
@@ -196,14 +185,13 @@ def _namespace(checkpoint: Checkpoint, prefix: str) -> tuple[list[str], list[str
 
 
 def _architecture(
-    checkpoint: Checkpoint, candidate: _Candidate, depth: tuple[int, int]
+    checkpoint: Checkpoint, candidate: _Candidate, depths: tuple[int, ...]
 ) -> Architecture:
     """Read the sizes off the tensors; what is missing or malformed is 0 and told later."""
+    family = candidate.family
     # The names do not depend on the sizes, so a table of zeros finds the tensors to look at.
-    arch = replace(
-        generic.ARCHITECTURE, family="flux1", double=depth[0], single=depth[1], guidance=True
-    )
-    table = flux1.tensors_of(arch, candidate.layout, candidate.prefix)
+    arch = Architecture(family.name, depths, guidance=family.guidance is not None)
+    table = family.tensors_of(arch, candidate.layout, candidate.prefix)
     holder = {unit: tensor.name for tensor in table for unit in tensor.units}
 
     def size(unit: str, dimension: int) -> int:
@@ -211,21 +199,10 @@ def _architecture(
         shape = () if tensor is None else tensor.shape
         return shape[dimension] if dimension < len(shape) else 0
 
-    head_dim = size("double.0.img.norm.q.weight", 0)
-    return replace(
-        arch,
-        hidden=size("embed.img.weight", 0),
-        head_dim=head_dim,
-        mlp=size("double.0.img.mlp.in.weight", 0),
-        in_channels=size("embed.img.weight", 1),
-        out_channels=size("final.linear.weight", 0),
-        context_dim=size("embed.txt.weight", 1),
-        pooled_dim=size("embed.vector.in.weight", 1),
-        guidance=any(
-            holder[unit] in checkpoint.tensors for unit in holder if unit.startswith("guidance.")
-        ),
-        axes_dims_rope=flux1.rope_axes(head_dim),
-    )
+    sizes = {name: size(unit, dimension) for name, (unit, dimension) in family.read.items()}
+    guided = any(holder[unit] in checkpoint.tensors for unit in holder if family.guides(unit))
+    axes = family.rope_axes(sizes.get("head_dim", 0))
+    return Architecture(family.name, depths, guidance=guided, axes_dims_rope=axes, **sizes)
 
 
 def _check_names(
@@ -235,7 +212,7 @@ def _check_names(
     inside: Sequence[str],
 ) -> None:
     expected = {tensor.name for tensor in table}
-    what = f"the {candidate.layout} layout of FLUX.1 with {_depth_text(candidate)}"
+    what = f"the {candidate.layout} layout of {candidate.words}"
     missing = [tensor.name for tensor in table if tensor.name not in checkpoint.tensors]
     if missing:
         raise LayoutError(
@@ -260,52 +237,58 @@ def _check_shapes(
         first = wrong[0]
         raise LayoutError(
             f"{checkpoint.path}: {counted(len(wrong), 'tensor')} of {len(table):,} with a wrong "
-            f"shape for FLUX.1 with {_depth_text(candidate)}: {quoted(first.name)} expected "
+            f"shape for {candidate.words}: {quoted(first.name)} expected "
             f"{list(first.shape)}, got {list(checkpoint.tensors[first.name].shape)}"
             + (f"; also {_names([t.name for t in wrong[1:]], 9)}" if len(wrong) > 1 else ""),
             hint=f"another kind of model, or a quantised one; {_GENERIC_HINT}",
         )
 
 
-def _check_proportions(checkpoint: Checkpoint, arch: Architecture) -> None:
+def _check_proportions(checkpoint: Checkpoint, family: Family, arch: Architecture) -> None:
     """Refuse sizes that fit together but that neither code base can build."""
+    ratio, published = family.mlp_ratio, family.published
     heads_fit = arch.head_dim > 0 and arch.hidden > 0 and arch.hidden % arch.head_dim == 0
-    if not heads_fit or arch.mlp != flux1.MLP_RATIO * arch.hidden:
+    if ratio is not None and (not heads_fit or arch.mlp != ratio * arch.hidden):
         raise LayoutError(
             f"{checkpoint.path}: expected heads that divide the width and an mlp of "
-            f"{flux1.MLP_RATIO} times the width, got width {arch.hidden}, heads of {arch.head_dim} "
+            f"{ratio} times the width, got width {arch.hidden}, heads of {arch.head_dim} "
             f"and an mlp of {arch.mlp}",
             hint=_GENERIC_HINT,
         )
-    depth = (arch.double, arch.single)
-    if depth == _LITE_DEPTH and arch.hidden == _WIDTH and arch.in_channels == _CHANNELS:
+    relative = family.relatives.get(arch.depths)
+    if relative is None or published is None:
+        return
+    if (arch.hidden, arch.in_channels) == (published.hidden, published.in_channels):
+        full = " + ".join(map(str, published.depths))
         raise LayoutError(
-            f"{checkpoint.path}: is Flux.1-lite or Flex.1-alpha (8 double + 38 single blocks), "
-            "expected the 19 + 38 blocks of FLUX.1",
-            hint="its block i is not FLUX.1's block i although names and shapes agree; "
+            f"{checkpoint.path}: is {relative} ({family.depth_words(arch.depths)}), "
+            f"expected the {full} blocks of {family.title}",
+            hint=f"its block i is not {family.title}'s block i although names and shapes agree; "
             "`layout: generic` on every model merges it with its own kind",
         )
 
 
-def _check_config(checkpoint: Checkpoint, arch: Architecture) -> Architecture:
+def _check_config(checkpoint: Checkpoint, family: Family, arch: Architecture) -> Architecture:
     """Compare the config with the tensors; return the architecture with the config's rope axes."""
-    if checkpoint.config is None:
+    if checkpoint.config is None or family.config is None:
         return arch
-    config = {**_CONFIG_DEFAULTS, **checkpoint.config}
-    if config["out_channels"] is None:
-        config["out_channels"] = config["in_channels"]
-    truth = {**flux1.config_of(arch), "out_channels": arch.out_channels}
-    wrong = [field for field in _CONFIG_DEFAULTS if config[field] != truth[field]]
+    config, truth = {**family.config_defaults, **checkpoint.config}, family.config(arch)
+    for found in (config, truth):
+        if "out_channels" in found and found["out_channels"] is None:
+            found["out_channels"] = found["in_channels"]
+    wrong = [name for name in family.config_defaults if config[name] != truth[name]]
     if wrong:
         told = ", ".join(
-            f"{quoted(field)} expected {truth[field]!r}, got {config[field]!r}" for field in wrong
+            f"{quoted(name)} expected {truth[name]!r}, got {config[name]!r}" for name in wrong
         )
         raise LayoutError(
             f"{checkpoint.path}: config.json contradicts the tensors in "
             f"{counted(len(wrong), 'field')}: {told}",
             hint="the config belongs to another model; put the right one beside the weights",
         )
-    axes = checkpoint.config.get("axes_dims_rope", (16, 56, 56))
+    if not arch.axes_dims_rope or family.published is None:
+        return arch
+    axes = checkpoint.config.get("axes_dims_rope", family.published.axes_dims_rope)
     if not _are_axes(axes, arch.head_dim):
         raise LayoutError(
             f"{checkpoint.path}: config.json: `axes_dims_rope` expected even numbers adding up to "
@@ -323,29 +306,26 @@ def _are_axes(axes: object, head_dim: int) -> bool:
     )
 
 
-def _variant(arch: Architecture) -> str:
+def _variant(family: Family, arch: Architecture) -> str:
     """Say in words which member of the family this looks like."""
-    kinds = {
-        128: "FLUX.1-Canny-dev or FLUX.1-Depth-dev",
-        384: "FLUX.1-Fill-dev",
-        196: "Flex.2",
-    }
-    base = "FLUX.1 [dev] kind (guidance)" if arch.guidance else "FLUX.1-schnell kind (no guidance)"
-    words = [kinds.get(arch.in_channels, base)]
-    if arch.in_channels != _CHANNELS:
+    full = family.published
+    if full is None:
+        return family.title
+    words = [family.kinds.get(arch.in_channels, family.guided_words[arch.guidance])]
+    if arch.in_channels != full.in_channels:
         words.append(f"{arch.in_channels} input channels")
-    if (arch.double, arch.single) != _DEPTH:
-        words.append(f"{arch.double} double + {arch.single} single blocks (FLUX.1 has 19 + 38)")
-    if arch.hidden != _WIDTH:
-        words.append(f"width {arch.hidden} (FLUX.1 has {_WIDTH})")
+    if arch.depths != full.depths:
+        numbers = " + ".join(map(str, full.depths))
+        words.append(f"{family.depth_words(arch.depths)} ({family.title} has {numbers})")
+    if arch.hidden != full.hidden:
+        words.append(f"width {arch.hidden} ({family.title} has {full.hidden})")
     return ", ".join(words)
 
 
 def _units(
-    checkpoint: Checkpoint, arch: Architecture, table: Sequence[OutTensor]
+    checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]], table: Sequence[OutTensor]
 ) -> Mapping[str, UnitInfo]:
     """Return where each unit lies, in canonical order."""
-    shapes = flux1.unit_shapes(arch)
     places: dict[str, Place] = {}
     for tensor in table:
         start = 0
@@ -362,10 +342,6 @@ def _units(
         )
         for unit, shape in shapes.items()
     }
-
-
-def _depth_text(candidate: _Candidate) -> str:
-    return f"{len(candidate.double)} double + {len(candidate.single)} single blocks"
 
 
 def _names(names: Sequence[str], limit: int = 10) -> str:

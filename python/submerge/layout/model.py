@@ -43,8 +43,7 @@ class Architecture:
 
     Attributes:
         family: `flux1`, or `generic` when nothing is known about the tensors.
-        double: number of double-stream blocks (19 in FLUX.1).
-        single: number of single-stream blocks (38).
+        depths: the number of blocks of each stack of the family (19 double, 38 single in FLUX.1).
         hidden: width of the residual stream (3072).
         head_dim: width of one attention head (128).
         mlp: width inside the feed-forward layers (12288).
@@ -57,8 +56,7 @@ class Architecture:
     """
 
     family: str
-    double: int = 0
-    single: int = 0
+    depths: tuple[int, ...] = ()
     hidden: int = 0
     head_dim: int = 0
     mlp: int = 0

@@ -12,7 +12,9 @@ from submerge.methods.base import (
     Method,
     Setting,
     Weights,
+    copied,
     number_in_words,
+    weighted_sum,
     weighted_words,
 )
 from submerge.methods.parse import method_schema, parse_method, plain_method
@@ -28,10 +30,12 @@ __all__ = [
     "Setting",
     "Take",
     "Weights",
+    "copied",
     "method_schema",
     "notes_on",
     "number_in_words",
     "parse_method",
     "plain_method",
+    "weighted_sum",
     "weighted_words",
 ]

@@ -12,12 +12,13 @@ from submerge.methods.base import (
     MECHA,
     MERGEKIT,
     Blend,
+    Blends,
     Equality,
     Method,
-    Mixtures,
     Setting,
     number_in_words,
     parameter,
+    weighted_sum,
 )
 from submerge.methods.delta import BASE
 from submerge.methods.parameters import base_of, deltas_of, pair_of
@@ -56,13 +57,13 @@ class Sce(Method):
         """Refuse a missing base, and a recipe without another model."""
         deltas_of(setting, None, [base_of(self.base, setting, where)], where)
 
-    def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
+    def blends(self, setting: Setting, selection: Selection, where: str) -> Blends:
         """Return the formula for every unit; where nothing is selected it is the base."""
         base = base_of(self.base, setting, where)
         models = deltas_of(setting, None, [base], where)
         shares = self.select_topk.table(selection, f"{where}.select_topk")
 
-        def at(unit: str) -> Blend | dict[str, float]:
+        def at(unit: str) -> Blend:
             share = shares[unit]
             if not 0 <= share <= 1:
                 raise RecipeError(
@@ -70,7 +71,7 @@ class Sce(Method):
                     "to 1"
                 )
             if share == 0:
-                return {base: 1.0}
+                return weighted_sum({base: 1.0})
             said = "" if share == 1 else f"; the {number_in_words(share)} that differ most"
             return Blend(
                 op="adaptive",
@@ -110,7 +111,7 @@ class ArceeFusion(Method):
         """Refuse other than two models."""
         pair_of(setting, None, where)
 
-    def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
+    def blends(self, setting: Setting, selection: Selection, where: str) -> Blends:
         """Return the same for every unit."""
         first, second = pair_of(setting, None, where)
         blend = Blend(
@@ -142,14 +143,14 @@ class AddCosineA(Method):
         """Refuse other than two models."""
         pair_of(setting, None, where)
 
-    def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
+    def blends(self, setting: Setting, selection: Selection, where: str) -> Blends:
         """Return the formula for every unit; from an `alpha` of 1 on it is the second model."""
         first, second = pair_of(setting, None, where)
-        limits = self.alpha.table(selection, f"{where}.alpha")
+        alphas = self.alpha.table(selection, f"{where}.alpha")
 
-        def at(alpha: float) -> Blend | dict[str, float]:
+        def at(alpha: float) -> Blend:
             if alpha >= 1:
-                return {second: 1.0}
+                return weighted_sum({second: 1.0})
             return Blend(
                 op="adaptive",
                 arguments={"cosine": {"alpha": alpha, "whole": self.WHOLE}},
@@ -158,7 +159,7 @@ class AddCosineA(Method):
                 shares={second: 1.0},
             )
 
-        return {unit: at(limits[unit]) for unit in selection.wanted}
+        return {unit: at(alphas[unit]) for unit in selection.wanted}
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,16 +25,18 @@ __all__ = [
     "MERGEKIT",
     "OUTSIDE_TIES",
     "Blend",
+    "Blends",
     "Equality",
     "Method",
-    "Mixtures",
     "Setting",
     "Weights",
+    "copied",
     "known",
     "names",
     "near",
     "number_in_words",
     "parameter",
+    "weighted_sum",
     "weighted_words",
 ]
 
@@ -79,7 +81,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Blend:
-    """What one unit is made by, where that is not a weighted sum with known weights.
+    """What one unit is made by: an operation of the core, its arguments and its operands.
 
     Attributes:
         op: the core's operation.
@@ -87,7 +89,7 @@ class Blend:
         models: the operands, in the order of the arithmetic.
         words: the formula, for people.
         base: the model that deltas are taken from, if the formula has one.
-        shares: the other models' shares where no more than a weighted sum can be had.
+        shares: the other models' shares in the weighted sum that comes nearest to the formula.
     """
 
     op: str
@@ -97,14 +99,21 @@ class Blend:
     base: str | None = None
     shares: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def is_sum(self) -> bool:
+        """Whether the shares are the weights of the formula itself."""
+        return self.op in ("copy", "linear", "same")
+
     def among(self, having: Iterable[str]) -> dict[str, float]:
         """Return the weights of the sum that stands in among the models that have the unit.
 
         With a base that has it: `base + sum_i share_i * (x_i - base)`. Without: the shares over
-        their sum.
+        their sum. The weights of a weighted sum are its own.
         """
         present = set(having)
         parts = {model: s for model, s in self.shares.items() if model in present and s != 0}
+        if self.is_sum:
+            return parts
         total = math.fsum(parts.values())
         if self.base in present:
             whole = {self.base: 1.0 - total, **parts}
@@ -112,8 +121,29 @@ class Blend:
         return {model: share / total for model, share in parts.items()} if total else parts
 
 
-Mixtures: TypeAlias = Mapping[str, "dict[str, float] | Blend"]
-"""Unit name to the weights of a weighted sum, or to what else the unit is made by."""
+Blends: TypeAlias = Mapping[str, Blend]
+"""Unit name to what the unit is made by."""
+
+
+def weighted_sum(weights: Mapping[str, float]) -> Blend:
+    """Return the weighted sum of the models, those of weight 0 left out, in order of their names.
+
+    The order of the operands is one that permuting the models of a recipe does not change.
+    """
+    given = {model: weight for model, weight in weights.items() if weight != 0}
+    models = tuple(sorted(given))
+    return Blend(
+        op="linear",
+        arguments={"weights": [given[model] for model in models]},
+        models=models,
+        words=weighted_words(given),
+        shares=weights,
+    )
+
+
+def copied(model: str) -> Blend:
+    """Return one model's bytes as they are."""
+    return Blend("copy", {}, (model,), model, shares={model: 1.0})
 
 
 def parameter(meaning: str, default: Any = None) -> Any:
@@ -157,7 +187,7 @@ class Method(ABC):
         """
 
     @abstractmethod
-    def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
+    def blends(self, setting: Setting, selection: Selection, where: str) -> Blends:
         """Return what every wanted unit of `selection` is made by.
 
         Raises:

@@ -15,12 +15,13 @@ from submerge.methods.base import (
     MECHA,
     MERGEKIT,
     Blend,
+    Blends,
     Equality,
     Method,
-    Mixtures,
     Setting,
     number_in_words,
     parameter,
+    weighted_sum,
     weighted_words,
 )
 from submerge.methods.delta import BASE, LAMBDA, WEIGHT
@@ -75,32 +76,31 @@ class _Pair(Method):
         """Refuse other than two models."""
         pair_of(setting, self._base(setting, where), where)
 
-    def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
+    def blends(self, setting: Setting, selection: Selection, where: str) -> Blends:
         """Return the way's point at `alpha`; its ends are the models themselves."""
         base = self._base(setting, where)
         first, second = pair_of(setting, base, where)
-        shares = self.alpha.table(selection, f"{where}.alpha")
+        alphas = self.alpha.table(selection, f"{where}.alpha")
         on = f" on {base}" if base else ""
 
-        def at(share: float) -> Blend | dict[str, float]:
-            both = {first: 1.0 - share, second: share}
-            if share in (0.0, 1.0):
-                return both
-            words = f"{self.name} from {first} to {second} at {number_in_words(share)}{on}"
-            given = (self.name, self._arguments(both, base))
-            return combined(given, base, both, words, rowwise=self.rowwise)
+        def at(alpha: float) -> Blend:
+            shares = {first: 1.0 - alpha, second: alpha}
+            if alpha in (0.0, 1.0):
+                return weighted_sum(shares)
+            words = f"{self.name} from {first} to {second} at {number_in_words(alpha)}{on}"
+            given = (self.name, self._arguments(alpha, base))
+            return combined(given, base, shares, words, rowwise=self.rowwise)
 
-        return {unit: at(shares[unit]) for unit in selection.wanted}
+        return {unit: at(alphas[unit]) for unit in selection.wanted}
 
     def _base(self, setting: Setting, where: str) -> str | None:
         """Return the model that is no end of the way, but where it is seen from."""
         del setting, where
         return None
 
-    def _arguments(self, both: Mapping[str, float], base: str | None) -> dict[str, Any]:
+    def _arguments(self, alpha: float, base: str | None) -> dict[str, Any]:
         del base
-        _, share = both.values()
-        return {"t": share}
+        return {"t": alpha}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +140,8 @@ class NuSlerp(_Pair):
         given = self.base or setting.base
         return None if given is None else base_of(given, setting, where)
 
-    def _arguments(self, both: Mapping[str, float], base: str | None) -> dict[str, Any]:
-        return {"weights": list(both.values()), "base": base is not None}
+    def _arguments(self, alpha: float, base: str | None) -> dict[str, Any]:
+        return {"weights": [1.0 - alpha, alpha], "base": base is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,21 +164,21 @@ class Orthogonal(Method):
         """Refuse a missing base, and other than two models beside it."""
         pair_of(setting, base_of(self.base, setting, where), where)
 
-    def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
+    def blends(self, setting: Setting, selection: Selection, where: str) -> Blends:
         """Return the sum for every unit; where `alpha` is 0 the first model."""
         base = base_of(self.base, setting, where)
         first, second = pair_of(setting, base, where)
-        shares = self.alpha.table(selection, f"{where}.alpha")
+        alphas = self.alpha.table(selection, f"{where}.alpha")
 
-        def at(share: float) -> Blend | dict[str, float]:
-            if share == 0:
-                return {first: 1.0}
-            words = f"{first} + {number_in_words(share)} * what is new in {second} on {base}"
-            given = (self.name, {"alpha": share, "base": True})
-            both = {first: 1.0, second: share}
-            return combined(given, base, both, words, rowwise=self.rowwise)
+        def at(alpha: float) -> Blend:
+            if alpha == 0:
+                return weighted_sum({first: 1.0})
+            words = f"{first} + {number_in_words(alpha)} * what is new in {second} on {base}"
+            given = (self.name, {"alpha": alpha, "base": True})
+            shares = {first: 1.0, second: alpha}
+            return combined(given, base, shares, words, rowwise=self.rowwise)
 
-        return {unit: at(shares[unit]) for unit in selection.wanted}
+        return {unit: at(alphas[unit]) for unit in selection.wanted}
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,22 +203,22 @@ class Polar(Method):
         """Refuse other than two models."""
         pair_of(setting, None, where)
 
-    def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
+    def blends(self, setting: Setting, selection: Selection, where: str) -> Blends:
         """Return the formula for every unit; both from one model are the model itself."""
         first, second = pair_of(setting, None, where)
         directions = self.direction.table(selection, f"{where}.direction")
         norms = self.norm.table(selection, f"{where}.norm")
 
-        def at(direction: float, norm: float) -> Blend | dict[str, float]:
-            both = {first: 1.0 - direction, second: direction}
+        def at(direction: float, norm: float) -> Blend:
+            shares = {first: 1.0 - direction, second: direction}
             if direction == norm and direction in (0.0, 1.0):
-                return both
+                return weighted_sum(shares)
             words = (
                 f"polar from {first} to {second}: direction at {number_in_words(direction)}, "
                 f"norm at {number_in_words(norm)}"
             )
             given = (self.name, {"direction": direction, "norm": norm})
-            return combined(given, None, both, words, rowwise=self.rowwise)
+            return combined(given, None, shares, words, rowwise=self.rowwise)
 
         return {unit: at(directions[unit], norms[unit]) for unit in selection.wanted}
 
@@ -245,7 +245,7 @@ class NormLimit(Method):
         """Refuse a missing base, unknown names, a weight of the base."""
         deltas_of(setting, self.weight, [base_of(self.base, setting, where)], where)
 
-    def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
+    def blends(self, setting: Setting, selection: Selection, where: str) -> Blends:
         """Return the sum for every unit; where nothing may be added it is the base."""
         base = base_of(self.base, setting, where)
         models = deltas_of(setting, self.weight, [base], where)
@@ -253,13 +253,13 @@ class NormLimit(Method):
         scales = self.lambda_.table(selection, f"{where}.lambda")
         limits = self.limit.table(selection, f"{where}.limit")
 
-        def at(unit: str) -> Blend | dict[str, float]:
+        def at(unit: str) -> Blend:
             row = {model: weights[model][unit] for model in models if weights[model][unit]}
             scale, limit = scales[unit], limits[unit]
             if limit < 0:
                 raise RecipeError(f"{where}.limit: {limit:g}, expected at least 0")
             if not row or scale == 0 or limit == 0:
-                return {base: 1.0}
+                return weighted_sum({base: 1.0})
             factor = "" if scale == 1 else f"{number_in_words(scale)} * "
             words = (
                 f"{base} + {factor}({weighted_words(row)}), at most {number_in_words(limit)} away"

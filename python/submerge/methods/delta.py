@@ -16,13 +16,14 @@ from submerge.methods.base import (
     MERGEKIT,
     OUTSIDE_TIES,
     Blend,
+    Blends,
     Equality,
     Method,
-    Mixtures,
     Setting,
     known,
     number_in_words,
     parameter,
+    weighted_sum,
 )
 from submerge.methods.base import weighted_words as in_words
 from submerge.methods.parameters import EachModel, base_of, deltas_of, shares_of, weights_of
@@ -80,7 +81,7 @@ class Delta(Method):
         """Refuse a missing base, unknown names, a weight of the base."""
         self._models(setting, where)
 
-    def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
+    def blends(self, setting: Setting, selection: Selection, where: str) -> Blends:
         """Return the sum for every unit; models of weight 0 are left out.
 
         Where nothing is left, or `lambda` is 0, it is the base.
@@ -89,11 +90,11 @@ class Delta(Method):
         weights = weights_of(self.weight, models, selection, where)
         scales = self.lambda_.table(selection, f"{where}.lambda")
         thin = self.tables(setting, models, selection, where)
-        found: dict[str, dict[str, float] | Blend] = {}
+        found: dict[str, Blend] = {}
         for unit in selection.wanted:
             row = {model: weights[model][unit] for model in models if weights[model][unit]}
             if not row or scales[unit] == 0:
-                found[unit] = {base: 1.0}
+                found[unit] = weighted_sum({base: 1.0})
                 continue
             given = {name: [table[m][unit] for m in row] for name, table in thin.items()}
             arguments = {
@@ -167,15 +168,15 @@ class TaskArithmetic(Delta):
 
     delta_base: str | None = parameter("the model that differences are taken from, if another.")
 
-    def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
+    def blends(self, setting: Setting, selection: Selection, where: str) -> Blends:
         """Return the sum for every unit; with a `delta_base` of its own as plain weights."""
         if self.delta_base in (None, base_of(self.base, setting, where)):
             # Not `super()`: slots make a new class, which the bare form does not know.
-            return Delta.mixtures(self, setting, selection, where)
+            return Delta.blends(self, setting, selection, where)
         base, models = self._models(setting, where)
         weights = weights_of(self.weight, models, selection, where)
         scales = self.lambda_.table(selection, f"{where}.lambda")
-        found: dict[str, dict[str, float] | Blend] = {}
+        found: dict[str, Blend] = {}
         for unit in selection.wanted:
             shares = self._shares({m: weights[m][unit] for m in models}, scales[unit])
             row = dict.fromkeys(setting.models, 0.0)
@@ -183,7 +184,7 @@ class TaskArithmetic(Delta):
             for model, share in shares.items():
                 row[model] += share
             row[str(self.delta_base)] -= math.fsum(shares.values())
-            found[unit] = row
+            found[unit] = weighted_sum(row)
         return found
 
     def _models(self, setting: Setting, where: str) -> tuple[str, tuple[str, ...]]:

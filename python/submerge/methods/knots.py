@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from submerge.methods.base import CLOSE, Blend, Equality, Mixtures, Setting
+from submerge.methods.base import CLOSE, Blend, Blends, Equality, Setting
 from submerge.methods.delta import SUM, Ties
 
 if TYPE_CHECKING:
@@ -48,15 +48,15 @@ class Knots(Ties):
     state: ClassVar[str] = "what is made in f32, square matrices of the shorter side in f64"
     equal: ClassVar[Equality] = {"numpy": CLOSE}
 
-    def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
+    def blends(self, setting: Setting, selection: Selection, where: str) -> Blends:
         """Return the sum for every unit, as `ties` does."""
         # Not `super()`: slots make a new class, which the bare form does not know.
-        found = Ties.mixtures(self, setting, selection, where)
+        found = Ties.blends(self, setting, selection, where)
         return {unit: _shared(made) for unit, made in found.items()}
 
 
-def _shared(made: dict[str, float] | Blend) -> dict[str, float] | Blend:
-    if not isinstance(made, Blend):
+def _shared(made: Blend) -> Blend:
+    if made.is_sum:
         return made
     vote = {name: made.arguments[name] for name in ("normalize", "consensus", "sparsify")}
     arguments = {

@@ -16,13 +16,14 @@ from submerge.errors import RecipeError, quoted
 from submerge.methods.base import (
     CLOSE,
     Blend,
+    Blends,
     Equality,
     Method,
-    Mixtures,
     Setting,
     known,
     number_in_words,
     parameter,
+    weighted_sum,
 )
 from submerge.methods.base import weighted_words as in_words
 from submerge.methods.delta import BASE, LAMBDA, WEIGHT
@@ -54,7 +55,7 @@ class _Decomposed(Method):
         """Refuse a missing base, unknown names, a weight of the base."""
         self._models(setting, where)
 
-    def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
+    def blends(self, setting: Setting, selection: Selection, where: str) -> Blends:
         """Return the sum for every unit; models of weight 0 are left out.
 
         Where nothing is left, or `lambda` is 0, it is the base.
@@ -63,12 +64,12 @@ class _Decomposed(Method):
         weights = weights_of(self.weight, models, selection, where)
         scales = self.lambda_.table(selection, f"{where}.lambda")
         made = self._make(selection, where)
-        found: dict[str, dict[str, float] | Blend] = {}
+        found: dict[str, Blend] = {}
         for unit in selection.wanted:
             row = {model: weights[model][unit] for model in models if weights[model][unit]}
             scale = scales[unit]
             if not row or scale == 0:
-                found[unit] = {bases[0]: 1.0}
+                found[unit] = weighted_sum({bases[0]: 1.0})
                 continue
             make, said = made[unit]
             found[unit] = Blend(

@@ -12,9 +12,9 @@ from submerge.methods.base import (
     MECHA,
     MERGEKIT,
     Blend,
+    Blends,
     Equality,
     Method,
-    Mixtures,
     Setting,
     parameter,
     weighted_words,
@@ -52,19 +52,17 @@ class MultiSlerp(Method):
         """Refuse unknown names, and fewer than two models."""
         self._models(setting, where)
 
-    def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
+    def blends(self, setting: Setting, selection: Selection, where: str) -> Blends:
         """Return the mean with every unit's weights; models of weight 0 are left out."""
         base, models = self._models(setting, where)
         weights = weights_of(self.weight, models, selection, where)
-        found: dict[str, Blend | dict[str, float]] = {}
+        found: dict[str, Blend] = {}
         for unit in selection.wanted:
             row = {model: weights[model][unit] for model in models if weights[model][unit]}
             found[unit] = self._combined(row, base, where)
         return found
 
-    def _combined(
-        self, row: Mapping[str, float], base: str | None, where: str
-    ) -> Blend | dict[str, float]:
+    def _combined(self, row: Mapping[str, float], base: str | None, where: str) -> Blend:
         if len(row) < 2:
             raise RecipeError(f"{where}.weight: expected two models with a weight, got {len(row)}")
         arguments = {
@@ -100,7 +98,7 @@ class _Mean(Method):
         if len(setting.models) < 2:
             raise RecipeError(f"{where}: expected at least two models, got {len(setting.models)}")
 
-    def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
+    def blends(self, setting: Setting, selection: Selection, where: str) -> Blends:
         """Return the mean of all models for every unit."""
         self.check(setting, where)
         models = tuple(sorted(setting.models))
@@ -171,7 +169,7 @@ class ModelStock(Method):
         """Refuse a missing base, and fewer than two models beside it."""
         self._models(setting, where)
 
-    def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
+    def blends(self, setting: Setting, selection: Selection, where: str) -> Blends:
         """Return the same for every unit."""
         base, models = self._models(setting, where)
         even = dict.fromkeys(models, 1.0 / len(models))

@@ -221,9 +221,9 @@ def roles(
     return found[0], found[1], found[2]
 
 
-def difference(to: str, plus: str, minus: str, share: float) -> dict[str, float]:
-    """Return the weights of `to + share * (plus - minus)`."""
+def difference(to: str, plus: str, minus: str, alpha: float) -> dict[str, float]:
+    """Return the weights of `to + alpha * (plus - minus)`."""
     weights = {to: 1.0, plus: 0.0, minus: 0.0}
-    weights[plus] += share
-    weights[minus] -= share
+    weights[plus] += alpha
+    weights[minus] -= alpha
     return weights

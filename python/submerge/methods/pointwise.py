@@ -12,12 +12,13 @@ from submerge.methods.base import (
     MECHA,
     MERGEKIT,
     Blend,
+    Blends,
     Equality,
     Method,
-    Mixtures,
     Setting,
     number_in_words,
     parameter,
+    weighted_sum,
     weighted_words,
 )
 from submerge.methods.delta import BASE, LAMBDA, WEIGHT
@@ -56,16 +57,16 @@ class NearSwap(Method):
         """Refuse other than two models."""
         pair_of(setting, None, where)
 
-    def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
+    def blends(self, setting: Setting, selection: Selection, where: str) -> Blends:
         """Return the formula for every unit; at a distance of 0 it is the first model."""
         first, second = pair_of(setting, None, where)
-        reach = self.t.table(selection, f"{where}.t")
+        ts = self.t.table(selection, f"{where}.t")
 
-        def at(t: float) -> Blend | dict[str, float]:
+        def at(t: float) -> Blend:
             if t < 0:
                 raise RecipeError(f"{where}.t: {t:g}, expected a distance of at least 0")
             if t == 0:
-                return {first: 1.0}
+                return weighted_sum({first: 1.0})
             return Blend(
                 op="pointwise",
                 arguments={self.name: {"t": t}},
@@ -74,7 +75,7 @@ class NearSwap(Method):
                 shares={first: 1.0},
             )
 
-        return {unit: at(reach[unit]) for unit in selection.wanted}
+        return {unit: at(ts[unit]) for unit in selection.wanted}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ class Ram(Method):
             if value < 0:
                 raise RecipeError(f"{where}.{name}: {value:g}, expected at least 0")
 
-    def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
+    def blends(self, setting: Setting, selection: Selection, where: str) -> Blends:
         """Return the same for every unit."""
         base = base_of(self.base, setting, where)
         models = deltas_of(setting, None, [base], where)
@@ -142,27 +143,27 @@ class _Formula(Three):
 
     ops: ClassVar[tuple[str, ...]] = _OPS
 
-    def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
+    def blends(self, setting: Setting, selection: Selection, where: str) -> Blends:
         """Return the formula for every unit; where `alpha` is 0 it is the first model."""
         to, plus, minus = self.roles(setting, where)
-        shares = self.alpha.table(selection, f"{where}.alpha")
+        alphas = self.alpha.table(selection, f"{where}.alpha")
         (op,) = self.ops
 
-        def at(share: float) -> Blend | dict[str, float]:
-            if share == 0:
-                return {to: 1.0}
+        def at(alpha: float) -> Blend:
+            if alpha == 0:
+                return weighted_sum({to: 1.0})
             return Blend(
                 op=op,
-                arguments=self._arguments(share),
+                arguments=self._arguments(alpha),
                 models=(to, plus, minus),
-                words=f"{self.name}({to} + {number_in_words(share)} * ({plus} - {minus}))",
+                words=f"{self.name}({to} + {number_in_words(alpha)} * ({plus} - {minus}))",
                 shares={to: 1.0},
             )
 
-        return {unit: at(shares[unit]) for unit in selection.wanted}
+        return {unit: at(alphas[unit]) for unit in selection.wanted}
 
-    def _arguments(self, share: float) -> dict[str, Any]:
-        return {self.name: {"alpha": share}}
+    def _arguments(self, alpha: float) -> dict[str, Any]:
+        return {self.name: {"alpha": alpha}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,8 +205,8 @@ class Clamp(_Formula):
     source: ClassVar[str] = "sd-mecha `clamp` of `add_difference`"
     equal: ClassVar[Equality] = {"numpy": EXACT, MECHA: CLOSE}
 
-    def _arguments(self, share: float) -> dict[str, Any]:
-        return {"clamp": {"weights": [1.0, share, -share], "bounds": [True, True, False]}}
+    def _arguments(self, alpha: float) -> dict[str, Any]:
+        return {"clamp": {"weights": [1.0, alpha, -alpha], "bounds": [True, True, False]}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,8 +220,8 @@ class SmoothAdd(_Formula):
     source: ClassVar[str] = "smoothAdd of sd-webui-supermerger"
     equal: ClassVar[Equality] = {"numpy": CLOSE, "scipy 1.17.1": CLOSE}
 
-    def _arguments(self, share: float) -> dict[str, Any]:
-        return {"alpha": share}
+    def _arguments(self, alpha: float) -> dict[str, Any]:
+        return {"alpha": alpha}
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +251,7 @@ class ConsensusMask(Method):
         """Refuse a missing base, unknown names, a weight of the base."""
         deltas_of(setting, self.weight, [base_of(self.base, setting, where)], where)
 
-    def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
+    def blends(self, setting: Setting, selection: Selection, where: str) -> Blends:
         """Return the sum for every unit; where `lambda` is 0 it is the base."""
         base = base_of(self.base, setting, where)
         models = deltas_of(setting, self.weight, [base], where)
@@ -258,12 +259,12 @@ class ConsensusMask(Method):
         scales = self.lambda_.table(selection, f"{where}.lambda")
         tolerances = self.tolerance.table(selection, f"{where}.tolerance")
 
-        def at(unit: str) -> Blend | dict[str, float]:
+        def at(unit: str) -> Blend:
             scale, tolerance = scales[unit], tolerances[unit]
             # A model of weight 0 still votes.
             row = {model: weights[model][unit] for model in models}
             if scale == 0 or not any(row.values()):
-                return {base: 1.0}
+                return weighted_sum({base: 1.0})
             given = {"weights": list(row.values()), "lambda": scale}
             factor = "" if scale == 1 else f"{number_in_words(scale)} * "
             said = f"{weighted_words(row)}; tolerance {number_in_words(tolerance)}"

@@ -10,12 +10,13 @@ from submerge.methods.base import (
     CLOSE,
     MECHA,
     Blend,
+    Blends,
     Equality,
     Method,
-    Mixtures,
     Setting,
     number_in_words,
     parameter,
+    weighted_sum,
 )
 from submerge.methods.base import weighted_words as in_words
 from submerge.methods.parameters import pair_of
@@ -71,23 +72,27 @@ class Rotate(Method):
         """Refuse other than two models."""
         pair_of(setting, None, where)
 
-    def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
+    def blends(self, setting: Setting, selection: Selection, where: str) -> Blends:
         """Return the sum for every unit; where the model that is turned has no share, the other."""
         pair = first, second = pair_of(setting, None, where)
         alphas = self.alpha.table(selection, f"{where}.alpha")
-        sides = self.alignment.table(selection, f"{where}.alignment")
-        means = self.centralization.table(selection, f"{where}.centralization")
-        found: dict[str, dict[str, float] | Blend] = {}
+        alignments = self.alignment.table(selection, f"{where}.alignment")
+        centralizations = self.centralization.table(selection, f"{where}.centralization")
+        found: dict[str, Blend] = {}
         for unit in selection.wanted:
-            alpha, side = alphas[unit], sides[unit]
-            if not 0 <= side <= 1:
+            alpha, alignment = alphas[unit], alignments[unit]
+            if not 0 <= alignment <= 1:
                 raise RecipeError(
-                    f"{where}.alignment: {side:g} for {quoted(unit)}, expected 0 to 1"
+                    f"{where}.alignment: {alignment:g} for {quoted(unit)}, expected 0 to 1"
                 )
-            if alpha == side and side in (0, 1):
-                found[unit] = {pair[int(side)]: 1.0}
+            if alpha == alignment and alignment in (0, 1):
+                found[unit] = weighted_sum({pair[int(alignment)]: 1.0})
                 continue
-            turned = {"alignment": side, "alpha": alpha, "centralization": means[unit]}
+            turned = {
+                "alignment": alignment,
+                "alpha": alpha,
+                "centralization": centralizations[unit],
+            }
             found[unit] = Blend(
                 op="matrix",
                 arguments={
@@ -97,21 +102,21 @@ class Rotate(Method):
                     "make": {"rotated": turned},
                 },
                 models=pair,
-                words=_words(pair, alpha, side),
+                words=_words(pair, alpha, alignment),
                 shares={first: 1.0 - alpha, second: alpha},
             )
         return found
 
 
-def _words(pair: tuple[str, str], alpha: float, side: float) -> str:
+def _words(pair: tuple[str, str], alpha: float, alignment: float) -> str:
     """Return the formula of a unit: `0.30 * krea + 0.70 * rotate(schnell to krea)`."""
     first, second = pair
     shares = {first: 1.0 - alpha, second: alpha}
-    if side in (0, 1):
-        still, turned = (second, first) if side else (first, second)
+    if alignment in (0, 1):
+        still, turned = (second, first) if alignment else (first, second)
         terms = {still: shares[still], f"rotate({turned} to {still})": shares[turned]}
     else:
-        to, back = (f"; {number_in_words(part)} of the way" for part in (side, 1 - side))
+        to, back = (f"; {number_in_words(part)} of the way" for part in (alignment, 1 - alignment))
         terms = {
             f"rotate({first} to {second}{to})": shares[first],
             f"rotate({second} to {first}{back})": shares[second],

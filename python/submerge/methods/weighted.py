@@ -15,19 +15,21 @@ from submerge.methods.base import (
     EXACT,
     MECHA,
     MERGEKIT,
+    Blends,
     Equality,
     Method,
-    Mixtures,
     Setting,
     Weights,
+    copied,
     known,
     parameter,
+    weighted_sum,
 )
 from submerge.methods.parameters import difference, pair_of, roles
 from submerge.values import Number, PerModel, Selection, Value
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["AddDifference", "Lerp", "Linear", "Take", "Three", "notes_on"]
 
@@ -81,9 +83,10 @@ class Linear(Method):
                 + "}`",
             )
 
-    def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
-        """Return the weights."""
-        return self.weights(setting.models, selection, where)
+    def blends(self, setting: Setting, selection: Selection, where: str) -> Blends:
+        """Return the sums."""
+        rows = self.weights(setting.models, selection, where)
+        return {unit: weighted_sum(row) for unit, row in rows.items()}
 
     def weights(self, models: Sequence[str], selection: Selection, where: str) -> Weights:
         """Return `1 - alpha` and `alpha`, or the named weights over their sum."""
@@ -93,10 +96,8 @@ class Linear(Method):
         if len(models) == 1:
             return {unit: {models[0]: 1.0} for unit in selection.wanted}
         first, second = models
-        shares = (self.alpha or self.EVEN).table(selection, f"{where}.alpha")
-        return {
-            unit: {first: 1.0 - shares[unit], second: shares[unit]} for unit in selection.wanted
-        }
+        alpha = (self.alpha or self.EVEN).table(selection, f"{where}.alpha")
+        return {unit: {first: 1.0 - alpha[unit], second: alpha[unit]} for unit in selection.wanted}
 
     def _named(
         self, weight: PerModel, models: Sequence[str], selection: Selection, where: str
@@ -145,17 +146,10 @@ class Take(Method):
         """Refuse an unknown name."""
         known(self.model, setting.models, f"{where}.take")
 
-    def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
-        """Return the weights."""
-        return self.weights(setting.models, selection, where)
-
-    def weights(self, models: Sequence[str], selection: Selection, where: str) -> Weights:
-        """Return 1 for the model taken and 0 for the others."""
-        known(self.model, models, f"{where}.take")
-        return {
-            unit: {model: float(model == self.model) for model in models}
-            for unit in selection.wanted
-        }
+    def blends(self, setting: Setting, selection: Selection, where: str) -> Blends:
+        """Return the copy."""
+        known(self.model, setting.models, f"{where}.take")
+        return dict.fromkeys(selection.wanted, copied(self.model))
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,12 +168,13 @@ class Lerp(Method):
         """Refuse other than two models."""
         pair_of(setting, None, where)
 
-    def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
-        """Return `1 - alpha` and `alpha`."""
+    def blends(self, setting: Setting, selection: Selection, where: str) -> Blends:
+        """Return the sums with the weights `1 - alpha` and `alpha`."""
         first, second = pair_of(setting, None, where)
-        shares = self.alpha.table(selection, f"{where}.alpha")
+        alpha = self.alpha.table(selection, f"{where}.alpha")
         return {
-            unit: {first: 1.0 - shares[unit], second: shares[unit]} for unit in selection.wanted
+            unit: weighted_sum({first: 1.0 - alpha[unit], second: alpha[unit]})
+            for unit in selection.wanted
         }
 
 
@@ -214,14 +209,17 @@ class AddDifference(Three):
     source: ClassVar[str] = "AUTOMATIC1111's add difference; sd-mecha `add_difference`"
     equal: ClassVar[Equality] = {"numpy": EXACT, MECHA: CLOSE}
 
-    def mixtures(self, setting: Setting, selection: Selection, where: str) -> Mixtures:
+    def blends(self, setting: Setting, selection: Selection, where: str) -> Blends:
         """Return 1, `alpha` and `-alpha`."""
         to, plus, minus = self.roles(setting, where)
-        shares = self.alpha.table(selection, f"{where}.alpha")
-        return {unit: difference(to, plus, minus, shares[unit]) for unit in selection.wanted}
+        alpha = self.alpha.table(selection, f"{where}.alpha")
+        return {
+            unit: weighted_sum(difference(to, plus, minus, alpha[unit]))
+            for unit in selection.wanted
+        }
 
 
-def notes_on(weights: Weights, where: str) -> list[str]:
+def notes_on(weights: Mapping[str, Mapping[str, float]], where: str) -> list[str]:
     """Return what is allowed but unusual in weights: extrapolation, sums other than 1."""
     outside = [
         row for row in weights.values() if any(not 0.0 <= weight <= 1.0 for weight in row.values())

@@ -5,11 +5,11 @@ module of its own, is for measuring two models against each other.
 """
 
 from submerge.plan.compile import compile_plan
-from submerge.plan.form import About, Output, Parent, Plan, Unit, Unused
+from submerge.plan.form import About, OutputTensor, Parent, Plan, Unit, Unused
 
 __all__ = [
     "About",
-    "Output",
+    "OutputTensor",
     "Parent",
     "Plan",
     "Unit",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from submerge.errors import listing, quoted
+from submerge.layout import depths_of, family_of
 from submerge.plan.form import About, Copy, Parent, Text
 from submerge.plan.licence import Licence, Terms, combined, is_permissive, license_files, terms_of
 from submerge.plan.provenance import label, public_recipe
@@ -17,13 +18,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from submerge.layout import Architecture, Model
-    from submerge.plan.output import Placed, Shape
+    from submerge.plan.outputs import Placed, Shape
     from submerge.recipe import Recipe
 
 __all__ = ["Draft", "about", "beside", "remarks"]
 
-# Double and single blocks of every published FLUX.1 model that is not pruned.
-_FULL_DEPTH = (19, 38)
 # A description in metadata is read by people; a gradient has a formula for every block.
 _DESCRIBED = 8
 
@@ -54,8 +53,9 @@ class Draft:
 
     @functools.cached_property
     def formulas(self) -> list[tuple[str, list[str]]]:
-        """Each formula with the selectors of its units."""
-        return formulas(self.placed.units)
+        """Each formula with the selectors of its units; tensors that are no units are left out."""
+        units = self.placed.units
+        return formulas({unit.name: unit.formula for unit in units if unit.reason != "extras"})
 
     @functools.cached_property
     def terms(self) -> dict[str, Terms]:
@@ -166,12 +166,12 @@ def remarks(draft: Draft, licences: Sequence[Copy]) -> tuple[str, ...]:
 
 def _of_models(draft: Draft) -> list[str]:
     notes = [warning for model in draft.models.values() for warning in model.checkpoint.warnings]
-    arch = draft.arch
-    if arch.family == "flux1" and (arch.double, arch.single) != _FULL_DEPTH:
-        notes.append(
-            f"reduced depth: {arch.double} double and {arch.single} single blocks, a full FLUX.1 "
-            "has 19 and 38"
-        )
+    family = family_of(draft.arch)
+    full = None if family is None else family.published
+    if family is not None and full is not None and draft.arch.depths != full.depths:
+        found = " and ".join(f"{n} {stack}" for stack, n in depths_of(draft.arch).items())
+        usual = " and ".join(map(str, full.depths))
+        notes.append(f"reduced depth: {found} blocks, a full {family.title} has {usual}")
     for name, model in draft.models.items():
         keys = sorted(
             {key for file in model.checkpoint.files for key in file.metadata} - {"format"}

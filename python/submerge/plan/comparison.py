@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from submerge.checkpoint import FLOATS
 from submerge.errors import LayoutError, listing, quoted
+from submerge.methods import Blend
 from submerge.plan.compile import agree
 from submerge.plan.decide import union
-from submerge.plan.fill import Filler
-from submerge.plan.form import About, OutFile, Output, Parent, Plan, Unit, Unused
+from submerge.plan.form import About, OutFile, OutputTensor, Parent, Plan, Unit, Unused
 from submerge.plan.provenance import label
+from submerge.plan.unit import Inputs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from submerge.layout import Model
 
-__all__ = ["Look", "comparison_plan"]
+__all__ = ["Question", "comparison_plan"]
 
 
-class Look(NamedTuple):
+class Question(NamedTuple):
     """What an analysis asks beyond a comparison.
 
     Attributes:
@@ -35,25 +37,26 @@ class Look(NamedTuple):
     base: str | None = None
 
 
-def comparison_plan(models: Mapping[str, Model], look: Look | None = None) -> Plan:
+def comparison_plan(models: Mapping[str, Model], question: Question | None = None) -> Plan:
     """Return the plan whose measurement compares the second of two models with the first.
 
     Each unit both have is `0 * first + 1 * second` in the first's dtype, an output of its own that
-    nobody writes, so that `changed` counts the elements that differ from the first's. With a `look`
-    each unit is analysed instead, beside the base where the base has it. Units only one has, and
-    units of other shapes or of dtypes that are no floats, are left out and named in the notes.
+    nobody writes, so that `changed` counts the elements that differ from the first's. With a
+    `question` each unit is analysed instead, beside the base where the base has it. Units only one
+    has, and units of other shapes or of dtypes that are no floats, are left out and named in the
+    notes.
 
     Raises:
         LayoutError: not two models, of different architectures, or with no unit in common.
     """
-    base = None if look is None else look.base
+    base = None if question is None else question.base
     pair = {name: model for name, model in models.items() if name != base}
     if len(pair) != 2:
         raise LayoutError(f"models: expected two to compare, got {len(pair)}")
     agree(models)
     first, second = pair
-    filler = Filler(models)
-    outputs: list[Output] = []
+    inputs = Inputs(models)
+    outputs: list[OutputTensor] = []
     units: list[Unit] = []
     left: dict[tuple[str, str], list[str]] = {}
     read = 0
@@ -68,10 +71,13 @@ def comparison_plan(models: Mapping[str, Model], look: Look | None = None) -> Pl
             using = (base, first, second)
         elif base is not None:
             left.setdefault(("", "without a base"), []).append(name)
-        unit, output = _compared(filler, using, name, look)
+        unit = _compared(inputs, using, name, question)
         units.append(unit._replace(output=len(outputs)))
-        outputs.append(output)
-        read += sum(filler.nbytes(model, name) for model in using)
+        info = pair[first].units[name]
+        dtype = (question.dtype if question else None) or info.dtype
+        shape = (info.rows, *inputs.tensor(first, name).shape[1:])
+        outputs.append(OutputTensor(0, name, dtype, shape))
+        read += inputs.nbytes(unit)
     if not units:
         raise LayoutError(f"{quoted(first)} and {quoted(second)} have no units in common")
     parents = tuple(
@@ -97,7 +103,7 @@ def comparison_plan(models: Mapping[str, Model], look: Look | None = None) -> Pl
         target=Path("compared.safetensors").absolute(),
         is_folder=False,
         overflow="saturate",
-        sources=tuple(filler.sources.values()),
+        sources=inputs.sources,
         files=(OutFile("", {}),),
         texts=(),
         copies=(),
@@ -108,29 +114,15 @@ def comparison_plan(models: Mapping[str, Model], look: Look | None = None) -> Pl
     )
 
 
-def _compared(
-    filler: Filler, using: tuple[str, ...], name: str, look: Look | None
-) -> tuple[Unit, Output]:
-    """Return the unit that looks at the models' rows, the last two beside each other."""
-    first, second = using[-2:]
-    model = filler.models[first]
-    info = model.units[name]
-    unit = Unit(
-        name=name,
-        output=0,
-        start=0,
-        end=info.rows,
-        operands=tuple(filler.rows(model, name) for model in using),
-        op="linear" if look is None else "analyze",
-        arguments={"weights": [0.0, 1.0]} if look is None else {"alpha": look.alpha},
-        models=using,
-        shares={second: 1.0},
-        formula=second,
-        reason="comparison",
-    )
-    trailing = model.checkpoint.tensors[info.place.tensor].shape[1:]
-    dtype = info.dtype if look is None or look.dtype is None else look.dtype
-    return unit, Output(0, name, dtype, (info.rows, *trailing))
+def _compared(inputs: Inputs, using: tuple[str, ...], name: str, question: Question | None) -> Unit:
+    """Return the unit that measures the models' rows, the last two beside each other."""
+    second = using[-1]
+    blend = Blend("linear", {"weights": [0.0, 1.0]}, using, second, shares={second: 1.0})
+    if question is not None:
+        blend = replace(blend, op="analyze", arguments={"alpha": question.alpha})
+    operands = tuple(inputs.rows(model, name) for model in using)
+    rows = inputs.models[second].units[name].rows
+    return Unit(name, "comparison", blend, operands, 0, rows)
 
 
 def _obstacle(unit: str, models: Mapping[str, Model]) -> tuple[str, str] | None:

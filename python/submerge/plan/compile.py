@@ -7,45 +7,38 @@ licences, and the components of a pipeline that is taken over.
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from submerge.errors import LayoutError, RecipeError, counted, listing, quoted
+from submerge.layout import depths_of, family_of
 from submerge.plan.about import Draft, about, beside, remarks
-from submerge.plan.decide import Decided, decide, union
-from submerge.plan.fill import Filled, Filler
-from submerge.plan.form import OutFile, Plan
-from submerge.plan.guidance import BAKED_INTO, Settled, is_guidance, settle
-from submerge.plan.output import Shape, Tensor, laid_out, place, shape_of
+from submerge.plan.decide import decide, union
+from submerge.plan.form import OutFile, OutputTensor, Plan
+from submerge.plan.guidance import decide_guidance
+from submerge.plan.outputs import lay_out, place, shape_of
 from submerge.plan.pipeline import take_over
 from submerge.plan.provenance import metadata
 from submerge.plan.scope import spanned
+from submerge.plan.unit import Inputs, bake, compile_unit
 from submerge.plan.unused import list_unused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from submerge.layout import Architecture, Model
+    from submerge.plan.form import Unit
+    from submerge.plan.guidance import GuidanceOutcome
+    from submerge.plan.outputs import Filled, Shape
     from submerge.recipe import Recipe
 
 __all__ = ["agree", "compile_plan"]
 
 # What must be equal for block i of one model to be block i of another; channels are a matter of
 # single tensors, guidance of a policy.
-_SIGNATURE = (
-    "family",
-    "double",
-    "single",
-    "hidden",
-    "head_dim",
-    "mlp",
-    "context_dim",
-    "pooled_dim",
-    "axes_dims_rope",
-)
+_SIGNATURE = ("hidden", "head_dim", "mlp", "context_dim", "pooled_dim", "axes_dims_rope")
 
 
 def compile_plan(recipe: Recipe, models: Mapping[str, Model], target: Path) -> Plan:
@@ -68,16 +61,17 @@ def compile_plan(recipe: Recipe, models: Mapping[str, Model], target: Path) -> P
     target = Path(os.path.abspath(target))  # noqa: PTH100 - symlinks stay what the user named
     shape = shape_of(recipe.output, next(iter(models.values())), target)
     owner = _extras_owner(recipe, models, shape)
-    filler = Filler(models)
-    decided = decide(recipe, union(models))
-    settled = settle(recipe, models, decided.choices)
-    filled = _fill(filler, decided, settled)
-    arch = _architecture(next(iter(models.values())).arch, filled, settled)
-    tensors = laid_out(shape, arch, filled, recipe.output.dtype)
+    inputs = Inputs(models)
+    decided, notes = decide(recipe, union(models))
+    guidance = decide_guidance(recipe, models, decided)
+    units = _compile(decided, guidance, inputs)
+    arch = _architecture(next(iter(models.values())).arch, units, guidance, inputs)
+    read_bytes = sum(map(inputs.nbytes, units.values()))
+    tensors = lay_out(shape, arch, units, inputs, recipe.output.dtype)
     if recipe.scope == "tensor":
-        tensors = spanned(tensors, models)
-    tensors += _extras(filler, owner)
-    placed = place(shape, tensors, arch)
+        tensors = spanned(tensors, inputs)
+    carried = _carried(inputs, owner)
+    placed = place(shape, tensors + carried, arch)
     draft = Draft(
         recipe=recipe,
         models=models,
@@ -85,10 +79,9 @@ def compile_plan(recipe: Recipe, models: Mapping[str, Model], target: Path) -> P
         shape=shape,
         arch=arch,
         placed=placed,
-        contributing=_contributing(models, filled, settled),
-        guidance=settled.words,
+        contributing=_contributing(models, units, guidance),
+        guidance=guidance.words,
     )
-    unused = list_unused(filler, decided, settled, owner, recipe.extras)
     taken = take_over(recipe.output, models, guidance=arch.guidance)
     texts, licences = beside(draft)
     facts = metadata(draft.public, models, arch, draft.words, draft.licence)
@@ -96,18 +89,23 @@ def compile_plan(recipe: Recipe, models: Mapping[str, Model], target: Path) -> P
         target=target,
         is_folder=shape.is_folder,
         overflow=recipe.output.overflow,
-        sources=tuple(filler.sources.values()),
+        sources=inputs.sources,
         files=tuple(OutFile(path, facts) for path in placed.paths),
         texts=(*placed.texts, *taken.texts, *texts),
         copies=(*taken.copies, *licences),
         outputs=placed.outputs,
         units=placed.units,
         about=about(draft)._replace(
-            notes=(*decided.notes, *settled.notes, *taken.notes, *remarks(draft, licences)),
-            unused=unused,
+            notes=(*notes, *guidance.notes, *taken.notes, *remarks(draft, licences)),
+            unused=list_unused(inputs, decided, guidance, owner, recipe.extras),
         ),
-        read_bytes=sum(part.nbytes for tensor in tensors for _, part in tensor.parts),
+        read_bytes=read_bytes + sum(tensor.nbytes for tensor, _ in carried),
     )
+
+
+def _signature(arch: Architecture) -> dict[str, Any]:
+    sizes = {field: getattr(arch, field) for field in _SIGNATURE}
+    return {"family": arch.family, **depths_of(arch), **sizes}
 
 
 def agree(models: Mapping[str, Model]) -> None:
@@ -118,15 +116,15 @@ def agree(models: Mapping[str, Model]) -> None:
     """
     (first, reference), *others = models.items()
     for name, model in others:
-        pairs = [
-            (field, getattr(reference.arch, field), getattr(model.arch, field))
-            for field in _SIGNATURE
+        ours, theirs = _signature(reference.arch), _signature(model.arch)
+        differing = [
+            f"{field} {ours.get(field, 0)} and {theirs.get(field, 0)}"
+            for field in {**ours, **theirs}
+            if ours.get(field, 0) != theirs.get(field, 0)
         ]
-        differing = [f"{field} {a} and {b}" for field, a, b in pairs if a != b]
         if differing:
-            depth = (reference.arch.double, reference.arch.single)
             same_width = reference.arch.hidden == model.arch.hidden
-            pruned = same_width and depth != (model.arch.double, model.arch.single)
+            pruned = same_width and reference.arch.depths != model.arch.depths
             raise LayoutError(
                 f"models: {quoted(first)} ({reference.variant}) and {quoted(name)} "
                 f"({model.variant}) are of different architectures: {', '.join(differing)}",
@@ -137,30 +135,28 @@ def agree(models: Mapping[str, Model]) -> None:
             )
 
 
-def _fill(filler: Filler, decided: Decided, settled: Settled) -> dict[str, Filled]:
-    """Return what fills every unit of the output; guidance as it was settled."""
-    mlp = None if settled.baked is None else filler.bake(settled.baked, settled.value)
-    filled: dict[str, Filled] = {}
+def _compile(
+    decided: Mapping[str, Unit], guidance: GuidanceOutcome, inputs: Inputs
+) -> dict[str, Unit]:
+    """Return every unit of the output with the rows it is made of."""
+    mlp = bake(guidance, inputs)
+    units: dict[str, Unit] = {}
     lost: dict[str, LayoutError] = {}
-    for unit, decision in decided.choices.items():
-        choice = settled.choices.get(unit) if is_guidance(unit) else decision
-        # A vector can be added to a sum, not into another formula.
-        baked = mlp is not None and unit == BAKED_INTO
-        if choice is None:
+    for name, unit in decided.items():
+        if guidance.has(name) and name not in guidance.units:
             continue
+        added = mlp if guidance.network and name == guidance.network.added_to else None
         try:
-            filled[unit] = (
-                filler.fill(unit, choice.summed(), mlp) if baked else filler.fill(unit, choice)
-            )
+            units[name] = compile_unit(guidance.units.get(name, unit), inputs, added)
         except LayoutError as error:
-            lost[unit] = error
+            lost[name] = error
     if lost:
         raise _all_of(lost)
-    return filled
+    return units
 
 
 def _all_of(lost: Mapping[str, LayoutError]) -> LayoutError:
-    """Return what is wrong with the first unit, and which others cannot be filled either."""
+    """Return what is wrong with the first unit, and which others cannot be made either."""
     _, *others = lost
     first = next(iter(lost.values()))
     if not others:
@@ -170,26 +166,27 @@ def _all_of(lost: Mapping[str, LayoutError]) -> LayoutError:
 
 
 def _architecture(
-    arch: Architecture, filled: Mapping[str, Filled], settled: Settled
+    arch: Architecture, units: Mapping[str, Unit], guidance: GuidanceOutcome, inputs: Inputs
 ) -> Architecture:
     """Return the architecture of the output: the first model's, with what was decided."""
-    if arch.family == "generic":
+    family = family_of(arch)
+    if family is None:
         return arch
-    return replace(
-        arch,
-        guidance=bool(settled.choices),
-        in_channels=math.prod(filled["embed.img.weight"].trailing),
-        out_channels=filled["final.linear.weight"].rows,
-    )
+    channels = {
+        name: inputs.models[units[unit].models[0]].arch
+        for name, (unit, _) in family.read.items()
+        if name in ("in_channels", "out_channels")
+    }
+    sizes = {name: getattr(found, name) for name, found in channels.items()}
+    return replace(arch, guidance=bool(guidance.units), **sizes)
 
 
 def _contributing(
-    models: Mapping[str, Model], filled: Mapping[str, Filled], settled: Settled
+    models: Mapping[str, Model], units: Mapping[str, Unit], guidance: GuidanceOutcome
 ) -> frozenset[str]:
     """Return the models that numbers of the transformer come from."""
-    names = {model for part in filled.values() for model in part.models if model in models}
-    baked = {model for choice in (settled.baked or {}).values() for model in choice.models}
-    return frozenset(names | baked)
+    made = (*units.values(), *guidance.baked.values())
+    return frozenset(model for unit in made for model in unit.models if model in models)
 
 
 def _extras_owner(recipe: Recipe, models: Mapping[str, Model], shape: Shape) -> str | None:
@@ -224,13 +221,14 @@ def _extras_owner(recipe: Recipe, models: Mapping[str, Model], shape: Shape) -> 
     return owner
 
 
-def _extras(filler: Filler, owner: str | None) -> list[Tensor]:
+def _carried(inputs: Inputs, owner: str | None) -> list[Filled]:
     """Return the carried tensors as they are: same name, dtype and bytes."""
     if owner is None:
         return []
-    model = filler.models[owner]
-    tensors = []
+    model = inputs.models[owner]
+    found = []
     for name in sorted(model.extras):
         info = model.checkpoint.tensors[name]
-        tensors.append(Tensor(name, info.dtype, info.shape, ((name, filler.tensor(owner, name)),)))
-    return tensors
+        tensor = OutputTensor(0, name, info.dtype, info.shape)
+        found.append((tensor, [inputs.carried(owner, name)]))
+    return found

@@ -13,30 +13,30 @@ import json
 import math
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from submerge.checkpoint import DTYPES
-from submerge.plan.sizes import header_bytes
+from submerge.errors import counted, listing
+from submerge.plan.sizes import bytes_in_words, header_bytes
+from submerge.plan.terms import Mlp
+from submerge.plan.words import formulas
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from submerge.plan.describe import Running
+    from submerge.methods import Blend
+    from submerge.plan.terms import Operand, Source
 
 __all__ = [
     "VERSION",
     "About",
     "Copy",
-    "Layer",
-    "Mix",
-    "Mlp",
     "OutFile",
-    "Output",
+    "OutputTensor",
     "Parent",
     "Plan",
-    "Rows",
-    "Source",
+    "Running",
     "Text",
     "Unit",
     "Unused",
@@ -44,87 +44,37 @@ __all__ = [
 
 VERSION = 1
 
-
-class Rows(NamedTuple):
-    """Rows `start..end` of a tensor in `Plan.sources[source]`."""
-
-    source: int
-    tensor: str
-    start: int
-    end: int
-
-    def plain(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return {
-            "source": self.source,
-            "tensor": self.tensor,
-            "start": self.start,
-            "end": self.end,
-        }
-
-
-class Mix(NamedTuple):
-    """A weighted sum of tensors of one shape: `sum_i weights[i] * operands[i]`."""
-
-    operands: tuple[Rows, ...]
-    weights: tuple[float, ...]
-
-    def plain(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return {"operands": [o.plain() for o in self.operands], "weights": list(self.weights)}
-
-
-class Layer(NamedTuple):
-    """One affine layer: weight (out, in) and bias (out)."""
-
-    weight: Mix
-    bias: Mix
-
-
-class Mlp(NamedTuple):
-    """The vector `W2 @ silu(W1 @ input + b1) + b2`, computed in f64, rounded once to f32."""
-
-    input: tuple[float, ...]
-    layers: tuple[Layer, Layer]
-
-    def plain(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        layers = [{"weight": x.weight.plain(), "bias": x.bias.plain()} for x in self.layers]
-        return {"input": list(self.input), "layers": layers}
-
-
-Operand: TypeAlias = Rows | Mlp
+# Selectors shown for one formula; a gradient has few, a scattered rule many.
+_SHOWN = 6
 
 
 class Unit(NamedTuple):
-    """Rows `start..end` of `Plan.outputs[output]` and what fills them.
+    """One unit of the output: what decides it, what makes it, from where, to where.
+
+    This is the one form a unit has from the recipe's decision to the JSON of the plan. A rule
+    decides it (`name`, `reason`, `blend`), `compile_unit` finds the rows it is made of
+    (`operands`), and the layout of the output the rows it fills (`output`, `start`, `end`).
 
     Attributes:
         name: canonical name, for messages and the report.
+        reason: what in the recipe decided it: `method`, `rules[0]`, `include`, `guidance`, ...
+        blend: the operation, its arguments and the model of each operand. Beside the operations of
+            methods there are `copy` (one operand, as bytes if the dtypes are equal) and `same`
+            (all operands equal byte for byte, the first is copied).
         operands: in the order of the core's arithmetic: the base first where there is one, then by
             model name, then a baked MLP; where `alpha` is a way from one model to another, these.
-        op: `copy` (one operand, as bytes if the dtypes are equal), `same` (all operands equal byte
-            for byte, the first is copied), `linear` (`sum_i weights[i] * operands[i]`) or another
-            of the core's operations.
-        arguments: those of the operation, as the core reads them.
-        models: the model each operand comes from; a baked MLP counts as `guidance`.
-        shares: the weight of each model; under another operation than a weighted sum, those of the
-            sum that comes nearest to it.
-        formula: the same in words, `0.70 * schnell + 0.30 * krea`.
-        reason: what in the recipe decided it: `method`, `rules[0]`, `include`, `guidance`, ...
+        start: first row in the output tensor.
+        end: the row after the last.
+        output: index of the tensor in `Plan.outputs`.
     """
 
     name: str
-    output: int
-    start: int
-    end: int
-    operands: tuple[Operand, ...]
-    op: str
-    arguments: Mapping[str, Any]
-    models: tuple[str, ...]
-    shares: Mapping[str, float]
-    formula: str
     reason: str
+    blend: Blend
+    operands: tuple[Operand, ...] = ()
+    start: int = 0
+    end: int = 0
+    output: int = 0
 
     def plain(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -135,16 +85,36 @@ class Unit(NamedTuple):
             "start": self.start,
             "end": self.end,
             "operands": kinds,
-            "op": {self.op: dict(self.arguments)},
+            "op": {self.blend.op: dict(self.blend.arguments)},
         }
+
+    @property
+    def op(self) -> str:
+        """The core's operation."""
+        return self.blend.op
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The model each operand comes from; a baked MLP counts as `guidance`."""
+        return self.blend.models
+
+    @property
+    def formula(self) -> str:
+        """The formula in words, `0.70 * schnell + 0.30 * krea`."""
+        return self.blend.words
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The weight of each model in the weighted sum that comes nearest to the formula."""
+        return self.blend.among(self.models)
 
     @property
     def weights(self) -> tuple[float, ...]:
         """The weights of a `linear` sum, else none."""
-        return tuple(self.arguments["weights"]) if self.op == "linear" else ()
+        return tuple(self.blend.arguments["weights"]) if self.op == "linear" else ()
 
 
-class Output(NamedTuple):
+class OutputTensor(NamedTuple):
     """A tensor of the output: `Plan.files[file]` holds it under `name`."""
 
     file: int
@@ -159,19 +129,7 @@ class Output(NamedTuple):
 
     def plain(self) -> dict[str, Any]:
         """Return the JSON form."""
-        return {
-            "file": self.file,
-            "name": self.name,
-            "dtype": self.dtype,
-            "shape": list(self.shape),
-        }
-
-
-class Source(NamedTuple):
-    """An input file; `identity` is dev, ino, size and mtime_ns when its header was read."""
-
-    path: Path
-    identity: Mapping[str, int]
+        return self._asdict() | {"shape": list(self.shape)}
 
 
 class OutFile(NamedTuple):
@@ -246,6 +204,13 @@ class About(NamedTuple):
         return self._asdict() | {"parents": parents, "unused": unused}
 
 
+class Running(NamedTuple):
+    """How the core would run a plan: worker threads, and bytes of memory for its buffers."""
+
+    threads: int
+    working_bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What will be written, and from what. Made by `compile_plan`, executed by the core.
@@ -266,7 +231,7 @@ class Plan:
     files: tuple[OutFile, ...]
     texts: tuple[Text, ...]
     copies: tuple[Copy, ...]
-    outputs: tuple[Output, ...]
+    outputs: tuple[OutputTensor, ...]
     units: tuple[Unit, ...]
     about: About
     read_bytes: int
@@ -293,10 +258,72 @@ class Plan:
         return json.dumps(self.plain(), allow_nan=False, ensure_ascii=False)
 
     def describe(self, running: Running | None = None) -> str:
-        """Return the plan in words; what memory it takes, if `submerge.run.fit` has told."""
-        from submerge.plan.describe import describe
+        """Return the plan as lines of text, a section for each question it answers.
 
-        return describe(self, running)
+        What memory it takes follows from how it is run (`submerge.run.fit`); without that there is
+        no such line.
+        """
+        about = self.about
+        lines = [f"{about.title}", ""]
+        for parent in about.parents:
+            unused = "" if parent.contributes else ", contributes nothing"
+            lines.append(f"model     {parent.name}: {parent.label}, {parent.variant}{unused}")
+        lines += ["", *self._formula_lines(), f"guidance  {about.guidance}", ""]
+        lines += self._output_lines()
+        lines += self._cost_lines(running)
+        lines += [f"licence   {about.license}"]
+        lines += [f"note      {note}" for note in about.notes]
+        for gone in about.unused:
+            lines.append(f"unused    {gone.model}: {gone.reason}, {listing(gone.tensors)}")
+        return "\n".join(lines)
+
+    @property
+    def formulas(self) -> list[tuple[str, list[str]]]:
+        """Each formula with the selectors of its units; tensors that are no units are left out."""
+        return formulas({u.name: u.formula for u in self.units if u.reason != "extras"})
+
+    def _formula_lines(self) -> list[str]:
+        found = self.formulas
+        if len(found) == 1:
+            return [f"result = {found[0][0]}"]
+        lines = []
+        for formula, where in found:
+            more = f" and {len(where) - _SHOWN} more" if len(where) > _SHOWN else ""
+            lines.append((", ".join(where[:_SHOWN]) + more, formula))
+        width = min(48, max(len(where) for where, _ in lines))
+        return [f"{where:<{width}}  result = {formula}" for where, formula in lines]
+
+    def _output_lines(self) -> list[str]:
+        about = self.about
+        kind = "folder" if self.is_folder else "file"
+        tensors = counted(len(self.outputs), "tensor")
+        lines = [f"output    {kind} {self.target}: layout {about.layout}, {about.dtype}, {tensors}"]
+        for file, size in zip(self.files, self.file_sizes, strict=True):
+            lines.append(f"          {file.path or self.target.name}  {bytes_in_words(size)}")
+        lines += [f"          {text.path}" for text in self.texts]
+        if self.copies:
+            taken = bytes_in_words(self.copied_bytes)
+            lines.append(f"          {counted(len(self.copies), 'file')} taken over, {taken}")
+        extras = [unit for unit in self.units if unit.reason == "extras"]
+        if extras:
+            names = listing([unit.name for unit in extras])
+            lines.append(f"extras    carried from {extras[0].models[0]}: {names}")
+        return lines
+
+    def _cost_lines(self, running: Running | None) -> list[str]:
+        lines = [
+            f"reads     {bytes_in_words(self.read_bytes)}",
+            f"disk      {bytes_in_words(self.disk_bytes)} free space needed at most",
+        ]
+        if running is not None:
+            streams = max((len(unit.operands) for unit in self.units), default=0)
+            at_once = f"up to {counted(streams, 'operand')} at a time"
+            whole = any(unit.op == "matrix" for unit in self.units)
+            held = "whole matrices, windows and buffers" if whole else "windows and buffers"
+            memory = f"{bytes_in_words(running.working_bytes)} of {held}"
+            how = f"{counted(running.threads, 'thread')}, {at_once}"
+            lines.append(f"memory    {memory} ({how}), whatever the models' size")
+        return lines
 
     @property
     def file_sizes(self) -> tuple[int, ...]:

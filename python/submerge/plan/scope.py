@@ -1,9 +1,9 @@
 """`scope: tensor`: numbers of whole tensors of the files instead of single units.
 
-Methods that look at a unit before they merge it (norms, thresholds, variances) find other numbers
-in q, k and v apart than in the one tensor some layouts keep them in. Other programs know tensors
-only. Here the units of such a tensor become one, which is possible where every model and the output
-keep them together, in one order, under one formula.
+Methods that take figures of a unit before they merge it (norms, thresholds, variances) find other
+numbers in q, k and v apart than in the one tensor some layouts keep them in. Other programs know
+tensors only. Here the units of such a tensor become one, which is possible where every model and
+the output keep them together, in one order, under one formula.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from submerge.errors import LayoutError, listing, quoted
-from submerge.plan.form import Rows
+from submerge.plan.terms import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from submerge.layout import Model
-    from submerge.plan.fill import Filled
-    from submerge.plan.output import Tensor
+    from submerge.plan.form import Unit
+    from submerge.plan.outputs import Filled
+    from submerge.plan.unit import Inputs
 
 __all__ = ["spanned"]
 
@@ -26,8 +26,8 @@ __all__ = ["spanned"]
 _ELEMENTWISE = ("copy", "same", "linear", "pointwise")
 
 
-def spanned(tensors: Sequence[Tensor], models: Mapping[str, Model]) -> list[Tensor]:
-    """Return the tensors, each of one unit where its formula looks at the whole of it.
+def spanned(tensors: Sequence[Filled], inputs: Inputs) -> list[Filled]:
+    """Return the tensors, each of one unit where its formula depends on the whole of it.
 
     Noise is that of the first unit of a tensor, counted on over the others.
 
@@ -35,42 +35,39 @@ def spanned(tensors: Sequence[Tensor], models: Mapping[str, Model]) -> list[Tens
         LayoutError: a tensor of a file that stands in parts of other tensors, in another order, or
             under several formulas.
     """
-    return [_spanned(tensor, models) for tensor in tensors]
+    return [(tensor, _spanned(tensor.name, units, inputs)) for tensor, units in tensors]
 
 
-def _spanned(tensor: Tensor, models: Mapping[str, Model]) -> Tensor:
-    parts = [part for _, part in tensor.parts]
-    if not any(map(_looks, parts)) or all(_whole(part, models) for part in parts):
-        return tensor
-    first = parts[0]
-    formulas = dict.fromkeys(part.formula for part in parts)
-    if len({(part.op, part.models, repr(_without_keys(part.arguments))) for part in parts}) > 1:
+def _spanned(tensor: str, units: list[Unit], inputs: Inputs) -> list[Unit]:
+    if not any(map(_depends, units)) or all(_whole(unit, inputs) for unit in units):
+        return units
+    formulas = dict.fromkeys(unit.formula for unit in units)
+    if len({(u.op, u.models, repr(_without_keys(u.blend.arguments))) for u in units}) > 1:
         raise LayoutError(
-            f"recipe.scope: {quoted(tensor.name)} is made by {len(parts)} units with different "
+            f"recipe.scope: {quoted(tensor)} is made by {len(units)} units with different "
             f"parameters, expected one formula for a whole tensor, got "
             f"{listing(list(formulas), noun='formula')}",
             hint="select the whole tensor in a rule, or leave `scope` out",
         )
-    joined = first._replace(
-        operands=tuple(map(_joined, zip(*(part.operands for part in parts), strict=True))),
-        rows=sum(part.rows for part in parts),
-        dtypes=frozenset().union(*(part.dtypes for part in parts)),
-        nbytes=sum(part.nbytes for part in parts),
+    joined = units[0]._replace(
+        name=_name([unit.name for unit in units]),
+        operands=tuple(map(_joined, zip(*(unit.operands for unit in units), strict=True))),
+        end=units[-1].end,
     )
-    if not _whole(joined, models):
+    if not _whole(joined, inputs):
         raise LayoutError(
-            f"recipe.scope: {quoted(tensor.name)} is not one whole tensor in every model, expected "
+            f"recipe.scope: {quoted(tensor)} is not one whole tensor in every model, expected "
             "all models and the output in one layout",
             hint="leave `output.layout` out and merge models of one layout, or leave `scope` out",
         )
-    return tensor._replace(parts=((_name([name for name, _ in tensor.parts]), joined),))
+    return [joined]
 
 
-def _looks(part: Filled) -> bool:
-    """Tell whether the result of a part depends on what it is a part of."""
-    if part.op == "delta":
-        return "none" not in part.arguments["sparsify"]
-    return part.op not in _ELEMENTWISE
+def _depends(unit: Unit) -> bool:
+    """Tell whether the numbers of a unit depend on what it is a part of."""
+    if unit.op == "delta":
+        return "none" not in unit.blend.arguments["sparsify"]
+    return unit.op not in _ELEMENTWISE
 
 
 def _without_keys(arguments: Mapping[str, Any]) -> Any:
@@ -93,12 +90,12 @@ def _joined(operands: Sequence[Any]) -> Any:
     return found
 
 
-def _whole(part: Filled, models: Mapping[str, Model]) -> bool:
+def _whole(unit: Unit, inputs: Inputs) -> bool:
     """Tell whether every operand is a whole tensor of its file."""
-    for name, operand in zip(part.models, part.operands, strict=True):
+    for model, operand in zip(unit.models, unit.operands, strict=True):
         if not isinstance(operand, Rows):
             return False
-        rows = models[name].checkpoint.tensors[operand.tensor].rows
+        rows = inputs.models[model].checkpoint.tensors[operand.tensor].rows
         if (operand.start, operand.end) != (0, rows):
             return False
     return True

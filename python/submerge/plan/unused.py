@@ -6,35 +6,40 @@ from typing import TYPE_CHECKING
 
 from submerge.errors import quoted
 from submerge.plan.form import Unused
-from submerge.plan.guidance import is_guidance
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from submerge.layout import Model
-    from submerge.plan.decide import Choice, Decided
-    from submerge.plan.fill import Filler
-    from submerge.plan.guidance import Settled
+    from submerge.plan.form import Unit
+    from submerge.plan.guidance import GuidanceOutcome
+    from submerge.plan.unit import Inputs
 
 __all__ = ["list_unused"]
 
 
 def list_unused(
-    filler: Filler, decided: Decided, settled: Settled, owner: str | None, extras: str | None
+    inputs: Inputs,
+    units: Mapping[str, Unit],
+    guidance: GuidanceOutcome,
+    owner: str | None,
+    extras: str | None,
 ) -> tuple[Unused, ...]:
     """Return the tensors of all models that are in no output, by model and reason.
 
     `owner` is the model whose extras are carried, `extras` what the recipe says of them. Tensors of
-    a guidance MLP that was baked are listed too: their numbers count, but they are gone.
+    a guidance network that was baked are listed too: their numbers count, but they are gone.
     """
     found: list[Unused] = []
-    for name, model in filler.models.items():
+    for name, model in inputs.models.items():
         reasons: dict[str, list[str]] = {}
         for unit in model.units:
-            choice = settled.choices.get(unit, decided.choices[unit])
-            reason = _reason(name, unit, choice, filler, settled)
+            decided = guidance.units.get(unit, units[unit])
+            reason = _reason(decided, guidance, used=(name, unit) in inputs.used)
             if reason:
                 reasons.setdefault(reason, []).append(unit)
-        for reason, units in reasons.items():
-            found.append(Unused(name, _tensors(model, units), reason))
+        for reason, gone in reasons.items():
+            found.append(Unused(name, _tensors(model, gone), reason))
         if model.extras and name != owner:
             why = (
                 "`extras: drop`"
@@ -48,20 +53,18 @@ def list_unused(
     return tuple(found)
 
 
-def _reason(name: str, unit: str, choice: Choice, filler: Filler, settled: Settled) -> str | None:
+def _reason(unit: Unit, guidance: GuidanceOutcome, *, used: bool) -> str | None:
     """Return why a unit of a model has no place in the output; None when it has one."""
-    used = (name, unit) in filler.used
-    if is_guidance(unit) and settled.absent and (used or settled.baked is None):
-        return settled.absent
+    if guidance.has(unit.name) and guidance.absent and (used or not guidance.baked):
+        return guidance.absent
     if used:
         return None
-    field = choice.reason
-    if field in ("include", "exclude"):
-        what = "outside `include`" if field == "include" else "in `exclude`"
+    if unit.reason in ("include", "exclude"):
+        what = "outside `include`" if unit.reason == "include" else "in `exclude`"
         return f"{what}, which is left to the first model"
-    if choice.take and choice.weights:
-        return f"{quoted(next(iter(choice.weights)))} is taken ({field})"
-    return f"weight 0 ({field})"
+    if unit.op == "copy":
+        return f"{quoted(unit.models[0])} is taken ({unit.reason})"
+    return f"weight 0 ({unit.reason})"
 
 
 def _tensors(model: Model, units: list[str]) -> tuple[str, ...]:

@@ -5,31 +5,24 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
-from submerge.plan.decide import execution_key
+from submerge.blocks import block_of, execution_key, is_behind_blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from submerge.plan.form import Unit
-
-__all__ = ["formulas", "grouped", "selectors"]
-
-_STACKS = ("double", "single")
+__all__ = ["formulas", "selectors"]
 
 
-def formulas(units: Iterable[Unit]) -> list[tuple[str, list[str]]]:
-    """Return each formula with the selectors of its units, in execution order; extras stay out."""
-    inside = [unit for unit in units if unit.reason != "extras"]
-    return grouped(sorted(inside, key=lambda unit: execution_key(unit.name)))
+def formulas(made: Mapping[str, str]) -> list[tuple[str, list[str]]]:
+    """Return each formula with the selectors of its units, in the order the model runs them.
 
-
-def grouped(units: Sequence[Unit]) -> list[tuple[str, list[str]]]:
-    """Return each formula with the selectors of its units, in the order of first use."""
-    universe = [unit.name for unit in units]
-    formulas: dict[str, list[str]] = {}
-    for unit in units:
-        formulas.setdefault(unit.formula, []).append(unit.name)
-    return [(formula, selectors(universe, names)) for formula, names in formulas.items()]
+    `made` holds the formula of every unit by name.
+    """
+    ordered = sorted(made, key=execution_key)
+    names: dict[str, list[str]] = {}
+    for unit in ordered:
+        names.setdefault(made[unit], []).append(unit)
+    return [(formula, selectors(ordered, units)) for formula, units in names.items()]
 
 
 def selectors(universe: Iterable[str], chosen: Iterable[str]) -> list[str]:
@@ -42,20 +35,21 @@ def selectors(universe: Iterable[str], chosen: Iterable[str]) -> list[str]:
         return ["**"]
     plain = [unit for unit in everything if _block(unit) is None]
     found = _split(plain, wanted, None)
-    last = [selector for selector in found if _under(selector, "final")]
-    found = [selector for selector in found if not _under(selector, "final")]
-    for stack in _STACKS:
-        inside = [unit for unit in everything if (block := _block(unit)) and block[0] == stack]
-        found += _blocks(stack, inside, wanted)
+    last = [selector for selector in found if is_behind_blocks(selector)]
+    found = [selector for selector in found if not is_behind_blocks(selector)]
+    stacks: dict[str, list[str]] = {}
+    for unit in everything:
+        if block := _block(unit):
+            stacks.setdefault(block[0], []).append(unit)
+    for stack in sorted(stacks, key=execution_key):
+        found += _blocks(stack, stacks[stack], wanted)
     return found + last
 
 
 @functools.lru_cache(maxsize=8192)
 def _block(unit: str) -> tuple[str, int, str] | None:
-    words = unit.split(".", 2)
-    if len(words) == 3 and words[0] in _STACKS and words[1].isdecimal():
-        return (words[0], int(words[1]), words[2])
-    return None
+    words, block = unit.split(".", 2), block_of(unit)
+    return None if block is None or len(words) < 3 else (*block, words[2])
 
 
 def _blocks(stack: str, universe: Sequence[str], wanted: set[str]) -> list[str]:

@@ -120,5 +120,7 @@ def selectors(name: str, config: str, where: str) -> list[str]:
 def _flux_units() -> dict[str, tuple[str, ...]]:
     from submerge.layout import Architecture, tensors_of
 
-    dev = Architecture("flux1", DOUBLE, SINGLE, 3072, 128, 12288, 64, 64, 4096, 768, guidance=True)
+    dev = Architecture(
+        "flux1", (DOUBLE, SINGLE), 3072, 128, 12288, 64, 64, 4096, 768, guidance=True
+    )
     return {tensor.name: tensor.units for tensor in tensors_of(dev, "bfl")}

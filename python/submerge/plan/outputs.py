@@ -7,25 +7,27 @@ laid out, the index that of the shards that are planned.
 from __future__ import annotations
 
 import json
-import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from submerge.blocks import block_of
-from submerge.checkpoint import DTYPES, FLOATS
+from submerge.checkpoint import FLOATS
 from submerge.errors import InternalError, LayoutError, RecipeError, quoted
-from submerge.layout import COMFY_PREFIX, OutTensor, config_of, tensors_of
-from submerge.plan.form import Output, Text, Unit
+from submerge.layout import COMFY_PREFIX, OutTensor, family_of, tensors_of
+from submerge.plan.form import OutputTensor, Text, Unit
 from submerge.plan.sizes import data_key, split_shards
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     from submerge.layout import Architecture, Model
-    from submerge.plan.fill import Filled
+    from submerge.plan.unit import Inputs
     from submerge.recipe import Output as Wanted
 
-__all__ = ["Placed", "Shape", "Tensor", "dtype_of", "laid_out", "place", "shape_of"]
+__all__ = ["Filled", "Placed", "Shape", "dtype_of", "lay_out", "place", "shape_of"]
+
+Filled: TypeAlias = tuple[OutputTensor, list[Unit]]
+"""A tensor of the output and the units that fill it, in row order."""
 
 DTYPE_NAMES = {
     "f32": "F32",
@@ -68,25 +70,11 @@ class Shape(NamedTuple):
         return "comfy" if self.carries_extras else self.layout
 
 
-class Tensor(NamedTuple):
-    """A tensor of the output before it has a file: what fills it, in row order."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    parts: tuple[tuple[str, Filled], ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of its data."""
-        return math.prod(self.shape) * DTYPES[self.dtype] // 8
-
-
 class Placed(NamedTuple):
     """The tensors in their files: `paths` of the files, outputs and units in data order."""
 
     paths: tuple[str, ...]
-    outputs: tuple[Output, ...]
+    outputs: tuple[OutputTensor, ...]
     units: tuple[Unit, ...]
     texts: tuple[Text, ...]
 
@@ -151,41 +139,42 @@ def _layout(wanted: Wanted, first: Model, *, pipeline: bool) -> tuple[str, str]:
     return (wanted.layout, "")
 
 
-def laid_out(
-    shape: Shape, arch: Architecture, filled: Mapping[str, Filled], dtype: str
-) -> list[Tensor]:
-    """Return the tensors of the output in module order, each with what fills it.
+def lay_out(
+    shape: Shape, arch: Architecture, units: Mapping[str, Unit], inputs: Inputs, dtype: str
+) -> list[Filled]:
+    """Return the tensors of the output in module order, each with its units in row order.
 
-    `dtype` is what the recipe says. A generic output has the tensors that are filled, by name.
+    `dtype` is what the recipe says. A generic output has the tensors of its units, by name.
 
     Raises:
         LayoutError: the architecture has no such layout, or dtypes that cannot share a tensor.
-        InternalError: units left over or without a source: a defect of the layout tables.
+        InternalError: units left over or without a place: a defect of the layout tables.
     """
     if arch.family == "generic" and shape.layout == "generic":
-        tensors = [
-            OutTensor(n, () if f.scalar else (f.rows, *f.trailing), (n,))
-            for n, f in sorted(filled.items())
-        ]
+        tensors = [OutTensor(n, inputs.shape(unit), (n,)) for n, unit in sorted(units.items())]
     else:
         tensors = tensors_of(arch, shape.layout, shape.prefix)
     named = [unit for tensor in tensors for unit in tensor.units]
-    if sorted(named) != sorted(filled):
-        odd = sorted(set(named) ^ set(filled))
+    if sorted(named) != sorted(units):
+        odd = sorted(set(named) ^ set(units))
         raise InternalError(f"layout {quoted(shape.layout)}: units do not fit: {odd[:10]}")
-    return [_tensor(tensor, filled, dtype) for tensor in tensors]
+    return [_filled(tensor, [units[n] for n in tensor.units], inputs, dtype) for tensor in tensors]
 
 
-def _tensor(tensor: OutTensor, filled: Mapping[str, Filled], dtype: str) -> Tensor:
-    parts = tuple((unit, filled[unit]) for unit in tensor.units)
+def _filled(tensor: OutTensor, units: Sequence[Unit], inputs: Inputs, dtype: str) -> Filled:
+    """Return a tensor of the output, its units below each other."""
+    placed, end = [], 0
+    for unit in units:
+        placed.append(unit._replace(start=end, end=end + unit.end) if end else unit)
+        end += unit.end
+    trailing = inputs.trailing(units[0])
+    if (end, trailing) != (tensor.shape[0] if tensor.shape else 1, tensor.shape[1:]):
+        shape = (end, *trailing)
+        raise InternalError(f"{tensor.name}: filled as {shape}, expected {tensor.shape}")
     if dtype == "fp8":
         dtype = "f8_e4m3" if _is_block_matrix(tensor) else "same"
-    rows = sum(part.rows for _, part in parts)
-    trailing = parts[0][1].trailing
-    shape = tensor.shape
-    if (rows, trailing) != (shape[0] if shape else 1, shape[1:]):
-        raise InternalError(f"{tensor.name}: filled as {(rows, *trailing)}, expected {shape}")
-    return Tensor(tensor.name, dtype_of(tensor.name, [p for _, p in parts], dtype), shape, parts)
+    dtypes = frozenset().union(*(inputs.dtypes(unit) for unit in units))
+    return OutputTensor(0, tensor.name, dtype_of(tensor.name, dtypes, dtype), tensor.shape), placed
 
 
 def _is_block_matrix(tensor: OutTensor) -> bool:
@@ -196,7 +185,7 @@ def _is_block_matrix(tensor: OutTensor) -> bool:
     return len(tensor.shape) == 2 and all(block_of(unit) is not None for unit in tensor.units)
 
 
-def dtype_of(name: str, parts: Sequence[Filled], wanted: str) -> str:
+def dtype_of(name: str, dtypes: Collection[str], wanted: str) -> str:
     """Return the dtype of a tensor: the one wanted, or what its operands have in common.
 
     With `same`, BF16 where the operands disagree. What is no float keeps its dtype.
@@ -204,7 +193,7 @@ def dtype_of(name: str, parts: Sequence[Filled], wanted: str) -> str:
     Raises:
         LayoutError: floats and others in one tensor.
     """
-    found = sorted({dtype for part in parts for dtype in part.dtypes})
+    found = sorted(dtypes)
     others = [dtype for dtype in found if dtype not in FLOATS]
     if others and len(found) > 1:
         raise LayoutError(
@@ -219,27 +208,28 @@ def dtype_of(name: str, parts: Sequence[Filled], wanted: str) -> str:
     return found[0] if len(found) == 1 else "BF16"
 
 
-def place(shape: Shape, tensors: Sequence[Tensor], arch: Architecture) -> Placed:
+def place(shape: Shape, tensors: Sequence[Filled], arch: Architecture) -> Placed:
     """Return the tensors in files, with index and config where the layout has them."""
-    sizes = [(tensor.name, tensor.nbytes) for tensor in tensors]
+    sizes = [(tensor.name, tensor.nbytes) for tensor, _ in tensors]
     shards = split_shards(sizes, shape.shard_size) if shape.shard_size else [[n for n, _ in sizes]]
     paths = _paths(shape, len(shards))
-    by_name = {tensor.name: tensor for tensor in tensors}
-    outputs: list[Output] = []
-    units: list[Unit] = []
+    by_name = {tensor.name: (tensor, units) for tensor, units in tensors}
+    outputs: list[OutputTensor] = []
+    placed: list[Unit] = []
     for file, names in enumerate(shards):
-        inside = sorted((by_name[name] for name in names), key=lambda t: data_key(t.name, t.dtype))
-        for tensor in inside:
-            units += _units(tensor, len(outputs))
-            outputs.append(Output(file, tensor.name, tensor.dtype, tensor.shape))
+        inside = [by_name[name] for name in names]
+        for tensor, units in sorted(inside, key=lambda found: data_key(*found[0][1:3])):
+            placed += [Unit(*unit[:-1], len(outputs)) for unit in units]
+            outputs.append(tensor._replace(file=file))
     texts = []
     if len(shards) > 1:
         total = sum(size for _, size in sizes)
         texts.append(_index(shape, paths, shards, total))
-    if shape.is_folder and shape.layout == "diffusers":
-        text = json.dumps(config_of(arch), indent=2, sort_keys=True) + "\n"
+    family = family_of(arch)
+    if shape.is_folder and shape.layout == "diffusers" and family is not None and family.config:
+        text = json.dumps(family.config(arch), indent=2, sort_keys=True) + "\n"
         texts.append(Text(f"{shape.inside}config.json", text))
-    return Placed(tuple(paths), tuple(outputs), tuple(units), tuple(texts))
+    return Placed(tuple(paths), tuple(outputs), tuple(placed), tuple(texts))
 
 
 def _paths(shape: Shape, count: int) -> list[str]:
@@ -251,28 +241,6 @@ def _paths(shape: Shape, count: int) -> list[str]:
         f"{shape.inside}{shape.stem}-{i:05d}-of-{count:05d}.safetensors"
         for i in range(1, count + 1)
     ]
-
-
-def _units(tensor: Tensor, output: int) -> list[Unit]:
-    units, start = [], 0
-    for name, part in tensor.parts:
-        # A baked vector has one value per row, whatever else it is added to.
-        unit = Unit(
-            name=name,
-            output=output,
-            start=start,
-            end=start + part.rows,
-            operands=part.operands,
-            op=part.op,
-            arguments=part.arguments,
-            models=part.models,
-            shares=part.shares,
-            formula=part.formula,
-            reason=part.reason,
-        )
-        units.append(unit)
-        start = unit.end
-    return units
 
 
 def _index(shape: Shape, paths: Sequence[str], shards: Sequence[Sequence[str]], total: int) -> Text:

@@ -1,0 +1,64 @@
+"""Where numbers come from: rows of files, and what is computed from them before a merge begins."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+__all__ = ["Layer", "Mix", "Mlp", "Operand", "Rows", "Source"]
+
+
+class Source(NamedTuple):
+    """An input file; `identity` is dev, ino, size and mtime_ns when its header was read."""
+
+    path: Path
+    identity: Mapping[str, int]
+
+
+class Rows(NamedTuple):
+    """Rows `start..end` of a tensor in `Plan.sources[source]`."""
+
+    source: int
+    tensor: str
+    start: int
+    end: int
+
+    def plain(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return self._asdict()
+
+
+class Mix(NamedTuple):
+    """A weighted sum of tensors of one shape: `sum_i weights[i] * operands[i]`."""
+
+    operands: tuple[Rows, ...]
+    weights: tuple[float, ...]
+
+    def plain(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {"operands": [o.plain() for o in self.operands], "weights": list(self.weights)}
+
+
+class Layer(NamedTuple):
+    """One affine layer: weight (out, in) and bias (out)."""
+
+    weight: Mix
+    bias: Mix
+
+
+class Mlp(NamedTuple):
+    """The vector `W2 @ silu(W1 @ input + b1) + b2`, computed in f64, rounded once to f32."""
+
+    input: tuple[float, ...]
+    layers: tuple[Layer, Layer]
+
+    def plain(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        layers = [{"weight": x.weight.plain(), "bias": x.bias.plain()} for x in self.layers]
+        return {"input": list(self.input), "layers": layers}
+
+
+Operand: TypeAlias = Rows | Mlp

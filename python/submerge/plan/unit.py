@@ -1,0 +1,217 @@
+"""One unit, compiled: from what the recipe says of it to rows of files the core can read.
+
+Operands stand in an order that permuting the models of a recipe does not change: by name, a base
+first. Weights of 0 were left out before; one whole model is a copy, which keeps its bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING
+
+from submerge.checkpoint import FLOATS
+from submerge.errors import LayoutError, RecipeError, quoted
+from submerge.methods import copied, weighted_sum
+from submerge.plan.form import Unit
+from submerge.plan.terms import Layer, Mix, Mlp, Operand, Rows, Source
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from submerge.checkpoint import TensorInfo
+    from submerge.layout import Model
+    from submerge.methods import Blend
+    from submerge.plan.guidance import GuidanceOutcome
+
+__all__ = ["Inputs", "bake", "compile_unit"]
+
+
+class Inputs:
+    """The models' files, and what of them is used.
+
+    Attributes:
+        models: the models by name.
+        used: the pairs of model and unit that rows were taken from.
+    """
+
+    def __init__(self, models: Mapping[str, Model]) -> None:
+        self.models = models
+        self.used: set[tuple[str, str]] = set()
+        self._sources: dict[Path, Source] = {}
+        self._index: dict[Path, int] = {}
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The files that rows were taken from, in order of first use."""
+        return tuple(self._sources.values())
+
+    def rows(self, model: str, unit: str) -> Rows:
+        """Return where a unit lies in a model, and count it as used."""
+        place = self.models[model].units[unit].place
+        self.used.add((model, unit))
+        return Rows(self._source(model, place.tensor), *place)
+
+    def carried(self, model: str, name: str) -> Unit:
+        """Return the copy of a whole tensor that is no unit of the model, such as a VAE's."""
+        rows = self.models[model].checkpoint.tensors[name].rows
+        operand = Rows(self._source(model, name), name, 0, rows)
+        return Unit(name, "extras", copied(model), (operand,), 0, rows)
+
+    def tensor(self, model: str, unit: str) -> TensorInfo:
+        """Return the tensor of a model's file that a unit lies in."""
+        found = self.models[model]
+        return found.checkpoint.tensors[found.units[unit].place.tensor]
+
+    def dtypes(self, unit: Unit) -> frozenset[str]:
+        """Return the dtypes a unit has in the files of its models."""
+        return frozenset(self.models[model].units[unit.name].dtype for model in self._of(unit))
+
+    def nbytes(self, unit: Unit) -> int:
+        """Return the bytes a unit takes in the files of its models."""
+        total = 0
+        for model in self._of(unit):
+            tensor = self.tensor(model, unit.name)
+            total += tensor.nbytes * self.models[model].units[unit.name].rows // max(1, tensor.rows)
+        return total
+
+    def trailing(self, unit: Unit) -> tuple[int, ...]:
+        """Return the shape of one row of a unit."""
+        return self.tensor(unit.models[0], unit.name).shape[1:]
+
+    def shape(self, unit: Unit) -> tuple[int, ...]:
+        """Return the shape of a unit that is a whole tensor; () where it has no dimensions."""
+        flat = not any(self.tensor(model, unit.name).shape for model in self._of(unit))
+        return () if flat else (unit.end, *self.trailing(unit))
+
+    def _of(self, unit: Unit) -> list[str]:
+        """Return the models of a unit; a baked network is none of them."""
+        return [model for model in unit.models if model in self.models]
+
+    def _source(self, model: str, tensor: str) -> int:
+        checkpoint = self.models[model].checkpoint
+        info = checkpoint.files[checkpoint.tensors[tensor].file]
+        if info.path not in self._sources:
+            self._index[info.path] = len(self._sources)
+            self._sources[info.path] = Source(info.path, info.identity)
+        return self._index[info.path]
+
+
+def compile_unit(unit: Unit, inputs: Inputs, added: Mlp | None = None) -> Unit:
+    """Return a decided unit with the rows it is made of, and the operation the core runs on them.
+
+    Args:
+        unit: as the recipe decided it.
+        inputs: where the models' units lie.
+        added: a vector that is added to the result, one number for each row.
+
+    Raises:
+        RecipeError: every weight is 0.
+        LayoutError: a model lacks the unit, or shapes or dtypes do not fit together.
+    """
+    if not unit.models:
+        raise RecipeError(
+            f"recipe.{unit.reason}: every weight of {quoted(unit.name)} is 0, expected at least "
+            "one other",
+            hint="the output would be zero there",
+        )
+    if added is not None and not unit.blend.is_sum:
+        # A vector can be added to a sum, not into another formula.
+        unit = unit._replace(blend=weighted_sum(unit.shares))
+    rows, columns = _common_shape(unit, inputs)
+    blend = _executable(unit, inputs.dtypes(unit), columns, adding=added is not None)
+    operands: tuple[Operand, ...] = tuple(inputs.rows(m, unit.name) for m in unit.models)
+    if added is not None:
+        blend, operands = _adding(unit), (*operands, added)
+    return Unit(unit.name, unit.reason, blend, operands, 0, rows)
+
+
+def _executable(unit: Unit, dtypes: frozenset[str], columns: int, *, adding: bool) -> Blend:
+    """Return what the core runs: a sum of one whole model is a copy, what is no float stays.
+
+    Raises:
+        LayoutError: numbers that are no floats, of several dtypes or with a weight.
+    """
+    blend = unit.blend
+    if dtypes <= FLOATS:
+        if unit.weights == (1.0,):
+            return dataclasses.replace(blend, op="copy", arguments={})
+        # Rows of one element make one vector.
+        vector = blend.op == "rows" and columns == 1
+        return dataclasses.replace(blend, op="combine") if vector else blend
+    if len(dtypes) > 1 or adding:
+        raise LayoutError(
+            f"{quoted(unit.name)}: dtypes {', '.join(sorted(dtypes))} in one sum, expected floats",
+            hint="take that tensor from one model by a rule",
+        )
+    if unit.op == "linear" and len(unit.weights) == 1 != unit.weights[0]:
+        (dtype,) = dtypes
+        raise LayoutError(
+            f"{quoted(unit.name)}: a weight of {unit.weights[0]:g} on {dtype}, expected 1 for what "
+            "is no float"
+        )
+    return dataclasses.replace(blend, op="copy" if len(unit.models) == 1 else "same", arguments={})
+
+
+def _adding(unit: Unit) -> Blend:
+    """Return the weighted sum of a unit and a vector of its own."""
+    weights = unit.weights or (1.0,)
+    return dataclasses.replace(
+        unit.blend,
+        op="linear",
+        arguments={"weights": [*weights, 1.0]},
+        models=(*unit.models, "guidance"),
+        words=f"{unit.formula} + guidance",
+    )
+
+
+def _common_shape(unit: Unit, inputs: Inputs) -> tuple[int, int]:
+    """Return rows and elements of a row of a unit, which are the same in all its models.
+
+    Raises:
+        LayoutError: a model lacks the unit, or has it in another shape.
+    """
+    name, (first, *_) = unit.name, unit.models
+    module = name.rpartition(".")[0] or name
+    shapes = {}
+    for model in unit.models:
+        info = inputs.models[model].units.get(name)
+        if info is None:
+            raise LayoutError(
+                f"{quoted(model)} has no {quoted(name)}, expected every model with a weight "
+                "there to have it",
+                hint=f"add `rules: [{{where: {module}, take: NAME}}]`",
+            )
+        shapes[model] = (info.rows, *inputs.tensor(model, name).shape[1:])
+    for model, shape in shapes.items():
+        if shape != shapes[first]:
+            raise LayoutError(
+                f"{quoted(name)}: {quoted(first)} has the shape {list(shapes[first])}, "
+                f"{quoted(model)} {list(shape)}; they cannot be merged",
+                hint=f"add `rules: [{{where: {module}, take: {first}}}]`, or `take: {model}`",
+            )
+    return shapes[first][0], math.prod(shapes[first][1:])
+
+
+def bake(outcome: GuidanceOutcome, inputs: Inputs) -> Mlp | None:
+    """Return the guidance network at one value, where it is folded into a bias.
+
+    Raises:
+        RecipeError, LayoutError: as `compile_unit`; numbers that are no floats.
+    """
+    if outcome.network is None or not outcome.baked:
+        return None
+    network, baked = outcome.network, outcome.baked
+    first = baked[f"{network.layers[0]}.weight"]
+    width = inputs.models[next(iter(first.shares))].units[first.name].row_elements
+
+    def mix(name: str) -> Mix:
+        unit = compile_unit(baked[name]._replace(blend=weighted_sum(baked[name].shares)), inputs)
+        dtypes = inputs.dtypes(unit)
+        if not dtypes <= FLOATS:
+            raise LayoutError(f"{name}: dtype {', '.join(sorted(dtypes))}, expected floats to bake")
+        return Mix(tuple(o for o in unit.operands if isinstance(o, Rows)), unit.weights or (1.0,))
+
+    inner, outer = (Layer(mix(f"{layer}.weight"), mix(f"{layer}.bias")) for layer in network.layers)
+    return Mlp(network.sinusoid(outcome.value, width), (inner, outer))

@@ -1,0 +1,3 @@
+//! File formats: where tensors are in a file, and what their bytes mean.
+
+pub mod safetensors;
