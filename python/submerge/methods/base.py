@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import struct
 import typing
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -125,20 +126,35 @@ Blends: TypeAlias = Mapping[str, Blend]
 """Unit name to what the unit is made by."""
 
 
-def weighted_sum(weights: Mapping[str, float]) -> Blend:
+def weighted_sum(weights: Mapping[str, float], divisor: float = 1.0) -> Blend:
     """Return the weighted sum of the models, those of weight 0 left out, in order of their names.
 
     The order of the operands is one that permuting the models of a recipe does not change.
+
+    Args:
+        weights: a weight for each model, before it is divided.
+        divisor: what they are divided by; the core divides the sum instead where the weights fit
+            into F32 and what they would become does not, as thirds.
     """
-    given = {model: weight for model, weight in weights.items() if weight != 0}
-    models = tuple(sorted(given))
+    given = {model: weights[model] for model in sorted(weights) if weights[model] != 0}
+    shares = {model: weight / divisor for model, weight in weights.items()}
+    whole = all(map(_fits, (*given.values(), divisor)))
+    arguments: dict[str, Any] = {"weights": [shares[model] for model in given]}
+    if len(given) > 1 and whole and not all(_fits(shares[model]) for model in given):
+        arguments = {"weights": list(given.values()), "divisor": divisor}
     return Blend(
         op="linear",
-        arguments={"weights": [given[model] for model in models]},
-        models=models,
-        words=weighted_words(given),
-        shares=weights,
+        arguments=arguments,
+        models=tuple(given),
+        words=weighted_words({model: shares[model] for model in weights if model in given}),
+        shares=shares,
     )
+
+
+def _fits(number: float) -> bool:
+    """Whether F32 has the number."""
+    rounded: float = struct.unpack("f", struct.pack("f", number))[0]
+    return rounded == number
 
 
 def copied(model: str) -> Blend:

@@ -52,7 +52,9 @@ Consensus: TypeAlias = Literal["plain", "sum", "count"] | None
 CONSENSUS = (
     "which sign wins: that of the sum of deltas (`plain`, as the papers), of their sum with "
     "weights (`sum`, as mergekit), or that of more models (`count`). Left out it is `plain`, and "
-    "`sum` under `compat: mergekit`; they differ only where weights do."
+    "`sum` under `compat: mergekit`; they differ only where weights do. Where deltas cancel exactly, "
+    "the sign of more elements of the unit wins, as in the code of TIES' authors, and the positive "
+    "one under `compat: mergekit`."
 )
 
 
@@ -102,6 +104,7 @@ class Delta(Method):
                 "lambda": scales[unit],
                 "normalize": self.normalize,
                 "consensus": self.voting(setting),
+                "even": "positive" if setting.compat == "mergekit" else "majority",
                 "sparsify": self._sparsify(given, setting, unit, list(row)),
             }
             found[unit] = Blend(
