@@ -73,7 +73,7 @@ def multislerp(*vectors: Vector, weights: list[float], eps: float = 1e-8) -> Vec
     return np.asarray(mean / norm(mean) * length)
 
 
-def karcher(*vectors: Vector, max_iter: int = 10, tol: float = 1e-5) -> Vector:
+def karcher(*vectors: Vector, max_iter: int = 100, tol: float = 1e-9) -> Vector:
     units = [x / norm(x) for x in vectors]
     u: Vector = np.mean(units, axis=0)
     u = u / norm(u)

@@ -44,7 +44,7 @@ def pair(tmp_path: Path) -> list[Path]:
 
 def test_what_it_says_of_itself() -> None:
     assert INFO["plan_version"] == 1
-    assert INFO["numerics"] == 1
+    assert INFO["numerics"] == 2
     assert INFO["profile"] in ("release", "debug")
     assert INFO["isas"][0] == "scalar"
     assert set(INFO["ops"]) >= {"copy", "linear", "same"}

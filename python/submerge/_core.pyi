@@ -93,4 +93,5 @@ def execute(
     """
 
 def build_info() -> str:
-    """Return JSON `{"version", "numerics", "profile", "plan_version", "isas", "ops", "dtypes"}`."""
+    """Return JSON `{"version", "numerics", "profile", "plan_version", "isas", "ops", "families",
+    "dtypes"}`."""

@@ -60,7 +60,7 @@ _KNOWN = frozenset(
         "passthrough",
     }
 )
-# Nothing of a tensor is looked at before its elements are merged.
+# Elements are merged without figures of their tensor.
 _BY_ELEMENT = ("linear", "task_arithmetic", "nearswap", "ram", "passthrough")
 # The base is the first of two models here, and no base.
 _FROM_BASE = ("slerp", "nearswap", "arcee_fusion")
@@ -116,6 +116,8 @@ class _Reader:
             recipe["compat"] = "mergekit"
             if base is not None and method not in (*_FROM_BASE, "linear", "karcher"):
                 recipe["base"] = names[base]
+            if method not in _BY_ELEMENT:
+                recipe["scope"] = "tensor"
         if dtype := self.data.get("out_dtype", self.data.get("dtype")):
             recipe["output"] = {"dtype": self._dtype(dtype)}
         self._say(method)
@@ -297,8 +299,8 @@ class _Reader:
             self.notes.append(f"{method}: weights belong to the models they are named for")
         if method not in _BY_ELEMENT:
             self.notes.append(
-                f"{method}: mergekit looks at whole tensors, submerge at units; `scope: tensor` "
-                "does as mergekit where all models have one layout"
+                f"{method}: mergekit takes figures of whole tensors, hence `scope: tensor`; models and "
+                "output must have one layout, or leave `scope` out and get those of units"
             )
         if "dtype" in self.data:
             self.notes.append(
