@@ -391,4 +391,6 @@ def test_the_command_line_tells_them_too(
     lines = [f"  {n}: {{path: {tmp_path / n}.safetensors, layout: generic}}" for n in TWO]
     made.write_text("\n".join(["models:", *lines, "method: slerp", ""]), encoding="utf-8")
     assert cli._run(["merge", str(made), "-o", str(tmp_path / "out.safetensors")]) == 0
-    assert "nearly parallel (cosine above 0.9995): linear, in 4 units: `**`" in capsys.readouterr().out
+    assert (
+        "nearly parallel (cosine above 0.9995): linear, in 4 units: `**`" in capsys.readouterr().out
+    )

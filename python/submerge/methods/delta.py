@@ -52,9 +52,9 @@ Consensus: TypeAlias = Literal["plain", "sum", "count"] | None
 CONSENSUS = (
     "which sign wins: that of the sum of deltas (`plain`, as the papers), of their sum with "
     "weights (`sum`, as mergekit), or that of more models (`count`). Left out it is `plain`, and "
-    "`sum` under `compat: mergekit`; they differ only where weights do. Where deltas cancel exactly, "
-    "the sign of more elements of the unit wins, as in the code of TIES' authors, and the positive "
-    "one under `compat: mergekit`."
+    "`sum` under `compat: mergekit`; they differ only where weights do. Where deltas cancel "
+    "exactly, the sign of more elements of the unit wins, as in the code of TIES' authors, and the "
+    "positive one under `compat: mergekit`."
 )
 
 

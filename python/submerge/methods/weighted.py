@@ -19,7 +19,6 @@ from submerge.methods.base import (
     Equality,
     Method,
     Setting,
-    Weights,
     copied,
     known,
     parameter,

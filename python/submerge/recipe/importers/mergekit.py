@@ -299,8 +299,8 @@ class _Reader:
             self.notes.append(f"{method}: weights belong to the models they are named for")
         if method not in _BY_ELEMENT:
             self.notes.append(
-                f"{method}: mergekit takes figures of whole tensors, hence `scope: tensor`; models and "
-                "output must have one layout, or leave `scope` out and get those of units"
+                f"{method}: mergekit takes figures of whole tensors, hence `scope: tensor`; models "
+                "and output must have one layout, or leave `scope` out and get those of units"
             )
         if "dtype" in self.data:
             self.notes.append(
