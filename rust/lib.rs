@@ -3,7 +3,7 @@
 //!
 //! The core knows no model family, no default value and no Python object outside `python.rs`.
 //! Modules stand on floors and import only downwards:
-//! `error -> dtype -> simd -> {io, math} -> {format, linalg} -> kernels -> {plan, stats} ->
+//! `error -> dtype -> simd -> {io, math} -> {format, linalg} -> kernels -> {plan, stats, reader} ->
 //! {resolve, schedule, report} -> {inputs, output} -> compute -> exec -> python`.
 
 pub mod compute;
@@ -20,6 +20,7 @@ pub mod output;
 pub mod plan;
 #[cfg(feature = "python")]
 mod python;
+pub mod reader;
 pub mod report;
 pub mod resolve;
 pub mod schedule;

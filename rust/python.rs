@@ -1,4 +1,4 @@
-//! The boundary: three functions, a cancel handle and an open file. The only file that knows Python.
+//! The boundary: three functions, a cancel handle and a read handle. The only file that knows Python.
 //!
 //! A job runs detached from the interpreter; the calling thread attaches at most ten times a second
 //! to look for signals and to call `progress`. Workers never attach.
@@ -7,20 +7,21 @@
 #![allow(clippy::needless_pass_by_value)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyDict};
+use pyo3::types::{PyDict, PyMemoryView, PySlice};
 
 use crate::error::{Error, Kind};
-use crate::exec;
 use crate::format::safetensors;
-use crate::io::source::{FileIdentity, Identity, LocalFile, ReadMode, Source as _};
+use crate::io::source::{Identity, LocalFile, ReadMode, Source as _};
 use crate::plan::{FAMILIES, OpSpec, PLAN_VERSION};
 use crate::simd::Isa;
+use crate::{exec, reader};
 
 /// Cancels a running job from any thread.
 #[pyclass(module = "submerge._core", frozen)]
@@ -45,51 +46,72 @@ impl Job {
     }
 }
 
-/// One open file, for who wants the bytes themselves: whatever is read is of one version of it.
+/// A file of weights, held open and read into memory of the caller's.
 #[pyclass(module = "submerge._core", frozen)]
 struct Reader {
-    file: LocalFile,
+    path: PathBuf,
+    open: Mutex<Option<Arc<reader::Reader>>>,
+}
+
+impl Reader {
+    fn held(&self) -> crate::Result<Arc<reader::Reader>> {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.clone().ok_or_else(|| {
+            let what = format!("{}: was closed, expected it open", self.path.display());
+            Error::plan(what).hint("load the model again")
+        })
+    }
 }
 
 #[pymethods]
 impl Reader {
-    /// `identity` is what the file was when its header was read, as JSON.
     #[new]
-    fn new(py: Python<'_>, path: std::path::PathBuf, identity: &str) -> PyResult<Self> {
+    fn new(py: Python<'_>, path: PathBuf, identity: &str) -> PyResult<Self> {
         let open = || {
-            let expected: FileIdentity = serde_json::from_str(identity)
-                .map_err(|e| Error::plan(format!("identity: not in the expected form: {e}")))?;
-            let file = LocalFile::open(&path, ReadMode::Pread)?;
-            file.expect(&Identity::File(expected))?;
-            Ok(Self { file })
+            let identity = serde_json::from_str(identity)
+                .map_err(|e| Error::plan(format!("{}: identity: {e}", path.display())))?;
+            reader::Reader::open(&path, identity)
         };
-        py.detach(open).map_err(|e| raise(py, e))
+        let open = py.detach(open).map_err(|e| raise(py, e))?;
+        Ok(Self { path, open: Mutex::new(Some(Arc::new(open))) })
     }
 
-    /// `size` bytes from `offset` on, in memory of their own. The interpreter is free meanwhile.
-    fn read<'py>(
-        &self,
-        py: Python<'py>,
-        offset: u64,
-        size: usize,
-    ) -> PyResult<Bound<'py, PyByteArray>> {
-        let read = |bytes: &mut [u8]| {
-            py.detach(|| {
-                self.file.read(offset, bytes)?;
-                self.file.check_untouched()
-            })
-            .map_err(|e| raise(py, e))
+    fn read_into(&self, py: Python<'_>, offset: u64, buffer: &Bound<'_, PyAny>) -> PyResult<()> {
+        let memory = PyMemoryView::from(buffer)?.unbind();
+        let len = PyBuffer::<u8>::get(memory.bind(py))?.len_bytes();
+        let mut raised = None;
+        let mut take = |at: usize, piece: &[u8]| {
+            let taken = Python::try_attach(|py| {
+                let (begin, end) = (at.cast_signed(), (at + piece.len()).cast_signed());
+                let range = PySlice::new(py, begin, end, 1);
+                let place = memory.bind(py).get_item(range)?;
+                PyBuffer::<u8>::get(&place)?.copy_from_slice(py, piece)?;
+                py.check_signals()
+            });
+            if let Some(Ok(())) = taken {
+                return Ok(());
+            }
+            raised = taken.and_then(Result::err);
+            Err(Error::cancelled())
         };
-        PyByteArray::new_with(py, size, read)
+        let read = py.detach(|| self.held()?.read(offset, len, &mut take));
+        match raised {
+            Some(error) => Err(error),
+            None => read.map_err(|e| raise(py, e)),
+        }
+    }
+
+    fn check(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| self.held()?.check()).map_err(|e| raise(py, e))
+    }
+
+    fn close(&self) {
+        drop(self.open.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
 
 #[pyfunction]
-fn read_header(
-    py: Python<'_>,
-    path: std::path::PathBuf,
-    max_header_bytes: u64,
-) -> PyResult<String> {
+fn read_header(py: Python<'_>, path: PathBuf, max_header_bytes: u64) -> PyResult<String> {
     py.detach(|| header_json(&path, max_header_bytes)).map_err(|e| raise(py, e))
 }
 

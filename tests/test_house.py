@@ -49,7 +49,7 @@ RUST_FLOORS = (
     ("io", "math"),
     ("format", "linalg"),
     ("kernels",),
-    ("plan", "stats"),
+    ("plan", "stats", "reader"),
     ("resolve", "schedule", "report"),
     ("inputs", "output"),
     ("compute",),

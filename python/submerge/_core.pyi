@@ -24,23 +24,36 @@ class Job:
 
 @final
 class Reader:
-    """An open file, for who wants the bytes of tensors; they are all of one version of it."""
+    """A file of weights held open, read into memory of the caller's; any thread may use it.
 
-    def __new__(cls, path: str, identity: str) -> Reader:
-        """Open a file; `identity` is the one of its header, as JSON.
+    Args:
+        path: the file.
+        identity: what `read_header` says its identity is, as JSON.
+
+    Raises:
+        CheckpointError: another file stands there now, or it was written meanwhile.
+        OSError: the file cannot be opened.
+    """
+
+    def __new__(cls, path: str, identity: str) -> Reader: ...
+    def read_into(self, offset: int, buffer: bytearray | memoryview) -> None:
+        """Fill a buffer of bytes from the file; other threads run meanwhile.
+
+        Args:
+            offset: bytes from the beginning of the file.
+            buffer: writable bytes in one dimension; what they hold after an error means nothing.
 
         Raises:
-            PlanError: the file is no longer the one whose header was read.
-            OSError: it cannot be opened.
+            CheckpointError: the file was cut short, written or replaced since it was opened.
+            PlanError: the range does not lie in the file, or the reader was closed.
+            OSError: the file cannot be read, or is no longer there.
         """
 
-    def read(self, offset: int, size: int) -> bytearray:
-        """Return `size` bytes from byte `offset` of the file on; other threads run meanwhile.
+    def check(self) -> None:
+        """Raise as `read_into` would, reading nothing."""
 
-        Raises:
-            CheckpointError: the file was changed or cut short since it was opened.
-            OSError: it cannot be read.
-        """
+    def close(self) -> None:
+        """Let the file go; to close again does nothing."""
 
 def read_header(path: str, max_header_bytes: int) -> str:
     """Return the checked header of a safetensors file.

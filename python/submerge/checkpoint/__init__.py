@@ -80,12 +80,21 @@ class TensorInfo(NamedTuple):
 
 
 class FileInfo(NamedTuple):
-    """One file as it was when its header was read; `identity` is dev, ino, size and mtime_ns."""
+    """One file as it was when its header was read.
+
+    Attributes:
+        path: absolute.
+        size: bytes.
+        identity: what tells this version of the file from another, as the core took it.
+        metadata: the header's text map.
+        data_start: where the data section begins, bytes from the beginning of the file.
+    """
 
     path: Path
     size: int
     identity: dict[str, int]
     metadata: dict[str, str]
+    data_start: int = 8
 
 
 class Checkpoint(NamedTuple):
@@ -122,7 +131,13 @@ def open_checkpoint(
     found = _files.find(Path(path))
     headers = [read_header(file, max_header_bytes) for file in found.files]
     files = tuple(
-        FileInfo(Path(header["path"]), header["size"], header["identity"], header["metadata"])
+        FileInfo(
+            Path(header["path"]),
+            header["size"],
+            header["identity"],
+            header["metadata"],
+            header["data_start"],
+        )
         for header in headers
     )
     tensors = _gather(found, headers)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from submerge.checkpoint import open_checkpoint
+from submerge.checkpoint.reading import Reading
 from submerge.files import write_whole
 from submerge.profile.environment import installed
 
@@ -131,11 +132,8 @@ def texts_identity(pipeline: Path) -> str:
 def _digest_tensors(folder: Path, digest: Any) -> None:
     """Digest name, dtype, shape and the ends of every tensor, however they are sharded."""
     checkpoint = open_checkpoint(folder)
-    for name, tensor in sorted(checkpoint.tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tensor.shape}\0".encode())
-        with checkpoint.files[tensor.file].path.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            stream.seek(8 + length + tensor.start)
-            digest.update(stream.read(min(_SAMPLE, tensor.nbytes)))
-            stream.seek(8 + length + max(tensor.start, tensor.end - _SAMPLE))
-            digest.update(stream.read(min(_SAMPLE, tensor.nbytes)))
+    with Reading(checkpoint) as reading:
+        for name, tensor in sorted(checkpoint.tensors.items()):
+            digest.update(f"{name} {tensor.dtype} {tensor.shape}\0".encode())
+            digest.update(reading.sample(tensor, 0, _SAMPLE))
+            digest.update(reading.sample(tensor, max(0, tensor.nbytes - _SAMPLE), _SAMPLE))

@@ -78,6 +78,7 @@ class LoadedModel:
         source: the transformer's file or folder.
         name: what the model is called.
         guided: whether the transformer has a guidance embedder.
+        fingerprint: a digest of the transformer's headers and of the first bytes of every tensor.
         defaults: the options it is painted with unless told otherwise, and why.
         notes: what is worth telling: the scheduler chosen, for instance.
         texts: embeddings by prompt and tokens, as `encode` remembers them; models with the same
@@ -93,6 +94,7 @@ class LoadedModel:
         self.source = parts.model.checkpoint.path
         self.name = parts.name
         self.guided = parts.guided
+        self.fingerprint = parts.fingerprint()
         self.defaults: Defaults = defaults_for(
             guided=parts.guided, few_step_parent=parts.few_step_parent, size=parts.default_size()
         )

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from submerge.checkpoint import open_checkpoint
+from submerge.checkpoint import Checkpoint, open_checkpoint
 from submerge.checkpoint.files import MAX_CONFIG_BYTES, read_object
+from submerge.checkpoint.reading import Reading
 from submerge.errors import CheckpointError, LayoutError, RecipeError, listing, quoted
 from submerge.inference.activations import Shapes
 from submerge.inference.planner import Sizes, Stored
@@ -54,12 +55,14 @@ class Parts:
         companions: the pipeline folder with text encoders, tokenizers, VAE and scheduler.
         name: what the model is called in public.
         own_scheduler: whether the scheduler belongs to this model.
+        weights: the headers of text encoders and VAE.
     """
 
     model: Model
     companions: Path
     name: str
     own_scheduler: bool
+    weights: Mapping[str, Checkpoint]
 
     @property
     def guided(self) -> bool:
@@ -106,11 +109,11 @@ class Parts:
         text = [
             _layers(
                 (name, tensor.elements * itemsize)
-                for name, tensor in open_checkpoint(self.companions / part).tensors.items()
+                for name, tensor in self.weights[part].tensors.items()
             )
             for part in _TEXT
         ]
-        vae = open_checkpoint(self.companions / "vae").tensors.values()
+        vae = self.weights["vae"].tensors.values()
         return Sizes(
             text=sum(sum(part.values()) for part in text),
             text_layer=max(max(part.values()) for part in text),
@@ -161,14 +164,12 @@ class Parts:
         """
         digest = hashlib.sha256()
         checkpoint = self.model.checkpoint
-        for index, file in enumerate(checkpoint.files):
-            with file.path.open("rb") as stream:
-                length = int.from_bytes(stream.read(8), "little")
-                digest.update(stream.read(length))
+        with Reading(checkpoint) as reading:
+            for file in range(len(checkpoint.files)):
+                digest.update(reading.header(file))
                 for tensor in checkpoint.tensors.values():
-                    if tensor.file == index:
-                        stream.seek(8 + length + tensor.start)
-                        digest.update(stream.read(min(_SAMPLE, tensor.nbytes)))
+                    if tensor.file == file:
+                        digest.update(reading.sample(tensor, 0, _SAMPLE))
         return digest.hexdigest()
 
 
@@ -202,7 +203,8 @@ def find_parts(source: Any, components: str | os.PathLike[str] | None = None) ->
     else:
         folder = _of_parents(source, model)
     _check_companions(folder)
-    return Parts(model, folder, label(str(path)), own_scheduler=own == folder)
+    weights = {part: open_checkpoint(folder / part) for part in (*_TEXT, "vae")}
+    return Parts(model, folder, label(str(path)), own_scheduler=own == folder, weights=weights)
 
 
 def _of_parents(source: Any, model: Model) -> Path:

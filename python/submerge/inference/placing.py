@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 import tempfile
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from submerge.checkpoint.reading import Reading
 from submerge.errors import CheckpointError
 from submerge.inference.activations import TILE
 from submerge.inference.quantized import NOT_CAST, PACKED, casts, packed, packs, replace_layers
@@ -74,13 +75,19 @@ class Placed:
         self._device = device
         self._dtype: torch.dtype = getattr(torch, plan.dtype)
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        # Files that are read while the model lives.
+        self._held: list[Weights | Reading] = []
         self.pipe = self._assemble()
         self._text_first = plan.rung.placement["text"] == "once"
         if self._text_first:
             return
-        for part in _MODULES:
-            if part != "text" or not text_when_asked:
-                self._bring(part)
+        try:
+            for part in _MODULES:
+                if part != "text" or not text_when_asked:
+                    self._bring(part)
+        except BaseException:
+            self.close()
+            raise
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -98,14 +105,26 @@ class Placed:
         for module in modules:
             module.to(self._device)
         try:
-            yield
+            with self._streaming(name):
+                yield
         finally:
             for module in modules:
                 module.to("cpu")
 
+    @contextmanager
+    def _streaming(self, phase: str) -> Iterator[None]:
+        """Have transformers stream text encoders from the files whose headers were read."""
+        if phase != "text" or self._plan.rung.placement["text"] != "disk":
+            yield
+            return
+        with self._loading("text_encoder"), self._loading("text_encoder_2"):
+            yield
+
     def close(self) -> None:
         """Drop everything that was loaded."""
         self._drop(*_MODULES)
+        for files in self._held:
+            files.close()
         if self._scratch is not None:
             self._scratch.cleanup()
             self._scratch = None
@@ -117,7 +136,7 @@ class Placed:
 
         folder = self._parts.companions
         nothing = dict.fromkeys(module for part in _MODULES.values() for module in part)
-        with _told(folder):
+        with _explained(folder):
             pipe = computing_on(FluxPipeline, self._device).from_pretrained(
                 folder, local_files_only=True, **nothing
             )
@@ -162,18 +181,18 @@ class Placed:
             if place == "disk":
                 # transformers reads each layer from the file itself; the folder stays empty.
                 more = {"device_map": {"": "disk"}, "offload_folder": self._folder()}
-            with _told(folder):
+            with self._loading(name):
                 module = getattr(transformers, kind).from_pretrained(
                     folder, dtype=self._dtype, local_files_only=True, **more
                 )
-            modules[name] = self._settled(module, place)
+            modules[name] = self._put(module, place)
         return modules
 
     def _vae(self) -> dict[str, Any]:
         from diffusers import AutoencoderKL
 
         folder = self._parts.companions / "vae"
-        with _told(folder):
+        with self._loading("vae"):
             vae = AutoencoderKL.from_pretrained(
                 folder, torch_dtype=self._dtype, local_files_only=True
             )
@@ -182,7 +201,7 @@ class Placed:
             # The config's own tile is a whole image of 1024 x 1024.
             vae.tile_sample_min_size = TILE
             vae.tile_latent_min_size = TILE // 2 ** (len(vae.config.block_out_channels) - 1)
-        return {"vae": self._settled(vae, self._plan.rung.placement["vae"])}
+        return {"vae": self._put(vae, self._plan.rung.placement["vae"])}
 
     def _transformer(self) -> dict[str, Any]:
         from accelerate import init_empty_weights
@@ -194,10 +213,13 @@ class Placed:
         place = self._plan.rung.placement["transformer"]
         weights = Weights(self._parts.model, self._dtype)
         if place == "disk":
+            self._held.append(weights)
             self._stream(transformer, weights)
         else:
-            self._fill(transformer, weights, keep_on_host=place != "resident")
-            transformer = self._settled(transformer, place)
+            with closing(weights):
+                self._fill(transformer, weights, keep_on_host=place != "resident")
+                weights.check()
+            transformer = self._put(transformer, place)
         if self._checkpointing:
             transformer.enable_gradient_checkpointing()
         return {"transformer": transformer}
@@ -240,7 +262,7 @@ class Placed:
                 module.register_forward_pre_hook(load)
                 module.register_forward_hook(unload, always_call=True)
 
-    def _settled(self, module: Any, place: str) -> Any:
+    def _put(self, module: Any, place: str) -> Any:
         """Put a loaded module into its place and return it."""
         module.eval()
         if place in ("resident", "once"):
@@ -263,6 +285,16 @@ class Placed:
             low_cpu_mem_usage=True,
             **blocks,
         )
+
+    @contextmanager
+    def _loading(self, component: str) -> Iterator[None]:
+        """Have a library load a component, from the files whose headers were read."""
+        with Reading(self._parts.weights[component]) as reading:
+            try:
+                with _explained(self._parts.companions / component):
+                    yield
+            finally:
+                reading.check()
 
     def _folder(self) -> str:
         if self._scratch is None:
@@ -323,7 +355,7 @@ def _unloader(names: list[str], device: torch.device) -> Callable[..., None]:
 
 
 @contextmanager
-def _told(folder: Path) -> Iterator[None]:
+def _explained(folder: Path) -> Iterator[None]:
     """Say which component could not be loaded."""
     import torch
 

@@ -172,7 +172,7 @@ def _check_size(run: _Run) -> None:
 def _jobs(run: _Run, prompts: Sequence[str], folder: Path | None) -> list[_Job]:
     model = {
         "name": run.model.name,
-        "fingerprint": run.model.parts.fingerprint(),
+        "fingerprint": run.model.fingerprint,
         "recipe": run.model.parts.recipe,
         "dtype": run.model.plan.dtype,
         "quantization": run.model.plan.rung.quantization,

@@ -1,23 +1,18 @@
-"""The tensors of a transformer in diffusers' names, read from files of any layout without a copy.
+"""The tensors of a transformer in diffusers' names, read through the core from files of any layout.
 
-A tensor of one layout is a stack of row ranges of another, so each is a view of the mapped file, or
-a few of them joined. Nothing is read before a tensor is asked for, and what was read is given back
-when the tensor is dropped.
+A tensor of one layout is a stack of row ranges of another: each range is read to its place in the
+tensor, once. Nothing is read before a tensor is asked for.
 """
 
 from __future__ import annotations
 
-import contextlib
-import mmap
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from submerge.checkpoint import DTYPES
+from submerge.checkpoint.reading import Reading
 from submerge.layout import tensors_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import torch
 
     from submerge.layout import Model, Place
@@ -32,25 +27,27 @@ _TORCH = {
     "F8_E4M3": "float8_e4m3fn",
     "F8_E5M2": "float8_e5m2",
 }
-# Fills the page table of a window in one call instead of a fault per page (Linux 5.14).
-_POPULATE_READ = 22
 
 
 class Weights(Mapping[str, "torch.Tensor"]):
-    """Diffusers' tensor names to tensors on the CPU, in `dtype` where one is given.
+    """Diffusers' tensor names to new tensors on the CPU, in one dtype.
 
-    A tensor in the file's own dtype is a private mapping of the file: writing to it changes memory,
-    never the file.
+    Holds the files open until it is closed. A file that changes meanwhile is an error of the next
+    tensor that is read from it.
+
+    Raises:
+        CheckpointError: a file is no longer the one whose header was read.
+        OSError: a file cannot be opened.
     """
 
-    def __init__(self, model: Model, dtype: torch.dtype | None = None) -> None:
-        self._checkpoint = model.checkpoint
+    def __init__(self, model: Model, dtype: torch.dtype) -> None:
+        self._tensors = model.checkpoint.tensors
         self._dtype = dtype
         self._places: dict[str, tuple[Place, ...]] = {
             tensor.name: _joined(model, tensor.units)
             for tensor in tensors_of(model.arch, "diffusers")
         }
-        self._starts = [_data_start(file.path) for file in model.checkpoint.files]
+        self._reading = Reading(model.checkpoint)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
@@ -62,44 +59,44 @@ class Weights(Mapping[str, "torch.Tensor"]):
         return name in self._places
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        """Map one tensor; raises KeyError for a name the transformer does not have."""
+        """Read one tensor.
+
+        Raises:
+            KeyError: a name that the transformer does not have.
+            CheckpointError: its file was cut short, written or replaced meanwhile.
+            OSError: its file cannot be read, or is no longer there.
+        """
         import torch
 
-        pieces = [self._rows(place) for place in self._places[name]]
-        tensor = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-        return tensor if self._dtype is None else tensor.to(self._dtype)
+        places = self._places[name]
+        rows = sum(place.end - place.start for place in places)
+        shape = (rows, *self._tensors[places[0].tensor].shape[1:])
+        made, at = torch.empty(shape, dtype=self._dtype), 0
+        for place in places:
+            rows = place.end - place.start
+            self._rows(place, made[at : at + rows])
+            at += rows
+        return made
 
-    def _rows(self, place: Place) -> torch.Tensor:
-        """Return some rows of a tensor of the file."""
+    def close(self) -> None:
+        """Let the files go; what was read stays."""
+        self._reading.close()
+
+    def check(self) -> None:
+        """Raise as reading a tensor would if any of the files has changed."""
+        self._reading.check()
+
+    def _rows(self, place: Place, made: torch.Tensor) -> None:
+        """Read some rows of a tensor of the files."""
         import torch
 
-        info = self._checkpoint.tensors[place.tensor]
-        row_bytes = info.row_elements * DTYPES[info.dtype] // 8
-        at = self._starts[info.file] + info.start + place.start * row_bytes
-        rows = place.end - place.start
-        window = _window(self._checkpoint.files[info.file].path, at, rows * row_bytes)
-        flat = torch.frombuffer(
-            window, dtype=torch.uint8, count=rows * row_bytes, offset=at % _PAGE
-        )
-        shape = (rows, *info.shape[1:]) if info.shape else ()
+        info = self._tensors[place.tensor]
         dtype: Any = getattr(torch, _TORCH[info.dtype])
-        aligned = flat if at % dtype.itemsize == 0 else flat.clone()
-        return aligned.view(dtype).view(shape)
-
-
-_PAGE = mmap.ALLOCATIONGRANULARITY
-
-
-def _window(path: Path, at: int, size: int) -> mmap.mmap:
-    """Map `size` bytes of a file from the page in which `at` lies."""
-    begin = at - at % _PAGE
-    with path.open("rb") as file:
-        window = mmap.mmap(file.fileno(), at - begin + size, offset=begin, access=mmap.ACCESS_COPY)
-    if hasattr(window, "madvise"):
-        # An older kernel reads the pages as they are touched.
-        with contextlib.suppress(OSError):
-            window.madvise(_POPULATE_READ)
-    return window
+        read = made if dtype == made.dtype else torch.empty(made.shape, dtype=dtype)
+        memory = memoryview(read.reshape(-1).view(torch.uint8).numpy())
+        self._reading.into(info, place.start * info.nbytes // info.rows, memory)
+        if read is not made:
+            made.copy_(read)
 
 
 def _joined(model: Model, units: tuple[str, ...]) -> tuple[Place, ...]:
@@ -113,9 +110,3 @@ def _joined(model: Model, units: tuple[str, ...]) -> tuple[Place, ...]:
         else:
             places.append(place)
     return tuple(places)
-
-
-def _data_start(path: Path) -> int:
-    """Return where a safetensors file's data begin; its header was checked when it was opened."""
-    with path.open("rb") as file:
-        return 8 + int.from_bytes(file.read(8), "little")

@@ -1,0 +1,145 @@
+"""A model's files change while it is painted with: an error, never a mixture, never a signal."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from factory import KREA, save_file
+from inference.plans import on_a_gpu
+from submerge.errors import CheckpointError
+from submerge.inference import load_model, loading, run_inference
+from submerge.inference.placing import Placed
+from test_reading import CHANGES, cut, posix, replace, rewrite
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = posix
+
+SMALL: dict[str, Any] = {"width": 32, "height": 32, "steps": 2, "max_sequence_length": 16}
+TEXT = "a fox in snow"
+CHANGED = r"changed while|not the file that|can no longer be read|was replaced"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return save_file(tmp_path / "krea.safetensors", KREA, "bfl")
+
+
+@pytest.fixture
+def streamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "plan_load", on_a_gpu("disk"))
+
+
+@pytest.mark.usefixtures("streamed")
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_transformer_that_changes_before_it_is_streamed(
+    pipelines: dict[str, Path], model: Path, change: Callable[[Path], None]
+) -> None:
+    with load_model(model, device="cpu", components=pipelines["krea"]) as loaded:
+        change(model)
+        with pytest.raises(CheckpointError, match=CHANGED):
+            run_inference(loaded, TEXT, SMALL)
+
+
+@pytest.mark.usefixtures("streamed")
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_transformer_that_changes_between_two_steps(
+    pipelines: dict[str, Path], model: Path, tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    def stepped(done: int, _total: int) -> None:
+        if done == 1:
+            change(model)
+
+    with load_model(model, device="cpu", components=pipelines["krea"]) as loaded:
+        with pytest.raises(CheckpointError, match=CHANGED):
+            run_inference(loaded, TEXT, SMALL, output=tmp_path / "out", callback=stepped)
+        assert list((tmp_path / "out").iterdir()) == []
+        # Nor does it paint afterwards, whatever was read before.
+        with pytest.raises(CheckpointError, match=CHANGED):
+            run_inference(loaded, TEXT, SMALL)
+
+
+@pytest.mark.parametrize("change", [rewrite, replace])
+@pytest.mark.parametrize("rung", ["resident", "disk"])
+def test_files_that_change_between_planning_and_loading(
+    pipelines: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rung: str,
+    change: Callable[[Path], None],
+) -> None:
+    """Of the transformer, a text encoder and the VAE alike."""
+    monkeypatch.setattr(loading, "plan_load", on_a_gpu(rung))
+    begin = Placed.__init__
+    for part in ("transformer", "text_encoder_2", "vae"):
+        folder = shutil.copytree(pipelines["krea"], tmp_path / part)
+        (file,) = (folder / part).glob("*.safetensors")
+
+        def late(placed: Placed, *how: Any, file: Path = file, **more: Any) -> None:
+            change(file)
+            begin(placed, *how, **more)
+
+        monkeypatch.setattr(Placed, "__init__", late)
+        with pytest.raises(CheckpointError, match=rf"{file.name}.*({CHANGED})"):
+            load_model(folder, device="cpu")
+
+
+@pytest.mark.usefixtures("streamed")
+def test_a_text_encoder_that_is_replaced_before_it_is_streamed(
+    pipelines: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(pipelines["krea"], tmp_path / "p")
+    (file,) = (folder / "text_encoder_2").glob("*.safetensors")
+    with load_model(folder, device="cpu") as loaded:
+        replace(file)
+        with pytest.raises(CheckpointError, match=CHANGED):
+            run_inference(loaded, TEXT, SMALL)
+
+
+def test_what_was_loaded_whole_needs_its_file_no_more(
+    pipelines: dict[str, Path], model: Path
+) -> None:
+    with load_model(model, device="cpu", components=pipelines["krea"]) as loaded:
+        before = run_inference(loaded, TEXT, SMALL)[0].image.tobytes()
+        cut(model)
+        assert run_inference(loaded, TEXT, SMALL)[0].image.tobytes() == before
+
+
+def test_the_host_outlives_a_file_cut_short_while_it_paints(
+    pipelines: dict[str, Path], model: Path
+) -> None:
+    """In a process of its own: a signal would end it."""
+    program = """
+        import sys, os
+        from inference.plans import on_a_gpu
+        from submerge.errors import CheckpointError
+        from submerge.inference import load_model, loading, run_inference
+
+        loading.plan_load = on_a_gpu("disk")
+        path, components = sys.argv[1:]
+        options = {"width": 32, "height": 32, "steps": 2, "max_sequence_length": 16}
+        with load_model(path, device="cpu", components=components) as model:
+            try:
+                run_inference(model, "a fox", options, callback=lambda *_: os.truncate(path, 4096))
+            except CheckpointError as error:
+                print(error)
+    """
+    paths = os.pathsep.join([str(Path("python").absolute()), str(Path("tests").absolute())])
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), str(model), str(pipelines["krea"])],
+        env={**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "can no longer be read" in done.stdout
