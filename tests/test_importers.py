@@ -11,7 +11,7 @@ import pytest
 from flux_units import flux_units
 from submerge.blocks import Selector, select
 from submerge.errors import RecipeError
-from submerge.methods import Linear, Setting, Take
+from submerge.methods import Linear, Take
 from submerge.recipe import Recipe
 from submerge.recipe.importers import import_recipe
 from submerge.values import Selection
@@ -25,9 +25,7 @@ MERGE = "ModelMergeSimple"
 def shares(recipe: Recipe, units: list[str] = UNITS) -> dict[str, dict[str, float]]:
     (step,) = recipe.steps()
     assert isinstance(step.method, Linear)
-    setting = Setting(tuple(recipe.models))
-    found = step.method.blends(setting, Selection.of(units), step.path)
-    return {unit: dict(blend.shares) for unit, blend in found.items()}
+    return step.method.weights(list(recipe.models), Selection.of(units), step.path)
 
 
 def loader(path: str) -> dict[str, Any]:

@@ -28,16 +28,8 @@ def weight(raw: object, *, normalize: bool = True) -> Linear:
     return Linear(weight=PerModel.parse(raw, "weight"), normalize=normalize)
 
 
-def shares(
-    method: Linear, models: list[str], selection: Selection, where: str
-) -> dict[str, dict[str, float]]:
-    """The share of every model in every unit."""
-    found = method.blends(Setting(tuple(models)), selection, where)
-    return {unit: dict(blend.shares) for unit, blend in found.items()}
-
-
 def second(method: Linear, selection: Selection = ALL) -> dict[str, float]:
-    rows = shares(method, TWO, selection, "m")
+    rows = method.weights(TWO, selection, "m")
     assert all(list(row) == TWO for row in rows.values())
     assert all(row["schnell"] == 1.0 - row["krea"] for row in rows.values())
     return {unit: row["krea"] for unit, row in rows.items()}
@@ -48,8 +40,8 @@ def test_there_are_as_many_units_as_flux_has() -> None:
 
 
 def test_alpha_is_the_share_of_the_second_model() -> None:
-    assert shares(alpha(0.3), TWO, ALL, "m")["final.linear.bias"] == {"schnell": 0.7, "krea": 0.3}
-    assert shares(alpha(0.3), TWO[::-1], ALL, "m")["final.linear.bias"] == {
+    assert alpha(0.3).weights(TWO, ALL, "m")["final.linear.bias"] == {"schnell": 0.7, "krea": 0.3}
+    assert alpha(0.3).weights(TWO[::-1], ALL, "m")["final.linear.bias"] == {
         "krea": 0.7,
         "schnell": 0.3,
     }
@@ -65,7 +57,7 @@ def test_whole_models_have_whole_weights(share: int) -> None:
 
 
 def test_one_model_has_all_the_weight() -> None:
-    assert shares(Linear(), ["a"], ALL, "m")["guidance.in.bias"] == {"a": 1.0}
+    assert Linear().weights(["a"], ALL, "m")["guidance.in.bias"] == {"a": 1.0}
 
 
 def test_a_list_has_a_number_for_every_block_in_execution_order() -> None:
@@ -133,14 +125,14 @@ def test_units_decided_elsewhere_need_no_number() -> None:
 
 
 def test_weights_are_divided_by_their_sum() -> None:
-    row = shares(weight({"krea": 3, "schnell": 1}), THREE, ALL, "m")["single.4.mod.bias"]
+    row = weight({"krea": 3, "schnell": 1}).weights(THREE, ALL, "m")["single.4.mod.bias"]
     assert row == {"schnell": 0.25, "krea": 0.75, "dev": 0.0}
     assert list(row) == THREE
 
 
 def test_weights_can_stay_as_they_are() -> None:
     method = weight({"krea": 1, "schnell": 0.8, "dev": -0.8}, normalize=False)
-    assert shares(method, THREE, ALL, "m")["embed.img.bias"] == {
+    assert method.weights(THREE, ALL, "m")["embed.img.bias"] == {
         "schnell": 0.8,
         "krea": 1.0,
         "dev": -0.8,
@@ -149,7 +141,7 @@ def test_weights_can_stay_as_they_are() -> None:
 
 def test_weights_differ_by_block() -> None:
     method = weight({"schnell": {"double": 3, "default": 1}, "krea": 1})
-    rows = shares(method, TWO, ALL, "m")
+    rows = method.weights(TWO, ALL, "m")
     assert rows["double.7.img.attn.v.bias"] == {"schnell": 0.75, "krea": 0.25}
     assert rows["single.7.attn.v.bias"] == {"schnell": 0.5, "krea": 0.5}
 
@@ -159,15 +151,15 @@ def test_the_order_of_models_means_nothing_to_named_weights(
     order: list[str], numbers: tuple[float, float, float]
 ) -> None:
     raw = dict(zip(THREE, numbers, strict=True))
-    one = shares(weight(raw), THREE, ALL, "m")
-    other = shares(weight(dict(reversed(raw.items()))), order, ALL, "m")
+    one = weight(raw).weights(THREE, ALL, "m")
+    other = weight(dict(reversed(raw.items()))).weights(order, ALL, "m")
     assert one == other
 
 
 @given(st.lists(st.floats(0.001, 1000), min_size=1, max_size=8))
 def test_normalised_weights_are_shares(numbers: list[float]) -> None:
     models = [f"m{i}" for i in range(len(numbers))]
-    row = shares(weight(dict(zip(models, numbers, strict=True))), models, ALL, "m")[UNITS[0]]
+    row = weight(dict(zip(models, numbers, strict=True))).weights(models, ALL, "m")[UNITS[0]]
     for model, number in zip(models, numbers, strict=True):
         assert row[model] == pytest.approx(number / sum(numbers))
 
@@ -178,7 +170,7 @@ def test_take_is_one_model_whole() -> None:
 
 
 def test_shares_outside_the_unit_interval_are_noted() -> None:
-    rows = shares(alpha({"double": 1.5, "default": 0.5}), TWO, ALL, "m")
+    rows = alpha({"double": 1.5, "default": 0.5}).weights(TWO, ALL, "m")
     (note,) = notes_on(rows, "recipe.method")
     count = sum(unit.startswith("double.") for unit in UNITS)
     assert note.startswith(
@@ -187,12 +179,12 @@ def test_shares_outside_the_unit_interval_are_noted() -> None:
 
 
 def test_sums_other_than_one_are_noted() -> None:
-    rows = shares(weight({"schnell": 1, "krea": 0.5}, normalize=False), TWO, ALL, "m")
+    rows = weight({"schnell": 1, "krea": 0.5}, normalize=False).weights(TWO, ALL, "m")
     assert notes_on(rows, "m") == ["m: the weights of 1,162 units sum to 1.5, not 1"]
 
 
 def test_ordinary_weights_are_not_noted() -> None:
-    assert notes_on(shares(weight(dict.fromkeys(THREE, 0.1)), THREE, ALL, "m"), "m") == []
+    assert notes_on(weight(dict.fromkeys(THREE, 0.1)).weights(THREE, ALL, "m"), "m") == []
 
 
 EMBEDDERS = [unit for unit in UNITS if unit.startswith("embed.")]
@@ -323,7 +315,7 @@ def test_what_does_not_fit_is_refused(
 
 def test_a_selector_without_a_match_names_its_field_and_the_nearest() -> None:
     with pytest.raises(RecipeError) as caught:
-        shares(alpha({"doubel[0:4]": 0.5, "default": 0}), TWO, ALL, "m")
+        alpha({"doubel[0:4]": 0.5, "default": 0}).weights(TWO, ALL, "m")
     assert caught.value.message.startswith('m.alpha["doubel[0:4]"]: the selector `doubel[0:4]`')
     assert "double" in str(caught.value.hint)
 

@@ -25,11 +25,13 @@ pub struct Linear {
     /// One finite weight per operand.
     pub weights: Vec<f64>,
     /// What the sum is divided by.
-    #[serde(default = "one")]
+    #[serde(default = "undivided")]
     pub divisor: f64,
 }
 
-fn one() -> f64 {
+/// The divisor of a sum that is left as it is.
+#[must_use]
+pub fn undivided() -> f64 {
     1.0
 }
 

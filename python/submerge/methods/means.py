@@ -126,8 +126,8 @@ class Karcher(_Mean):
         "steps at most. Left out it is 100, and 10 under `compat: mergekit`."
     )
     tol: float | None = parameter(
-        "a step shorter than this is the last. Left out it is 1e-9, which no rounding to F32 shows, "
-        "and 1e-5 under `compat: mergekit`."
+        "a step shorter than this is the last. Left out it is 1e-9, below all that F32 shows, and "
+        "1e-5 under `compat: mergekit`."
     )
 
     def _arguments(self, setting: Setting) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from submerge.methods.base import (
     Equality,
     Method,
     Setting,
+    Weights,
     copied,
     known,
     parameter,
@@ -83,39 +84,37 @@ class Linear(Method):
             )
 
     def blends(self, setting: Setting, selection: Selection, where: str) -> Blends:
-        """Return sums by `1 - alpha` and `alpha`, or by the named weights over their sum."""
-        models = setting.models
+        """Return the sums."""
+        rows = self.weights(setting.models, selection, where)
+        return {unit: weighted_sum(row) for unit, row in rows.items()}
+
+    def weights(self, models: Sequence[str], selection: Selection, where: str) -> Weights:
+        """Return `1 - alpha` and `alpha`, or the named weights over their sum."""
         self._check(models, where)
         if self.weight is not None:
             return self._named(self.weight, models, selection, f"{where}.weight")
         if len(models) == 1:
-            return dict.fromkeys(selection.wanted, weighted_sum({models[0]: 1.0}))
+            return {unit: {models[0]: 1.0} for unit in selection.wanted}
         first, second = models
         alpha = (self.alpha or self.EVEN).table(selection, f"{where}.alpha")
-        return {
-            unit: weighted_sum({first: 1.0 - alpha[unit], second: alpha[unit]})
-            for unit in selection.wanted
-        }
+        return {unit: {first: 1.0 - alpha[unit], second: alpha[unit]} for unit in selection.wanted}
 
     def _named(
         self, weight: PerModel, models: Sequence[str], selection: Selection, where: str
-    ) -> Blends:
+    ) -> Weights:
         values = dict(weight.entries)
         tables = {
             model: values[model].table(selection, f"{where}.{model}")
             for model in models
             if model in values
         }
-        result = {}
+        result: Weights = {}
         for unit in selection.wanted:
             row = {model: tables[model][unit] if model in tables else 0.0 for model in models}
-            result[unit] = weighted_sum(row, self._total(row, unit, where))
+            result[unit] = self._normalized(row, unit, where) if self.normalize else row
         return result
 
-    def _total(self, row: dict[str, float], unit: str, where: str) -> float:
-        """Return what the weights of a unit are divided by."""
-        if not self.normalize:
-            return 1.0
+    def _normalized(self, row: dict[str, float], unit: str, where: str) -> dict[str, float]:
         try:
             total = math.fsum(row.values())
         except OverflowError:
@@ -127,9 +126,10 @@ class Linear(Method):
                 f"expected a sum other than 0, got {total:g}",
                 hint="`method: {linear: {weight: ..., normalize: false}}` uses them as they are",
             )
-        if not math.isfinite(total) or not all(math.isfinite(w / total) for w in row.values()):
+        scaled = {model: weight / total for model, weight in row.items()}
+        if not math.isfinite(total) or not all(map(math.isfinite, scaled.values())):
             raise RecipeError(f"{where}: the weights of {quoted(unit)} are too large to normalise")
-        return total
+        return scaled
 
 
 @dataclass(frozen=True, slots=True)
