@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-OPTIONS = {"width": 32, "height": 32, "steps": 2, "max_sequence_length": 16}
+OPTIONS: Any = {"width": 32, "height": 32, "steps": 2, "max_sequence_length": 16}
 PLANS = ("resident", "int8", "int4", "streamed")
 
 

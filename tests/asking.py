@@ -105,7 +105,9 @@ def wrote(name: str, content: bytes) -> Callable[[Bench], Path]:
 
 def painted(path: Path, **metadata: Any) -> Path:
     """A PNG as `run_inference` writes it."""
-    made = {"format": "submerge-image/1", "options": {}, "model": {"name": "m"}} | metadata
+    model = {"name": "m", "fingerprint": "0" * 64, "dtype": "bfloat16"}
+    facts = {"format": "submerge-image/1", "version": "0.1.0", "prompt": "a fox", "seed": 0}
+    made = facts | {"options": {}, "model": model} | metadata
     info = PngInfo()
     info.add_text("submerge", json.dumps(made))
     Image.new("RGB", (4, 4)).save(path, pnginfo=info)

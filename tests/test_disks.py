@@ -7,7 +7,7 @@ import resource
 import subprocess
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -52,7 +52,7 @@ def test_too_little_space_is_refused_at_once(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("io", ["mmap", "pread"])
-def test_a_disk_that_fills_up_meanwhile(scene: Scene, io: str) -> None:
+def test_a_disk_that_fills_up_meanwhile(scene: Scene, io: Any) -> None:
     ballast = scene.folder / "ballast"
 
     def fill(_done: int, _total: int) -> None:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -48,7 +48,7 @@ def pair(tmp_path: Path) -> dict[str, str]:
 
 def slowly(
     scene: Scene,
-    io: str,
+    io: Any,
     progress: Callable[[int, int], object] | None = None,
     cancel: CancelToken | None = None,
 ) -> None:
@@ -185,8 +185,8 @@ def test_many_threads_merge_at_once(pair: dict[str, str], tmp_path: Path) -> Non
 
     def work(at: int) -> None:
         try:
-            threads, io = 1 + at % 3, ("mmap", "pread")[at % 2]
-            submerge.merge({"models": pair, "alpha": 0.3}, outputs[at], threads=threads, io=io)
+            how: dict[str, Any] = {"threads": 1 + at % 3, "io": ("mmap", "pread")[at % 2]}
+            submerge.merge({"models": pair, "alpha": 0.3}, outputs[at], **how)
         except BaseException as error:  # noqa: BLE001 - shown below
             failures.append(error)
 

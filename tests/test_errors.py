@@ -30,14 +30,14 @@ VERBS = {
         lambda b: b.merge(run={"threads": 0}),
         RecipeError,
         "threads",
-        "expected at least 1, got 0",
+        "expected a whole number of at least 1, got 0",
         None,
     ),
     "io": Row(
         lambda b: b.merge(run={"io": "fast"}),
         RecipeError,
         "io",
-        "expected one of auto, mmap, pread, got `fast`",
+        "expected one of `auto`, `mmap`, `pread`, got the text `fast`",
         None,
     ),
     "chunk": Row(
@@ -212,7 +212,7 @@ OTHERS = {
         lambda _: lambda: import_workflow({"1": {"class_type": "X", "inputs": []}}, "w.json", None),
         RecipeError,
         "w.json",
-        "node 1: expected a class and inputs",
+        "node 1.inputs: expected a mapping, got a list of 0 items",
         None,
     ),
     "a path of bytes": Row(
@@ -233,7 +233,7 @@ OTHERS = {
         lambda _: lambda: Value.parse({3: 0.5}, "alpha"),
         RecipeError,
         "alpha",
-        "expected selectors as keys, got 3",
+        "the key 3 is not text, expected names as keys",
         None,
     ),
     "a model that does not pass": Row(

@@ -51,7 +51,7 @@ RUST_FLOORS = (
     ("kernels",),
     ("plan", "stats", "reader"),
     ("resolve", "schedule", "report"),
-    ("inputs", "output"),
+    ("inputs", "sink"),
     ("compute",),
     ("exec",),
     ("python",),
@@ -69,7 +69,7 @@ RUST_STOREYS = {
         ("power",),
     ),
     "kernels": (
-        ("check", "each", "family", "mlp", "tile"),
+        ("check", "each", "family", "tile"),
         ("kernel", "weights"),
         ("gram", "runner", "linear", "select", "smooth"),
         ("combine", "delta", "pointwise"),
@@ -112,7 +112,7 @@ def test_every_export_lives_where_it_says(name: str) -> None:
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'mergge'"):
-        _ = submerge.mergge
+        _ = submerge.mergge  # type: ignore[attr-defined]  # what the test is about
 
 
 def test_verbs_stay_callable_whoever_imports_their_modules_first() -> None:

@@ -36,15 +36,15 @@ REFUSED: dict[str, Refusal] = {
     # Judging.
     "prompts of bytes": (
         judged(prompts=wrote("p.txt", b"\xff\xfe")), RecipeError,
-        ".*p.txt: expected prompts as UTF-8 text, got other bytes", None,
+        ".*p.txt: byte 0 is not UTF-8, expected prompts as text", None,
     ),
     "a prompt of depths": (
         judged(prompts=wrote("p.jsonl", b"[" * 100_000)), RecipeError,
-        ".*p.jsonl:1: expected a JSON value, got ", None,
+        ".*p.jsonl: nested deeper than 32 levels, expected prompts", None,
     ),
     "tags that are a text": (
         judged(prompts=[{"text": "a", "tags": "b"}]), RecipeError,
-        r"prompts\[0\].tags: expected a list of texts, got ", None,
+        r"prompts\[0\].tags: expected a list, got ", None,
     ),
     "objects that are a text": (
         judged(prompts=[{"text": "a", "expect": {"objects": "b"}}]), RecipeError,
@@ -119,15 +119,16 @@ REFUSED: dict[str, Refusal] = {
     ),
     "a workload unknown": (
         workload("stepz=4"), RecipeError,
-        "workload: expected name=value with one of size, .*, got `stepz=4`",
+        "workload: unknown field `stepz`, expected one of `images`, ",
         "did you mean `steps`?",
     ),
     "a workload of words": (
-        workload("steps=four"), RecipeError, "workload.steps: expected a number, got `four`", None
+        workload("steps=four"), RecipeError,
+        "workload.steps: expected a whole number, got the text `four`", None,
     ),
     "a workload of no size": (
         workload({"size": "big"}), RecipeError,
-        "workload.size: expected `1024` or `1024x768`, got `big`", None,
+        "workload.size: expected `1024` or `1024x768`, got the text `big`", None,
     ),
     # Exporting.
     "an export nearly known": (

@@ -158,11 +158,11 @@ REFUSED = [
     (TIES.replace("models:", "slices: []\nmodels:"), "layers put together anew"),
     (TIES.replace("model: org/krea", "model: org/krea+lora"), "adds an adapter"),
     (TIES.replace("dtype: bfloat16", "dtype: int4"), "dtype: expected one of"),
-    (TIES.replace("tokenizer_source", "tokeniser"), "1 unknown field: `tokeniser`"),
+    (TIES.replace("tokenizer_source", "tokeniser"), "unknown field `tokeniser`, expected one of "),
     (TIES.replace("lambda: 0.8", "lambda: [{filter: lm_head, value: 1}, {value: 0}]"), "`lm_head`"),
     (TIES.replace("lambda: 0.8", "lambda: [{filter: mlp, value: 1}]"), "no value for the rest"),
     (TIES.replace("lambda: 0.8", "lambda: []"), "an empty list"),
-    ("merge_method: ties\n", "models: expected a list"),
+    ("merge_method: ties\n", "models: missing, expected it to be given"),
     (
         (
             "merge_method: nuslerp\nmodels: [{model: a}, {model: b}]\n"

@@ -133,9 +133,13 @@ KINDS = ("slerp", "ties", "dare_linear", "della", "sce", "arcee_fusion", "add_co
 @pytest.mark.parametrize("name", FIRST)
 def test_threads_chunks_and_instruction_sets_change_no_bit(tmp_path: Path, name: str) -> None:
     case, outputs = FIRST[name], set()
-    for i, (threads, chunk, isa) in enumerate([(1, 1 << 20, "scalar"), (3, 1 << 14, "auto")]):
+    ways: list[dict[str, Any]] = [
+        {"threads": 1, "chunk": 1 << 20, "isa": "scalar"},
+        {"threads": 3, "chunk": 1 << 14, "isa": "auto"},
+    ]
+    for i, how in enumerate(ways):
         out = tmp_path / f"{i}.safetensors"
-        submerge.merge(recipe(tmp_path, case), out, threads=threads, chunk=chunk, isa=isa)
+        submerge.merge(recipe(tmp_path, case), out, **how)
         outputs.add(b"".join(array.tobytes() for _, array in sorted(factory.read(out).items())))
     assert len(outputs) == 1
 

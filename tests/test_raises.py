@@ -64,6 +64,7 @@ def test_a_process_tells_what_it_raises(tmp_path: Path) -> None:
     watched = os.environ | {sites.FOLDER: str(tmp_path), "PYTHONPATH": path}
     subprocess.run([sys.executable, "-c", script], env=watched, check=True)
     (told,) = tmp_path.glob("*.jsonl")
-    line = (ROOT / "python/submerge/run.py").read_text().split('raise RecipeError(f"threads')[0]
-    assert f'"place": "run.py:{line.count(chr(10)) + 1}"' in told.read_text()
-    assert '"message": "threads: expected at least 1, got 0"' in told.read_text()
+    kinds = (ROOT / "python/submerge/given/kinds.py").read_text()
+    line = kinds.split('raise _wrong(f"a whole number {between}"')[0].count("\n") + 1
+    assert f'"place": "given/kinds.py:{line}"' in told.read_text()
+    assert '"message": "threads: expected a whole number of at least 1, got 0"' in told.read_text()

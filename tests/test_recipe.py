@@ -15,7 +15,6 @@ from jsonschema import Draft202012Validator
 from flux_units import flux_units
 from submerge.errors import RecipeError
 from submerge.recipe import Guidance, Recipe
-from submerge.recipe.schema import published
 from submerge.recipe.template import template, template_names
 from submerge.values import Selection
 
@@ -303,7 +302,9 @@ def outcome(recipe: Recipe) -> object:
 def test_the_published_schema_is_this_one() -> None:
     Draft202012Validator.check_schema(Recipe.schema())
     text = (DOCS / "recipe.schema.json").read_text(encoding="utf-8")
-    assert text == published(), "run `submerge recipe schema > docs/recipe.schema.json`"
+    assert text == json.dumps(Recipe.schema(), indent=2) + "\n", (
+        "run `submerge recipe schema > docs/recipe.schema.json`"
+    )
 
 
 @pytest.mark.parametrize("path", sorted(DATA.glob("*.yaml")), ids=lambda path: path.stem)

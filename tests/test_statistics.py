@@ -201,8 +201,8 @@ def test_the_option_the_variable_and_the_home(
 def test_another_setting_is_refused(setting: Any) -> None:
     with pytest.raises(RecipeError) as caught:
         submerge.RunOptions(statistics_cache=setting)
-    assert caught.value.message.startswith("statistics_cache: expected a folder or `off`, got ")
-    assert caught.value.hint == "leave it out for the user's cache directory"
+    assert caught.value.message.startswith("statistics_cache: expected a path, got ")
+    assert caught.value.hint == "a folder or `off`; leave it out for the user's cache directory"
 
 
 def test_what_was_used_least_recently_goes_first(

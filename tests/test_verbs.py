@@ -71,10 +71,13 @@ def test_models_are_named_after_their_files(paths: list[str], names: list[str]) 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"io": "direct"}, "io: expected one of auto, mmap, pread, got `direct`"),
-        ({"cache": "lose"}, "cache: expected one of drop, keep, got `lose`"),
-        ({"isa": "sse"}, "isa: expected one of auto, scalar, avx2, avx512, neon, got `sse`"),
-        ({"threads": 0}, "threads: expected at least 1, got 0"),
+        ({"io": "direct"}, "io: expected one of `auto`, `mmap`, `pread`, got the text `direct`"),
+        ({"cache": "lose"}, "cache: expected one of `drop`, `keep`, got the text `lose`"),
+        (
+            {"isa": "sse"},
+            "isa: expected one of `auto`, `scalar`, `avx2`, `avx512`, `neon`, got the text `sse`",
+        ),
+        ({"threads": 0}, "threads: expected a whole number of at least 1, got 0"),
         ({"memory_budget": "much"}, "memory_budget: expected bytes or a size, got the text `much`"),
         ({"chunk": 0}, "chunk: expected bytes or a size, got 0"),
     ],

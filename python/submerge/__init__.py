@@ -30,11 +30,18 @@ if TYPE_CHECKING:
         RecipeError,
         SubmergeError,
     )
-    from submerge.evaluate import Evaluation, Scorer, evaluate_guidance
+    from submerge.evaluate import (
+        EvaluateOptions,
+        EvaluateOptionsDict,
+        Evaluation,
+        Scorer,
+        evaluate_guidance,
+    )
     from submerge.export import export_merged_model
     from submerge.inference import (
         GeneratedImage,
         InferenceOptions,
+        InferenceOptionsDict,
         InferenceResult,
         LoadedModel,
         LoadPlan,
@@ -42,7 +49,7 @@ if TYPE_CHECKING:
         run_inference,
     )
     from submerge.inspection import Inspection, inspect
-    from submerge.measure import Measurement, measure
+    from submerge.measure import Measurement, Workload, WorkloadDict, measure
     from submerge.merge import MergedModel, convert, merge, merge_flux_models, plan
     from submerge.plan import Plan
     from submerge.profile import Profile, profile
@@ -62,9 +69,12 @@ _HOMES = {
     "Cancelled": "errors",
     "CheckpointError": "errors",
     "Difference": "diff",
+    "EvaluateOptions": "evaluate",
+    "EvaluateOptionsDict": "evaluate",
     "Evaluation": "evaluate",
     "GeneratedImage": "inference",
     "InferenceOptions": "inference",
+    "InferenceOptionsDict": "inference",
     "InferenceResult": "inference",
     "Inspection": "inspection",
     "InternalError": "errors",
@@ -85,6 +95,8 @@ _HOMES = {
     "SubmergeError": "errors",
     "Suggestion": "analysis",
     "Verification": "verify",
+    "Workload": "measure",
+    "WorkloadDict": "measure",
     "__version__": "run",
     "analyze": "analysis",
     "convert": "merge",
@@ -111,9 +123,12 @@ __all__ = [
     "Cancelled",
     "CheckpointError",
     "Difference",
+    "EvaluateOptions",
+    "EvaluateOptionsDict",
     "Evaluation",
     "GeneratedImage",
     "InferenceOptions",
+    "InferenceOptionsDict",
     "InferenceResult",
     "Inspection",
     "InternalError",
@@ -134,6 +149,8 @@ __all__ = [
     "SubmergeError",
     "Suggestion",
     "Verification",
+    "Workload",
+    "WorkloadDict",
     "__version__",
     "analyze",
     "convert",
@@ -165,15 +182,17 @@ class _Package(type(sys)):  # type: ignore[misc]  # the type of a module
             super().__setattr__(name, value)
 
 
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        msg = f"module 'submerge' has no attribute {name!r}"
-        raise AttributeError(msg)
-    import importlib
+if not TYPE_CHECKING:  # a type checker that saw this would believe in every name
 
-    value = getattr(importlib.import_module(f"submerge.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> object:
+        if name not in _HOMES:
+            msg = f"module 'submerge' has no attribute {name!r}"
+            raise AttributeError(msg)
+        import importlib
+
+        value = getattr(importlib.import_module(f"submerge.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Sequence
 
 __all__ = [
     "AdapterError",
@@ -39,6 +39,7 @@ __all__ = [
 
 # A hostile header may hold names of megabytes; a message shows this many characters of each.
 _NAME_LIMIT = 120
+_SHOWN_FAULTS = 10
 
 
 class SubmergeError(Exception):
@@ -62,7 +63,30 @@ class SubmergeError(Exception):
 
 
 class RecipeError(SubmergeError, ValueError):
-    """What the user asked for is malformed: a field, a selector, a value."""
+    """What the user asked for is malformed: a field, a selector, a value.
+
+    Attributes:
+        faults: each thing that is wrong, where it is more than one; else empty.
+    """
+
+    faults: tuple[RecipeError, ...]
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, faults: Sequence[RecipeError] = ()
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.faults = tuple(faults)
+
+    @classmethod
+    def of(cls, faults: Sequence[RecipeError]) -> RecipeError:
+        """Return one error for all faults: a line each, and the first hint."""
+        if len(faults) == 1:
+            return faults[0]
+        lines = [fault.message for fault in faults[:_SHOWN_FAULTS]]
+        if len(faults) > _SHOWN_FAULTS:
+            lines.append(f"and {len(faults) - _SHOWN_FAULTS} more")
+        hint = next((fault.hint for fault in faults if fault.hint), None)
+        return cls("\n".join(lines), hint=hint, faults=faults)
 
 
 class LayoutError(SubmergeError):

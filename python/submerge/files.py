@@ -1,4 +1,4 @@
-"""Files as bytes: small ones that appear complete or not at all, and whether two are equal."""
+"""Files as users name them and as bytes: small ones that appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -9,9 +9,17 @@ from uuid import uuid4
 if TYPE_CHECKING:
     import os
 
-__all__ = ["same_bytes", "write_whole"]
+__all__ = ["expanded", "same_bytes", "write_whole"]
 
 _STEP = 1 << 20
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Return a path whose `~` stands for the home directory, where there is one."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # nobody of that name
+        return Path(path)
 
 
 def same_bytes(one: Path, other: Path) -> bool:

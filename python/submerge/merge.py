@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from submerge.checkpoint import open_checkpoint
 from submerge.errors import RecipeError
+from submerge.given import shown
 from submerge.layout import identify
 from submerge.plan import Plan, compile_plan
 from submerge.recipe import Recipe
 from submerge.report import Report
 from submerge.run import RunArguments, RunOptions, build_info, execute
-from submerge.values import shown
 
 if TYPE_CHECKING:
     import os

@@ -17,18 +17,21 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 from submerge.errors import CheckpointError, RecipeError, counted, listing, quoted
+from submerge.given import PATH, Count, Record, read_document
 from submerge.inference import load_model, read_metadata, run_inference
+from submerge.inference.images import opened
 from submerge.profile import environment
 from submerge.run import __version__
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from submerge.inference import LoadedModel
 
@@ -39,6 +42,47 @@ _EVALUATION = "submerge-evaluation/1"
 _NOT_RECORDED = ("controlnet", "ip_adapter", "more")
 # Facts of an environment that decide no pixel.
 _HARMLESS = ("memory",)
+
+
+class _Recorded(Record):
+    """What an evaluation says; much more is there."""
+
+    open: ClassVar[bool] = True
+    none_is_given: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class _RecordedImage(_Recorded):
+    """An image of an evaluation, its path from the evaluation's folder."""
+
+    model: str
+    path: Annotated[str, PATH]
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class _RecordedModel(_Recorded):
+    """A model of an evaluation."""
+
+    name: str
+    path: Annotated[str, PATH]
+
+
+@dataclass(frozen=True)
+class _RecordedOptions(_Recorded):
+    """How an evaluation was painted, as far as the images do not say."""
+
+    batch: Count | None = None
+
+
+@dataclass(frozen=True)
+class _Evaluation(_Recorded):
+    """What an evaluation records of its images."""
+
+    images: tuple[_RecordedImage, ...] | None = None
+    models: tuple[_RecordedModel, ...] | None = None
+    options: _RecordedOptions | None = None
+    environment: Mapping[str, Any] | None = None
 
 
 class _Asked(NamedTuple):
@@ -133,7 +177,7 @@ def reproduce(
     path = Path(report)
     path = path / "evaluation.json" if path.is_dir() else path
     single = path.suffix.lower() == ".png"
-    told: Mapping[str, Any] = {} if single else _read(path)
+    told = _Evaluation() if single else _read(path)
     asked = {"image": [_asked(path)]} if single else _of_evaluation(told, path.parent, limit)
     places = _places(asked, told, models)
     images: list[dict[str, Any]] = []
@@ -144,27 +188,24 @@ def reproduce(
             notify(f"{name}: painting {counted(len(wanted), 'image')} again")
         with _loaded(places[name], wanted[0].metadata["model"], load or {}) as model:
             changed |= _other_model(name, wanted, model)
-            batch = int((told.get("options") or {}).get("batch") or 1)
+            batch = (told.options and told.options.batch) or 1
             folder = None if output is None else Path(output) / name
             images += [
                 {"path": _relative(one.path, path.parent), "model": name, **difference}
                 for one, difference in _repeated(model, wanted, batch, folder)
             ]
             facts = environment(device=str(model.device), dtype=model.plan.dtype)
-    return Reproduction(images, changed | _changes(told.get("environment") or {}, facts))
+    return Reproduction(images, changed | _changes(told.environment or {}, facts))
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise RecipeError(f"{path}: expected JSON or a PNG, got {error}") from None
+def _read(path: Path) -> _Evaluation:
+    told = read_document(path)
     if not isinstance(told, dict) or told.get("format") != _EVALUATION:
         raise RecipeError(
             f"{path}: expected an evaluation of the format `{_EVALUATION}`",
             hint="give the `evaluation.json` that `submerge test` wrote, or a PNG",
         )
-    return told
+    return _Evaluation.parse(told, f"{path}: evaluation")
 
 
 def _asked(path: Path, sha256: str | None = None) -> _Asked:
@@ -190,15 +231,13 @@ def _asked(path: Path, sha256: str | None = None) -> _Asked:
     return _Asked(path, metadata)
 
 
-def _of_evaluation(
-    told: Mapping[str, Any], folder: Path, limit: int | None
-) -> dict[str, list[_Asked]]:
+def _of_evaluation(told: _Evaluation, folder: Path, limit: int | None) -> dict[str, list[_Asked]]:
     """Return the images of each model, in the order they were painted."""
     found: dict[str, list[_Asked]] = {}
-    for image in told.get("images") or ():
-        wanted = found.setdefault(str(image["model"]), [])
+    for image in told.images or ():
+        wanted = found.setdefault(image.model, [])
         if limit is None or len(wanted) < limit:
-            wanted.append(_asked(folder / str(image["path"]), image.get("sha256")))
+            wanted.append(_asked(folder / image.path, image.sha256))
     if not found:
         raise RecipeError("images: expected at least one image in the evaluation, got none")
     return found
@@ -206,11 +245,11 @@ def _of_evaluation(
 
 def _places(
     asked: Iterable[str],
-    told: Mapping[str, Any],
+    told: _Evaluation,
     models: Mapping[str, str | os.PathLike[str]] | str | os.PathLike[str] | None,
 ) -> dict[str, str]:
     """Return where each model lies: as given, else as recorded."""
-    recorded = {str(model["name"]): str(model["path"]) for model in told.get("models") or ()}
+    recorded = {model.name: model.path for model in told.models or ()}
     names = list(asked)
     if models is None or not hasattr(models, "items"):
         given = {} if models is None else dict.fromkeys(names, str(models))
@@ -262,9 +301,8 @@ def _repeated(
 def _compared(one: _Asked, again: Any) -> dict[str, Any]:
     """Return how an image differs from what was painted now."""
     import numpy as np
-    from PIL import Image
 
-    with Image.open(one.path) as file:
+    with opened(one.path) as file:
         was = np.asarray(file.convert("RGB"), dtype=np.int16)
     now = np.asarray(again.convert("RGB"), dtype=np.int16)
     row = {"prompt": one.metadata["prompt"], "seed": one.metadata["seed"]}

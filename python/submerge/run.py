@@ -7,22 +7,21 @@ a plan to the core.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields, replace
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NoReturn, Self, TypedDict
 
 from submerge import _core
 from submerge.checkpoint import MAX_HEADER_BYTES
-from submerge.errors import RecipeError, listing, nearest
+from submerge.errors import listing
+from submerge.given import PATH, SIZE, Options, declared, hinted, made, meant, size, whole
 from submerge.profile.environment import cores
 from submerge.profile.spans import record
 from submerge.statistics import OFF, StatisticsCache
-from submerge.values import size
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Callable, Mapping
-
     from submerge.plan import Plan
     from submerge.plan.form import Running
     from submerge.statistics import Statistics
@@ -40,11 +39,9 @@ __all__ = [
 Mode = Literal["write", "measure", "check", "fit"]
 
 _BUDGET, _MATRIX_BUDGET = "64MiB", "512MiB"
-_CHOICES = {
-    "io": ("auto", "mmap", "pread"),
-    "cache": ("drop", "keep"),
-    "isa": ("auto", "scalar", "avx2", "avx512", "neon"),
-}
+_IO = Literal["auto", "mmap", "pread"]
+_Cache = Literal["drop", "keep"]
+_Isa = Literal["auto", "scalar", "avx2", "avx512", "neon"]
 
 
 def build_info() -> dict[str, Any]:
@@ -59,13 +56,24 @@ __version__: str = build_info()["version"]
 class CancelToken:
     """Cancels the run it was passed to, from any thread, within 250 ms.
 
-    One token belongs to one run; a run given a token that is already cancelled stops at once.
+    One token belongs to one run of one process, and so does its copy, which is the token itself; a
+    run given a token that is already cancelled stops at once.
     """
 
     __slots__ = ("_job",)
 
     def __init__(self) -> None:
         self._job = _core.Job()
+
+    def __copy__(self) -> CancelToken:
+        return self
+
+    def __deepcopy__(self, memo: object) -> CancelToken:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        msg = "a CancelToken belongs to one process, it cannot be pickled"
+        raise TypeError(msg)
 
     def cancel(self) -> None:
         """Ask the run to stop; it raises `Cancelled` and leaves nothing behind."""
@@ -77,15 +85,19 @@ class CancelToken:
         return self._job.cancelled
 
 
+_TOKEN = made("a CancelToken", lambda raw: isinstance(raw, CancelToken))
+_FOLDER = hinted(PATH, "a folder or `off`; leave it out for the user's cache directory")
+
+
 class RunArguments(TypedDict, total=False):
     """The keywords every verb that reads tensors takes; `RunOptions` has their meaning."""
 
     threads: int | None
     memory_budget: int | str | None
     chunk: int | str
-    io: str
-    cache: str
-    isa: str
+    io: _IO
+    cache: _Cache
+    isa: _Isa
     overwrite: bool
     stats: bool
     statistics_cache: str | os.PathLike[str] | None
@@ -93,8 +105,8 @@ class RunArguments(TypedDict, total=False):
     cancel: CancelToken | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(Options):
     """How to run; none of it changes a byte of the output.
 
     Attributes:
@@ -120,43 +132,31 @@ class RunOptions:
         cancel: stops the run from any thread.
     """
 
-    threads: int | None = None
-    memory_budget: int | str | None = None
-    chunk: int | str = "1MiB"
-    io: str = "auto"
-    cache: str = "drop"
-    isa: str = "auto"
+    where: ClassVar[str] = ""
+
+    threads: Annotated[int, whole(1)] | None = None
+    memory_budget: Annotated[int | str, SIZE] | None = None
+    chunk: Annotated[int | str, SIZE] = "1MiB"
+    io: _IO = "auto"
+    cache: _Cache = "drop"
+    isa: _Isa = "auto"
     overwrite: bool = False
     stats: bool = True
-    statistics_cache: str | os.PathLike[str] | None = None
-    progress: Callable[[int, int], object] | None = None
-    cancel: CancelToken | None = None
-
-    def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in choices:
-                raise RecipeError(f"{name}: expected one of {', '.join(choices)}, got `{value}`")
-        if self.threads is not None and self.threads < 1:
-            raise RecipeError(f"threads: expected at least 1, got {self.threads}")
-        self.sizes()
-        StatisticsCache.of(self.statistics_cache)
+    statistics_cache: Annotated[str | os.PathLike[str], _FOLDER] | None = None
+    progress: Annotated[Callable[[int, int], object], made("a function", callable)] | None = None
+    cancel: Annotated[CancelToken, _TOKEN] | None = None
 
     @classmethod
-    def of(cls, arguments: RunArguments) -> RunOptions:
-        """Return the options for keywords, refusing unknown ones with the nearest names."""
-        known = [field.name for field in fields(cls)]
-        if unknown := [name for name in arguments if name not in known]:
-            close = nearest(unknown[0], known) or known
-            raise TypeError(
-                f"unknown run options, {listing(unknown, noun='name')}; did you mean"
-                f" {' or '.join(f'`{name}`' for name in close)}?"
-            )
-        return cls(**arguments)
-
-    def with_(self, **changes: Any) -> RunOptions:
-        """Return a copy with some options changed."""
-        return replace(self, **changes)
+    def of(cls, given: Self | Mapping[str, Any] | None) -> Self:
+        """Return the options for a verb's keywords; one that is unknown is a TypeError."""
+        known = declared(cls)
+        unknown = (
+            [name for name in given if name not in known] if isinstance(given, Mapping) else []
+        )
+        if unknown:
+            hint = meant(unknown[0], known) or f"expected {', '.join(known)}"
+            raise TypeError(f"unknown run options, {listing(unknown, noun='name')}; {hint}")
+        return super().of(given)
 
     def sizes(self) -> dict[str, int]:
         """Return threads and bytes as numbers, defaults filled in.

@@ -24,8 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from submerge.errors import RecipeError
-from submerge.values import shown
+from submerge.files import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,21 +70,13 @@ class StatisticsCache:
 
         The default is `SUBMERGE_STATISTICS_CACHE`, a folder or `off`, or else
         `submerge/statistics` in the user's cache directory.
-
-        Raises:
-            RecipeError: the option is something else.
         """
         if setting is None:
             setting = os.environ.get(VARIABLE) or None
         if setting is None:
             home = _caches()
             return cls(None if home is None else home / "submerge" / "statistics")
-        if not (isinstance(setting, str) and setting) and not isinstance(setting, os.PathLike):
-            raise RecipeError(
-                f"statistics_cache: expected a folder or `{OFF}`, got {shown(setting)}",
-                hint="leave it out for the user's cache directory",
-            )
-        return cls(None if setting == OFF else Path(setting).expanduser().absolute())
+        return cls(None if setting == OFF else expanded(setting).absolute())
 
     def recall(self, plan: Plan) -> Statistics | None:
         """Return what is known of a plan's models; None if nothing may be kept of them.

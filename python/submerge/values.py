@@ -17,15 +17,14 @@ Every function raises `RecipeError` with the path of the offending field.
 
 from __future__ import annotations
 
-import math
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 from submerge.blocks import Block, Selector, blocks_of, position, select
-from submerge.errors import RecipeError, counted, listing, quoted
+from submerge.errors import RecipeError, listing, quoted
+from submerge.given import Definitions, Faults, inside, keyed, kind_of, mapping, number, shown
 
 __all__ = [
     "Gradient",
@@ -35,19 +34,11 @@ __all__ = [
     "PerModel",
     "Selection",
     "Value",
-    "number",
-    "shown",
-    "size",
+    "entries_of",
 ]
 
-_FORMS = "expected a number, a list, {from, to} or a mapping of selectors"
-_TEXT_LIMIT = 40
-_SIZE = re.compile(r"(?P<count>[0-9]{1,18}(?:\.[0-9]{1,9})?) ?(?P<unit>[KMGT]i?B|B)", re.IGNORECASE)
-_SIZE_UNITS = {"b": 1} | {
-    f"{letter}{suffix}b": (1024 if suffix else 1000) ** power
-    for power, letter in enumerate("kmgt", start=1)
-    for suffix in ("", "i")
-}
+T = TypeVar("T")
+_FORMS = "a number, a list, {from, to} or a mapping of selectors"
 
 
 class Selection(NamedTuple):
@@ -70,66 +61,6 @@ class Selection(NamedTuple):
         return cls(names, names if wanted is None else tuple(wanted), tuple(blocks_of(names)))
 
 
-def shown(raw: object) -> str:
-    """Return how a value from a recipe reads in an error message."""
-    match raw:
-        case None | bool():
-            return {None: "nothing", True: "true", False: "false"}[raw]
-        case int() | float():
-            small = isinstance(raw, float) or raw.bit_length() < 128
-            return str(raw) if small else "a huge integer"
-        case str():
-            cut = raw if len(raw) <= _TEXT_LIMIT else raw[:_TEXT_LIMIT] + "…"
-            return f"the text {quoted(cut)}"
-        case Mapping():
-            return f"a mapping of {counted(len(raw), 'key')}"
-        case Sequence():
-            return f"a list of {counted(len(raw), 'item')}"
-        case _:
-            return f"a {type(raw).__name__}"
-
-
-def number(raw: object, where: str, expected: str = "expected a number") -> float:
-    """Return `raw` as a finite float; a bool, a text and a non-finite number are refused."""
-    if isinstance(raw, bool) or not isinstance(raw, int | float):
-        raise RecipeError(f"{where}: {expected}, got {shown(raw)}", hint=_number_hint(raw))
-    try:
-        value = float(raw)
-    except OverflowError:
-        value = math.inf
-    if not math.isfinite(value):
-        raise RecipeError(f"{where}: expected a finite number, got {shown(raw)}")
-    return value + 0.0  # -0.0 and 0.0 are one recipe
-
-
-def size(raw: object, where: str) -> int:
-    """Return bytes from a whole number or a text like `10GB` (decimal) or `64MiB` (binary).
-
-    Raises:
-        RecipeError: neither, or not at least one byte.
-    """
-    if isinstance(raw, int) and not isinstance(raw, bool) and raw > 0:
-        return raw
-    match = _SIZE.fullmatch(raw.strip()) if isinstance(raw, str) else None
-    found = int(float(match["count"]) * _SIZE_UNITS[match["unit"].lower()]) if match else 0
-    if found <= 0:
-        raise RecipeError(
-            f"{where}: expected bytes or a size, got {shown(raw)}",
-            hint="for example `10GB` or `64MiB`",
-        )
-    return found
-
-
-def _number_hint(raw: object) -> str | None:
-    if not isinstance(raw, str):
-        return None
-    try:
-        float(raw)
-    except ValueError:
-        return None
-    return f"remove the quotes: {raw.strip()}"
-
-
 class Value(ABC):
     """A number for every selected unit; see the module's description for the forms."""
 
@@ -148,7 +79,7 @@ class Value(ABC):
                 raise RecipeError(
                     f"{where}: expected one number per selected block, got an empty list"
                 )
-            return Listed(tuple(number(item, f"{where}[{i}]") for i, item in enumerate(raw)))
+            return Listed(_numbers({inside(where, i): item for i, item in enumerate(raw)}))
         return Number(number(raw, where, _FORMS))
 
     @abstractmethod
@@ -165,7 +96,7 @@ class Value(ABC):
         """
 
     @staticmethod
-    def schema() -> dict[str, Any]:
+    def json_schema(definitions: Definitions) -> dict[str, Any]:  # noqa: ARG004
         """Return the JSON Schema (2020-12) of the forms `parse` accepts."""
         gradient = {
             "type": "object",
@@ -240,7 +171,7 @@ class Gradient(Value):
         if set(raw) != {"from", "to"}:
             got = ", ".join(quoted(str(key)) for key in list(raw)[:10])
             raise RecipeError(f"{where}: a gradient takes exactly `from` and `to`, got {got}")
-        return cls(number(raw["from"], f"{where}.from"), number(raw["to"], f"{where}.to"))
+        return cls(*_numbers({inside(where, end): raw[end] for end in ("from", "to")}))
 
     def plain(self) -> Any:
         """Return `{from, to}`."""
@@ -270,25 +201,16 @@ class Mapped(Value):
     @classmethod
     def read(cls, raw: Mapping[Any, Any], where: str) -> Self:
         """Read `{selector: value, ..., default: value}`; its values are not mappings themselves."""
-        if not raw:
+        if not mapping(raw, where):
             raise RecipeError(f"{where}: expected at least one selector, got an empty mapping")
-        entries: list[tuple[str, Value]] = []
-        default = None
-        for key, item in raw.items():
-            here = f'{where}["{key}"]'
-            if not isinstance(key, str):
-                raise RecipeError(f"{where}: expected selectors as keys, got {shown(key)}")
-            value = Value.parse(item, here)
-            if isinstance(value, Mapped):
-                raise RecipeError(
-                    f"{here}: a mapping inside a mapping, expected a number, a list or {{from, to}}"
-                )
-            if key == "default":
-                default = value
-                continue
-            Selector.parse(key, here)
-            entries.append((key, value))
-        return cls(tuple(entries), default)
+        faults = Faults()
+        for key in raw:
+            if key != "default":
+                faults.read(Selector.parse, key, keyed(where, key))
+        entries = dict(faults.read(_entries, raw, where) or ())
+        faults.refuse()
+        default = entries.pop("default", None)
+        return cls(tuple(entries.items()), default)
 
     def plain(self) -> Any:
         """Return selectors in order, then the default."""
@@ -299,9 +221,9 @@ class Mapped(Value):
         """Return the number of the first selector that matches, else the default's."""
         numbers: dict[str, float] = {}
         for key, value in self.entries:
-            here = f'{where}["{key}"]'
-            inside = select(Selector.parse(key, here), selection.units)
-            for name, found in value.table(Selection.of(inside, ()), here).items():
+            here = keyed(where, key)
+            reached = select(Selector.parse(key, here), selection.units)
+            for name, found in value.table(Selection.of(reached, ()), here).items():
                 numbers.setdefault(name, found)
         if self.default is not None:
             for name, found in self.default.table(selection, f"{where}.default").items():
@@ -313,6 +235,39 @@ class Mapped(Value):
                 hint="add `default: <number>` for the rest",
             )
         return numbers
+
+
+def entries_of(raw: Mapping[str, Any], where: str) -> tuple[tuple[str, Value], ...]:
+    """Read values by model, and tell everything wrong at once."""
+    return _read(raw, {key: inside(where, key) for key in raw}, Value.parse)
+
+
+def _entries(raw: Mapping[str, Any], where: str) -> tuple[tuple[str, Value], ...]:
+    """Read values by selector, which are no mappings themselves."""
+
+    def simple(item: object, where: str) -> Value:
+        value = Value.parse(item, where)
+        if isinstance(value, Mapped):
+            raise RecipeError(
+                f"{where}: a mapping inside a mapping, expected a number, a list or {{from, to}}"
+            )
+        return value
+
+    return _read(raw, {key: keyed(where, key) for key in raw}, simple)
+
+
+def _read(
+    raw: Mapping[str, Any], places: Mapping[str, str], read: Callable[[object, str], T]
+) -> tuple[tuple[str, T], ...]:
+    faults = Faults()
+    found = [(key, faults.read(read, item, places[key])) for key, item in raw.items()]
+    faults.refuse()
+    return tuple((key, value) for key, value in found if value is not None)
+
+
+def _numbers(raw: Mapping[str, object]) -> tuple[float, ...]:
+    """Read numbers by their paths."""
+    return tuple(found for _, found in _read(raw, {where: where for where in raw}, number))
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,11 +290,9 @@ class PerModel:
             raise RecipeError(
                 f"{where}: expected a mapping of model names to values, got {shown(raw)}", hint=hint
             )
-        if not raw:
+        if not mapping(raw, where):
             raise RecipeError(f"{where}: expected at least one model, got an empty mapping")
-        return cls(
-            tuple((str(key), Value.parse(item, f"{where}.{key}")) for key, item in raw.items())
-        )
+        return cls(entries_of(raw, where))
 
     def plain(self) -> Any:
         """Return `{model: value}` as `parse` reads it, sorted by name: the order has no meaning."""
@@ -348,6 +301,7 @@ class PerModel:
         }
 
     @staticmethod
-    def schema() -> dict[str, Any]:
+    def json_schema(definitions: Definitions) -> dict[str, Any]:
         """Return the JSON Schema of the forms `parse` accepts."""
-        return {"type": "object", "additionalProperties": Value.schema(), "minProperties": 1}
+        value = kind_of(Value).schema(definitions)
+        return {"type": "object", "additionalProperties": value, "minProperties": 1}

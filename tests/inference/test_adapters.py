@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from submerge.inference import LoadedModel
 
-SMALL: dict[str, Any] = {"width": 32, "height": 32, "steps": 2, "max_sequence_length": 16}
+SMALL: Any = {"width": 32, "height": 32, "steps": 2, "max_sequence_length": 16}
 TEXT = "a fox in snow"
 
 

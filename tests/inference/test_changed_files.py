@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 pytestmark = posix
 
-SMALL: dict[str, Any] = {"width": 32, "height": 32, "steps": 2, "max_sequence_length": 16}
+SMALL: Any = {"width": 32, "height": 32, "steps": 2, "max_sequence_length": 16}
 TEXT = "a fox in snow"
 CHANGED = r"changed while|not the file that|can no longer be read|was replaced"
 

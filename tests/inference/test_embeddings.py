@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from submerge.inference import InferenceResult
 
-SMALL: dict[str, Any] = {"width": 32, "height": 32, "steps": 2, "max_sequence_length": 16}
+SMALL: Any = {"width": 32, "height": 32, "steps": 2, "max_sequence_length": 16}
 PROMPTS = ["a fox in snow", "a bowl of figs \u2014 \U0001f347", ""]
 
 

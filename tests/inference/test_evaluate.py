@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from submerge.evaluate import Evaluation
 
-SMALL: dict[str, Any] = {
+SMALL: Any = {
     "width": 64,
     "height": 64,
     "steps": 2,
@@ -92,7 +92,7 @@ def test_images_are_those_the_models_paint(
     judged: tuple[Evaluation, Path], pipelines: dict[str, Path]
 ) -> None:
     found, _ = judged
-    how = {name: value for name, value in SMALL.items() if name != "sweep_steps"}
+    how: Any = {name: value for name, value in SMALL.items() if name != "sweep_steps"}
     how |= {"guidance": 3.5, "seeds": [1]}
     with load_model(pipelines["krea"], device="cpu", dtype="f32") as model:
         alone = run_inference(model, ["a fox in snow"], how)[0]

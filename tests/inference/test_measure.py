@@ -219,12 +219,13 @@ def test_an_error_of_the_process_is_raised_as_it_was_there(pipelines: dict[str, 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("steps", "expected name=value with one of size, steps"),
-        ("step=4", "expected name=value"),
-        ("steps=four", r"workload\.steps: expected a number, got `four`"),
+        ("steps", "expected name=value with each name once, got `steps`"),
+        ("step=4", "unknown field `step`, expected one of `images`"),
+        ("steps=4,steps=8", "expected name=value with each name once, got `steps=8`"),
+        ("steps=four", r"workload\.steps: expected a whole number, got the text `four`"),
         ("size=512x", r"workload\.size: expected `1024` or `1024x768`"),
         ("images=0", r"workload\.images: expected a whole number of at least 1, got 0"),
-        ({"stepz": 4}, "options: expected one of"),
+        ({"stepz": 4}, "workload: unknown field `stepz`"),
     ],
 )
 def test_a_malformed_workload_is_refused(given: Any, message: str) -> None:

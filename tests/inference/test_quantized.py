@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-SMALL: dict[str, Any] = {"width": 32, "height": 32, "steps": 2, "max_sequence_length": 16}
+SMALL: Any = {"width": 32, "height": 32, "steps": 2, "max_sequence_length": 16}
 TEXT = "a fox in snow"
 # Relative error of one forward pass in float32 against the weights as they are.
 BOUNDS = {"int8": 0.002, "int4": 0.03}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PROMPTS = ["a fox in snow", "", "seven apples"]
-SMALL = {"steps": 2, "width": 64, "height": 32, "max_sequence_length": 32}
+SMALL: Any = {"steps": 2, "width": 64, "height": 32, "max_sequence_length": 32}
 CPU: dict[str, Any] = {"device": "cpu", "dtype": "f32"}
 
 
@@ -109,7 +109,7 @@ def test_another_model_in_its_place_is_told(tested: Path, pipelines: dict[str, P
 def test_layers_are_stored_again_as_they_were(
     pipelines: dict[str, Path], tmp_path: Path, kind: str
 ) -> None:
-    small = {"width": 32, "height": 32, "steps": 1, "max_sequence_length": 16}
+    small: Any = {"width": 32, "height": 32, "steps": 1, "max_sequence_length": 16}
     with submerge.load_model(pipelines["krea"], quantization=kind, **CPU) as model:
         submerge.run_inference(model, "rain", small, output=tmp_path)
     path = tmp_path / "0000-0.png"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-SMALL: dict[str, Any] = {"width": 64, "height": 64, "steps": 2, "max_sequence_length": 16}
+SMALL: Any = {"width": 64, "height": 64, "steps": 2, "max_sequence_length": 16}
 TEXT = "a fox in snow"
 
 

@@ -78,7 +78,7 @@ def test(merge: str, **options: Any) -> int:
     """
     from submerge.cli import NOT_PASSED, OK
     from submerge.cli.options import emit
-    from submerge.evaluate import evaluate_guidance
+    from submerge.evaluate import EvaluateOptions, evaluate_guidance
 
     found = evaluate_guidance(
         merge,
@@ -86,7 +86,7 @@ def test(merge: str, **options: Any) -> int:
         options["references"],
         parents=[*(options["parents"] or ()), *options["parent"]],
         scorers=["auto", *options["scorer"]],
-        options=_painting(options),
+        options=EvaluateOptions.of(_painting(options)),
         load=given({name: options[name] for name in _LOADING}),
         output=options["output"],
         notify=_silent if options["quiet"] else _told,

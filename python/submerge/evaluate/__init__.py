@@ -13,7 +13,7 @@ Needs the extra `submerge[evaluate]`. Importing this package imports neither tor
 from __future__ import annotations
 
 from submerge.evaluate.evaluation import Evaluation
-from submerge.evaluate.options import EvaluateOptions
+from submerge.evaluate.options import EvaluateOptions, EvaluateOptionsDict
 from submerge.evaluate.prompts import Prompt, battery, read_prompts
 from submerge.evaluate.run import EvaluateArguments, evaluate_guidance
 from submerge.evaluate.scorers import Scorer, scorers_of
@@ -21,6 +21,7 @@ from submerge.evaluate.scorers import Scorer, scorers_of
 __all__ = [
     "EvaluateArguments",
     "EvaluateOptions",
+    "EvaluateOptionsDict",
     "Evaluation",
     "Prompt",
     "Scorer",

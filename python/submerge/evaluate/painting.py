@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, overload
 
 from submerge.evaluate.signals import Answers, Probe, ask
-from submerge.inference import LoadedModel, load_model, run_inference
+from submerge.inference import InferenceOptions, LoadedModel, load_model, run_inference
 from submerge.inference.embeddings import texts_identity
 
 if TYPE_CHECKING:
@@ -215,7 +215,8 @@ def _sweep(
 def _pictures(
     model: LoadedModel, prompts: Sequence[Prompt], how: Mapping[str, Any], folder: Path | None
 ) -> list[Picture]:
-    made = run_inference(model, [prompt.text for prompt in prompts], how, output=folder)
+    options = InferenceOptions.of(how)
+    made = run_inference(model, [prompt.text for prompt in prompts], options, output=folder)
     return [
         Picture(
             prompts[image.prompt_index],

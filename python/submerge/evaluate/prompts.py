@@ -13,15 +13,26 @@ plain text with one prompt a line.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-from submerge.errors import RecipeError, listing, nearest, quoted
+from submerge.errors import RecipeError, listing
+from submerge.given import (
+    PROMPTS,
+    Count,
+    Filled,
+    Kind,
+    Record,
+    choice,
+    kind_of,
+    load_json,
+    read_text,
+    shown,
+)
 
 if TYPE_CHECKING:
     import os
@@ -46,17 +57,67 @@ COLOURS = {
 }
 
 _SHIPPED = Path(__file__).with_name("battery.jsonl")
-_FIELDS = {"id", "text", "tags", "expect"}
-_EXPECTED = {"text", "objects", "relation", "colours"}
+Colour = Annotated[str, choice(*COLOURS)]
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+def _identifier(raw: object, where: str) -> str:
+    if isinstance(raw, str) and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}", raw):
+        return raw
+    raise RecipeError(
+        f"{where}: expected up to 80 letters, digits, `-` and `_`, got {shown(raw)}",
+        hint="an id names the image's file",
+    )
+
+
+def _relation(raw: object, where: str) -> tuple[str, str, str]:
+    found = kind_of(tuple[Filled, ...]).read(raw, where)
+    if len(found) != 3:
+        raise RecipeError(f"{where}: expected [a, relation, b], got {shown(raw)}")
+    choice(*RELATIONS).read(found[1], f"{where}[1]")
+    return found[0], found[1], found[2]
+
+
+class _Written(Record):
+    """What may hold null for a field that is left out, as programs write it."""
+
+    none_is_given: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class Item(_Written):
     """An object that should be seen: how often (None: at least once), in which colour."""
 
-    name: str
-    count: int | None = None
-    colour: str | None = None
+    name: Filled
+    count: Count | None = None
+    colour: Colour | None = None
+
+
+@dataclass(frozen=True)
+class _Expected(_Written):
+    """What an image should hold, as prompts are written."""
+
+    text: Filled | None = None
+    objects: tuple[Item, ...] = ()
+    relation: (
+        Annotated[tuple[str, str, str], Kind(_relation, lambda _: {"type": "array", "minItems": 3})]
+        | None
+    ) = None
+    colours: tuple[Colour, ...] = ()
+
+    def check_together(self, where: str) -> None:
+        """Refuse words that nobody can see."""
+        if self.text is not None and not self.text.strip():
+            raise RecipeError(f"{where}.text: expected words to read, got only spaces")
+
+
+@dataclass(frozen=True)
+class _Prompt(_Written):
+    """A prompt as it is written."""
+
+    text: str
+    id: Annotated[str, Kind(_identifier, lambda _: {"type": "string"})] | None = None
+    tags: tuple[str, ...] = ()
+    expect: _Expected = _Expected()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,27 +150,16 @@ class Prompt:
             RecipeError: a field is unknown or malformed.
         """
         if isinstance(raw, str):
-            return cls(name, raw)
-        fields = _mapping(raw, where, _FIELDS)
-        if not isinstance(fields.get("text"), str):
-            raise RecipeError(f"{where}.text: expected a text, got {_kind(fields.get('text'))}")
-        here = f"{where}.expect"
-        expect = _mapping(fields.get("expect", {}), here, _EXPECTED)
-        writes = expect.get("text")
-        if writes is not None and (not isinstance(writes, str) or not writes.strip()):
-            raise RecipeError(f"{here}.text: expected words to read, got {_kind(writes)}")
-        colours = _texts(expect.get("colours", []), f"{here}.colours")
-        objects = expect.get("objects", [])
-        if not isinstance(objects, list):
-            raise RecipeError(f"{here}.objects: expected a list, got {_kind(objects)}")
+            raw = {"text": raw}
+        read = _Prompt.parse(raw, where)
         return cls(
-            id=_identifier(fields.get("id", name), f"{where}.id"),
-            text=fields["text"],
-            tags=_texts(fields.get("tags", []), f"{where}.tags"),
-            writes=writes,
-            objects=tuple(_item(item, f"{here}.objects[{i}]") for i, item in enumerate(objects)),
-            relation=_relation(expect.get("relation"), f"{here}.relation"),
-            colours=tuple(_colour(colour, f"{here}.colours") for colour in colours),
+            id=name if read.id is None else read.id,
+            text=read.text,
+            tags=read.tags,
+            writes=read.expect.text,
+            objects=read.expect.objects,
+            relation=read.expect.relation,
+            colours=read.expect.colours,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -148,17 +198,18 @@ def read_prompts(path: str | os.PathLike[str]) -> tuple[Prompt, ...]:
         OSError: the file cannot be read.
     """
     path = Path(path)
-    try:
-        # Not splitlines: a prompt may hold any of Unicode's line ends.
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError:
-        raise RecipeError(f"{path}: expected prompts as UTF-8 text, got other bytes") from None
+    # Not splitlines: a prompt may hold any of Unicode's line ends.
+    lines = read_text(path, PROMPTS).split("\n")
     rows: list[Prompt] = []
     for number, line in enumerate(lines, start=1):
         where, name = f"{path}:{number}", f"p{len(rows):03}"
         if not line.strip():
             continue
-        raw = _json(line, where) if path.suffix == ".jsonl" else line.strip()
+        raw = (
+            load_json(line, str(path), PROMPTS, line=number)
+            if path.suffix == ".jsonl"
+            else line.strip()
+        )
         if not (isinstance(raw, Mapping) and "battery" in raw):  # the first line names the battery
             rows.append(Prompt.parse(raw, where, name))
     return _checked(rows, str(path))
@@ -171,70 +222,3 @@ def _checked(rows: Sequence[Prompt], where: str) -> tuple[Prompt, ...]:
     if twice:
         raise RecipeError(f"{where}: ids must differ, got {listing(twice, noun='id')} twice")
     return tuple(rows)
-
-
-def _json(line: str, where: str) -> object:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise RecipeError(f"{where}: expected a JSON value, got {error}") from None
-
-
-def _mapping(raw: object, where: str, known: set[str]) -> Mapping[str, Any]:
-    if not isinstance(raw, Mapping):
-        raise RecipeError(f"{where}: expected a mapping, got {_kind(raw)}")
-    for key in raw:
-        if key not in known:
-            close = nearest(str(key), known)
-            hint = f"did you mean {quoted(close[0])}?" if close else None
-            fields = listing(sorted(known), noun="field")
-            raise RecipeError(f"{where}: expected {fields}, got {quoted(str(key))}", hint=hint)
-    return raw
-
-
-def _texts(raw: object, where: str) -> tuple[str, ...]:
-    if not isinstance(raw, list) or not all(isinstance(item, str) for item in raw):
-        raise RecipeError(f"{where}: expected a list of texts, got {_kind(raw)}")
-    return tuple(raw)
-
-
-def _identifier(raw: object, where: str) -> str:
-    if not isinstance(raw, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}", raw):
-        shown = quoted(raw) if isinstance(raw, str) else _kind(raw)
-        raise RecipeError(
-            f"{where}: expected up to 80 letters, digits, `-` and `_`, got {shown}",
-            hint="an id names the image's file",
-        )
-    return raw
-
-
-def _item(raw: object, where: str) -> Item:
-    fields = _mapping(raw, where, {"name", "count", "colour"})
-    name, count, colour = fields.get("name"), fields.get("count"), fields.get("colour")
-    if not isinstance(name, str) or not name:
-        raise RecipeError(f"{where}.name: expected the name of an object, got {_kind(name)}")
-    if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
-        raise RecipeError(f"{where}.count: expected a whole number from 1, got {_kind(count)}")
-    return Item(name, count, None if colour is None else _colour(colour, f"{where}.colour"))
-
-
-def _colour(raw: object, where: str) -> str:
-    if not isinstance(raw, str) or raw not in COLOURS:
-        shown = quoted(raw) if isinstance(raw, str) else _kind(raw)
-        names = listing(list(COLOURS), limit=len(COLOURS), noun="colour")
-        raise RecipeError(f"{where}: expected one of {names}, got {shown}")
-    return raw
-
-
-def _relation(raw: object, where: str) -> tuple[str, str, str] | None:
-    if raw is None:
-        return None
-    texts = _texts(raw, where)
-    if len(texts) != 3 or texts[1] not in RELATIONS:
-        known = ", ".join(quoted(name) for name in RELATIONS)
-        raise RecipeError(f"{where}: expected [a, one of {known}, b], got {list(texts)}")
-    return texts[0], texts[1], texts[2]
-
-
-def _kind(raw: object) -> str:
-    return "nothing" if raw is None else f"a {type(raw).__name__}"

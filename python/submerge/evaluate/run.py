@@ -13,7 +13,7 @@ import numpy as np
 from submerge.errors import RecipeError, SubmergeError, listing, quoted
 from submerge.evaluate.cast import Contestant, cast_of
 from submerge.evaluate.evaluation import Evaluation
-from submerge.evaluate.options import EvaluateOptions
+from submerge.evaluate.options import EvaluateOptions, EvaluateOptionsDict
 from submerge.evaluate.painting import Gallery, Painted, Picture, Plan, run
 from submerge.evaluate.prompts import Prompt, prompts_of
 from submerge.evaluate.scorers.base import need
@@ -50,7 +50,7 @@ class EvaluateArguments(TypedDict, total=False):
         notify: called with a line of text as the work goes on.
     """
 
-    options: Mapping[str, Any] | None
+    options: EvaluateOptions | EvaluateOptionsDict | None
     output: str | os.PathLike[str] | None
     load: Mapping[str, Any]
     notify: Callable[[str], object]

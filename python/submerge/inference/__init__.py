@@ -17,13 +17,14 @@ from __future__ import annotations
 from submerge.inference.activations import Work
 from submerge.inference.images import GeneratedImage, InferenceResult, read_metadata
 from submerge.inference.loading import LoadedModel, load_model, plan_loading
-from submerge.inference.options import InferenceOptions
+from submerge.inference.options import InferenceOptions, InferenceOptionsDict
 from submerge.inference.planner import LoadPlan, Machine, Sizes, plan_load
 from submerge.inference.running import run_inference
 
 __all__ = [
     "GeneratedImage",
     "InferenceOptions",
+    "InferenceOptionsDict",
     "InferenceResult",
     "LoadPlan",
     "LoadedModel",

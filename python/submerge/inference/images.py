@@ -9,22 +9,31 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import uuid
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
-from submerge.errors import CheckpointError
+from submerge.errors import CheckpointError, RecipeError, SubmergeError
+from submerge.given import Record, Seed, load_document
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator
 
     from PIL.Image import Image
 
-__all__ = ["FORMAT", "GeneratedImage", "InferenceResult", "read_metadata"]
+__all__ = ["FORMAT", "GeneratedImage", "InferenceResult", "opened", "read_metadata"]
 
 FORMAT = "submerge-image/1"
+# What Pillow raises of files that are damaged, beside OSErrors without a number.
+_DAMAGED = (
+    EOFError, LookupError, OverflowError, SyntaxError, TypeError, ValueError,
+    struct.error, zlib.error,
+)  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -136,6 +145,34 @@ class InferenceResult(Sequence[GeneratedImage]):
         }
 
 
+class _Recorded(Record):
+    """What a PNG says; more may be there, from a later version."""
+
+    open: ClassVar[bool] = True
+    none_is_given: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class _RecordedModel(_Recorded):
+    """The model an image was painted with."""
+
+    name: str
+    fingerprint: str
+    dtype: str
+    quantization: str | None = None
+
+
+@dataclass(frozen=True)
+class _RecordedImage(_Recorded):
+    """What decides an image."""
+
+    version: str
+    model: _RecordedModel
+    prompt: str
+    seed: Seed
+    options: Mapping[str, Any]
+
+
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return what the `submerge` chunk of a PNG holds.
 
@@ -143,16 +180,42 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
         CheckpointError: not a PNG, or one that submerge did not write.
         OSError: the file cannot be read.
     """
-    from PIL import Image, UnidentifiedImageError
+    name = os.fspath(path)
+    with opened(path) as image:
+        text = image.info.get("submerge")
+    if not isinstance(text, str):
+        raise CheckpointError(f"{name}: expected an image painted by submerge, got another")
+    try:
+        found = load_document(text, f"{name}: metadata")
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
+            raise CheckpointError(f"{name}: expected metadata of the format `{FORMAT}`")
+        _RecordedImage.parse(found, f"{name}: metadata")
+    except RecipeError as error:
+        raise CheckpointError(error.message, hint=error.hint) from None
+    return dict(found)
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[Image]:
+    """Open a picture; its pixels are read when they are asked for, within the context.
+
+    Raises:
+        CheckpointError: no picture, or a damaged one.
+        OSError: the file cannot be read.
+    """
+    from PIL import Image
 
     try:
         with Image.open(path) as image:
-            found = json.loads(image.info["submerge"])
-    except (KeyError, RecursionError, SyntaxError, UnidentifiedImageError, ValueError) as error:
-        raise CheckpointError(f"{path}: expected an image painted by submerge: {error}") from error
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: expected metadata of the format `{FORMAT}`")
-    return found
+            yield image
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise CheckpointError(f"{os.fspath(path)}: expected a sound picture: {error}") from None
+    except (*_DAMAGED, Image.DecompressionBombError) as error:
+        if isinstance(error, SubmergeError):
+            raise
+        raise CheckpointError(f"{os.fspath(path)}: expected a sound picture: {error}") from None
 
 
 def _parameters(metadata: Mapping[str, Any]) -> str:

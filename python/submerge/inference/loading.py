@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypedDict
 
 from submerge.errors import RecipeError, SubmergeError, nearest, quoted
+from submerge.given import shown, size
 from submerge.inference.activations import Work
 from submerge.inference.embeddings import Embeddings
 from submerge.inference.options import Defaults, defaults_for
@@ -21,7 +22,6 @@ from submerge.inference.planner import LoadPlan, Machine, plan_load
 from submerge.inference.quantized import PACKED, QUANTIZATIONS
 from submerge.inference.quiet import quiet
 from submerge.profile import read
-from submerge.values import shown, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -2,22 +2,68 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, NamedTuple, TypedDict
 
-from submerge.errors import RecipeError, nearest, quoted
-from submerge.values import number, shown
+from submerge.errors import RecipeError
+from submerge.given import (
+    Count,
+    Kind,
+    Options,
+    Seed,
+    declared,
+    hinted,
+    inside,
+    kind_of,
+    listed,
+    named,
+    shown,
+    whole,
+)
 
-__all__ = ["Defaults", "InferenceOptions", "defaults_for"]
+__all__ = ["Defaults", "InferenceOptions", "InferenceOptionsDict", "defaults_for"]
 
-# FLUX.1 paints in patches of 2 x 2 latents of 8 x 8 pixels.
 _MAX_TOKENS = 512
-_COUNTS = ("steps", "width", "height", "images_per_prompt", "batch", "max_sequence_length")
+_SEEDS = hinted(
+    listed(kind_of(Seed), least=1),
+    "`seed` takes one; with `images_per_prompt` those that follow it as well",
+)
+
+
+def _scales(raw: object, where: str) -> dict[str, float]:
+    """Read scales by their files, whose names may be path objects."""
+    texts = {os.fspath(p): s for p, s in raw.items()} if isinstance(raw, Mapping) else raw
+    return _SCALES.read(texts, where)  # type: ignore[no-any-return]
+
+
+_SCALES = hinted(named(kind_of(float)), "give each file its scale: `{'style.safetensors': 0.8}`")
+
+
+class InferenceOptionsDict(TypedDict, total=False):
+    """The options of `run_inference` as a dict; `InferenceOptions` has their meaning."""
+
+    steps: int | None
+    guidance: float | None
+    negative_prompt: str | None
+    true_cfg: float | None
+    width: int | None
+    height: int | None
+    seed: int
+    seeds: Sequence[int] | None
+    images_per_prompt: int
+    batch: int
+    max_sequence_length: int | None
+    shift: float | None
+    loras: Mapping[str, float]
+    ip_adapter: Mapping[str, Any] | None
+    controlnet: Mapping[str, Any] | None
+    more: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InferenceOptions:
+class InferenceOptions(Options):
     """How images are painted; None is the default that fits the model.
 
     Attributes:
@@ -41,91 +87,42 @@ class InferenceOptions:
         more: further keywords for the call of the pipeline.
     """
 
-    steps: int | None = None
+    steps: Count | None = None
     guidance: float | None = None
     negative_prompt: str | None = None
     true_cfg: float | None = None
-    width: int | None = None
-    height: int | None = None
-    seed: int = 0
-    seeds: tuple[int, ...] | None = None
-    images_per_prompt: int = 1
-    batch: int = 1
-    max_sequence_length: int | None = None
+    width: Count | None = None
+    height: Count | None = None
+    seed: Seed = 0
+    seeds: Annotated[tuple[int, ...], _SEEDS] | None = None
+    images_per_prompt: Count = 1
+    batch: Count = 1
+    max_sequence_length: Annotated[int, whole(1, _MAX_TOKENS + 1)] | None = None
     shift: float | None = None
-    loras: Mapping[str, float] = field(default_factory=dict)
+    loras: Annotated[Mapping[str, float], Kind(_scales, _SCALES.schema)] = field(
+        default_factory=dict
+    )
     ip_adapter: Mapping[str, Any] | None = None
     controlnet: Mapping[str, Any] | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        for name in _COUNTS:
-            _check_count(name, getattr(self, name))
-        for name in ("guidance", "true_cfg", "shift"):
-            if getattr(self, name) is not None:
-                number(getattr(self, name), f"options.{name}")
-        if self.max_sequence_length is not None and self.max_sequence_length > _MAX_TOKENS:
-            raise RecipeError(
-                f"options.max_sequence_length: expected at most {_MAX_TOKENS}, "
-                f"got {self.max_sequence_length}"
-            )
-        if self.seeds is not None and (type(self.seeds) is not tuple or not self.seeds):
-            raise RecipeError(
-                f"options.seeds: expected a list of whole numbers, got {shown(self.seeds)}",
-                hint="`seed` takes one; with `images_per_prompt` those that follow it as well",
-            )
-        if not isinstance(self.loras, Mapping):
-            raise RecipeError(
-                f"options.loras: expected a mapping, got {shown(self.loras)}",
-                hint="give each file its scale: `{'style.safetensors': 0.8}`",
-            )
-        for seed in self.all_seeds:
-            if type(seed) is not int or not 0 <= seed < 1 << 63:
-                raise RecipeError(
-                    f"options.seed: expected a whole number from 0 to 2^63 - 1, got {shown(seed)}"
-                )
+    def check_together(self, where: str) -> None:
+        """Refuse a negative prompt without effect, and seeds that run past the last."""
+        seed = kind_of(Seed).read
+        seed(self.all_seeds[-1], inside(where, "seed"))
         if self.negative_prompt is not None and not (self.true_cfg or 1.0) > 1.0:
             raise RecipeError(
-                "options.negative_prompt: has no effect without true guidance, expected `true_cfg` "
-                f"above 1, got {shown(self.true_cfg)}",
+                f"{where}.negative_prompt: has no effect without true guidance, expected `true_cfg`"
+                f" above 1, got {shown(self.true_cfg)}",
                 hint="add `true_cfg`, 3.5 for instance; every step then takes twice as long",
             )
 
-    @classmethod
-    def of(cls, options: InferenceOptions | Mapping[str, Any] | None) -> InferenceOptions:
-        """Return options from a plain dict.
-
-        Raises:
-            RecipeError: an unknown name or a value of the wrong kind, with its field.
-        """
-        if isinstance(options, InferenceOptions):
-            return options
-        if options is not None and not isinstance(options, Mapping):
-            raise RecipeError(f"options: expected a mapping, got {shown(options)}")
-        known = [f.name for f in fields(cls)]
-        given = dict(options or {})
-        for name in given:
-            if name not in known:
-                close = nearest(str(name), known)
-                raise RecipeError(
-                    f"options: expected one of {', '.join(known)}, got {quoted(str(name))}",
-                    hint=f"did you mean {quoted(close[0])}?" if close else None,
-                )
-        seeds = given.get("seeds")
-        if isinstance(seeds, Sequence) and not isinstance(seeds, str):
-            given["seeds"] = tuple(seeds)
-        return cls(**given)
-
-    def with_(self, **changes: Any) -> InferenceOptions:
-        """Return a copy with some options changed."""
-        return replace(self, **changes)
-
     @property
-    def all_seeds(self) -> tuple[int, ...]:
+    def all_seeds(self) -> Sequence[int]:
         """The seed of each image of a prompt."""
         if self.seeds is not None:
-            return tuple(self.seeds)
-        return tuple(range(self.seed, self.seed + self.images_per_prompt))
+            return self.seeds
+        return range(self.seed, self.seed + self.images_per_prompt)
 
     def filled(self, defaults: Defaults) -> InferenceOptions:
         """Return the options with every default put in."""
@@ -139,11 +136,10 @@ class InferenceOptions:
     def to_dict(self) -> dict[str, Any]:
         """Return what decides an image beside prompt and seed, as plain data."""
         plain = {
-            f.name: getattr(self, f.name)
-            for f in fields(self)
-            if f.name not in ("seed", "seeds", "images_per_prompt", "batch")
+            name: getattr(self, name)
+            for name in declared(type(self))
+            if name not in ("seed", "seeds", "images_per_prompt", "batch")
         }
-        plain["loras"] = {str(path): scale for path, scale in self.loras.items()}
         for name in ("ip_adapter", "controlnet", "more"):
             if plain[name]:
                 plain[name] = {key: str(value) for key, value in plain[name].items()}
@@ -181,12 +177,3 @@ def defaults_for(*, guided: bool, few_step_parent: bool, size: int = 1024) -> De
         {"steps": 28, "guidance": 3.5, "max_sequence_length": 512, **sides},
         "28 steps, guidance 3.5, 512 text tokens: the model has a guidance embedder, as dev",
     )
-
-
-def _check_count(name: str, value: object) -> None:
-    if value is None:
-        return
-    if type(value) is not int or value < 1:
-        raise RecipeError(
-            f"options.{name}: expected a whole number of at least 1, got {shown(value)}"
-        )

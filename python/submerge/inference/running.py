@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from submerge.errors import Cancelled, CheckpointError, RecipeError, counted
+from submerge.given import shown
 from submerge.inference.adapters import adapted
 from submerge.inference.images import FORMAT, GeneratedImage, InferenceResult, read_metadata
 from submerge.inference.loading import LoadedModel, load_model
-from submerge.inference.options import InferenceOptions
+from submerge.inference.options import InferenceOptions, InferenceOptionsDict
 from submerge.inference.planner import PHASES
 from submerge.inference.quiet import quiet
 from submerge.profile import span
 from submerge.profile.watch import Watch, larger
 from submerge.run import __version__
-from submerge.values import shown
 
 if TYPE_CHECKING:
     import os
@@ -89,7 +89,7 @@ class _Run:
 def run_inference(
     model: LoadedModel | str | os.PathLike[str] | MergedModel,
     prompts: str | Sequence[str],
-    options: InferenceOptions | Mapping[str, Any] | None = None,
+    options: InferenceOptions | InferenceOptionsDict | None = None,
     *,
     output: str | os.PathLike[str] | None = None,
     callback: Callable[[int, int], object] | None = None,

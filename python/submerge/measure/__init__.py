@@ -30,11 +30,11 @@ from typing import TYPE_CHECKING, Any
 
 from submerge import errors
 from submerge.errors import SubmergeError
+from submerge.given import shown
 from submerge.inference import plan_loading
 from submerge.measure.measurement import FORMAT, Measurement, gathered
-from submerge.measure.workload import Workload
+from submerge.measure.workload import Workload, WorkloadDict
 from submerge.merge import MergedModel, named
-from submerge.values import shown
 
 if TYPE_CHECKING:
     import os
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     Model = str | os.PathLike[str] | MergedModel
 
-__all__ = ["FORMAT", "Measurement", "Workload", "measure"]
+__all__ = ["FORMAT", "Measurement", "Workload", "WorkloadDict", "measure"]
 
 _INTERVAL = 0.02
 
@@ -51,7 +51,7 @@ def measure(
     model: str | os.PathLike[str] | MergedModel,
     *,
     parents: Sequence[str | os.PathLike[str]] = (),
-    workloads: Sequence[Workload | Mapping[str, Any] | str] = (),
+    workloads: Sequence[Workload | WorkloadDict | str] = (),
     load: Mapping[str, Any] | None = None,
     rounds: int = 2,
     notify: Callable[[str], object] | None = None,

@@ -108,10 +108,10 @@ def _painted(
     model: LoadedModel, workload: Workload, number: int, interval: float
 ) -> dict[str, Any]:
     """Paint a workload: one batch to warm up, then what is timed."""
-    from submerge.inference import run_inference
+    from submerge.inference import InferenceOptions, run_inference
 
-    batch = int(workload.options.get("batch", 1))
-    seed = int(workload.options.get("seed", 0))
+    options = InferenceOptions.of(workload.options)
+    batch, seed = options.batch, options.seed
     seconds, processor, phases = [], [], []
     memory: dict[str, dict[str, int | None]] = {}
     with profile(interval) as seen, span("workload", name=workload.name):
@@ -120,7 +120,7 @@ def _painted(
             seeds = tuple(range(seed, seed + batch))
             begun, cpu = time.perf_counter(), time.process_time()
             with span("image" if batch == 1 else "batch", warm_up=turn == 0):
-                made = run_inference(model, [prompt], dict(workload.options) | {"seeds": seeds})
+                made = run_inference(model, [prompt], options.with_(seeds=seeds))
             seconds.append((time.perf_counter() - begun) / batch)
             processor.append((time.process_time() - cpu) / batch)
             phases.append({name: value / batch for name, value in made.phases.items()})

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar, Self
 
-from submerge.errors import RecipeError, nearest, quoted
-from submerge.inference import InferenceOptions
-from submerge.values import shown
+from submerge.errors import RecipeError, quoted
+from submerge.given import Count, Options, Record, shown
+from submerge.inference.options import InferenceOptions, InferenceOptionsDict
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-__all__ = ["Workload"]
+__all__ = ["Workload", "WorkloadDict"]
 
 _SIZE = re.compile(r"([0-9]{1,6})(?:x([0-9]{1,6}))?")
-_WHOLE = ("steps", "width", "height", "batch", "max_sequence_length", "images", "seed")
-_DECIMAL = ("guidance", "true_cfg", "shift")
 _PROMPT = "a lighthouse on a cliff at dusk, oil on canvas"
 
 
-@dataclass(frozen=True, slots=True)
-class Workload:
+class WorkloadDict(InferenceOptionsDict, total=False):
+    """A workload as a dict: its own fields beside those of the painting."""
+
+    images: int
+    prompt: str
+    size: str | int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload(Options):
     """Images to paint and to time.
 
     Attributes:
@@ -31,34 +35,33 @@ class Workload:
         options: further fields of `InferenceOptions`; what is left out is the model's own default.
     """
 
-    images: int = 3
+    where: ClassVar[str] = "workload"
+    passes_on: ClassVar[tuple[str, type[Record]] | None] = ("options", InferenceOptions)
+
+    images: Count = 3
     prompt: str = _PROMPT
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        if type(self.images) is not int or self.images < 1:
-            raise RecipeError(
-                f"workload.images: expected a whole number of at least 1, got {shown(self.images)}"
-            )
-        InferenceOptions.of(self.options)
+    def check_together(self, where: str) -> None:
+        """Refuse options of the painting that are wrong."""
+        InferenceOptions.parse(self.options, where)
 
     @classmethod
-    def of(cls, given: Workload | Mapping[str, Any] | str) -> Workload:
+    def of(cls, given: Self | Mapping[str, Any] | str | None) -> Self:
         """Return a workload from a dict, or from a text such as `steps=4,size=512x512,images=5`.
 
         A dict takes `images`, `prompt`, `size` and every field of `InferenceOptions`.
 
         Raises:
-            RecipeError: an unknown field or a value of the wrong kind, with its field.
+            RecipeError: everything unknown and wrong, with the field.
         """
-        if isinstance(given, Workload):
-            return given
-        fields = _parsed(given) if isinstance(given, str) else dict(given)
-        if "size" in fields:
-            width, height = _size(fields.pop("size"))
-            fields |= {"width": width, "height": height}
-        own = {name: fields.pop(name) for name in ("images", "prompt") if name in fields}
-        return cls(**own, options=fields)
+        if isinstance(given, str):
+            given = _pairs(given)
+        if isinstance(given, Mapping) and "size" in given:
+            width, height = _sides(given["size"])
+            rest = {name: value for name, value in given.items() if name != "size"}
+            given = {**rest, "width": width, "height": height}
+        return super().of(given)
 
     @property
     def name(self) -> str:
@@ -83,27 +86,31 @@ class Workload:
         }
 
 
-def _parsed(given: str) -> dict[str, Any]:
-    """Read `name=value,name=value`."""
-    known = ("size", *_WHOLE, *_DECIMAL)
-    fields: dict[str, Any] = {}
-    for pair in given.split(","):
+def _pairs(text: str) -> dict[str, Any]:
+    """Read `name=value,name=value`, each value as a number where it is one."""
+    found: dict[str, Any] = {}
+    for pair in text.split(","):
         name, equals, value = (part.strip() for part in pair.partition("="))
-        if name not in known or not equals:
-            close = nearest(name, known)
+        if not equals or name in found:
             raise RecipeError(
-                f"workload: expected name=value with one of {', '.join(known)}, got {quoted(pair)}",
-                hint=f"did you mean {quoted(close[0])}?" if close else None,
+                f"workload: expected name=value with each name once, got {quoted(pair)}",
+                hint="for example `steps=4,size=512x512,images=5`",
             )
+        found[name] = value if name in ("size", "prompt") else _number(value)
+    return found
+
+
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
         try:
-            fields[name] = value if name == "size" else (float if name in _DECIMAL else int)(value)
+            return kind(text)
         except ValueError:
-            raise RecipeError(f"workload.{name}: expected a number, got {quoted(value)}") from None
-    return fields
+            continue
+    return text
 
 
-def _size(given: object) -> tuple[int, int]:
+def _sides(given: object) -> tuple[int, int]:
     match = _SIZE.fullmatch(str(given))
     if match is None:
-        raise RecipeError(f"workload.size: expected `1024` or `1024x768`, got {quoted(str(given))}")
+        raise RecipeError(f"workload.size: expected `1024` or `1024x768`, got {shown(given)}")
     return int(match[1]), int(match[2] or match[1])

@@ -17,11 +17,12 @@ from submerge.methods.base import (
     weighted_sum,
     weighted_words,
 )
-from submerge.methods.parse import method_schema, parse_method, plain_method
+from submerge.methods.parse import METHOD, parse_method, plain_method
 from submerge.methods.registry import METHODS
 from submerge.methods.weighted import AddDifference, Linear, Take, notes_on
 
 __all__ = [
+    "METHOD",
     "METHODS",
     "AddDifference",
     "Blend",
@@ -31,7 +32,6 @@ __all__ = [
     "Take",
     "Weights",
     "copied",
-    "method_schema",
     "notes_on",
     "number_in_words",
     "parse_method",

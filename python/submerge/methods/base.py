@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import struct
 import typing
@@ -13,7 +12,8 @@ from fractions import Fraction
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypeAlias
 
-from submerge.errors import RecipeError, nearest, quoted
+from submerge.errors import RecipeError, quoted
+from submerge.given import Declared, Record, declare, declared, meant, one_of
 
 if typing.TYPE_CHECKING:
     from submerge.values import Selection
@@ -34,8 +34,6 @@ __all__ = [
     "Weights",
     "copied",
     "known",
-    "names",
-    "near",
     "number_in_words",
     "parameter",
     "weighted_sum",
@@ -171,11 +169,11 @@ def copied(model: str) -> Blend:
 
 def parameter(meaning: str, default: Any = None) -> Any:
     """Declare a parameter of a method, with what it means and what it is left out."""
-    return field(default=default, metadata={"meaning": meaning})
+    return declare(meaning, default)
 
 
-class Method(ABC):
-    """A merge formula with its parameters.
+class Method(Record, ABC):
+    """A merge formula with its parameters, which are the fields of the record.
 
     Attributes:
         name: the word recipes use.
@@ -189,6 +187,7 @@ class Method(ABC):
     """
 
     __slots__ = ()
+    noun: ClassVar[str] = "parameter"
     name: ClassVar[str]
     ops: ClassVar[tuple[str, ...]]
     formula: ClassVar[str]
@@ -218,33 +217,18 @@ class Method(ABC):
         """
 
     @classmethod
-    def parameters(cls) -> dict[str, dataclasses.Field[Any]]:
+    def parameters(cls) -> Mapping[str, Declared]:
         """Return the fields by the names recipes use: `lambda_` is written `lambda`."""
-        fields = dataclasses.fields(typing.cast("Any", cls))
-        return {found.name.rstrip("_"): found for found in fields}
+        return declared(cls)
 
 
 def known(model: str, models: Sequence[str], where: str) -> None:
     """Refuse the name of a model that is not in the recipe."""
     if model not in models:
         raise RecipeError(
-            f"{where}: no model is called {quoted(model)}, expected one of {names(models)}",
-            hint=near(model, models),
+            f"{where}: no model is called {quoted(model)}, expected one of {one_of(models)}",
+            hint=meant(model, models),
         )
-
-
-def names(given: Iterable[str]) -> str:
-    """Return names for a message: in backticks, ten at most."""
-    listed = list(given)
-    return ", ".join(quoted(name) for name in listed[:10]) + (
-        f" and {len(listed) - 10} more" if len(listed) > 10 else ""
-    )
-
-
-def near(name: str, choices: Iterable[str]) -> str | None:
-    """Return the hint that names the nearest choice, if one is near."""
-    close = nearest(name, choices)
-    return f"did you mean {quoted(close[0])}?" if close else None
 
 
 def number_in_words(value: float) -> str:

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from submerge.errors import RecipeError, quoted
-from submerge.methods.base import Method, near
+from submerge.given import meant, plain
 from submerge.methods.parameters import EachModel
-from submerge.methods.parse import plain_default
 from submerge.methods.registry import METHODS
 from submerge.values import PerModel, Value
 
 if typing.TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from submerge.methods.base import Method
 
 __all__ = ["Catalogue", "Entry", "Parameter", "catalogue"]
 
@@ -83,7 +84,7 @@ class Catalogue:
         for name in names:
             if name not in METHODS:
                 raise RecipeError(
-                    f"methods: no method is called {quoted(name)}", hint=near(name, METHODS)
+                    f"methods: no method is called {quoted(name)}", hint=meant(name, METHODS)
                 )
         return Catalogue(tuple(e for e in self.entries if not names or e.name in names))
 
@@ -132,9 +133,8 @@ def catalogue() -> Catalogue:
 
 def _entry(kind: type[Method]) -> Entry:
     summary, _, more = inspect.cleandoc(kind.__doc__ or "").partition("\n")
-    hints = typing.get_type_hints(kind)
     parameters = tuple(
-        Parameter(name, _kind(hints[field.name]), plain_default(field), field.metadata["meaning"])
+        Parameter(name, _takes(field.hint), plain(field.default), field.description)
         for name, field in kind.parameters().items()
     )
     return Entry(
@@ -146,15 +146,14 @@ def _entry(kind: type[Method]) -> Entry:
         state=kind.state,
         source=kind.source,
         parameters=parameters,
-        equal=kind.equal,
+        equal=dict(kind.equal),
     )
 
 
-def _kind(hint: Any) -> str:
-    for part in (hint, *typing.get_args(hint)):
-        if typing.get_origin(part) is typing.Literal:
-            return " or ".join(f"`{word}`" for word in typing.get_args(part))
-    return next(_KINDS[part] for part in (*typing.get_args(hint), hint) if part in _KINDS)
+def _takes(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return " or ".join(f"`{word}`" for word in typing.get_args(hint))
+    return _KINDS[hint] if hint in _KINDS else _takes(typing.get_args(hint)[0])
 
 
 def _lines(entry: Entry) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from submerge.errors import RecipeError
+from submerge.given import Count
 from submerge.methods.base import (
     CLOSE,
     MECHA,
@@ -22,7 +23,7 @@ from submerge.methods.base import (
 from submerge.methods.combine import EQUAL, OPS, OWN_BASE, PRODUCTS, ROWWISE, combined
 from submerge.methods.delta import BASE, WEIGHT
 from submerge.methods.parameters import base_of, deltas_of, weights_of
-from submerge.values import PerModel, Selection  # noqa: TC001 - parameters are read by their types
+from submerge.values import PerModel, Selection
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -122,7 +123,7 @@ class Karcher(_Mean):
     source: ClassVar[str] = MERGEKIT
     equal: ClassVar[Equality] = EQUAL
 
-    max_iter: int | None = parameter(
+    max_iter: Count | None = parameter(
         "steps at most. Left out it is 100, and 10 under `compat: mergekit`."
     )
     tol: float | None = parameter(
@@ -150,7 +151,7 @@ class GeometricMedian(_Mean):
         MECHA: "to 0.001 of elements about 1: it iterates in f32 and stops earlier",
     }
 
-    max_iter: int = parameter("steps of Weiszfeld's iteration at most.", 100)
+    max_iter: Count = parameter("steps of Weiszfeld's iteration at most.", 100)
     tol: float = parameter("a relative change of the sum of distances that counts as none.", 1e-20)
     eps: float = parameter("the least distance that is divided by.", 1e-6)
 

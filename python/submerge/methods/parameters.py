@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from submerge.errors import RecipeError, counted, quoted
-from submerge.methods.base import Setting, known, names
-from submerge.values import Mapped, PerModel, Selection, Value, shown
+from submerge.given import Definitions, kind_of, mapping, one_of
+from submerge.methods.base import Setting, known
+from submerge.values import Mapped, PerModel, Selection, Value, entries_of
 
 __all__ = [
     "EachModel",
@@ -43,18 +44,11 @@ class EachModel:
             return raw
         if not isinstance(raw, Mapping) or {"from", "to"} & set(raw):
             return cls(shared=Value.parse(raw, where))
-        if not raw:
+        if not mapping(raw, where):
             raise RecipeError(
                 f"{where}: expected at least one model or selector, got an empty mapping"
             )
-        for key in raw:
-            if not isinstance(key, str):
-                raise RecipeError(
-                    f"{where}: expected models or selectors as keys, got {shown(key)}"
-                )
-        return cls(
-            entries=tuple((key, Value.parse(item, f"{where}.{key}")) for key, item in raw.items())
-        )
+        return cls(entries=entries_of(raw, where))
 
     def plain(self) -> Any:
         """Return the value as numbers, lists and dicts, in the form `parse` reads."""
@@ -63,9 +57,9 @@ class EachModel:
         return {key: value.plain() for key, value in self.entries}
 
     @staticmethod
-    def schema() -> dict[str, Any]:
+    def json_schema(definitions: Definitions) -> dict[str, Any]:
         """Return the JSON Schema of the forms `parse` accepts."""
-        return {"anyOf": [Value.schema(), PerModel.schema()]}
+        return {"anyOf": [kind_of(kind).schema(definitions) for kind in (Value, PerModel)]}
 
     def check(self, setting: Setting, models: Sequence[str], where: str) -> None:
         """Refuse a mapping that names some models and not others."""
@@ -96,7 +90,7 @@ class EachModel:
             known(strange[0], setting.models, where)
         if missing:
             raise RecipeError(
-                f"{where}: no number for {names(missing)}, expected one for each model"
+                f"{where}: no number for {one_of(missing)}, expected one for each model"
             )
         return {model: (given[model], f"{where}.{model}") for model in models}
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from submerge.errors import RecipeError
+from submerge.given import Count
 from submerge.methods.base import (
     CLOSE,
     EXACT,
@@ -20,6 +21,7 @@ from submerge.methods.base import (
     parameter,
     weighted_sum,
     weighted_words,
+    whole_parts,
 )
 from submerge.methods.delta import BASE, LAMBDA, WEIGHT
 from submerge.methods.parameters import base_of, deltas_of, pair_of, weights_of
@@ -206,7 +208,7 @@ class Clamp(_Formula):
     equal: ClassVar[Equality] = {"numpy": EXACT, MECHA: CLOSE}
 
     def _arguments(self, alpha: float) -> dict[str, Any]:
-        return {"clamp": {"weights": [1.0, alpha, -alpha], "bounds": [True, True, False]}}
+        return {"clamp": whole_parts([1.0, alpha, -alpha]) | {"bounds": [True, True, False]}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +246,7 @@ class ConsensusMask(Method):
     tolerance: Value = parameter(
         "how large the others may be beside a model that still needs the element.", Number(0.4)
     )
-    agree: int = parameter("how many models must need it.", 2)
+    agree: Count = parameter("how many models must need it.", 2)
     base: str | None = parameter(BASE)
 
     def check(self, setting: Setting, where: str) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from submerge.given import dump_yaml
 from submerge.plan.licence import is_permissive
 from submerge.plan.provenance import hub_id
-from submerge.recipe.parse import dump_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

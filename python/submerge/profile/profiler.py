@@ -76,6 +76,13 @@ class Profile:
         self._after = self._look()
         self._end = perf_counter()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what was seen so far: the thread that looks stays where it is."""
+        seen = {"_samples": list(self._samples), "_spans": list(self._spans)}
+        left = {"_stop", "_thread"}
+        kept = {name: value for name, value in vars(self).items() if name not in left}
+        return kept | seen | {"_end": perf_counter() if self._end is None else self._end}
+
     def _watch(self) -> None:
         while not self._stop.wait(self.interval):
             self.sample()

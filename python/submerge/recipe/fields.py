@@ -4,81 +4,73 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from submerge.blocks import Selector
 from submerge.errors import RecipeError, quoted
-from submerge.methods import Linear, Method, Take, method_schema, parse_method
-from submerge.recipe.kinds import FILLED, FLAG, TEXT, Kind, Part, choice, given
-from submerge.values import PerModel, Value, number, shown, size
+from submerge.given import SIZE, Filled, Record, declare, declared, number, shown
+from submerge.methods import METHOD, Linear, Method, Take
+from submerge.values import PerModel, Value
 
-__all__ = [
-    "GUIDANCE",
-    "MODEL",
-    "OUTPUT",
-    "RULE",
-    "Action",
-    "Guidance",
-    "ModelSource",
-    "Output",
-    "Rule",
-]
+if TYPE_CHECKING:
+    from submerge.given import Definitions
+
+__all__ = ["Action", "Guidance", "ModelSource", "Output", "Rule", "plain_size"]
 
 _EXAMPLES = "expected `keep`, `scale`, `drop`, {scale: share} or {bake: guidance value}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelSource(Part):
+class ModelSource(Record):
     """Where a model lies: a `.safetensors` file, a folder of shards, a diffusers pipeline."""
 
-    path: str = given(FILLED, "The file or folder.")
-    layout: Literal["auto", "diffusers", "bfl", "generic"] = given(
-        choice("auto", "diffusers", "bfl", "generic"),
+    path: Filled = declare("The file or folder.")
+    layout: Literal["auto", "diffusers", "bfl", "generic"] = declare(
         "How its tensors are named; `generic` merges any two checkpoints with equal names.",
         "auto",
     )
-    license: str | None = given(
-        TEXT,
+    license: str | None = declare(
         "The licence, where the checkpoint does not say; the result's licence follows from it.",
         None,
     )
 
+    @classmethod
+    def parse(cls, raw: object, where: str) -> Self:
+        """Read a path, or a mapping of the fields."""
+        if not isinstance(raw, str | Mapping | ModelSource):
+            raise RecipeError(
+                f"{where}: expected a path or {{path, layout, license}}, got {shown(raw)}"
+            )
+        return super().parse({"path": raw} if isinstance(raw, str) else raw, where)
 
-def _source(raw: object, where: str) -> ModelSource:
-    if isinstance(raw, str):
-        return ModelSource.read({"path": raw}, where)
-    if not isinstance(raw, Mapping | ModelSource):
-        raise RecipeError(
-            f"{where}: expected a path or {{path, layout, license}}, got {shown(raw)}"
-        )
-    return ModelSource.read(raw, where)
+    @classmethod
+    def json_schema(cls, definitions: Definitions) -> dict[str, Any]:
+        """Return the JSON Schema of a path or of the fields."""
+        path = declared(cls)["path"].kind.schema(definitions)
+        return {"anyOf": [path, super().json_schema(definitions)]}
 
-
-MODEL = Kind(_source, lambda: {"anyOf": [FILLED.schema(), {"$ref": "#/$defs/ModelSource"}]})
+    def plain(self) -> Any:
+        """Return the path alone, where that says it all."""
+        written = {"path": self.path, **self.written()}
+        return self.path if len(written) == 1 else written
 
 
 @dataclass(frozen=True, kw_only=True)
-class Action(Part):
+class Action(Record):
     """What happens to the selected units: one of `alpha`, `weight`, `method`, `take`."""
 
     ONE: ClassVar[list[Any]] = [
         {"required": [name]} for name in ("alpha", "weight", "method", "take")
     ]
 
-    alpha: Value | None = given(
-        Kind(Value.parse, Value.schema),
-        "The second model's share: a number, a list, {from, to}, or a mapping of selectors.",
-        None,
+    alpha: Value | None = declare(
+        "The second model's share: a number, a list, {from, to}, or a mapping of selectors.", None
     )
-    weight: PerModel | None = given(
-        Kind(PerModel.parse, PerModel.schema),
-        "A weight for each model by name, divided by their sum.",
-        None,
+    weight: PerModel | None = declare(
+        "A weight for each model by name, divided by their sum.", None
     )
-    method: Method | None = given(
-        Kind(parse_method, method_schema), "A merge method with its parameters.", None
-    )
-    take: str | None = given(TEXT, "A model's name: its tensors, byte for byte.", None)
+    method: Annotated[Method, METHOD] | None = declare("A merge method with its parameters.", None)
+    take: str | None = declare("A model's name: its tensors, byte for byte.", None)
 
     def given(self) -> list[str]:
         """Return which of the four fields are given."""
@@ -109,9 +101,9 @@ class Rule(Action):
 
     schema_also: ClassVar[dict[str, Any]] = {"oneOf": Action.ONE}
 
-    where: str = given(TEXT, "A selector: `double[0:8].img.attn`, `single[*].mlp`, `guidance`.")
+    where: str = declare("A selector: `double[0:8].img.attn`, `single[*].mlp`, `guidance`.")
 
-    def check(self, where: str) -> None:
+    def check_together(self, where: str) -> None:
         """Refuse no action, several, and a malformed selector."""
         given = self.given()
         if len(given) != 1:
@@ -120,9 +112,6 @@ class Rule(Action):
                 f"{where}: expected exactly one of `alpha`, `weight`, `method`, `take`, got {got}"
             )
         Selector.parse(self.where, f"{where}.where")
-
-
-RULE = Kind(Rule.read, lambda: {"$ref": "#/$defs/Rule"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,26 +154,25 @@ class Guidance:
         """Return the policy in the form `parse` reads."""
         return self.policy if self.value is None else {self.policy: self.value}
 
+    @staticmethod
+    def json_schema(definitions: Definitions) -> dict[str, Any]:  # noqa: ARG004
+        """Return the JSON Schema of the forms `parse` accepts."""
+        return {
+            "anyOf": [
+                {"enum": ["keep", "scale", "drop"]},
+                _one("scale", {"type": "number"}),
+                _one("bake", {"type": "number", "minimum": 0}),
+            ]
+        }
 
-_GUIDANCE_SCHEMA = {
-    "anyOf": [
-        {"enum": ["keep", "scale", "drop"]},
-        {
-            "type": "object",
-            "properties": {"scale": {"type": "number"}},
-            "required": ["scale"],
-            "additionalProperties": False,
-        },
-        {
-            "type": "object",
-            "properties": {"bake": {"type": "number", "minimum": 0}},
-            "required": ["bake"],
-            "additionalProperties": False,
-        },
-    ]
-}
 
-GUIDANCE = Kind(Guidance.parse, lambda: _GUIDANCE_SCHEMA)
+def _one(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {name: schema},
+        "required": [name],
+        "additionalProperties": False,
+    }
 
 
 def plain_size(size: int) -> int | str:
@@ -195,60 +183,40 @@ def plain_size(size: int) -> int | str:
     return size
 
 
-_SIZE_SCHEMA = {
-    "anyOf": [
-        {"type": "integer", "minimum": 1},
-        {
-            "type": "string",
-            "pattern": r"^\s*[0-9]{1,18}(\.[0-9]{1,9})? ?([KMGTkmgt][iI]?)?[Bb]\s*$",
-        },
-    ]
-}
-
-
 @dataclass(frozen=True, kw_only=True)
-class Output(Part):
+class Output(Record):
     """What is written, and how."""
 
-    layout: Literal["same", "diffusers", "bfl", "comfy"] = given(
-        choice("same", "diffusers", "bfl", "comfy"),
+    layout: Literal["same", "diffusers", "bfl", "comfy"] = declare(
         "Names and files of the tensors; `same` is the first model's layout.",
         "same",
     )
-    dtype: Literal["same", "f32", "f16", "bf16", "fp8", "f8_e4m3", "f8_e5m2"] = given(
-        choice("same", "f32", "f16", "bf16", "fp8", "f8_e4m3", "f8_e5m2"),
+    dtype: Literal["same", "f32", "f16", "bf16", "fp8", "f8_e4m3", "f8_e5m2"] = declare(
         "Type of every float tensor; `same` is the first model's, tensor by tensor; `fp8` is "
         "`f8_e4m3` for the matrices of the blocks and `same` for the rest.",
         "same",
     )
-    overflow: Literal["saturate", "nan"] = given(
-        choice("saturate", "nan"), "What fp8 does with numbers too large for it.", "saturate"
+    overflow: Literal["saturate", "nan"] = declare(
+        "What fp8 does with numbers too large for it.", "saturate"
     )
-    shard_size: int | None = given(
-        Kind(size, lambda: _SIZE_SCHEMA),
+    shard_size: Annotated[int, SIZE] | None = declare(
         "Bytes per file at most, `10GB`; left out: 10 GB for diffusers, one file for other "
         "layouts.",
         None,
     )
-    pipeline_from: str | None = given(
-        FILLED,
+    pipeline_from: Filled | None = declare(
         "A model's name or a folder: write a whole pipeline, with its other parts from there.",
         None,
     )
-    scheduler_from: str | None = given(
-        FILLED,
+    scheduler_from: Filled | None = declare(
         "A model's name or a folder: take the pipeline's scheduler from there instead.",
         None,
     )
-    link: Literal["auto", "link", "reflink", "copy"] = given(
-        choice("auto", "link", "reflink", "copy"),
+    link: Literal["auto", "link", "reflink", "copy"] = declare(
         "How the pipeline's other parts get there.",
         "auto",
     )
-    card: bool = given(
-        FLAG, "Write a model card with the parents and the licence that follows from them.", True
+    card: bool = declare(
+        "Write a model card with the parents and the licence that follows from them.", True
     )
-    title: str | None = given(TEXT, "Title in the card and the metadata.", None)
-
-
-OUTPUT = Kind(Output.read, lambda: {"$ref": "#/$defs/Output"})
+    title: str | None = declare("Title in the card and the metadata.", None)

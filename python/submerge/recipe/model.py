@@ -13,32 +13,33 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from submerge.blocks import Selector
-from submerge.errors import RecipeError, nearest, quoted
-from submerge.methods import Linear, Method, Setting, Take, plain_method
-from submerge.recipe.fields import (
-    GUIDANCE,
-    MODEL,
-    OUTPUT,
-    RULE,
-    Action,
-    Guidance,
-    ModelSource,
-    Output,
-    Rule,
-    plain_size,
+from submerge.errors import RecipeError, quoted
+from submerge.given import (
+    declare,
+    dump_yaml,
+    kind_of,
+    load_file,
+    load_text,
+    meant,
+    named,
+    one_of,
+    plain_copy,
+    schema_of,
+    shown,
+    whole,
 )
-from submerge.recipe.kinds import TEXT, choice, given, listed, named, whole
-from submerge.recipe.parse import dump_yaml, load_file, load_text, plain
-from submerge.values import shown
+from submerge.methods import Linear, Method, Setting, Take, plain_method
+from submerge.recipe.fields import Action, Guidance, ModelSource, Output, Rule, plain_size
 
 __all__ = ["Recipe", "Step"]
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 # Words that stand beside model names in a field.
 _RESERVED = ("drop", "same", "default")
+_NAMES = {"pattern": f"^{_NAME.pattern}$", "not": {"enum": list(_RESERVED)}}
 
 
 class Step(NamedTuple):
@@ -66,46 +67,35 @@ class Recipe(Action):
 
     schema_also: ClassVar[dict[str, Any]] = {"oneOf": [*Action.ONE, {"not": {"anyOf": Action.ONE}}]}
 
-    models: dict[str, ModelSource] = given(
-        named(MODEL, "model", {"pattern": f"^{_NAME.pattern}$", "not": {"enum": list(_RESERVED)}}),
-        "The models by name, in order: `alpha` is the second's share.",
+    models: Annotated[dict[str, ModelSource], named(kind_of(ModelSource), "model", _NAMES)] = (
+        declare("The models by name, in order: `alpha` is the second's share.")
     )
-    rules: tuple[Rule, ...] = given(
-        listed(RULE),
-        "What differs from the top level, and where; the first rule that matches decides.",
-        (),
+    rules: tuple[Rule, ...] = declare(
+        "What differs from the top level, and where; the first rule that matches decides.", ()
     )
-    include: tuple[str, ...] = given(
-        listed(TEXT),
-        "Selectors: merge only these units and take the rest from the first model.",
-        (),
+    include: tuple[str, ...] = declare(
+        "Selectors: merge only these units and take the rest from the first model.", ()
     )
-    exclude: tuple[str, ...] = given(
-        listed(TEXT), "Selectors: take these units from the first model.", ()
+    exclude: tuple[str, ...] = declare("Selectors: take these units from the first model.", ())
+    guidance: Guidance = declare(
+        "What becomes of the guidance embedder when a parent has none.", Guidance()
     )
-    guidance: Guidance = given(
-        GUIDANCE, "What becomes of the guidance embedder when a parent has none.", Guidance()
-    )
-    extras: str | None = given(
-        TEXT,
+    extras: str | None = declare(
         "A model's name, or `drop`: whose VAE and text encoders to keep, where files hold them.",
         None,
     )
-    output: Output = given(OUTPUT, "What is written, and how.", Output())
-    base: str | None = given(
-        TEXT, "A model's name: what methods on differences take them from.", None
+    output: Output = declare("What is written, and how.", Output())
+    base: str | None = declare("A model's name: what methods on differences take them from.", None)
+    seed: Annotated[int, whole(below=1 << 64)] = declare(
+        "Seed of methods that draw random numbers.", 0
     )
-    seed: int = given(whole(below=2**64), "Seed of methods that draw random numbers.", 0)
-    scope: Literal["unit", "tensor"] = given(
-        choice("unit", "tensor"),
+    scope: Literal["unit", "tensor"] = declare(
         "What methods look at before they merge: units, the same in every layout, or the tensors "
         "of the files, as other programs do.",
         "unit",
     )
-    compat: Literal["mergekit"] | None = given(
-        choice("mergekit"),
-        "Whose arithmetic methods follow where it differs from that of their papers.",
-        None,
+    compat: Literal["mergekit"] | None = declare(
+        "Whose arithmetic methods follow where it differs from that of their papers.", None
     )
 
     @classmethod
@@ -139,7 +129,7 @@ class Recipe(Action):
                     "recipe.models: given already, expected a recipe without `models`",
                     hint="leave `models` out, or merge the recipe as it is",
                 )
-            data = {"models": plain(models, "recipe.models"), **data}
+            data = {"models": plain_copy(models, "recipe.models"), **data}
         return cls._checked(data)
 
     @classmethod
@@ -149,9 +139,9 @@ class Recipe(Action):
                 f"recipe: expected a mapping with `models`, got {shown(data)}",
                 hint="`submerge recipe new` prints a template",
             )
-        return cls.read(data, "recipe")
+        return cls.parse(data, "recipe")
 
-    def check(self, where: str) -> None:
+    def check_together(self, where: str) -> None:
         """Refuse several actions, names and selectors that are malformed, unknown models."""
         given = self.given()
         if len(given) > 1:
@@ -223,7 +213,7 @@ class Recipe(Action):
         *rules, last = self.steps()
         base = _base(last.method)
         data: dict[str, Any] = {
-            "models": {name: _plain_source(source) for name, source in self.models.items()},
+            "models": {name: source.plain() for name, source in self.models.items()},
             **_plain_action(last.method),
         }
         if rules:
@@ -276,18 +266,16 @@ class Recipe(Action):
     @classmethod
     def schema(cls) -> dict[str, Any]:
         """Return the JSON Schema (2020-12) of a recipe as it is written."""
-        from submerge.recipe.schema import schema_of
-
-        return schema_of(cls)
+        return schema_of(cls, "submerge recipe")
 
 
 def _read(source: object) -> Any:
     if isinstance(source, Recipe):
         return source.to_dict()
     if isinstance(source, Mapping):
-        return plain(source, "recipe")
+        return plain_copy(source, "recipe")
     if isinstance(source, str) and ("\n" in source or source.lstrip().startswith("{")):
-        return plain(load_text(source, "recipe"), "recipe")
+        return plain_copy(load_text(source, "recipe"), "recipe")
     if isinstance(source, str | os.PathLike):
         path = Path(os.fsdecode(os.fspath(source)))
         if path.suffix.lower() == ".safetensors":
@@ -295,7 +283,7 @@ def _read(source: object) -> Any:
                 f"{path}: a checkpoint, expected a recipe in YAML or JSON",
                 hint="a checkpoint belongs under `models:` of a recipe",
             )
-        return plain(load_file(path), "recipe")
+        return plain_copy(load_file(path), "recipe")
     raise RecipeError(
         f"recipe: expected a path, a text, a mapping or a Recipe, got {shown(source)}"
     )
@@ -307,17 +295,10 @@ def _inside(path: str, rule: Rule) -> str:
 
 
 def _no_model(where: str, name: str, choices: Sequence[str]) -> RecipeError:
-    close = nearest(name, choices)
-    known = ", ".join(map(quoted, choices[:10]))
     return RecipeError(
-        f"{where}: no model is called {quoted(name)}, expected one of {known}",
-        hint=f"did you mean {quoted(close[0])}?" if close else None,
+        f"{where}: no model is called {quoted(name)}, expected one of {one_of(choices)}",
+        hint=meant(name, choices),
     )
-
-
-def _plain_source(source: ModelSource) -> str | dict[str, Any]:
-    written = {"path": source.path, **source.written()}
-    return source.path if len(written) == 1 else written
 
 
 def _base(top: Method) -> Linear:

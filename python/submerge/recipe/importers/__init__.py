@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from submerge.errors import RecipeError
+from submerge.given import load_json, load_text, read_text
 from submerge.recipe.importers.comfy import import_workflow
 from submerge.recipe.importers.mecha import import_mecha
 from submerge.recipe.importers.mecha.instructions import looks_like_mecha
@@ -14,7 +15,6 @@ from submerge.recipe.importers.mergekit import import_mergekit, looks_like_merge
 from submerge.recipe.importers.metadata import import_metadata, looks_like_metadata
 from submerge.recipe.importers.preset import Imported
 from submerge.recipe.importers.supermerger import import_vector
-from submerge.recipe.parse import load_json, load_text, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

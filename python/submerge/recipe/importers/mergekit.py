@@ -9,12 +9,13 @@ selectors.
 from __future__ import annotations
 
 import re
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 from submerge.errors import RecipeError, listing, nearest, quoted
+from submerge.given import Kind, Record, choice, kind_of, listed, number, shown
 from submerge.recipe.importers.preset import DOUBLE, SINGLE, Imported, model_names
 from submerge.recipe.model import Recipe
-from submerge.values import number, shown
 
 __all__ = ["import_mergekit", "looks_like_mergekit"]
 
@@ -26,7 +27,6 @@ _RENAMED = {
 }
 # Parameters that change memory, not the result.
 _IDLE = frozenset({"int8_mask"})
-# Fields that a recipe has no use for.
 _LEFT = ("tokenizer", "tokenizer_source", "chat_template", "parallel", "name", "model_type")
 _DTYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 _FILTERS = {
@@ -91,19 +91,66 @@ def import_mergekit(data: Any, name: str) -> Imported:
     return _Reader(data, name).read()
 
 
+def _model(raw: object, where: str) -> str:
+    """Read a model's path, which may stand within `{model: {path: ...}}`."""
+    if isinstance(raw, dict):
+        raw = raw.get("model", raw)
+        raw = raw.get("path", raw) if isinstance(raw, dict) else raw
+    if not isinstance(raw, str) or not raw:
+        raise RecipeError(f"{where}: expected a model, got {shown(raw)}")
+    if "+" in raw:
+        raise RecipeError(f"{where}: {quoted(raw)} adds an adapter to a model")
+    return raw
+
+
+_MODEL = Kind(_model, lambda _: {})
+
+
+class _Yaml(Record):
+    """Null is written for what is left out."""
+
+    none_is_given: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class _Entry(_Yaml):
+    """A model and its own parameters."""
+
+    model: Annotated[str, _MODEL]
+    parameters: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class _Config(_Yaml):
+    """A mergekit configuration that has a counterpart here."""
+
+    merge_method: str
+    models: Annotated[tuple[_Entry, ...], listed(kind_of(_Entry), least=1)]
+    base_model: Annotated[str, _MODEL] | None = None
+    parameters: dict[str, Any] | None = None
+    dtype: Annotated[str, choice(*_DTYPES)] | None = None
+    out_dtype: Annotated[str, choice(*_DTYPES)] | None = None
+    # Fields that a recipe has no use for.
+    tokenizer: Any = None
+    tokenizer_source: Any = None
+    chat_template: Any = None
+    parallel: Any = None
+    name: Any = None
+    model_type: Any = None
+
+
 class _Reader:
     def __init__(self, data: Any, name: str) -> None:
         if not isinstance(data, dict) or "merge_method" not in data:
             raise RecipeError(f"{name}: expected a mapping with `merge_method`, got {shown(data)}")
-        self.data = data
         self.name = name
         self.notes: list[str] = []
+        self._refuse(data)
+        self.config = _Config.parse(data, name)
+        self.entries = [(entry.model, entry.parameters or {}) for entry in self.config.models]
 
     def read(self) -> Imported:
-        method = str(self.data["merge_method"])
-        self._refuse(method)
-        entries = self._entries()
-        base = self._model(self.data.get("base_model"), "base_model", optional=True)
+        method, entries, base = self.config.merge_method, self.entries, self.config.base_model
         paths = [path for path, _ in entries]
         if base is not None:
             paths = [base, *(path for path in paths if path != base)]
@@ -118,12 +165,13 @@ class _Reader:
                 recipe["base"] = names[base]
             if method not in _BY_ELEMENT:
                 recipe["scope"] = "tensor"
-        if dtype := self.data.get("out_dtype", self.data.get("dtype")):
-            recipe["output"] = {"dtype": self._dtype(dtype)}
+        if dtype := self.config.out_dtype or self.config.dtype:
+            recipe["output"] = {"dtype": _DTYPES[dtype]}
         self._say(method)
         return Imported(Recipe.load(recipe), self.notes)
 
-    def _refuse(self, method: str) -> None:
+    def _refuse(self, data: dict[str, Any]) -> None:
+        method = str(data["merge_method"])
         if method not in _KNOWN:
             close = nearest(method, _KNOWN)
             raise RecipeError(
@@ -133,46 +181,14 @@ class _Reader:
                 else "`submerge methods` lists what there is",
             )
         for field in ("slices", "modules"):
-            if field in self.data:
+            if field in data:
                 raise RecipeError(
                     f"{self.name}.{field}: layers put together anew, expected `models`; the "
                     "blocks of a diffusion model keep their places"
                 )
 
-    def _entries(self) -> list[tuple[str, dict[str, Any]]]:
-        raw = self.data.get("models")
-        if not isinstance(raw, list) or not raw:
-            raise RecipeError(f"{self.name}.models: expected a list of models, got {shown(raw)}")
-        found = []
-        for i, entry in enumerate(raw):
-            at = f"models[{i}]"
-            if not isinstance(entry, dict):
-                raise RecipeError(f"{self.name}.{at}: expected a mapping, got {shown(entry)}")
-            path = self._model(entry.get("model"), f"{at}.model")
-            found.append((str(path), self._mapping(entry.get("parameters"), f"{at}.parameters")))
-        return found
-
-    def _model(self, raw: object, at: str, *, optional: bool = False) -> str | None:
-        if raw is None and optional:
-            return None
-        if isinstance(raw, dict):
-            raw = raw.get("model", raw)
-            raw = raw.get("path", raw) if isinstance(raw, dict) else raw
-        if not isinstance(raw, str) or not raw:
-            raise RecipeError(f"{self.name}.{at}: expected a model, got {shown(raw)}")
-        if "+" in raw:
-            raise RecipeError(f"{self.name}.{at}: {quoted(raw)} adds an adapter to a model")
-        return raw
-
-    def _mapping(self, raw: object, at: str) -> dict[str, Any]:
-        if raw is None:
-            return {}
-        if not isinstance(raw, dict):
-            raise RecipeError(f"{self.name}.{at}: expected a mapping, got {shown(raw)}")
-        return raw
-
     def _taken(self, entries: list[tuple[str, dict[str, Any]]], names: dict[str, str]) -> str:
-        if len(entries) != 1 or entries[0][1] or self.data.get("parameters"):
+        if len(entries) != 1 or entries[0][1] or self.config.parameters:
             raise RecipeError(f"{self.name}: passthrough, expected one model without parameters")
         return names[entries[0][0]]
 
@@ -185,7 +201,7 @@ class _Reader:
     ) -> dict[str, Any]:
         """Return the method's parameters: those of all, and those of each model by its name."""
         renamed = _RENAMED.get(method, {})
-        shared = self._mapping(self.data.get("parameters"), "parameters")
+        shared = self.config.parameters or {}
         found: dict[str, Any] = {}
         for key, raw in shared.items():
             if key in _IDLE:
@@ -231,7 +247,7 @@ class _Reader:
         if not flat:
             found["rowwise"] = True
         weights = found.pop("weight", {})
-        base = self.data.get("base_model")
+        base = self.config.base_model
         pair = [names[path] for path, _ in entries if path != base]
         shares = [weights.get(name) for name in pair]
         if len(pair) != 2 or not all(isinstance(share, float) for share in shares):
@@ -280,12 +296,6 @@ class _Reader:
             found.setdefault(selector, value)
         raise RecipeError(f"{where}: no value for the rest, expected a last entry without a filter")
 
-    def _dtype(self, raw: object) -> str:
-        if raw not in _DTYPES:
-            expected = ", ".join(map(quoted, _DTYPES))
-            raise RecipeError(f"{self.name}.dtype: expected one of {expected}, got {shown(raw)}")
-        return _DTYPES[str(raw)]
-
     def _say(self, method: str) -> None:
         """Note which way ratios point, and what was left out."""
         if method in _FROM_BASE:
@@ -302,17 +312,13 @@ class _Reader:
                 f"{method}: mergekit takes figures of whole tensors, hence `scope: tensor`; models "
                 "and output must have one layout, or leave `scope` out and get those of units"
             )
-        if "dtype" in self.data:
+        if self.config.dtype is not None:
             self.notes.append(
                 "dtype: of the output; arithmetic is f32 here, whatever the dtype of the files"
             )
-        left = [field for field in _LEFT if field in self.data]
+        left = [field for field in _LEFT if getattr(self.config, field) is not None]
         if left:
             self.notes.append(f"not carried over: {listing(left, noun='field')}")
-        known = {"merge_method", "models", "base_model", "parameters", "dtype", "out_dtype"}
-        strange = [str(field) for field in self.data if field not in {*known, *_LEFT}]
-        if strange:
-            raise RecipeError(f"{self.name}: {listing(strange, noun='unknown field')}")
 
 
 def _spread(points: list[float], where: str) -> Any:

@@ -19,13 +19,12 @@ from fractions import Fraction
 from typing import Any
 
 from submerge.errors import RecipeError, listing, nearest, quoted
+from submerge.given import load_json, number, shown
 from submerge.recipe.importers.comfy import import_workflow
 from submerge.recipe.importers.mecha import import_mecha
 from submerge.recipe.importers.preset import Imported, model_names
 from submerge.recipe.importers.supermerger import import_vector
 from submerge.recipe.model import Recipe
-from submerge.recipe.parse import load_json
-from submerge.values import number, shown
 
 __all__ = ["import_metadata", "looks_like_metadata"]
 

@@ -17,7 +17,14 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from submerge.errors import RecipeError, counted, listing, quoted
-from submerge.recipe.importers.comfy.graph import SLIDERS, Link, Node, read_graph, value_of
+from submerge.recipe.importers.comfy.graph import (
+    SLIDERS,
+    Link,
+    Node,
+    model_users,
+    read_graph,
+    value_of,
+)
 from submerge.recipe.importers.preset import GROUPS, Form, Imported, model_names, to_recipe
 
 if TYPE_CHECKING:
@@ -35,6 +42,7 @@ _LOADERS = {
 }
 # What these do to a model does not touch its weights.
 _WEIGHTLESS = ("ModelSampling", "DifferentialDiffusion", "TorchCompileModel", "RescaleCFG")
+_SAVERS = ("ModelSave", "CheckpointSave")
 _MAX_CHAIN = 100
 
 
@@ -53,6 +61,7 @@ def import_workflow(data: object, name: str, node: str | None = None) -> Importe
     reader = _Reader(graph, name)
     last = _chosen(graph, name, node)
     form = reader.form(last.id, 0)
+    reader.notes += _afterwards(graph, last, name, named=node is not None)
     models = {found: path for path, found in reader.models.items()}
     return Imported(to_recipe(models, form), reader.notes + _closing_notes(graph, models))
 
@@ -99,6 +108,29 @@ def _upstream(node: Node, graph: Mapping[str, Node]) -> set[str]:
     return found
 
 
+def _afterwards(graph: Mapping[str, Node], last: Node, name: str, *, named: bool) -> list[str]:
+    """Refuse a merge that other nodes change on the way to the image; return what is left aside.
+
+    A merge that was asked for by name, or that is saved as it is, stands for itself.
+    """
+    users = model_users(graph, last, through=_passes)
+    changing = [node for node in users if node.makes_model(graph)]
+    if not changing:
+        return []
+    if not named and not any(node.kind in _SAVERS for node in users):
+        raise RecipeError(
+            f"{name}: {changing[0]} changes the merged model, expected nothing between the merge "
+            "and the sampler",
+            hint=_hint(changing[0]) or f"name the node to import what comes before: {last.id}",
+        )
+    return [f"not carried over: {node} changes the merged model afterwards" for node in changing]
+
+
+def _passes(node: Node) -> bool:
+    """Tell whether a node hands its model on with the same weights."""
+    return node.bypassed or node.kind == "Reroute" or node.kind.startswith(_WEIGHTLESS)
+
+
 class _Reader:
     """Evaluates nodes; collects the models met and notes for the user."""
 
@@ -131,8 +163,7 @@ class _Reader:
         if node.kind in MERGES and not node.bypassed:
             return self._merge(node, depth)
         link = next((node.inputs[f] for f in ("model", "model1", "") if f in node.inputs), None)
-        through = node.bypassed or node.kind == "Reroute" or node.kind.startswith(_WEIGHTLESS)
-        if not through or not isinstance(link, Link):
+        if not _passes(node) or not isinstance(link, Link):
             raise RecipeError(
                 f"{self.name}: {node} changes or makes a model, expected loaders and merges only",
                 hint=_hint(node),
@@ -228,7 +259,7 @@ def _sum(*terms: tuple[Fraction, Mapping[str, Fraction]]) -> dict[str, Fraction]
 def _hint(node: Node) -> str | None:
     if "lora" in node.kind.lower():
         return "bypass the LoRA in ComfyUI and export again, or bake it into its model first"
-    if len(node.kind) == 36 and node.kind.count("-") == 4:
+    if node.is_subgraph:
         return "this is a subgraph: choose Workflow > Export (API), which has none"
     return None
 

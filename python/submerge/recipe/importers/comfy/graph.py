@@ -8,18 +8,18 @@ needs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from submerge.errors import RecipeError, counted, quoted
+from submerge.given import Kind, Record, hinted, kind_of, number, shown, whole
 from submerge.recipe.importers.preset import DOUBLE, SINGLE
-from submerge.values import number, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-__all__ = ["SLIDERS", "Link", "Node", "read_graph", "value_of"]
+__all__ = ["SLIDERS", "Link", "Node", "model_users", "read_graph", "value_of"]
 
 # Sliders of ModelMergeFlux1 in the node's order, and the group each stands for.
 SLIDERS = {
@@ -44,9 +44,23 @@ WIDGETS = {
     "ModelSubtract": ("multiplier",),
     "PrimitiveNode": ("value",),
     "PrimitiveFloat": ("value",),
+    "SetNode": ("name",),
+    "GetNode": ("name",),
 }
 # The workflow format's marks for a node that is skipped over, and one that never runs.
 _BYPASSED, _MUTED = 4, 2
+
+
+def _id(raw: object, where: str) -> str:
+    if isinstance(raw, bool) or not isinstance(raw, int | str):
+        raise RecipeError(f"{where}: expected a node's id, got {shown(raw)}")
+    return str(raw)
+
+
+_Integer = Annotated[int, whole(-(1 << 53), 1 << 53)]
+# A slot's type is a word; -1 or a list of choices for some.
+_TYPE = Kind(lambda raw, _: str(raw), lambda _: {})
+_ID = Kind(_id, lambda _: {"type": ["integer", "string"]})
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +81,7 @@ class Node:
         inputs: values and links by name.
         bypassed: whether it hands its first input through.
         muted: whether it does not run.
+        outputs: the types of its outputs, where the file holds them.
     """
 
     id: str
@@ -74,6 +89,24 @@ class Node:
     inputs: Mapping[str, Any]
     bypassed: bool = False
     muted: bool = False
+    outputs: tuple[str, ...] | None = None
+
+    @property
+    def is_subgraph(self) -> bool:
+        """Whether nodes hide in it that this file does not show in their places."""
+        return len(self.kind) == 36 and self.kind.count("-") == 4
+
+    def makes_model(self, graph: Mapping[str, Node]) -> bool:
+        """Tell whether a model comes out of it, by its outputs' types or by who takes them."""
+        if self.is_subgraph or any(word in self.kind.lower() for word in ("lora", "merge")):
+            return True
+        if self.outputs is not None:
+            return "MODEL" in self.outputs
+        return any(
+            isinstance(item, Link) and item.node == self.id and field.startswith("model")
+            for node in graph.values()
+            for field, item in node.inputs.items()
+        )
 
     def __str__(self) -> str:
         return f"node {self.id} ({quoted(self.kind)})"
@@ -98,18 +131,81 @@ def read_graph(data: object, name: str) -> dict[str, Node]:
         and data
         and all(isinstance(n, dict) and "class_type" in n for n in data.values())
     ):
-        return {key: _api_node(key, raw, name) for key, raw in data.items()}
+        read = {key: _ApiNode.parse(raw, f"{name}: node {key}") for key, raw in data.items()}
+        return {
+            key: Node(key, node.class_type, {n: _api_input(i) for n, i in node.inputs.items()})
+            for key, node in read.items()
+        }
     raise RecipeError(
         f"{name}: expected a ComfyUI workflow, got {shown(data)}",
         hint="in ComfyUI choose Workflow > Export or Workflow > Export (API)",
     )
 
 
-def _api_node(key: str, raw: dict[str, Any], name: str) -> Node:
-    inputs = raw.get("inputs", {})
-    if not isinstance(raw["class_type"], str) or not isinstance(inputs, dict):
-        raise RecipeError(f"{name}: node {key}: expected a class and inputs")
-    return Node(key, raw["class_type"], {field: _api_input(item) for field, item in inputs.items()})
+class _Saved(Record):
+    """What ComfyUI writes holds much that no merge asks for, and null for what is not there."""
+
+    open: ClassVar[bool] = True
+    none_is_given: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class _ApiNode(_Saved):
+    """A node of the API format."""
+
+    class_type: str
+    inputs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Input(_Saved):
+    """A slot of a node of the editor, with the number of the link that leads to it."""
+
+    name: str
+    link: _Integer | None = None
+
+
+@dataclass(frozen=True)
+class _Output(_Saved):
+    """A slot that a node of the editor puts something out by."""
+
+    type: Annotated[str, _TYPE]
+
+
+@dataclass(frozen=True)
+class _EditorNode(_Saved):
+    """A node of the editor's format."""
+
+    id: Annotated[str, _ID]
+    type: str
+    mode: _Integer = 0
+    inputs: tuple[_Input, ...] | None = None
+    outputs: tuple[_Output, ...] | None = None
+    widgets_values: Any = None
+
+
+@dataclass(frozen=True)
+class _LinkObject(_Saved):
+    """A link in the newer form of the editor's format."""
+
+    id: _Integer
+    origin_id: Annotated[str, _ID]
+    origin_slot: _Integer
+
+    @classmethod
+    def parse(cls, raw: object, where: str) -> Self:
+        """Read the object, or `[id, from, output, to, input, type]`."""
+        if isinstance(raw, list):
+            raw = dict(zip(("id", "origin_id", "origin_slot"), raw, strict=False))
+        return super().parse(raw, where)
+
+
+@dataclass(frozen=True)
+class _Workflow(_Saved):
+    """The editor's format."""
+
+    nodes: tuple[_EditorNode, ...]
+    links: tuple[_LinkObject, ...] | None = None
 
 
 def _api_input(item: object) -> object:
@@ -120,48 +216,65 @@ def _api_input(item: object) -> object:
 
 
 def _read_workflow(data: dict[str, Any], name: str) -> dict[str, Node]:
-    try:
-        links = dict(map(_link, data.get("links", [])))
-        nodes = [_workflow_node(raw, links, name) for raw in data["nodes"]]
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, RecipeError):
-            raise
-        raise RecipeError(
-            f"{name}: not as ComfyUI's editor saves workflows ({type(error).__name__}: {error})",
-            hint="in ComfyUI choose Workflow > Export (API)",
-        ) from None
-    return {node.id: node for node in nodes}
+    read = hinted(kind_of(_Workflow), "in ComfyUI choose Workflow > Export (API)").read(
+        data, f"{name}: workflow"
+    )
+    links = {link.id: Link(link.origin_id, link.origin_slot) for link in read.links or ()}
+    return {node.id: _node(node, links, name) for node in read.nodes}
 
 
-def _link(raw: Any) -> tuple[int, Link]:
-    """Read `[id, from, output, to, input, type]`, or the newer form as an object."""
-    if isinstance(raw, dict):
-        return int(raw["id"]), Link(str(raw["origin_id"]), int(raw["origin_slot"]))
-    number, node, output, *_ = raw
-    return int(number), Link(str(node), int(output))
+def _node(raw: _EditorNode, links: Mapping[int, Link], name: str) -> Node:
+    inputs = _widget_values(raw, f"{name}: node {raw.id} ({quoted(raw.type)})")
+    for entry in raw.inputs or ():
+        if entry.link is not None:
+            if entry.link not in links:
+                raise RecipeError(
+                    f"{name}: node {raw.id}: link {entry.link} is not there, expected all links"
+                )
+            inputs[entry.name] = links[entry.link]
+    outputs = None if raw.outputs is None else tuple(output.type for output in raw.outputs)
+    return Node(raw.id, raw.type, inputs, raw.mode == _BYPASSED, raw.mode == _MUTED, outputs)
 
 
-def _workflow_node(raw: dict[str, Any], links: Mapping[int, Link], name: str) -> Node:
-    kind, key = str(raw["type"]), str(raw["id"])
-    inputs = _widget_values(raw, kind, f"{name}: node {key} ({quoted(kind)})")
-    for entry in raw.get("inputs") or []:
-        if entry.get("link") is not None:
-            inputs[str(entry["name"])] = links[int(entry["link"])]
-    mode = raw.get("mode", 0)
-    return Node(key, kind, inputs, bypassed=mode == _BYPASSED, muted=mode == _MUTED)
-
-
-def _widget_values(raw: dict[str, Any], kind: str, where: str) -> dict[str, Any]:
+def _widget_values(raw: _EditorNode, where: str) -> dict[str, Any]:
     """Return a node's widget values by name; none for the nodes whose widgets are not known."""
-    values = raw.get("widgets_values") or []
+    values = raw.widgets_values
     if isinstance(values, dict):
         return dict(values)
-    names = WIDGETS.get(kind, ())
-    if kind.startswith("ModelMerge") and len(values) != len(names):
+    found = values if isinstance(values, list) else []
+    names = WIDGETS.get(raw.type, ())
+    if raw.type.startswith("ModelMerge") and len(found) != len(names):
         raise RecipeError(
-            f"{where}: expected {counted(len(names), 'widget value')}, got {len(values)}"
+            f"{where}: expected {counted(len(names), 'widget value')}, got {len(found)}"
         )
-    return dict(zip(names, values, strict=False))
+    return dict(zip(names, found, strict=False))
+
+
+def model_users(
+    graph: Mapping[str, Node], node: Node, through: Callable[[Node], bool]
+) -> list[Node]:
+    """Return the nodes that take what a node puts out, also through nodes that hand it on."""
+    found: dict[str, Node] = {}
+    todo, done = [node], {node.id}
+    while todo:
+        at = todo.pop()
+        for user in graph.values():
+            links = [i for i in user.inputs.values() if isinstance(i, Link) and i.node == at.id]
+            takes = any(link.output == 0 for link in links) or _by_name(at, user)
+            if user.id in done or user.muted or not takes:
+                continue
+            done.add(user.id)
+            if through(user) or user.kind in ("SetNode", "GetNode"):
+                todo.append(user)
+            else:
+                found[user.id] = user
+    return list(found.values())
+
+
+def _by_name(source: Node, user: Node) -> bool:
+    """Tell whether a `GetNode` hands on what a `SetNode` of the same name was given."""
+    pair = (source.kind, user.kind) == ("SetNode", "GetNode")
+    return pair and source.inputs.get("name") == user.inputs.get("name")
 
 
 def value_of(node: Node, field: str, graph: Mapping[str, Node], name: str) -> Fraction:
@@ -176,9 +289,10 @@ def value_of(node: Node, field: str, graph: Mapping[str, Node], name: str) -> Fr
     item = node.inputs[field]
     if isinstance(item, Link):
         source = graph.get(item.node)
-        if source is None or source.kind not in ("PrimitiveNode", "PrimitiveFloat"):
+        known = source is not None and source.kind in ("PrimitiveNode", "PrimitiveFloat")
+        if source is None or not known or isinstance(source.inputs.get("value"), Link):
             raise RecipeError(
-                f"{where} comes from {source or f'node {item.node}'}, expected a number",
+                f"{where} comes from {source or f'node {quoted(item.node)}'}, expected a number",
                 hint="type the number into the merge node",
             )
         return value_of(source, "value", graph, name)
