@@ -83,7 +83,7 @@ pub(super) struct Formula {
 
 /// The formula, element by element; nothing is stored between its steps.
 pub(super) struct Mix<'a> {
-    pub(super) formula: Formula,
+    pub(super) formula: &'a Formula,
     pub(super) operands: &'a [&'a [f32]],
     pub(super) masks: &'a [Mask],
     pub(super) weights: &'a [f32],
@@ -117,7 +117,7 @@ impl Body for Mix<'_> {
 
 /// In how many elements of a tile the sum that decides is positive, less those where it is negative.
 pub(super) struct Signs<'a> {
-    pub(super) formula: Formula,
+    pub(super) formula: &'a Formula,
     pub(super) operands: &'a [&'a [f32]],
     pub(super) masks: &'a [Mask],
     pub(super) weights: &'a [f32],
@@ -187,7 +187,7 @@ fn padded(x: &[f32]) -> Row {
 }
 
 struct Mixer<'a> {
-    formula: Formula,
+    formula: &'a Formula,
     masks: &'a [Mask],
     weights: &'a [f32],
     /// What each model gives to a row.
@@ -200,15 +200,14 @@ impl Mixer<'_> {
     #[inline(always)]
     fn sum(&mut self, operands: &[&[f32]], [from, at]: [usize; 2]) -> Row {
         let base = row_of(operands[0], from);
-        let consensus = self.formula.consensus;
         let mut sum = [0.0; ROW];
         for (model, weight) in self.weights.iter().enumerate() {
             // Without weights in the vote, they come after it.
-            let weight = if consensus == Consensus::Plain { 1.0 } else { *weight };
+            let weight = if self.formula.consensus == Consensus::Plain { 1.0 } else { *weight };
             let x = row_of(operands[model + 1], from);
             let mut products = [0.0; ROW];
             product((&self.masks[model], weight), at, [x, base], &mut products);
-            if consensus == Consensus::Count {
+            if self.formula.consensus == Consensus::Count {
                 for lane in 0..ROW {
                     let p = products[lane];
                     sum[lane] += if p > 0.0 { 1.0 } else { 0.0 } - if p < 0.0 { 1.0 } else { 0.0 };
@@ -226,12 +225,12 @@ impl Mixer<'_> {
     /// What comes out of what was kept.
     #[inline(always)]
     fn mix(&self, base: &Row, sum: Row, out: &mut Row) {
-        let Formula { consensus, positive, normalize, lambda, divisor } = self.formula;
-        let plain = consensus == Consensus::Plain;
+        let formula = self.formula;
+        let plain = formula.consensus == Consensus::Plain;
         // The smallest number that wins for the positive sign: 0, or what is next above it.
-        let least = if positive { 0.0 } else { f32::from_bits(1) };
-        let (mut mixed, mut divisor) = (sum, [divisor; ROW]);
-        if consensus != Consensus::None {
+        let least = if formula.positive { 0.0 } else { f32::from_bits(1) };
+        let (mut mixed, mut divisor) = (sum, [formula.divisor; ROW]);
+        if formula.consensus != Consensus::None {
             (mixed, divisor) = ([0.0; ROW], [0.0; ROW]);
             for (products, weight) in self.products.iter().zip(self.weights) {
                 let after = if plain { *weight } else { 1.0 };
@@ -244,13 +243,13 @@ impl Mixer<'_> {
                 }
             }
         }
-        if normalize {
+        if formula.normalize {
             for lane in 0..ROW {
                 mixed[lane] /= if divisor[lane] == 0.0 { 1.0 } else { divisor[lane] };
             }
         }
         for lane in 0..ROW {
-            out[lane] = base[lane] + mixed[lane] * lambda;
+            out[lane] = base[lane] + mixed[lane] * formula.lambda;
         }
     }
 }

@@ -145,7 +145,7 @@ impl<S: Sparsify> Kernel for Delta<S> {
             Stage::Sparsify(sums) => self.sparsify.reduce(tile, sums),
             Stage::Vote(kept) => {
                 let mut signs = 0;
-                let formula = self.formula(true);
+                let formula = &self.formula(true);
                 self.each(tile, kept, |_, operands, masks, weights| {
                     signs += tile.isa.run(Signs { formula, operands, masks, weights });
                 });
@@ -162,7 +162,7 @@ impl<S: Sparsify> Kernel for Delta<S> {
     }
 
     fn map(&self, tile: Tile, known: &Self::Learned, out: &mut [f32]) {
-        let formula = self.formula(known.positive);
+        let formula = &self.formula(known.positive);
         self.each(tile, &known.kept, |range, operands, masks, weights| {
             tile.isa.run(Mix { formula, operands, masks, weights, out: &mut out[range] });
         });
