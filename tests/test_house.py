@@ -155,7 +155,7 @@ def test_help_imports_click_and_little_more() -> None:
     assert {name for name in found if name.startswith("submerge.")} <= {
         "submerge.cli",
         "submerge.cli.analysis",
-        "submerge.cli.look",
+        "submerge.cli.inspect",
         "submerge.cli.measure",
         "submerge.cli.options",
         "submerge.cli.page",

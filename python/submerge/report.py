@@ -198,7 +198,8 @@ class Report:
         rows = rows_of(plan, figures)
         findings = Findings.of(plan, figures)
         parents = {parent.name for parent in plan.about.parents}
-        remarks = (*findings.lines, *unrelated(summed(rows).pairs, parents))
+        apart = unrelated(summed(rows).pairs, parents)
+        remarks = (*findings.lines, *apart, *figures["notes"])
         summary["notes"] = (*summary["notes"], *remarks)
         names = [file.path or plan.target.name for file in plan.files]
         python = ".".join(map(str, sys.version_info[:3]))
@@ -218,6 +219,7 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data, ready for JSON."""
         return {
+            "format": "submerge-merge/1",
             "path": str(self.path),
             "files": dict(self.files),
             **self.summary,

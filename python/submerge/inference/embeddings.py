@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Embeddings", "texts_identity"]
 
-FORMAT = "submerge-embeddings/1"
 _NAMES = ("t5", "clip")
 _SAMPLE = 4096  # bytes at either end of a tensor that speak for it
 _SMALL = 1 << 26  # files up to this size are read whole
@@ -55,7 +54,7 @@ class Embeddings:
         self._folder = Path(folder)
         self._folder.mkdir(parents=True, exist_ok=True)
         self._known = {
-            "format": FORMAT,
+            "format": "submerge-embeddings/1",
             "encoders": texts_identity(pipeline),
             "dtype": dtype,
             "device": device,
@@ -73,11 +72,11 @@ class Embeddings:
             return None
         try:
             with safe_open(path, "pt") as file:
-                told = (file.metadata() or {}).get("key")
+                written = (file.metadata() or {}).get("key")
                 found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError):
-            told, found = None, {}
-        if told == key and _fits(found, tokens, self._known["dtype"]):
+            written, found = None, {}
+        if written == key and _fits(found, tokens, self._known["dtype"]):
             return found["t5"], found["clip"]
         self.damaged.append(path)
         return None

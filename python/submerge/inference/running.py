@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from submerge.errors import Cancelled, CheckpointError, RecipeError, counted
 from submerge.given import shown
 from submerge.inference.adapters import adapted
-from submerge.inference.images import FORMAT, GeneratedImage, InferenceResult, read_metadata
+from submerge.inference.images import GeneratedImage, InferenceResult, read_metadata
 from submerge.inference.loading import LoadedModel, load_model
 from submerge.inference.options import InferenceOptions, InferenceOptionsDict
 from submerge.inference.planner import PHASES
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from submerge.documents import ImageDocument
+    from submerge.documents.painting import PaintedModel
     from submerge.merge import MergedModel
 
 __all__ = ["InferenceResult", "run_inference"]
@@ -36,13 +38,13 @@ class _Job(NamedTuple):
     prompt_index: int
     prompt: str
     seed: int
-    metadata: Mapping[str, Any]
+    metadata: ImageDocument
     path: Path | None
 
 
 @dataclass
 class _Spent:
-    """What a stretch of a phase took: seconds, and the most bytes held by kind."""
+    """What a part of a phase took: seconds, and the most bytes held by kind."""
 
     seconds: float = 0.0
     memory: dict[str, int | None] = field(default_factory=dict)
@@ -64,7 +66,7 @@ class _Run:
 
     @contextmanager
     def phase(self, name: str, **details: int) -> Iterator[_Spent]:
-        """Take the time and the memory of a stretch of a phase."""
+        """Take the time and the memory of a part of a phase."""
         spent, begun = _Spent(), time.perf_counter()
         with span(name, **details), self.watch.peak() as spent.memory:
             yield spent
@@ -170,18 +172,18 @@ def _check_size(run: _Run) -> None:
 
 
 def _jobs(run: _Run, prompts: Sequence[str], folder: Path | None) -> list[_Job]:
-    model = {
+    model: PaintedModel = {
         "name": run.model.name,
         "fingerprint": run.model.fingerprint,
         "recipe": run.model.parts.recipe,
         "dtype": run.model.plan.dtype,
-        "quantization": run.model.plan.rung.quantization,
+        "quantization": run.model.plan.chosen.quantization,
     }
     jobs: list[_Job] = []
     for prompt_index, prompt in enumerate(prompts):
         for seed in run.options.all_seeds:
-            metadata = {
-                "format": FORMAT,
+            metadata: ImageDocument = {
+                "format": "submerge-image/1",
                 "version": __version__,
                 "model": model,
                 "prompt": prompt,
