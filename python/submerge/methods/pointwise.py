@@ -21,7 +21,6 @@ from submerge.methods.base import (
     parameter,
     weighted_sum,
     weighted_words,
-    whole_parts,
 )
 from submerge.methods.delta import BASE, LAMBDA, WEIGHT
 from submerge.methods.parameters import base_of, deltas_of, pair_of, weights_of
@@ -208,7 +207,7 @@ class Clamp(_Formula):
     equal: ClassVar[Equality] = {"numpy": EXACT, MECHA: CLOSE}
 
     def _arguments(self, alpha: float) -> dict[str, Any]:
-        return {"clamp": whole_parts([1.0, alpha, -alpha]) | {"bounds": [True, True, False]}}
+        return {"clamp": {"weights": [1.0, alpha, -alpha], "bounds": [True, True, False]}}
 
 
 @dataclass(frozen=True, slots=True)

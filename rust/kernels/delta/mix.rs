@@ -229,27 +229,29 @@ impl Mixer<'_> {
         let plain = formula.consensus == Consensus::Plain;
         // The smallest number that wins for the positive sign: 0, or what is next above it.
         let least = if formula.positive { 0.0 } else { f32::from_bits(1) };
-        let (mut mixed, mut divisor) = (sum, [formula.divisor; ROW]);
-        if formula.consensus != Consensus::None {
-            (mixed, divisor) = ([0.0; ROW], [0.0; ROW]);
-            for (products, weight) in self.products.iter().zip(self.weights) {
-                let after = if plain { *weight } else { 1.0 };
-                for lane in 0..ROW {
-                    let p = products[lane];
-                    let along = if sum[lane] >= least { p } else { -p };
-                    let mask = if along > 0.0 { 1.0 } else { 0.0 };
-                    mixed[lane] += p * after * mask;
-                    divisor[lane] += weight * mask;
+        // Few lanes at a time, so that their sums stay in registers from model to model.
+        for first in (0..ROW).step_by(LANES) {
+            let (mut mixed, mut divisor) = ([0.0; LANES], [formula.divisor; LANES]);
+            mixed.copy_from_slice(&sum[first..first + LANES]);
+            if formula.consensus != Consensus::None {
+                let elected = mixed;
+                (mixed, divisor) = ([0.0; LANES], [0.0; LANES]);
+                for (products, weight) in self.products.iter().zip(self.weights) {
+                    let after = if plain { *weight } else { 1.0 };
+                    for lane in 0..LANES {
+                        let p = products[first + lane];
+                        let along = if elected[lane] >= least { p } else { -p };
+                        let mask = if along > 0.0 { 1.0 } else { 0.0 };
+                        mixed[lane] += p * after * mask;
+                        divisor[lane] += weight * mask;
+                    }
                 }
             }
-        }
-        if formula.normalize {
-            for lane in 0..ROW {
-                mixed[lane] /= if divisor[lane] == 0.0 { 1.0 } else { divisor[lane] };
+            for lane in 0..LANES {
+                let divisor = if divisor[lane] == 0.0 { 1.0 } else { divisor[lane] };
+                let mixed = if formula.normalize { mixed[lane] / divisor } else { mixed[lane] };
+                out[first + lane] = base[first + lane] + mixed * formula.lambda;
             }
-        }
-        for lane in 0..ROW {
-            out[lane] = base[lane] + mixed[lane] * formula.lambda;
         }
     }
 }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::kernels::check::expect_operands;
 use crate::kernels::kernel::Direct;
-use crate::kernels::linear::{Linear, undivided};
+use crate::kernels::linear::Linear;
 use crate::kernels::tile::Tile;
 use crate::simd::{BLOCK, Body};
 
@@ -19,16 +19,13 @@ use crate::simd::{BLOCK, Body};
 pub struct Clamp {
     /// One finite weight per operand.
     pub weights: Vec<f64>,
-    /// What their sum is divided by.
-    #[serde(default = "undivided")]
-    pub divisor: f64,
     /// Which operands bound the sum.
     pub bounds: Vec<bool>,
 }
 
 impl Clamp {
     fn linear(&self) -> Linear {
-        Linear { weights: self.weights.clone(), divisor: self.divisor }
+        Linear::sum(self.weights.clone())
     }
 }
 
