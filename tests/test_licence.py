@@ -196,7 +196,6 @@ def test_a_card_tells_the_hub_of_the_parents(tmp_path: Path) -> None:
     }
     plan = planned(tmp_path, {"s": schnell, "k": krea}, recipe, "merged")
     card = front(plan)
-    # The hub knows no `my-krea`: it stands in the table, and not among the hub's ids.
     assert card["base_model"] == ["black-forest-labs/FLUX.1-schnell"]
     assert card["base_model_relation"] == "merge"
     assert card["library_name"] == "diffusers"
@@ -214,14 +213,6 @@ def test_a_card_tells_the_hub_of_the_parents(tmp_path: Path) -> None:
     assert "secret" not in everything
     assert str(tmp_path) not in everything
     assert dict(plan.files[0].metadata)["modelspec.title"] == "Fox"
-
-
-def test_a_card_names_no_hub_ids_that_nobody_told(tmp_path: Path) -> None:
-    plan = planned(tmp_path, {"s": SCHNELL, "k": KREA}, {"alpha": 0.3}, "out")
-    card = front(plan)
-    assert "base_model" not in card
-    assert "base_model_relation" not in card
-    assert card["tags"] == ["merge", "submerge", "flux"]
 
 
 def test_a_conversion_is_no_merge(tmp_path: Path) -> None:
