@@ -19,10 +19,10 @@ import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 from submerge.errors import CheckpointError, RecipeError, counted, listing, quoted
+from submerge.files import path_of
 from submerge.given import PATH, Count, Record, read_document
 from submerge.inference import load_model, read_metadata, run_inference
 from submerge.inference.images import opened
@@ -32,6 +32,7 @@ from submerge.run import __version__
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
 
     from submerge.inference import LoadedModel
 
@@ -174,7 +175,7 @@ def reproduce(
         SubmergeError: as `load_model`.
         OSError: a file cannot be read or written.
     """
-    path = Path(report)
+    path = path_of(report, "report")
     path = path / "evaluation.json" if path.is_dir() else path
     single = path.suffix.lower() == ".png"
     told = _Evaluation() if single else _read(path)
@@ -189,7 +190,7 @@ def reproduce(
         with _loaded(places[name], wanted[0].metadata["model"], load or {}) as model:
             changed |= _other_model(name, wanted, model)
             batch = (told.options and told.options.batch) or 1
-            folder = None if output is None else Path(output) / name
+            folder = None if output is None else path_of(output, "output") / name
             images += [
                 {"path": _relative(one.path, path.parent), "model": name, **difference}
                 for one, difference in _repeated(model, wanted, batch, folder)

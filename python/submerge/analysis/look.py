@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from submerge.analysis.rows import BlockRow, Sums, grouped, rows_of
 from submerge.checkpoint import FLOATS, open_checkpoint
 from submerge.errors import RecipeError
-from submerge.files import write_whole
+from submerge.files import path_of, write_whole
 from submerge.findings import Spot, nonfinite_inputs
 from submerge.layout import identify
 from submerge.merge import named
@@ -150,7 +150,7 @@ class Analysis:
         """
         where = os.fspath(path)
         try:
-            held = json.loads(Path(path).read_text(encoding="utf-8"))
+            held = json.loads(path_of(path, "analysis").read_text(encoding="utf-8"))
             if held["format"] != FORMAT:
                 raise RecipeError(f"{where}: expected format `{FORMAT}`, got `{held['format']}`")
             return cls(

@@ -22,6 +22,7 @@ from submerge.evaluate.scorers.safety import UNSAFE, veiled
 from submerge.evaluate.signals import rows_of
 from submerge.evaluate.statistics import compare
 from submerge.evaluate.verdicts import Facts, questions
+from submerge.files import path_of
 from submerge.profile import environment
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def evaluate_guidance(
     cast = cast_of(model, parents, how.get("load", {}))
     for package in ("torch", "diffusers", "transformers", "PIL"):
         need(package, "submerge[evaluate]")
-    folder = None if how.get("output") is None else Path(how["output"])  # type: ignore[arg-type]
+    folder = None if how.get("output") is None else path_of(how["output"], "output")
     notify = how.get("notify", _silent)
     plan = Plan(battery, options, folder, notify)
     painted = run(cast, plan)

@@ -87,7 +87,7 @@ def _wrong(expected: str, raw: object, where: str, hint: str | None = None) -> R
 def clean(text: str, where: str) -> str:
     """Refuse text that no file name and no UTF-8 file can hold."""
     if "\0" in text or any("\ud800" <= c <= "\udfff" for c in text):
-        raise RecipeError(f"{where}: {shown(text)} holds NUL or half a surrogate pair")
+        raise RecipeError(f"{where}: {shown(text)} holds NUL, or bytes that are not UTF-8")
     return text
 
 

@@ -18,7 +18,7 @@ from submerge.given.faults import inside, shown
 from submerge.given.kinds import clean, mapping, number
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ruamel.yaml.error import MarkedYAMLError
 
@@ -175,19 +175,13 @@ def _yaml(text: str, name: str) -> Any:
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     class Constructor(SafeConstructor):
-        """Says where a value stands that a tag makes something else of than it is."""
+        """Says where a value stands that its tag cannot be made of, or a key that is no name."""
 
         def construct_object(self, node: Any, deep: bool = False) -> Any:  # noqa: FBT001, FBT002
-            try:
-                return super().construct_object(node, deep=deep)
-            except (YAMLError, RecipeError):
-                raise
-            except Exception:  # noqa: BLE001 - KeyError, IndexError, TypeError, ... as it comes
-                at, tag = node.start_mark, quoted(str(node.tag).rpartition(":")[2])
-                raise RecipeError(
-                    f"{name}:{at.line + 1}:{at.column + 1}: not YAML: no {tag} can be made of this",
-                    hint="names and values are written plain, without tags",
-                ) from None
+            return _placed(super().construct_object, node, name, deep=deep)
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:  # noqa: FBT001, FBT002
+            return _placed(super().construct_mapping, node, name, deep=deep)
 
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = Constructor
@@ -201,6 +195,21 @@ def _yaml(text: str, name: str) -> Any:
     except (YAMLError, ValueError) as error:
         first = str(error).strip().splitlines()
         raise RecipeError(f"{name}: not YAML: {first[0] if first else 'unreadable'}") from None
+
+
+def _placed(make: Callable[..., Any], node: Any, name: str, *, deep: bool) -> Any:
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        return make(node, deep=deep)
+    except (YAMLError, RecipeError):
+        raise
+    except Exception:  # noqa: BLE001 - KeyError, IndexError, TypeError, ... as it comes
+        at, tag = node.start_mark, quoted(str(node.tag).rpartition(":")[2])
+        raise RecipeError(
+            f"{name}:{at.line + 1}:{at.column + 1}: not YAML: no {tag} can be made of this",
+            hint="write names and values plain, without tags, and names as text",
+        ) from None
 
 
 def _bound(events: Iterator[Any], name: str) -> None:

@@ -11,13 +11,13 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from submerge.checkpoint import Checkpoint, open_checkpoint
 from submerge.checkpoint.files import MAX_CONFIG_BYTES, read_object
 from submerge.checkpoint.reading import Reading
 from submerge.errors import CheckpointError, LayoutError, RecipeError, listing, quoted
+from submerge.files import path_of
 from submerge.inference.activations import Shapes
 from submerge.inference.planner import Sizes, Stored
 from submerge.inference.quantized import QUANTIZATIONS, stored_bytes, unpacked_bytes
@@ -28,6 +28,7 @@ from submerge.plan.provenance import label
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
+    from pathlib import Path
 
 __all__ = ["Parts", "find_parts"]
 
@@ -188,7 +189,7 @@ def find_parts(source: Any, components: str | os.PathLike[str] | None = None) ->
         RecipeError: a transformer alone, without `components`.
         OSError: a file cannot be read.
     """
-    path = source.path if isinstance(source, MergedModel) else Path(source)
+    path = source.path if isinstance(source, MergedModel) else path_of(source, "model")
     model = identify(open_checkpoint(path))
     if model.arch.family != "flux1" or model.arch.in_channels != _CHANNELS:
         raise LayoutError(
@@ -197,7 +198,7 @@ def find_parts(source: Any, components: str | os.PathLike[str] | None = None) ->
         )
     own = model.checkpoint.pipeline
     if components is not None:
-        folder = _pipeline(Path(components), "components")
+        folder = _pipeline(path_of(components, "components"), "components")
     elif own is not None:
         folder = own
     else:

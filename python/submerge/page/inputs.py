@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from submerge.errors import RecipeError, listing, quoted
+from submerge.files import path_of
 
 if TYPE_CHECKING:
     import os
@@ -47,7 +48,7 @@ def load(kind: str, source: Source) -> tuple[dict[str, Any], Path]:
     if isinstance(source, Mapping):
         data, folder, where = dict(source), Path(), kind
     else:
-        path = Path(source)
+        path = path_of(source, kind)
         path = path / f"{kind}.json" if path.is_dir() else path
         data, folder, where = _read(path), path.parent, str(path)
     form, lists = _EXPECTED[kind]

@@ -255,13 +255,11 @@ def model_users(
 ) -> list[Node]:
     """Return the nodes that take what a node puts out, also through nodes that hand it on."""
     found: dict[str, Node] = {}
-    todo, done = [node], {node.id}
+    users, done = _users(graph), {node.id}
+    todo = [node]
     while todo:
-        at = todo.pop()
-        for user in graph.values():
-            links = [i for i in user.inputs.values() if isinstance(i, Link) and i.node == at.id]
-            takes = any(link.output == 0 for link in links) or _by_name(at, user)
-            if user.id in done or user.muted or not takes:
+        for user in users.get(todo.pop().id, ()):
+            if user.id in done or user.muted:
                 continue
             done.add(user.id)
             if through(user) or user.kind in ("SetNode", "GetNode"):
@@ -271,10 +269,23 @@ def model_users(
     return list(found.values())
 
 
-def _by_name(source: Node, user: Node) -> bool:
-    """Tell whether a `GetNode` hands on what a `SetNode` of the same name was given."""
-    pair = (source.kind, user.kind) == ("SetNode", "GetNode")
-    return pair and source.inputs.get("name") == user.inputs.get("name")
+def _users(graph: Mapping[str, Node]) -> dict[str, list[Node]]:
+    """Return who takes the first output of each node.
+
+    A `GetNode` hands on what a `SetNode` of the same name was given.
+    """
+    users: dict[str, list[Node]] = {}
+    named: dict[str, list[Node]] = {}
+    for node in graph.values():
+        if node.kind == "GetNode":
+            named.setdefault(str(node.inputs.get("name")), []).append(node)
+        for item in node.inputs.values():
+            if isinstance(item, Link) and item.output == 0:
+                users.setdefault(item.node, []).append(node)
+    for node in graph.values():
+        if node.kind == "SetNode":
+            users.setdefault(node.id, []).extend(named.get(str(node.inputs.get("name")), ()))
+    return users
 
 
 def value_of(node: Node, field: str, graph: Mapping[str, Node], name: str) -> Fraction:
