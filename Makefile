@@ -20,7 +20,7 @@ help:
 	@echo "also: make check | lint | test-rust | test-python | test-wheel | test-oracle | test-real | raises | docs | wheel | bench | develop"
 
 demo: develop
-	@$(BIN)/submerge demo
+	@$(BIN)/submerge demo --keep submerge-demo
 
 test: lint test-rust test-python test-wheel docs test-oracle
 
@@ -103,4 +103,4 @@ bench: develop
 	$(BIN)/python -m benches.peers
 
 clean:
-	rm -rf $(VENV) $(ORACLE) $(REAL) dist site target
+	rm -rf $(VENV) $(ORACLE) $(REAL) dist site submerge-demo target

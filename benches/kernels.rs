@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use submerge_core::dtype::{Float, Overflow};
+use submerge_core::format::codec::Plain;
 use submerge_core::kernels::runner::{Map, Run};
 use submerge_core::kernels::tile::{Tile, Whole};
 use submerge_core::plan::{Action, OpSpec};
@@ -80,7 +81,7 @@ impl Merge<'_> {
             self.isa.encode(self.dtype, Overflow::Saturate, &result, out);
             if let Some(stats) = stats.as_deref_mut() {
                 let (values, to) = (&result[..], self.dtype);
-                stats.add(self.isa, Made { operands: &slices, values, to, bytes: out });
+                stats.add(self.isa, Made { operands: &slices, values, to: &Plain(to), bytes: out });
             }
         }
     }

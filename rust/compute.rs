@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::dtype::Float;
 use crate::error::{Error, Result};
-use crate::inputs::{Inputs, len_of, split};
+use crate::format::codec::{Codec, Run};
+use crate::inputs::{Decoded, Inputs, split};
 use crate::kernels::runner::{Map, Pass};
 use crate::resolve::{Action, Unit, Work};
 use crate::schedule::Part;
@@ -19,7 +20,7 @@ mod whole;
 pub struct Scratch {
     out: Room,
     windows: Vec<Vec<u8>>,
-    decoded: Vec<Vec<f32>>,
+    decoded: Decoded,
     result: Vec<f32>,
 }
 
@@ -103,7 +104,7 @@ impl<'a> Setting<'a> {
                 Action::Analyze(_) => 0,
                 _ => part.elements,
             };
-            let out = out.next(len_of(made, unit.dtype)?);
+            let out = out.next(unit.bytes_of(made)?);
             let buffers = Buffers { out, decoded, result };
             let mut combine =
                 Combining { setting: *self, inputs: &inputs, map: map.as_deref(), buffers };
@@ -163,7 +164,7 @@ fn tiles(unit: &Unit, cell: Range<usize>) -> impl Iterator<Item = Range<usize>> 
 
 struct Buffers<'a> {
     out: &'a mut [u8],
-    decoded: &'a mut Vec<Vec<f32>>,
+    decoded: &'a mut Decoded,
     result: &'a mut Vec<f32>,
 }
 
@@ -191,10 +192,11 @@ impl Combining<'_> {
         }
         for cell in cells(part, unit.cell()) {
             self.setting.check_cancel()?;
-            let stats = match (&unit.action, self.map, unit.dtype.float()) {
-                (Action::Analyze(analyze), _, Some(to)) => self.analyzed(*analyze, to, cell),
-                (Action::Copy | Action::Same, _, to) => self.copied(to, &cell),
-                (_, Some(map), Some(to)) => self.cell(map, to, cell),
+            let codec = unit.codec.as_deref();
+            let stats = match (&unit.action, self.map, codec, unit.dtype.float()) {
+                (Action::Analyze(analyze), _, _, Some(to)) => self.analyzed(*analyze, to, cell),
+                (Action::Copy | Action::Same, _, codec, _) => self.copied(codec, &cell),
+                (_, Some(map), Some(codec), _) => self.cell(map, codec, cell),
                 _ => return Err(split(unit)),
             };
             emit(stats);
@@ -202,17 +204,17 @@ impl Combining<'_> {
         Ok(())
     }
 
-    fn cell(&mut self, map: &dyn Map, to: Float, cell: Range<usize>) -> UnitStats {
+    fn cell(&mut self, map: &dyn Map, to: &dyn Codec, cell: Range<usize>) -> UnitStats {
         let Setting { work, isa, stats: measured, .. } = self.setting;
         let Buffers { out, decoded, result } = &mut self.buffers;
         let mut stats = UnitStats::new(if measured { self.inputs.count() } else { 0 });
         for range in tiles(self.inputs.unit(), cell) {
-            let bytes = &mut out[range.start * to.bytes()..range.end * to.bytes()];
+            let bytes = &mut out[to.block().range(range.clone())];
             let n = range.len();
             result.resize(n.max(result.len()), 0.0);
             self.inputs.with_tile(isa, range, decoded, |tile| {
                 map.map(tile, &mut result[..n]);
-                isa.encode(to, work.overflow, &result[..n], bytes);
+                to.encode(isa, work.overflow, &result[..n], bytes);
                 if measured {
                     let inner = tile.inner();
                     let operands = inner.as_deref().unwrap_or(tile.operands);
@@ -249,16 +251,17 @@ impl Combining<'_> {
     }
 
     /// What a copied cell holds: only non-finite values are counted, and only if asked for.
-    fn copied(&mut self, to: Option<Float>, cell: &Range<usize>) -> UnitStats {
+    fn copied(&mut self, codec: Option<&dyn Codec>, cell: &Range<usize>) -> UnitStats {
         let Setting { isa, stats: measured, .. } = self.setting;
         let Buffers { out, result, .. } = &mut self.buffers;
         let mut stats = UnitStats::new(0);
         result.resize(BLOCK.max(result.len()), 0.0);
-        if let Some(to) = to.filter(|_| measured) {
+        if let Some(codec) = codec.filter(|_| measured) {
             for first in cell.clone().step_by(BLOCK) {
                 let block = first..cell.end.min(first + BLOCK);
                 let values = &mut result[..block.len()];
-                isa.decode(to, &out[block.start * to.bytes()..block.end * to.bytes()], values);
+                let bytes = &out[codec.block().range(block)];
+                codec.decode(isa, Run { first: 0, bytes, sides: &[] }, values);
                 stats.add_copied(isa, values);
             }
         }

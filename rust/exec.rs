@@ -17,12 +17,13 @@ use crate::compute::{Scratch, Setting};
 use crate::error::{Error, Result};
 use crate::io::sys;
 use crate::kernels::runner::Run;
-use crate::output::Output;
 use crate::plan::{self, Mode, Options, Plan};
 use crate::report::{Phases, Report, UnitReport};
-use crate::resolve::{Unit, resolve};
+use crate::resolve::{Sources, Unit, resolve};
+
 use crate::schedule::{Item, Part, Pass, Shape, cut, fit};
 use crate::simd::Isa;
+use crate::sink::{self, Sink};
 
 mod turn;
 
@@ -44,10 +45,30 @@ pub fn execute(
     cancel: &AtomicBool,
     observer: Observer,
 ) -> Result<Report> {
+    execute_with(plan, options, Given::default(), cancel, observer)
+}
+
+/// What an embedder brings to a job.
+#[derive(Default)]
+pub struct Given<'a> {
+    /// The sources that the plan calls `given`, by name.
+    pub sources: Sources,
+    /// Where the result goes instead of the plan's target.
+    pub sink: Option<&'a mut dyn Sink>,
+}
+
+/// [`execute`] with sources and a sink of the embedder's own.
+pub fn execute_with(
+    plan: &str,
+    options: &str,
+    given: Given,
+    cancel: &AtomicBool,
+    observer: Observer,
+) -> Result<Report> {
     let run = || {
         let plan = plan::parse_plan(plan)?;
         let options = plan::parse_options(options)?;
-        run(&plan, &options, cancel, observer)
+        run(&plan, &options, given, cancel, observer)
     };
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
@@ -59,7 +80,13 @@ pub fn execute(
     })
 }
 
-fn run(plan: &Plan, options: &Options, cancel: &AtomicBool, observer: Observer) -> Result<Report> {
+fn run(
+    plan: &Plan,
+    options: &Options,
+    given: Given,
+    cancel: &AtomicBool,
+    observer: Observer,
+) -> Result<Report> {
     let begun = Instant::now();
     let isa = Isa::named(&options.isa)
         .or_else(|| (options.isa == "auto").then(Isa::best))
@@ -71,7 +98,7 @@ fn run(plan: &Plan, options: &Options, cancel: &AtomicBool, observer: Observer) 
                 known.join(", ")
             ))
         })?;
-    let mut work = resolve(plan, options)?;
+    let mut work = resolve(plan, options, &given.sources)?;
     let shape = fit(&work, options)?;
     let how = Report::planned(shape, work.sources.iter().any(|source| source.is_mapped()), isa);
     if options.mode == Mode::Fit {
@@ -80,7 +107,15 @@ fn run(plan: &Plan, options: &Options, cancel: &AtomicBool, observer: Observer) 
     let recalled = options.statistics.as_ref().map_or(0, |known| work.recall(known));
     let (items, parts) = cut(&work, shape.item_elements)?;
     let seen = |run: &&dyn Run| !run.is_recalled() && run.passes() > 0;
-    let output = Output::begin(plan, &work, options, &|| cancel.load(Ordering::Relaxed))?;
+    work.evaluate_networks()?;
+    let mut own: Box<dyn Sink>;
+    let sink: &mut dyn Sink = if let Some(sink) = given.sink {
+        sink
+    } else {
+        own = sink::open(plan, &work, options, &|| cancel.load(Ordering::Relaxed))?;
+        &mut *own
+    };
+    sink.begin(&work)?;
     let opened = begun.elapsed();
 
     let halt = AtomicBool::new(false);
@@ -88,17 +123,17 @@ fn run(plan: &Plan, options: &Options, cancel: &AtomicBool, observer: Observer) 
         Setting { work: &work, isa, stats: options.stats, cancel, halt: &halt },
         &items,
         &parts,
-        output,
+        sink,
     );
     job.work_through(shape, observer)?;
     let computed = begun.elapsed();
 
-    let Finished { output, units, read, found } = job.finish()?;
+    let Finished { units, read, found } = job.finish()?;
     work.sources.iter().try_for_each(|source| source.check_unchanged())?;
     if cancel.load(Ordering::Relaxed) {
         return Err(Error::cancelled());
     }
-    let written = output.commit(plan)?;
+    let written = sink.commit()?;
     let ended = begun.elapsed();
 
     Ok(Report {
@@ -133,15 +168,19 @@ struct Job<'a> {
     left: Condvar,
 }
 
-struct Finished<'a> {
-    output: Output<'a>,
+struct Finished {
     units: Vec<UnitReport>,
     read: u64,
     found: Vec<(usize, Vec<u64>)>,
 }
 
 impl<'a> Job<'a> {
-    fn new(setting: Setting<'a>, items: &'a [Item], parts: &'a [Part], output: Output<'a>) -> Self {
+    fn new(
+        setting: Setting<'a>,
+        items: &'a [Item],
+        parts: &'a [Part],
+        sink: &'a mut (dyn Sink + 'a),
+    ) -> Self {
         let units = Vec::with_capacity(setting.work.units.len());
         let turn = Turn {
             next: 0,
@@ -149,7 +188,7 @@ impl<'a> Job<'a> {
             failure: None,
             stopped: false,
             read: 0,
-            output,
+            sink,
             units,
             found: Vec::new(),
         };
@@ -187,14 +226,14 @@ impl<'a> Job<'a> {
             .map_err(|e| Error::internal(format!("cannot start {threads} threads: {e}")))
     }
 
-    fn finish(self) -> Result<Finished<'a>> {
+    fn finish(self) -> Result<Finished> {
         let mut turn = self.turn.into_inner().unwrap_or_else(PoisonError::into_inner);
         turn.units.last_mut().into_iter().for_each(|last| last.stats.finish());
         match turn.failure {
             Some(error) => Err(error),
             None if turn.next == self.items.len() => {
-                let Turn { output, units, read, found, .. } = turn;
-                Ok(Finished { output, units, read, found })
+                let Turn { units, read, found, .. } = turn;
+                Ok(Finished { units, read, found })
             }
             None => Err(Error::internal("core: workers ended before their work")),
         }
@@ -304,7 +343,7 @@ impl<'a> Job<'a> {
             self.changed.notify_all();
             return Ok(());
         }
-        let settle = turn.output.append(item, scratch.bytes())?;
+        let settle = turn.sink.append(item, scratch.bytes())?;
         turn.fold(parts, done);
         if let Some((_, run)) = self.running(item).filter(|_| last && item.after.is_some()) {
             run.forget();

@@ -1,14 +1,13 @@
-//! The operands of a part: windows of the inputs, decoded tile by tile.
+//! The operands of a part: windows of the inputs, decoded and summed tile by tile.
 
 use std::ops::Range;
 
-use crate::dtype::Dtype;
 use crate::error::{Error, Result};
-use crate::io::source::Window;
 use crate::kernels::tile::Tile;
-use crate::resolve::{Operand, Unit, Work, byte_len};
+use crate::resolve::rows::{Buffers, OpenRows, Room};
+use crate::resolve::{LowRank, Operand, Rows, Term, Unit, Work};
 use crate::schedule::Part;
-use crate::simd::{BLOCK, Isa, prefetch};
+use crate::simd::{BLOCK, Isa};
 
 /// Up to this many operands need no allocation in the innermost loop.
 const FEW: usize = 16;
@@ -20,22 +19,41 @@ pub struct Inputs<'a> {
     span: Range<u64>,
     /// How many of them come before the part.
     before: usize,
-    open: Vec<Input<'a>>,
+    /// The terms of each operand.
+    open: Vec<Vec<Open<'a>>>,
 }
 
-/// An operand over the elements of a part.
-enum Input<'a> {
-    Bytes(Window<'a>, Dtype),
+/// A term over the elements of a part.
+enum Open<'a> {
+    Rows(OpenRows<'a>),
+    LowRank(Product<'a>),
     Values(&'a [f32]),
 }
 
-impl Input<'_> {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Bytes(window, _) => window,
-            Self::Values(_) => &[],
-        }
-    }
+/// A product of two thin matrices; `up` is open where the part is, `down` is whole.
+struct Product<'a> {
+    of: &'a LowRank,
+    /// Columns of the product.
+    columns: u64,
+    up: OpenRows<'a>,
+    down: OpenRows<'a>,
+}
+
+/// What operands are decoded into, kept from tile to tile.
+#[derive(Debug, Default)]
+pub struct Decoded {
+    operands: Vec<Vec<f32>>,
+    terms: Terms,
+}
+
+#[derive(Debug, Default)]
+struct Terms {
+    /// A term that is added to those before it.
+    term: Vec<f32>,
+    /// A row of `up`, and a piece of a row of `down`.
+    up: Vec<f32>,
+    down: Vec<f32>,
+    room: Room,
 }
 
 impl<'a> Inputs<'a> {
@@ -45,21 +63,13 @@ impl<'a> Inputs<'a> {
         let (first, halo) = (part.first, unit.halo() as u64);
         let end = unit.elements.min(first + part.elements as u64 + halo);
         let span = first.saturating_sub(halo)..end;
-        let start = usize::try_from(span.start).map_err(|_| split(unit))?;
-        let count = usize::try_from(span.end - span.start).map_err(|_| split(unit))?;
-        buffers.resize_with(unit.operands.len().max(buffers.len()), Vec::new);
-        let open = |(operand, buffer): (&'a Operand, &'a mut Vec<u8>)| match operand {
-            Operand::Rows { source, at, dtype } => {
-                let (skip, len) = (len_of(start, *dtype)?, len_of(count, *dtype)?);
-                let window = work.sources[*source].window(at + skip as u64, len, buffer)?;
-                Ok(Input::Bytes(window, *dtype))
-            }
-            Operand::Values(values) => {
-                let range = values.get(start..start + count).ok_or_else(|| split(unit))?;
-                Ok(Input::Values(range))
-            }
-        };
-        let open = unit.operands.iter().zip(buffers).map(open).collect::<Result<_>>()?;
+        let windows = unit.operands.iter().flat_map(Operand::rows).map(Rows::windows);
+        buffers.resize_with(windows.sum::<usize>().max(buffers.len()), Vec::new);
+        let mut buffers = buffers.iter_mut();
+        let mut open = |term: &'a Term| Open::term(work, unit, term, span.clone(), &mut buffers);
+        let operands = unit.operands.iter();
+        let open = operands.map(|operand| operand.terms.iter().map(&mut open).collect());
+        let open = open.collect::<Result<_>>()?;
         let before = (first - span.start) as usize;
         Ok(Self { unit, span, before, open })
     }
@@ -79,14 +89,18 @@ impl<'a> Inputs<'a> {
     /// Bytes read to open them.
     #[must_use]
     pub fn read(&self) -> u64 {
-        self.open.iter().map(|input| input.bytes().len() as u64).sum()
+        self.open.iter().flatten().map(Open::read).sum()
     }
 
     /// The bytes of the first operand, if all operands hold the same.
     #[must_use]
     pub fn common_bytes(&self) -> Option<&[u8]> {
-        let first = self.open.first().map_or(&[][..], Input::bytes);
-        self.open.iter().all(|input| input.bytes() == first).then_some(first)
+        let mut operands = self.open.iter().map(|terms| match terms.as_slice() {
+            [Open::Rows(rows)] => Some(rows.bytes()),
+            _ => None,
+        });
+        let first = operands.next()??;
+        operands.all(|bytes| bytes == Some(first)).then_some(first)
     }
 
     /// Decode the elements `range` of the part and their halo, one buffer for each operand, and show
@@ -95,7 +109,7 @@ impl<'a> Inputs<'a> {
         &self,
         isa: &'static Isa,
         range: Range<usize>,
-        buffers: &mut Vec<Vec<f32>>,
+        decoded: &mut Decoded,
         show: impl FnOnce(Tile) -> T,
     ) -> T {
         let (first, row) =
@@ -106,14 +120,16 @@ impl<'a> Inputs<'a> {
         let range = inner.start.saturating_sub(halo)..open.min(inner.end + halo);
         let around = [inner.start - range.start, range.end - inner.end];
         let n = range.len();
+        let Decoded { operands: buffers, terms: scratch } = decoded;
         buffers.resize_with(self.count().max(buffers.len()), Vec::new);
-        for (input, buffer) in self.open.iter().zip(buffers.iter_mut()) {
+        for (terms, buffer) in self.open.iter().zip(buffers.iter_mut()) {
             buffer.resize(n.max(buffer.len()), 0.0);
             // Block by block: what is decoded next is on its way while this is decoded.
             for at in (0..n).step_by(BLOCK) {
                 let block = at..n.min(at + BLOCK);
-                let elements = range.start + block.start..range.start + block.end;
-                input.decode(isa, elements, &mut buffer[block]);
+                let first = self.span.start + (range.start + block.start) as u64;
+                let elements = first..first + block.len() as u64;
+                sum(terms, isa, elements, scratch, &mut buffer[block]);
             }
         }
         if self.count() <= FEW {
@@ -128,29 +144,89 @@ impl<'a> Inputs<'a> {
     }
 }
 
-impl Input<'_> {
-    fn decode(&self, isa: &Isa, block: Range<usize>, out: &mut [f32]) {
+/// The first term, then each of the others added to it in f32, in order.
+fn sum(terms: &[Open], isa: &Isa, elements: Range<u64>, scratch: &mut Terms, out: &mut [f32]) {
+    let Some((first, others)) = terms.split_first() else { return };
+    first.decode(isa, elements.clone(), scratch, out);
+    for term in others {
+        let mut next = std::mem::take(&mut scratch.term);
+        next.resize(BLOCK, 0.0);
+        term.decode(isa, elements.clone(), scratch, &mut next[..out.len()]);
+        isa.add_scaled(&next[..out.len()], 1.0, out);
+        scratch.term = next;
+    }
+}
+
+impl<'a> Open<'a> {
+    fn term(
+        work: &'a Work,
+        unit: &'a Unit,
+        term: &'a Term,
+        span: Range<u64>,
+        buffers: Buffers<'_, 'a>,
+    ) -> Result<Self> {
+        match term {
+            Term::Rows(rows) => rows.open(&work.sources, span, buffers).map(Self::Rows),
+            Term::LowRank(of) => {
+                let (columns, rank) = (unit.row_elements.max(1) as u64, of.rank as u64);
+                let rows = span.start / columns * rank..span.end.div_ceil(columns) * rank;
+                let up = of.up.open(&work.sources, rows, buffers)?;
+                let down = of.down.open(&work.sources, 0..of.down.elements, buffers)?;
+                Ok(Self::LowRank(Product { of, columns, up, down }))
+            }
+            Term::Network(network) => Ok(Self::Values(network.values())),
+        }
+    }
+
+    fn read(&self) -> u64 {
         match self {
-            Self::Values(values) => out.copy_from_slice(&values[block]),
-            Self::Bytes(window, dtype) => {
-                // `resolve` lets nothing but floats be computed with.
-                let Some(from) = dtype.float() else { return };
-                let bytes = block.start * from.bytes()..block.end * from.bytes();
-                // What was read was touched by the copy; mapped bytes never were.
-                if let Window::Mapped(window) = window {
-                    prefetch(&window[bytes.end..window.len().min(bytes.end + bytes.len())]);
-                }
-                isa.decode(from, &window[bytes], out);
+            Self::Rows(rows) => rows.read(),
+            Self::LowRank(Product { up, down, .. }) => up.read() + down.read(),
+            Self::Values(_) => 0,
+        }
+    }
+
+    /// Decode at most [`BLOCK`] elements, counted from the first of the unit.
+    fn decode(&self, isa: &Isa, elements: Range<u64>, scratch: &mut Terms, out: &mut [f32]) {
+        match self {
+            Self::Rows(rows) => rows.decode(isa, elements, &mut scratch.room, out),
+            Self::LowRank(product) => product.decode(isa, elements, scratch, out),
+            Self::Values(values) => {
+                out.copy_from_slice(&values[elements.start as usize..elements.end as usize]);
             }
         }
     }
 }
 
-/// Bytes of `elements` elements.
-pub fn len_of(elements: usize, dtype: Dtype) -> Result<usize> {
-    byte_len(elements as u64, dtype).and_then(|len| usize::try_from(len).ok()).ok_or_else(|| {
-        Error::internal(format!("{elements} elements of {} are not whole bytes", dtype.name()))
-    })
+impl Product<'_> {
+    fn decode(&self, isa: &Isa, elements: Range<u64>, scratch: &mut Terms, out: &mut [f32]) {
+        let (rank, columns) = (self.of.rank, self.columns);
+        let Terms { up, down, room, .. } = scratch;
+        up.resize(rank.max(up.len()), 0.0);
+        down.resize(BLOCK, 0.0);
+        let mut at = elements.start;
+        while at < elements.end {
+            let (row, column) = (at / columns, at % columns);
+            let n = (columns - column).min(elements.end - at);
+            let piece = &mut out[(at - elements.start) as usize..][..n as usize];
+            let factors = row * rank as u64..(row + 1) * rank as u64;
+            self.up.decode(isa, factors, room, &mut up[..rank]);
+            for (k, factor) in up[..rank].iter().enumerate() {
+                let begun = k as u64 * columns + column;
+                let values = &mut down[..piece.len()];
+                self.down.decode(isa, begun..begun + n, room, values);
+                if k == 0 {
+                    isa.scale(values, *factor, piece);
+                } else {
+                    isa.add_scaled(values, *factor, piece);
+                }
+            }
+            for value in piece {
+                *value *= self.of.scale;
+            }
+            at += n;
+        }
+    }
 }
 
 /// A part that does not fit its unit: a defect of the schedule.

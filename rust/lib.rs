@@ -3,8 +3,8 @@
 //!
 //! The core knows no model family, no default value and no Python object outside `python.rs`.
 //! Modules stand on floors and import only downwards:
-//! `error -> dtype -> simd -> {io, math} -> {format, linalg} -> kernels -> {plan, stats, reader} ->
-//! {resolve, schedule, report} -> {inputs, output} -> compute -> exec -> python`.
+//! `error -> dtype -> simd -> {io, math} -> {linalg, format} -> kernels -> {plan, stats, reader} ->
+//! {resolve, schedule, report} -> {inputs, sink} -> compute -> exec -> python`.
 
 pub mod compute;
 pub mod dtype;
@@ -16,7 +16,6 @@ pub mod io;
 pub mod kernels;
 mod linalg;
 mod math;
-pub mod output;
 pub mod plan;
 #[cfg(feature = "python")]
 mod python;
@@ -25,6 +24,7 @@ pub mod report;
 pub mod resolve;
 pub mod schedule;
 pub mod simd;
+pub mod sink;
 pub mod stats;
 
 pub use error::{Error, Result};

@@ -10,8 +10,9 @@ use serde::Deserialize;
 
 use crate::dtype::{Dtype, Overflow};
 use crate::error::{Error, Result};
+use crate::format::codec::CodecSpec;
 use crate::io::sink::CachePolicy;
-use crate::io::source::{FileIdentity, ReadMode};
+use crate::io::source::{FileIdentity, ReadMode, Version};
 use crate::io::transaction::{Copied, Target, Text};
 
 mod operation;
@@ -45,14 +46,34 @@ pub struct Plan {
     pub units: Vec<UnitSpec>,
 }
 
-/// An input file.
+/// An input.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SourceSpec {
+    /// A local file.
+    File(LocalSpec),
+    /// Whatever else: the embedder hands it to the job.
+    Given(GivenSpec),
+}
+
+/// A local file.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct SourceSpec {
+pub struct LocalSpec {
     /// Where it is.
     pub path: PathBuf,
     /// What it was when the plan was made.
     pub identity: FileIdentity,
+}
+
+/// A source that the embedder opened.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GivenSpec {
+    /// What the embedder calls it.
+    pub name: String,
+    /// What it was when the plan was made.
+    pub identity: Version,
 }
 
 /// A weight file of the output.
@@ -91,24 +112,26 @@ pub struct UnitSpec {
     pub start: u64,
     /// One past the last row.
     pub end: u64,
-    /// What goes in.
-    pub operands: Vec<OperandSpec>,
+    /// What goes in: each operand is the sum of its terms, in this order.
+    pub operands: Vec<Vec<TermSpec>>,
     /// How it is combined.
     pub op: OpSpec,
 }
 
-/// Something a unit is made of.
+/// One summand of an operand.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum OperandSpec {
+pub enum TermSpec {
     /// Rows of an input tensor.
     Rows(RowsSpec),
-    /// The output of a small network, one value per row of the unit.
-    Mlp(MlpSpec),
+    /// The product of two thin matrices.
+    LowRank(LowRankSpec),
+    /// The output of a small network, one value per element of the unit.
+    Network(NetworkSpec),
 }
 
 /// Rows of an input tensor.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RowsSpec {
     /// Index into `sources`.
@@ -119,30 +142,70 @@ pub struct RowsSpec {
     pub start: u64,
     /// One past the last row.
     pub end: u64,
+    /// What its bytes mean.
+    #[serde(default)]
+    pub codec: CodecSpec,
+    /// The tensors that the codec wants beside it.
+    #[serde(default)]
+    pub sides: Vec<SideSpec>,
 }
 
-/// `W2 · silu(W1 · input + b1) + b2`, or longer; see [`crate::kernels::mlp`].
+/// A tensor beside another.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SideSpec {
+    /// Index into `sources`.
+    pub source: usize,
+    /// Name of the tensor.
+    pub tensor: String,
+}
+
+/// `scale · up · down`, (rows of the unit, elements of its row).
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct MlpSpec {
+pub struct LowRankSpec {
+    /// (rows, rank).
+    pub up: RowsSpec,
+    /// (rank, columns).
+    pub down: RowsSpec,
+    /// What the product is multiplied by.
+    pub scale: f64,
+}
+
+/// Layers that follow each other, applied to one vector; see [`crate::resolve::network`].
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkSpec {
     /// The input vector.
     pub input: Vec<f64>,
     /// The layers, first to last.
     pub layers: Vec<LayerSpec>,
 }
 
-/// One affine layer.
-#[derive(Debug, Deserialize)]
+/// One affine layer and what its output goes through.
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LayerSpec {
     /// The matrix, (out, in).
     pub weight: MixSpec,
     /// The bias, (out).
     pub bias: MixSpec,
+    /// What every output goes through.
+    pub activation: Activation,
+}
+
+/// A function of single values.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Activation {
+    /// The value itself.
+    None,
+    /// `x / (1 + exp(-x))`.
+    Silu,
 }
 
 /// A weighted sum of tensors.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MixSpec {
     /// The tensors.

@@ -1,10 +1,9 @@
 //! The work cut into items: contiguous byte ranges of one output file, each made of whole cells of
 //! the reduction grid, so that no cut can change a bit of a result or of a statistic.
 
-use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::plan::Options;
-use crate::resolve::{Operand, Unit, Work, byte_len};
+use crate::resolve::{Unit, Work};
 use crate::simd::BLOCK;
 use crate::stats::CELL;
 
@@ -67,15 +66,15 @@ pub struct Shape {
 
 /// Fit chunk and threads into the budget: smaller chunks first, then fewer threads, then refuse.
 ///
-/// `working = threads * ((operands + 1) * (item_elements + halo) * widest + scratch) + kept`, where
-/// `halo` are the elements shown around an item, `widest` is the largest element of any input or
-/// output, `scratch` the decoded tiles and the sums of one thread and what it holds of a whole
+/// `working = threads * ((terms + 1) * (item_elements + halo) * widest + scratch + beside) + kept`,
+/// where `terms` are the ranges of rows that a unit's operands are the sums of, `halo` the elements
+/// shown around an item, `widest` is the largest element of any input or output, `beside` what of
+/// products and side tensors is open, `scratch` the decoded tiles and the sums of one thread and what it holds of a whole
 /// matrix, and `kept` what is known of the unit that is being made; what an analysis finds in the
 /// cells of an item comes on top.
 pub fn fit(work: &Work, options: &Options) -> Result<Shape> {
-    let streams = work.units.iter().map(|u| u.operands.len() as u64).max().unwrap_or(0) + 1;
-    let bits = work.units.iter().flat_map(dtypes).map(Dtype::bits).max().unwrap_or(8);
-    let widest = bits.div_ceil(8);
+    let streams = work.units.iter().map(Unit::streams).max().unwrap_or(1);
+    let widest = work.units.iter().map(Unit::widest).max().unwrap_or(1);
     let tile = work.units.iter().map(Unit::tile).max().unwrap_or(BLOCK);
     let state = work.units.iter().map(Unit::state_bytes).max().unwrap_or(0);
     let whole = work.units.iter().map(Unit::whole_bytes).max().unwrap_or(0);
@@ -84,10 +83,11 @@ pub fn fit(work: &Work, options: &Options) -> Result<Shape> {
     let halo = 2 * work.units.iter().map(Unit::halo).max().unwrap_or(0) as u64;
     let found = work.units.iter().map(Unit::cell_bytes).max().unwrap_or(0);
     let kept = work.units.iter().map(Unit::kept_bytes).max().unwrap_or(0);
+    let beside = |elements: u64| work.units.iter().map(|u| u.beside(elements)).max().unwrap_or(0);
     let need = |threads: usize, elements: u64| {
         // Cells of whole rows are more than half as large as others.
         let seen = (2 * elements / CELL as u64 + 1) * found;
-        let each = streams * (elements + halo) * widest + scratch + seen;
+        let each = streams * (elements + halo) * widest + scratch + seen + beside(elements + halo);
         each.saturating_mul(threads as u64) + kept
     };
     // Many operands share the room of two, so that memory stays the same however many models meet.
@@ -118,14 +118,6 @@ pub fn fit(work: &Work, options: &Options) -> Result<Shape> {
         }
     }
     Ok(Shape { threads, item_elements: elements, working_bytes: need(threads, elements) })
-}
-
-fn dtypes(unit: &Unit) -> impl Iterator<Item = Dtype> + '_ {
-    let operands = unit.operands.iter().filter_map(|operand| match operand {
-        Operand::Rows { dtype, .. } => Some(*dtype),
-        Operand::Values(_) => None,
-    });
-    operands.chain([unit.dtype])
 }
 
 /// Cut the units into items of at most `item_elements` elements.
@@ -181,16 +173,14 @@ impl Cutter {
             let take = if left <= self.room { left } else { self.room / cell * cell };
             let len = match pass {
                 Pass::Reduce(_) => 0,
-                Pass::Map => byte_len(take, unit.dtype).ok_or_else(|| {
-                    Error::internal(format!("`{}`: a cut inside a byte", unit.name))
-                })?,
+                Pass::Map => unit.bytes_of(take as usize)?,
             };
             self.parts.push(Part { unit: index, first, elements: take as usize });
             if let Some(item) = self.items.last_mut() {
-                item.len += len as usize;
+                item.len += len;
                 item.parts.end = self.parts.len();
             }
-            (first, self.at, self.room) = (first + take, self.at + len, self.room - take);
+            (first, self.at, self.room) = (first + take, self.at + len as u64, self.room - take);
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 pub use self::analysis::{Analysis, Analyze, matrix, pieces};
 
-use crate::dtype::Float;
+use crate::format::codec::{Codec, Run};
 use crate::simd::{BLOCK, Body, Isa, LANES, total};
 
 pub use crate::simd::Pair;
@@ -34,9 +34,9 @@ pub struct Made<'a> {
     pub operands: &'a [&'a [f32]],
     /// What the formula gave, before it was rounded.
     pub values: &'a [f32],
-    /// Dtype of the output.
-    pub to: Float,
-    /// The elements as written.
+    /// What the output is written with.
+    pub to: &'a dyn Codec,
+    /// The elements as written: whole blocks.
     pub bytes: &'a [u8],
 }
 
@@ -112,18 +112,18 @@ impl UnitStats {
         debug_assert!((self.elements as usize).is_multiple_of(BLOCK), "a short block came before");
         self.add_operands(isa, operands);
         let reference = operands[0];
-        let written = isa.written(to, bytes, reference);
+        let written = to.written(isa, bytes, reference);
         if written.at_limit {
             self.look_for_overflow(made);
         }
         if written.nonfinite > 0 && self.first_nonfinite_out.is_none() {
-            let found = first_where(made, |made, i| !decoded(made, i).is_finite());
+            let found = first_nonfinite(decoded(isa, made, &mut [0.0; BLOCK]));
             self.first_nonfinite_out = found.map(|at| at + self.elements);
         }
         self.equal[0] &= written.changed == 0;
         for (equal, x) in self.equal.iter_mut().zip(operands).skip(1) {
             // Once a block of the cell differs, the others are not compared.
-            *equal = *equal && isa.written(to, bytes, x).changed == 0;
+            *equal = *equal && to.written(isa, bytes, x).changed == 0;
         }
         if (self.elements as usize / BLOCK).is_multiple_of(SAMPLE) {
             let [rounding2, change2] = Energies::of(isa, made);
@@ -187,7 +187,7 @@ impl UnitStats {
         for first in (0..n).step_by(BLOCK) {
             let block = first..n.min(first + BLOCK);
             let operands: Vec<_> = operands.iter().map(|x| &x[block.clone()]).collect();
-            let bytes = &bytes[block.start * to.bytes()..block.end * to.bytes()];
+            let bytes = &bytes[to.block().range(block.clone())];
             self.add_block(isa, Made { operands: &operands, values: &values[block], to, bytes });
         }
     }
@@ -252,8 +252,7 @@ struct Energies<'a> {
 impl Energies<'_> {
     fn of(isa: &Isa, made: Made) -> [f64; 2] {
         let mut buffer = [0.0; BLOCK];
-        let written = &mut buffer[..made.values.len()];
-        isa.decode(made.to, made.bytes, written);
+        let written = decoded(isa, made, &mut buffer);
         let energies = Energies { written, values: made.values, reference: made.operands[0] };
         let sums = isa.run(Energies { ..energies });
         if sums.iter().all(|sum| sum.is_finite()) { sums } else { energies.in_f64() }
@@ -299,12 +298,11 @@ impl Body for Energies<'_> {
     }
 }
 
-/// Element `i` as written.
-fn decoded(made: Made, i: usize) -> f32 {
-    let size = made.to.bytes();
-    let mut bits = [0; 4];
-    bits[..size].copy_from_slice(&made.bytes[i * size..(i + 1) * size]);
-    made.to.decode(u32::from_le_bytes(bits))
+/// The elements as written.
+fn decoded<'a>(isa: &Isa, made: Made, buffer: &'a mut [f32; BLOCK]) -> &'a [f32] {
+    let written = &mut buffer[..made.values.len()];
+    made.to.decode(isa, Run { first: 0, bytes: made.bytes, sides: &[] }, written);
+    written
 }
 
 fn add<T: Copy + std::ops::AddAssign>(sums: &mut [T], next: &[T]) {

@@ -14,6 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import factory
+import reports
 import submerge
 from factory import KREA
 from refusals import Bench
@@ -105,9 +106,14 @@ def wrote(name: str, content: bytes) -> Callable[[Bench], Path]:
 
 def painted(path: Path, **metadata: Any) -> Path:
     """A PNG as `run_inference` writes it."""
-    model = {"name": "m", "fingerprint": "0" * 64, "dtype": "bfloat16"}
-    facts = {"format": "submerge-image/1", "version": "0.1.0", "prompt": "a fox", "seed": 0}
-    made = facts | {"options": {}, "model": model} | metadata
+    model = {"name": "m", "fingerprint": "f", "recipe": None, "dtype": "float32"}
+    made: dict[str, Any] = {
+        "format": "submerge-image/1",
+        "version": "0.1.0",
+        "model": model,
+        "prompt": "a fox",
+    }
+    made |= {"seed": 0, "options": {}} | metadata
     info = PngInfo()
     info.add_text("submerge", json.dumps(made))
     Image.new("RGB", (4, 4)).save(path, pnginfo=info)
@@ -119,8 +125,9 @@ def repeated(told: Any = None, models: Any = None, **image: Any) -> Callable[[Be
 
     def make(bench: Bench) -> Act:
         painted(bench.root / "x.png", **image.pop("metadata", {}))
-        row = {"model": "m", "path": "x.png", **image}
-        made = {"format": "submerge-evaluation/1", "images": [row], "models": []}
+        made = reports.evaluation(bench.root, prompts=1)
+        row = made["images"][0] | {"model": "m", "path": "x.png", "sha256": None}
+        made |= {"images": [row | image], "models": []}
         content = told if isinstance(told, bytes) else json.dumps(made | (told or {})).encode()
         path = bench.root / "evaluation.json"
         path.write_bytes(content)

@@ -41,11 +41,16 @@ def source(path: Path) -> dict[str, Any]:
         "mtime_ns": stat.st_mtime_ns,
         "ctime_ns": stat.st_ctime_ns,
     }
-    return {"path": str(path), "identity": identity}
+    return {"file": {"path": str(path), "identity": identity}}
 
 
-def rows(source: int, tensor: str, start: int, end: int) -> dict[str, Any]:
-    return {"rows": {"source": source, "tensor": tensor, "start": start, "end": end}}
+def rows(source: int, tensor: str, start: int, end: int) -> list[dict[str, Any]]:
+    """An operand of one term."""
+    return [{"rows": place(source, tensor, start, end)}]
+
+
+def place(source: int, tensor: str, start: int, end: int) -> dict[str, Any]:
+    return {"source": source, "tensor": tensor, "start": start, "end": end}
 
 
 def linear(*weights: float) -> dict[str, Any]:

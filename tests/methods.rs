@@ -118,13 +118,14 @@ impl Scene {
         let source = |model: usize| {
             let path = self.input(model);
             let file = File::open(&path).expect("an input");
-            json!({"path": path, "identity": FileIdentity::of(&file, &path).expect("an identity")})
+            let identity = FileIdentity::of(&file, &path).expect("an identity");
+            json!({"file": {"path": path, "identity": identity}})
         };
         let outputs = TENSORS
             .map(|(name, shape)| json!({"file": 0, "name": name, "dtype": "F32", "shape": shape}));
         let unit = |(index, (name, shape)): (usize, &(&str, &[u64]))| {
             let end = shape.first().unwrap_or(&1);
-            let rows = |source: usize| json!({"rows": {"source": source, "tensor": name, "start": 0, "end": end}});
+            let rows = |source: usize| json!([{"rows": {"source": source, "tensor": name, "start": 0, "end": end}}]);
             let operands: Vec<_> = (0..count).map(rows).collect();
             json!({"name": name, "output": index, "start": 0, "end": end,
                 "operands": operands, "op": {op: rule}})

@@ -38,7 +38,7 @@ FORM: dict[str, set[str]] = {
         "outputs",
         "units",
     },
-    "source": {"path", "identity"},
+    "local": {"path", "identity"},
     "identity": {"dev", "ino", "size", "mtime_ns", "ctime_ns"},
     "file": {"path", "metadata"},
     "text": {"path", "text"},
@@ -46,8 +46,8 @@ FORM: dict[str, set[str]] = {
     "output": {"file", "name", "dtype", "shape"},
     "unit": {"name", "output", "start", "end", "operands", "op"},
     "rows": {"source", "tensor", "start", "end"},
-    "mlp": {"input", "layers"},
-    "layer": {"weight", "bias"},
+    "network": {"input", "layers"},
+    "layer": {"weight", "bias", "activation"},
     "mix": {"operands", "weights"},
 }
 # Bits of a dtype, and its rank in a file: larger dtypes first.
@@ -94,15 +94,20 @@ def check(plan: Plan) -> dict[str, Any]:
     assert kind in ("file", "folder")
     assert set(target) == {"path"}
     assert Path(target["path"]).is_absolute()
-    for source in made["sources"]:
-        _keys("source", source)
-        _keys("identity", source["identity"])
-        assert Path(source["path"]).is_absolute()
-    assert len({source["path"] for source in made["sources"]}) == len(made["sources"])
+    for path, source in zip(paths(made), made["sources"], strict=True):
+        _keys("local", source["file"])
+        _keys("identity", source["file"]["identity"])
+        assert path.is_absolute()
+    assert len(set(paths(made))) == len(made["sources"])
     _check_files(made, single=kind == "file")
     _check_outputs(made)
     _check_units(made)
     return made
+
+
+def paths(made: dict[str, Any]) -> list[Path]:
+    """The files that a plan's JSON reads."""
+    return [Path(source["file"]["path"]) for source in made["sources"]]
 
 
 def _keys(kind: str, found: dict[str, Any]) -> None:
@@ -154,28 +159,29 @@ def _check_units(made: dict[str, Any]) -> None:
             assert len(arguments["weights"]) == count
         row = math.prod(output["shape"][1:])
         for operand in unit["operands"]:
-            ((kind, found),) = operand.items()
+            (term,) = operand
+            ((kind, found),) = term.items()
             if kind == "rows":
                 _check_rows(made, found, unit["end"] - unit["start"], row)
             else:
                 assert row == 1
-                _check_mlp(made, found, unit["end"] - unit["start"])
+                _check_network(made, found, unit["end"] - unit["start"])
     assert all(at[i] == (o["shape"] or [1])[0] for i, o in enumerate(made["outputs"]))
 
 
 def _check_rows(made: dict[str, Any], rows: dict[str, Any], count: int, row: int) -> None:
     _keys("rows", rows)
-    shape = _header(made["sources"][rows["source"]]["path"])[rows["tensor"]]["shape"]
+    shape = _header(str(paths(made)[rows["source"]]))[rows["tensor"]]["shape"]
     assert 0 <= rows["start"] < rows["end"] <= (shape or [1])[0]
     assert rows["end"] - rows["start"] == count
     assert math.prod(shape[1:]) == row
 
 
-def _check_mlp(made: dict[str, Any], mlp: dict[str, Any], rows: int) -> None:
-    _keys("mlp", mlp)
-    assert len(mlp["layers"]) == 2
-    width = len(mlp["input"])
-    for layer in mlp["layers"]:
+def _check_network(made: dict[str, Any], network: dict[str, Any], rows: int) -> None:
+    _keys("network", network)
+    assert [layer["activation"] for layer in network["layers"]] == ["silu", "none"]
+    width = len(network["input"])
+    for layer in network["layers"]:
         _keys("layer", layer)
         mixes = (layer["weight"], layer["bias"])
         for mix in mixes:
@@ -197,7 +203,7 @@ def _header(path: str) -> dict[str, Any]:
 def interpret(plan: Plan) -> dict[str, Array]:
     """Every tensor of the output, worked out with numpy."""
     made = json.loads(plan.to_json())
-    sources = [factory.read(Path(source["path"])) for source in made["sources"]]
+    sources = [factory.read(path) for path in paths(made)]
     results = {
         i: np.zeros(o["shape"], factory._NUMPY[o["dtype"]]) for i, o in enumerate(made["outputs"])
     }
@@ -218,14 +224,15 @@ def interpret(plan: Plan) -> dict[str, Array]:
     return {o["name"]: results[i] for i, o in enumerate(made["outputs"])}
 
 
-def _operand(operand: dict[str, Any], sources: list[dict[str, Array]]) -> Array:
-    if "rows" in operand:
-        return _rows(operand["rows"], sources)
-    value = np.array(operand["mlp"]["input"])
-    for i, layer in enumerate(operand["mlp"]["layers"]):
-        if i:
-            value = value / (1 + np.exp(-value))
+def _operand(operand: list[dict[str, Any]], sources: list[dict[str, Array]]) -> Array:
+    (term,) = operand
+    if "rows" in term:
+        return _rows(term["rows"], sources)
+    value = np.array(term["network"]["input"])
+    for layer in term["network"]["layers"]:
         value = _mix(layer["weight"], sources) @ value + _mix(layer["bias"], sources)
+        if layer["activation"] == "silu":
+            value = value / (1 + np.exp(-value))
     return value.astype(np.float32)
 
 
@@ -243,7 +250,7 @@ def _rows(rows: dict[str, Any], sources: list[dict[str, Array]]) -> Array:
 def golden(plan: Plan, folder: Path) -> str:
     """A plan as lines to compare: no machine path, no identity, no version."""
     made = check(plan)
-    names = [Path(source["path"]).relative_to(folder).as_posix() for source in made["sources"]]
+    names = [path.relative_to(folder).as_posix() for path in paths(made)]
 
     def rows(found: dict[str, Any]) -> str:
         return f"{names[found['source']]}:{found['tensor']}[{found['start']}:{found['end']}]"
@@ -268,11 +275,11 @@ def golden(plan: Plan, folder: Path) -> str:
             weights = arguments.get("weights", "")
             place = f"[{unit['start']}:{unit['end']}] {unit['name']}"
             lines.append(f"  {place} = {op} {weights}".rstrip())
-            for operand in unit["operands"]:
-                if "rows" in operand:
-                    lines.append(f"    {rows(operand['rows'])}")
+            for (term,) in unit["operands"]:
+                if "rows" in term:
+                    lines.append(f"    {rows(term['rows'])}")
                     continue
-                mlp = operand["mlp"]
+                mlp = term["network"]
                 first = ", ".join(repr(round(x, 9)) for x in mlp["input"][:3])
                 lines.append(f"    mlp of {len(mlp['input'])} inputs: {first}, ...")
                 for layer in mlp["layers"]:

@@ -17,7 +17,7 @@ import numpy as np
 import boundary
 import factory
 import submerge
-from boundary import blended, linear, rows
+from boundary import blended, linear, place
 from factory import KREA, SCHNELL
 from submerge import CheckpointError, PlanError
 
@@ -95,13 +95,13 @@ def network(bench: Bench, **changes: Any) -> Act:
         held["x"] = np.zeros((4, 2_000_000), F32)
     plan = bench.plan(held)
     name = changes.pop("name", "x")
-    weight = {"operands": [rows(0, name, 0, 4)["rows"]], "weights": [1.0]}
-    bias = {"operands": [rows(0, "v", 0, 4)["rows"]], "weights": [1.0]}
-    layers = [{"weight": weight, "bias": bias}]
+    weight = {"operands": [place(0, name, 0, 4)], "weights": [1.0]}
+    bias = {"operands": [place(0, "v", 0, 4)], "weights": [1.0]}
+    layers = [{"weight": weight, "bias": bias, "activation": "none"}]
     inputs = [1.0] * changes.pop("inputs", 3)
     plan["outputs"] = [{"file": 0, "name": "y", "dtype": "F32", "shape": [4]}]
     unit = {"name": "y", "output": 0, "start": 0, "end": 4, "op": linear(1.0)}
-    plan["units"] = [unit | {"operands": [{"mlp": {"input": inputs, "layers": layers}}]}]
+    plan["units"] = [unit | {"operands": [[{"network": {"input": inputs, "layers": layers}}]]}]
     return partial(boundary.execute, plan)
 
 
@@ -362,7 +362,7 @@ CORE = {
         lambda b: network(b, wide=True, inputs=2_000_000),
         PlanError,
         "plan unit `y`",
-        "elements in rows of a layer, expected at most",
+        "columns in a layer, expected at most",
         None,
     ),
     "a tensor too long to count": Row(

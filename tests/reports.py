@@ -29,14 +29,22 @@ COMPARED = ("scorer", "parent", "mean_difference", "low", "high", "pairs", "win_
 SIGNAL = ("signal", "model", "against", "x", "value")
 QUESTION = ("question", "verdict", "evidence")
 DOUBLE = ("attn.k", "attn.out", "attn.q", "attn.v", "mlp", "mod", "norm")
+WORKLOAD = "4 steps, 512x512"
 SINGLE = ("attn.k", "attn.q", "attn.v", "mlp", "mod", "norm", "out")
 
 
-def parts(double: int = 19, single: int = 38) -> list[tuple[str, str]]:
-    """Every block and part of a model, in the order of a report."""
-    inside = [(f"double.{i}", part) for i in range(double) for part in DOUBLE]
-    inside += [(f"single.{i}", part) for i in range(single) for part in SINGLE]
-    return [("embed", "embed"), ("guidance", "guidance"), *inside, ("final", "final")]
+def parts(double: int = 19, single: int = 38) -> list[tuple[str, str, str]]:
+    """Every block, stream and part of a model, in the order of a report."""
+    streams = ("img", "txt")
+    inside = [(f"double.{i}", s, part) for i in range(double) for part in DOUBLE for s in streams]
+    inside += [(f"single.{i}", "", part) for i in range(single) for part in SINGLE]
+    outside = [(name, "", name) for name in ("embed", "guidance", "final")]
+    return [*outside[:2], *inside, outside[2]]
+
+
+def elements(part: str) -> int:
+    """How many elements a part has in a model of full width, norms few and the others many."""
+    return 128 if part == "norm" else 9_437_184
 
 
 def _wave(i: int, of: int = 57) -> float:
@@ -46,27 +54,45 @@ def _wave(i: int, of: int = 57) -> float:
 def analysis() -> dict[str, Any]:
     """An analysis of two models of full depth."""
     rows = []
-    for i, (block, part) in enumerate(parts()):
+    for i, (block, stream, part) in enumerate(parts()):
         delta = 0.02 + 0.11 * _wave(i, 200) + (0.05 if part == "mod" else 0.0)
-        rows.append(
-            {
-                "block": block,
-                "part": part,
-                "elements": 9_437_184,
-                "cosine": 1 - delta**2 / 2,
-                "norm_ratio": 1 + delta / 7,
-                "delta_norm": 100 * delta,
-                "relative_delta": delta,
-                "effective_rank": 40 + 60 * delta,
-                "identical": 0,
-                "below_rounding": 12_000,
-            }
-        )
+        # A norm barely moves, whatever the rest does.
+        delta = 1e-4 if part == "norm" else delta
+        place = {"block": block, "stream": stream, "part": part}
+        rows.append(place | _figures(elements(part), delta) | {"sums": {}})
     return {
         "format": "submerge-analysis/1",
+        "submerge": "0.1.0",
         "models": {"a": "schnell", "b": "krea"},
+        "paths": {"a": "models/schnell", "b": "models/krea"},
+        "alpha": 0.5,
+        "dtype": None,
+        "layout": "auto",
+        "guided": ["b"],
         "blocks": rows,
-        "totals": {},
+        "totals": _figures(11_900_000_000, 0.08),
+        "nonfinite": [],
+        "notes": [],
+        "run": None,
+    }
+
+
+def _figures(elements: int, delta: float) -> dict[str, Any]:
+    return {
+        "units": 1,
+        "identical_units": 0,
+        "elements": elements,
+        "cosine": 1 - delta**2 / 2,
+        "norm_ratio": 1 + delta / 7,
+        "norm_a": 100.0,
+        "norm_b": 100.0 + delta,
+        "delta_norm": 100 * delta,
+        "relative_delta": delta,
+        "identical": 0.0,
+        "below_rounding": 0.1,
+        "effective_rank": 40 + 60 * delta,
+        "rank_share": 0.5,
+        "nonfinite": 0,
     }
 
 
@@ -141,6 +167,7 @@ def _image(key: tuple[str, str, int]) -> dict[str, Any]:
         "sha256": f"{zlib.crc32(repr(key).encode()):064x}",
         "seconds": 2.0 + _drawn(*key),
         "phases": {"text": 0.2, "denoise": 1.5, "decode": 0.3},
+        "memory": {},
     }
 
 
@@ -179,42 +206,75 @@ def measure() -> dict[str, Any]:
     spans = [("load", 0.0, 12.0, 0), ("image", 13.0, 20.0, 0), ("text", 13.0, 2.0, 1)]
     spans += [("denoise", 15.0, 15.0, 1), ("decode", 30.0, 3.0, 1), ("image", 34.0, 16.0, 0)]
     samples = [
-        {
-            "seconds": at / 20,
-            "rss": round(4e8 + 6e8 * min(1.0, at / 240) + 1e8 * math.sin(at / 40) ** 2),
-            "anonymous": round(3e8 + 2e8 * min(1.0, at / 240)),
-            "vram": None,
-        }
+        {"seconds": at / 20}
+        | memory(
+            round(4e8 + 6e8 * min(1.0, at / 240) + 1e8 * math.sin(at / 40) ** 2),
+            round(3e8 + 2e8 * min(1.0, at / 240)),
+        )
         for at in range(1000)
     ]
     names = ("name", "start", "seconds", "depth")
+    more = {"thread": 1, "details": {}}
+    peak = memory(1_100_000_000, 500_000_000)
     return {
         "format": "submerge-measure/1",
         "environment": {"submerge": "0.1.0", "cpu": "a processor", "cores": 2},
-        "workloads": [{"name": "4 steps, 512x512"}],
+        "workloads": [{"name": WORKLOAD, "images": 5, "prompt": "a fox", "options": {"steps": 4}}],
         "models": [
-            {"name": m, "role": "merge" if m == "merged" else "parent", "import_seconds": 4.0,
+            {
+                "name": model,
+                "path": f"models/{model}",
+                "role": "merge" if model == "merged" else "parent",
+                "plan": "everything on the device",
+                "rounds": 1,
+                "import_seconds": 4.0,
                 "load_seconds": 12.1,
-             "peak": {"rss": 1_100_000_000}}
-            for m in MODELS
+                "peak": peak,
+            }
+            for model in MODELS
         ],
         "results": [
-            {"model": m, "workload": "4 steps, 512x512", "first_seconds": 20.1, "seconds": 16.2,
-             "images": 5, "images_per_minute": 3.7,
-             "peak": {"rss": 1_100_000_000, "anonymous": 500_000_000, "vram": None}}
-            for m in MODELS
+            {
+                "model": model,
+                "workload": WORKLOAD,
+                "images": 5,
+                "batch": 1,
+                "options": {"steps": 4},
+                "first_seconds": 20.1,
+                **dict.fromkeys(("seconds", "least_seconds", "most_seconds"), 16.2),
+                "cpu_seconds": 30.0,
+                "phases": {"text": 0.2, "denoise": 15.0, "decode": 1.0},
+                "phase_peaks": {"denoise": peak},
+                "images_per_minute": 3.7,
+                "peak": peak,
+                "average": peak,
+            }
+            for model in MODELS
         ],
         "timelines": [
-            {"model": m, "samples": samples, "spans": [dict(zip(names, s)) for s in spans]}  # noqa: B905
-            for m in MODELS
+            {
+                "model": model,
+                "round": 1,
+                "process": 100,
+                "interval": 0.05,
+                "samples": samples,
+                "spans": [dict(zip(names, s, strict=True)) | more for s in spans],
+            }
+            for model in MODELS
         ],
-    }  # fmt: skip
+    }
+
+
+def memory(rss: int, anonymous: int) -> dict[str, int | None]:
+    """The memory of a process without a device."""
+    known = {"rss": rss, "anonymous": anonymous, "file": rss - anonymous}
+    return {**known, "vram": None, "vram_reserved": None}
 
 
 def merge() -> dict[str, Any]:
     """The report of a merge of full depth with a gradient and an exception."""
     rows = []
-    for block, part in parts():
+    for block, stream, part in parts():
         stack, _, index = block.partition(".")
         share = {"guidance": 1.0, "final": 0.0}.get(block, 0.4)
         if stack == "single":
@@ -225,9 +285,10 @@ def merge() -> dict[str, Any]:
         rows.append(
             {
                 "block": block,
+                "stream": stream,
                 "part": part,
                 "formulas": [formula],
-                "elements": 9_437_184,
+                "elements": elements(part),
                 "changed": 9_000_000,
                 "nonfinite": 0,
                 "nonfinite_out": 0,
@@ -238,6 +299,7 @@ def merge() -> dict[str, Any]:
             }
         )
     return {
+        "format": "submerge-merge/1",
         "path": "/home/somebody/merged",
         "files": {"diffusion_pytorch_model.safetensors": 23_800_000_000},
         "title": "schnell + krea",
@@ -256,7 +318,11 @@ def merge() -> dict[str, Any]:
         "recipe": {"models": {"schnell": "/home/somebody/models/schnell", "krea": "krea"},
                    "method": {"linear": {"alpha": 0.4}}},
         "rows": rows,
+        "findings": {"nonfinite": [], "overflow": [], "rounding": None, "equal": {}, "whole": [],
+                     "notes": {}},
         "run": {"seconds": 31.2, "phases": {"open": 0.2, "compute": 30.0, "commit": 1.0},
-                "peak_rss": 99_000_000, "threads": 2, "io": "mmap", "isa": "avx512"},
+                "bytes_read": 47_600_000_000, "bytes_written": 23_800_000_000,
+                "working_bytes": 64_000_000, "peak_rss": 99_000_000, "threads": 2,
+                "chunk": 262_144, "io": "mmap", "isa": "avx512"},
         "versions": {"submerge": "0.1.0", "numerics": 1, "python": "3.11.2", "system": "Linux"},
     }  # fmt: skip

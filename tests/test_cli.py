@@ -247,8 +247,8 @@ def test_demo_keeps_its_models_on_request(submerge: Run, folder: Path) -> None:
     ran = submerge("demo", "--keep", "pair", "--quiet")
     assert (ran.code, ran.out) == (0, "")
     assert sorted(p.name for p in (folder / "pair").iterdir()) == [
+        "demo-merged",
         "krea.safetensors",
-        "merged",
         "schnell",
     ]
 

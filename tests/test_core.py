@@ -14,7 +14,7 @@ import pytest
 import boundary
 import factory
 import oracle
-from boundary import blended, execute, linear, rows
+from boundary import blended, execute, linear, place, rows
 from submerge import CheckpointError, PlanError, _core
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def test_rows_can_be_stacked_cut_and_reordered(pair: list[Path], tmp_path: Path)
     out = tmp_path / "out.safetensors"
     plan = blended(out, pair, [1, 1])
     plan["outputs"] = [{"file": 0, "name": "x", "dtype": "BF16", "shape": [10, COLUMNS]}]
-    parts: list[tuple[int, int, list[dict[str, Any]], dict[str, Any]]] = [
+    parts: list[tuple[int, int, list[list[dict[str, Any]]], dict[str, Any]]] = [
         (0, 4, [rows(1, "w", 453, 457)], {"copy": {}}),
         (4, 5, [rows(0, "w", 7, 8), rows(1, "w", 9, 10)], linear(-1.5, 0.25)),
         (5, 10, [rows(0, "w", 0, 5)], linear(2.0)),
@@ -110,12 +110,12 @@ def test_a_network_becomes_a_vector(pair: list[Path], tmp_path: Path) -> None:
     plan["outputs"] = [{"file": 0, "name": "x", "dtype": "F32", "shape": [17]}]
 
     def mix(tensor: str, start: int, end: int) -> dict[str, Any]:
-        operands = [rows(i, tensor, start, end)["rows"] for i in (0, 1)]
+        operands = [place(i, tensor, start, end) for i in (0, 1)]
         return {"operands": operands, "weights": [0.5, 2.0]}
 
-    layer = {"weight": mix("w", 20, 37), "bias": mix("v", 0, 17)}
+    layer = {"weight": mix("w", 20, 37), "bias": mix("v", 0, 17), "activation": "none"}
     inputs = [math.sin(i) for i in range(COLUMNS)]
-    network = {"mlp": {"input": inputs, "layers": [layer]}}
+    network = [{"network": {"input": inputs, "layers": [layer]}}]
     unit = {"name": "u", "output": 0, "start": 0, "end": 17, "op": linear(1.0, 0.5)}
     plan["units"] = [unit | {"operands": [rows(0, "v", 0, 17), network]}]
     execute(plan)
@@ -261,7 +261,7 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a path outside": (lambda p: p["files"][0].update(path="../x"), "relative path inside"),
     "a path in a file": (lambda p: p["files"][0].update(path="x"), "relative path inside"),
     "a stale identity": (
-        lambda p: p["sources"][1]["identity"].update(size=1),
+        lambda p: p["sources"][1]["file"]["identity"].update(size=1),
         "is not the file the plan was made for",
     ),
 }

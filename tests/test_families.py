@@ -97,22 +97,6 @@ BESIDE = [
     (named("clip_l", "clip_g"), "is a text embedding"),
 ]
 
-QUANTISED = [
-    (plus(BFL, "scaled_fp8"), "is a scaled fp8 model"),
-    (plus(BFL, "img_in.scale_weight", "scaled_fp8"), "is a scaled fp8 model (1 scale)"),
-    (plus(BFL, "img_in.weight_scale"), "is a scaled quantised model (1 scale)"),
-    (
-        plus(BFL, "img_in.comfy_quant", "img_in.weight_scale"),
-        "is a ComfyUI quantised model (1 layer)",
-    ),
-    (plus(DIFFUSERS, "x_embedder.weight.quant_state.bitsandbytes__nf4"), "is a bitsandbytes 4-bit"),
-    (plus(DIFFUSERS, "x_embedder.SCB"), "is a bitsandbytes 8-bit model (1 layer)"),
-    (
-        named("transformer_blocks.{}.qkv_proj.qweight", "transformer_blocks.{}.qkv_proj.wscales"),
-        "Nunchaku",
-    ),
-]
-
 FAMILIES = [
     (plus(CHROMA, "distilled_guidance_layer.in_proj.weight"), "is Chroma,"),
     (
@@ -187,7 +171,6 @@ def check(opened: Checkpoint, message: str, hint: str) -> None:
     [
         *((opened, message, "fuse the adapter") for opened, message in ADAPTERS),
         *((opened, message, "beside a model") for opened, message in BESIDE),
-        *((opened, message, "merge the unquantised model") for opened, message in QUANTISED),
         *((opened, message, "`layout: generic` merges by name") for opened, message in FAMILIES),
         *((opened, message, "name the transformer") for opened, message in COMPONENTS),
     ],
@@ -243,17 +226,17 @@ TWO = "the bfl layout of FLUX.1 with 2 double + 2 single blocks"
         ),
         (plus(BFL, "double_blocks.007.img_mod.lin.bias"), "1 tensor too many", OTHER),
         (plus(BFL, *(f"x{i}" for i in range(15))), "15 tensors too many", OTHER),
-        (but(BFL, img_in__bias=(3,)), "`img_in.bias` expected [64], got [3]", "quantised"),
+        (but(BFL, img_in__bias=(3,)), "`img_in.bias` expected [64], got [3]", OTHER),
         (
             but(BFL, img_in__bias=(3,), txt_in__bias=(64, 1)),
             "2 tensors of 84 with a wrong shape",
-            "quantised",
+            OTHER,
         ),
-        (but(BFL, img_in__weight=(64,)), "wrong shape", "quantised"),
+        (but(BFL, img_in__weight=(64,)), "wrong shape", OTHER),
         (
             but(DIFFUSERS, proj_out__weight=(64, 64, 1)),
             "expected [64, 64], got [64, 64, 1]",
-            "quantised",
+            OTHER,
         ),
         (headers(factory.shapes_of(Flux(hidden=40))), "got width 40, heads of 16", "generic"),
         (

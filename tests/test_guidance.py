@@ -187,9 +187,11 @@ def test_baking_a_lone_guided_parent_keeps_the_whole_mlp(tmp_path: Path) -> None
     (unit,) = (u for u in plan.units if u.name == "embed.time.out.bias")
     assert unit.models == ("k", "s", "guidance")
     assert unit.weights == (0.25, 0.75, 1.0)
-    mlp = unit.plain()["operands"][2]["mlp"]
+    mlp = unit.plain()["operands"][2][0]["network"]
     assert mlp["input"] == [1.0] * 128 + [0.0] * 128
-    assert all(layer[part]["weights"] == [1.0] for layer in mlp["layers"] for part in layer)
+    assert all(
+        layer[part]["weights"] == [1.0] for layer in mlp["layers"] for part in ("weight", "bias")
+    )
     assert [layer["weight"]["operands"][0]["tensor"] for layer in mlp["layers"]] == [
         NAMES["guidance.in.weight"],
         NAMES["guidance.out.weight"],

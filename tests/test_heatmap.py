@@ -12,9 +12,10 @@ from click.testing import CliRunner
 
 import factory
 from submerge import Analysis, RecipeError, SubmergeError, analyze
-from submerge.analysis.canvas import DIVERGING, SEQUENTIAL, blend
 from submerge.analysis.rows import BlockRow, Sums
 from submerge.cli import app
+from submerge.pictures.heatmap import HeatMap, Place
+from submerge.pictures.palette import DIVERGING, SEQUENTIAL, Scale
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,16 +56,16 @@ def cells(path: Path) -> dict[str, str]:
 def test_every_figure_has_one_cell_of_its_colour(tmp_path: Path) -> None:
     found = cells(known().heatmap(tmp_path / "map.svg"))
     assert found == {
-        "double.0 mlp: cosine 1.0000": SEQUENTIAL[0],
-        "final: cosine 1.0000": SEQUENTIAL[0],
-        "double.0 mod: cosine 0.5000": SEQUENTIAL[-1],
-        "double.0 mlp: relative delta 0.00%": SEQUENTIAL[0],
-        "final: relative delta 0.00%": SEQUENTIAL[0],
-        "double.0 mod: relative delta 173.21%": SEQUENTIAL[-1],
-        "double.0 mlp: norm ratio 1.0000": DIVERGING[3],
-        "final: norm ratio 1.0000": DIVERGING[3],
-        "double.0 mod: norm ratio 2.0000": DIVERGING[-1],
-        "double.0 mod: rank of b - a 50%": blend(SEQUENTIAL, 0.5),
+        "double.0 mlp: cosine 1.0000": SEQUENTIAL.light[0],
+        "final: cosine 1.0000": SEQUENTIAL.light[0],
+        "double.0 mod: cosine 0.5000": SEQUENTIAL.light[-1],
+        "double.0 mlp: relative delta 0.00%": SEQUENTIAL.light[0],
+        "final: relative delta 0.00%": SEQUENTIAL.light[0],
+        "double.0 mod: relative delta 173.21%": SEQUENTIAL.light[-1],
+        "double.0 mlp: norm ratio 1.0000": DIVERGING.light[3],
+        "final: norm ratio 1.0000": DIVERGING.light[3],
+        "double.0 mod: norm ratio 2.0000": DIVERGING.light[-1],
+        "double.0 mod: rank of b - a 50%": SEQUENTIAL.light[2],
     }
 
 
@@ -72,8 +73,8 @@ def test_a_base_adds_how_the_changes_agree(tmp_path: Path) -> None:
     found = cells(known(base=True).heatmap(tmp_path / "map.svg"))
     agree = found["double.0 mod: cosine of deltas +0.500"]
     # Orange is where the two disagree most, in both panels.
-    assert agree == DIVERGING[-1]
-    assert found["double.0 mod: sign conflict 25.0%"] == DIVERGING[-1]
+    assert agree == DIVERGING.light[-1]
+    assert found["double.0 mod: sign conflict 25.0%"] == DIVERGING.light[-1]
     assert not any("norm ratio" in name for name in found)
 
 
@@ -90,7 +91,7 @@ def test_a_real_analysis_has_a_cell_for_each_figure(tmp_path: Path) -> None:
     titled = [rect for rect in root.iter(f"{SVG}rect") if rect.find(f"{SVG}title") is not None]
     assert len(titled) == sum(value is not None for panel in panels for value in panel)
     words = {text.text for text in root.iter(f"{SVG}text")}
-    assert {f"double.{i}" for i in range(19)} | {f"single.{i}" for i in range(38)} < words
+    assert {str(i) for i in range(38)} | {"double img", "double txt", "single"} < words
     assert {"cosine", "relative delta", "norm ratio", "rank of b - a", "b beside a"} <= words
     # Nothing is drawn outside, and no two cells lie on each other.
     width, height = float(root.attrib["width"]), float(root.attrib["height"])
@@ -100,10 +101,71 @@ def test_a_real_analysis_has_a_cell_for_each_figure(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "colour"), [(0, "#f7fbff"), (1, "#08306b"), (0.5, "#6baed6"), (2, "#08306b")]
+    ("share", "colour"), [(0, "#deebf7"), (1, "#08306b"), (0.5, "#6baed6"), (2, "#08306b")]
 )
 def test_colours_are_blended_between_their_neighbours(share: float, colour: str) -> None:
-    assert blend(SEQUENTIAL, share) == colour
+    assert SEQUENTIAL.shade(share).light == colour
+
+
+def light(colour: str) -> float:
+    """The luminance of a colour (WCAG 2)."""
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+@pytest.mark.parametrize("scale", [SEQUENTIAL, DIVERGING])
+def test_faint_is_the_ground_and_strong_is_far_from_it_in_both_forms(scale: Scale) -> None:
+    ends = [0.0, 1.0] if scale is DIVERGING else [1.0]
+    faint = 0.5 if scale is DIVERGING else 0.0
+    assert light(scale.shade(faint).light) > 0.8
+    assert light(scale.shade(faint).dark) < 0.03
+    for end in ends:
+        assert light(scale.shade(end).light) < 0.2
+        assert light(scale.shade(end).dark) > 0.55
+    # From the ground to an end it gets stronger with every step.
+    half = [shade for shade in scale.shades() if int(shade.name[1:]) >= 40 * faint]
+    assert [light(s.light) for s in half] == sorted((light(s.light) for s in half), reverse=True)
+    assert [light(s.dark) for s in half] == sorted(light(s.dark) for s in half)
+
+
+def test_a_few_elements_do_not_decide_the_scale() -> None:
+    large = {Place(f"double.{i}", "img", "mlp"): (0.1 + i / 100, 9_000_000) for i in range(19)}
+    norms = {Place(f"double.{i}", "img", "norm"): (float(i), 128) for i in range(19)}
+    scale = HeatMap("delta", "", large | norms).scale()
+    assert (scale.low, scale.high, scale.beyond) == (0.1, 0.28, (True, True))
+    # A part with many elements does decide it, both ends of it.
+    assert HeatMap("delta", "", large).scale() == (0.1, 0.28, (False, False))
+
+
+def test_the_streams_of_a_double_block_stand_apart(tmp_path: Path) -> None:
+    a = factory.save_file(tmp_path / "a.safetensors", factory.SCHNELL)
+    held = factory.tensors(factory.SCHNELL)
+    for name in held:
+        if "ff_context" in name:
+            held[name] = held[name] * 2
+    b = factory.write(tmp_path / "b.safetensors", held)
+    found = analyze(a, b)
+    deltas = {(row.block, row.stream, row.part): row.sums.delta2 for row in found.rows}
+    assert deltas["double.0", "txt", "mlp"] > 0
+    assert deltas["double.0", "img", "mlp"] == 0
+    titles = cells(found.heatmap(tmp_path / "map.svg"))
+    assert titles["double.0 img mlp: relative delta 0.00%"] == SEQUENTIAL.light[0]
+    assert titles["double.0 txt mlp: relative delta 100.00%"] == SEQUENTIAL.light[-1]
+
+
+def test_the_picture_is_as_wide_as_a_phone_and_has_a_dark_form(tmp_path: Path) -> None:
+    a = factory.save_file(tmp_path / "a.safetensors", factory.Flux(19, 38, 32, 8))
+    b = factory.save_file(tmp_path / "b.safetensors", factory.Flux(19, 38, 32, 8, seed=1))
+    text = analyze(a, b).heatmap(tmp_path / "map.svg").read_text()
+    root = ET.fromstring(text)  # noqa: S314 - written by this test
+    # At 390 pixels no letter is smaller than 7 of them.
+    width = float(root.attrib["width"])
+    assert min(float(t.attrib["font-size"]) for t in root.iter(f"{SVG}text")) * 390 / width > 7
+    (style,) = (found.text or "" for found in root.iter(f"{SVG}style"))
+    assert style.startswith("@media (prefers-color-scheme:dark)")
+    used = {rect.attrib["class"] for rect in root.iter(f"{SVG}rect")}
+    assert all(f".{name}{{fill:#" in style for name in used)
 
 
 def test_the_same_picture_as_png(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ RUST_FLOORS = (
     ("kernels",),
     ("plan", "stats", "reader"),
     ("resolve", "schedule", "report"),
-    ("inputs", "output"),
+    ("inputs", "sink"),
     ("compute",),
     ("exec",),
     ("python",),
@@ -69,7 +69,7 @@ RUST_STOREYS = {
         ("power",),
     ),
     "kernels": (
-        ("check", "each", "family", "mlp", "tile"),
+        ("check", "each", "family", "tile"),
         ("kernel", "weights"),
         ("gram", "runner", "linear", "select", "smooth"),
         ("combine", "delta", "pointwise"),
@@ -155,7 +155,7 @@ def test_help_imports_click_and_little_more() -> None:
     assert {name for name in found if name.startswith("submerge.")} <= {
         "submerge.cli",
         "submerge.cli.analysis",
-        "submerge.cli.look",
+        "submerge.cli.inspect",
         "submerge.cli.measure",
         "submerge.cli.options",
         "submerge.cli.page",

@@ -61,9 +61,10 @@ REFUSED: dict[str, Refusal] = {
         judged(ground_truth=lambda b: b.folder), RecipeError,
         "ground_truth: expected `<id>.png` in `.*out`", None,
     ),
-    "a veil without eyes": (
-        judged(options={"veil": True}, scorers=[]), RecipeError,
-        "options.veil: no safety classifier runs, expected the scorer `unsafe`", "pip install",
+    "blurring without a classifier": (
+        judged(options={"blur_unsafe": True}, scorers=[]), RecipeError,
+        "options.blur_unsafe: no safety classifier runs, expected the scorer `unsafe`",
+        "pip install",
     ),
     "parents of one name": (
         judged(names=("a b", "a  b")), RecipeError, "parents: names must differ, got 3 names: ",

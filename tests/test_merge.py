@@ -239,9 +239,13 @@ def test_an_all_in_one_file_keeps_its_other_models(tmp_path: Path) -> None:
     schnell = factory.save_comfy(tmp_path / "schnell.safetensors", SCHNELL)
     krea = factory.save_file(tmp_path / "krea.safetensors", KREA)
     out = tmp_path / "out.safetensors"
-    submerge.merge(recipe({"schnell": str(schnell), "krea": str(krea)}, alpha=0.3), out)
+    report = submerge.merge(recipe({"schnell": str(schnell), "krea": str(krea)}, alpha=0.3), out)
     expected = oracle.merged(PARENTS, shares({}, 0.3), "BF16")
     expected = oracle.from_diffusers(expected, KREA, "bfl", COMFY) | factory.extras()
+    note = (
+        "carried along from `schnell` as they are: `text_encoders` (2 tensors), `vae` (2 tensors)"
+    )
+    assert note in report.summary["notes"]
     assert oracle.differing(oracle.read(out), expected) == []
 
 

@@ -101,28 +101,48 @@ def test_prompts_are_filtered_by_tag_without_a_script(tab: Tab, page: Path) -> N
     assert tab.value(shown) == [False, True, False, False, False, False]
 
 
-def test_text_is_readable_in_every_cell(tab: Tab, page: Path) -> None:
-    """The contrast of WCAG 2, at least 4.5, of the maps' text on its cell in both schemes."""
-    contrast = """
-      (() => {
-        const canvas = document.createElement('canvas').getContext('2d');
-        const light = (colour) => {
-          canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
-          const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3)
-            .map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-          return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-        };
-        return Math.min(...[...document.querySelectorAll('.heat td[class]')].map(cell => {
-          const style = getComputedStyle(cell);
-          const [a, b] = [light(style.color), light(style.backgroundColor)];
-          return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-        }));
-      })()
+@pytest.mark.parametrize("width", [320, 390, 1280])
+def test_every_section_can_be_reached_from_the_navigation(tab: Tab, page: Path, width: int) -> None:
+    tab.look(width)
+    tab.open(page.as_uri())
+    inside = f"""
+      [...document.querySelectorAll('nav a')].every(link => {{
+        const box = link.getBoundingClientRect();
+        return box.left >= 0 && box.right <= {width} && box.width > 0;
+      }})
     """
-    for scheme in ("light", "dark"):
-        tab.look(1280, scheme=scheme)
+    assert tab.value(inside)
+    assert tab.value("document.querySelectorAll('nav a').length") == 10
+
+
+def test_what_is_worth_knowing_is_seen_at_once(tab: Tab, page: Path) -> None:
+    tab.look(390)
+    tab.open(page.as_uri())
+    first = "document.querySelector('main section').getBoundingClientRect().top"
+    assert tab.value("document.querySelector('main section').id") == "notes"
+    assert tab.value(first) < 900
+    assert tab.value("document.querySelector('.notes code').textContent") == "schnell"
+
+
+def test_a_map_is_legible_on_a_phone(tab: Tab, page: Path) -> None:
+    """Letters of at least 7 pixels, of the ink of either scheme on the colour below them."""
+    smallest = """
+      Math.min(...[...document.querySelectorAll('.map svg')].filter(m => m.checkVisibility())
+        .flatMap(map => {
+          const scale = map.getBoundingClientRect().width / map.viewBox.baseVal.width;
+          return [...map.querySelectorAll('text')]
+            .map(text => scale * parseFloat(getComputedStyle(text).fontSize));
+        }))
+    """
+    tab.look(390)
+    tab.open(page.as_uri())
+    assert tab.value(smallest) > 7
+    for scheme, ink in (("light", "rgb(29, 34, 38)"), ("dark", "rgb(230, 232, 234)")):
+        tab.look(390, scheme=scheme)
         tab.open(page.as_uri())
-        assert tab.value(contrast) >= 4.5, scheme
+        assert tab.value("getComputedStyle(document.querySelector('.map text')).fill") == ink
+    faint = "getComputedStyle(document.querySelector('.map .h0')).fill"
+    assert tab.value(faint) == "rgb(32, 40, 46)"
 
 
 def test_it_prints_on_paper_of_any_colour(tab: Tab, page: Path) -> None:

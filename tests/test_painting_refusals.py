@@ -131,7 +131,8 @@ REFUSED: dict[str, Refusal] = {
     ),
     "an image of another program": (
         picture(format="other/1"), CheckpointError,
-        ".*p.png: expected metadata of the format `submerge-image/1`", None,
+        ".*p.png: metadata: expected the format `submerge-image/1`, got `other/1`",
+        "this is not what submerge writes for `image`",
     ),
     # Painting again.
     "an evaluation that is no JSON": (
@@ -144,8 +145,8 @@ REFUSED: dict[str, Refusal] = {
     ),
     "an evaluation of another format": (
         repeated({"format": "x"}), RecipeError,
-        ".*evaluation.json: expected an evaluation of the format `submerge-evaluation/1`",
-        "give the `evaluation.json` that `submerge test` wrote, or a PNG",
+        ".*evaluation.json: expected the format `submerge-evaluation/1`, got `x`",
+        "this is not what submerge writes for `evaluation`",
     ),
     "an evaluation without images": (
         repeated({"images": []}), RecipeError,

@@ -13,7 +13,7 @@ import pytest
 
 import factory
 from factory import KREA, SCHNELL, Flux
-from planning import golden, interpret, planned, saved
+from planning import golden, interpret, paths, planned, saved
 
 if TYPE_CHECKING:
     from submerge.plan import Plan
@@ -232,13 +232,13 @@ def test_every_tensor_is_used_or_listed(tmp_path: Path, recipe: dict[str, Any]) 
     names = {str(path): name for name, path in saved(tmp_path, models).items()}
 
     def use(source: int, tensor: str, start: int, end: int) -> None:
-        name = names[made["sources"][source]["path"]]
+        name = names[str(paths(made)[source])]
         rows.update((name, tensor, row) for row in range(start, end))
 
     for unit in made["units"]:
-        for operand in unit["operands"]:
-            if "rows" in operand:
-                use(**operand["rows"])
+        for (term,) in unit["operands"]:
+            if "rows" in term:
+                use(**term["rows"])
     for unused in plan.about.unused:
         assert unused.reason
         for tensor in unused.tensors:

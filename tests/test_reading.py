@@ -218,6 +218,6 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "pipe"):
         with pytest.raises(submerge.CheckpointError, match="expected a regular file"):
-            _core.Reader(str(path), json.dumps(boundary.source(path)["identity"]))
+            _core.Reader(str(path), json.dumps(boundary.source(path)["file"]["identity"]))
         with pytest.raises(submerge.CheckpointError, match="expected a regular file"):
             boundary.read_header(path)

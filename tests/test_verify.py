@@ -114,6 +114,7 @@ def merged(folder: Path) -> tuple[dict[str, Any], Path]:
         "schnell": str(factory.save_pipeline(folder / "schnell", SCHNELL)),
         "krea": str(factory.save_file(folder / "krea.safetensors", KREA, "bfl")),
     }
+    (folder / "schnell" / "tokenizer" / "merges.txt").write_text("a b")
     recipe = {"models": models, "alpha": 0.3, "output": {"pipeline_from": "schnell"}}
     submerge.merge(recipe, folder / "out")
     return recipe, folder / "out"
@@ -127,7 +128,7 @@ def test_a_whole_pipeline_is_looked_at(tmp_path: Path) -> None:
     assert "numbers not looked at: scheduler (1 file), text_encoder (2 files)" in (
         check(found, "components").found
     )
-    assert "1 weight file, 13 files beside" in check(found, "recipe").found
+    assert "1 weight file, 14 files beside" in check(found, "recipe").found
     alone = submerge.verify(out / "transformer")
     assert [check.name for check in alone.checks] == ["structure", "config", "finite", "zeros"]
 
@@ -142,6 +143,7 @@ def flip(path: Path) -> None:
     [
         (lambda o: flip(o / "vae/diffusion_pytorch_model.safetensors"), ["recipe"], "vae/diff"),
         (lambda o: flip(o / "scheduler/scheduler_config.json"), ["recipe"], "scheduler/sch"),
+        (lambda o: flip(o / "tokenizer/merges.txt"), ["recipe"], "tokenizer/merges.txt"),
         (
             lambda o: (o / "text_encoder/model.safetensors").unlink(),
             ["components", "recipe"],

@@ -38,6 +38,7 @@ __all__ = [
     "place_of",
     "position",
     "select",
+    "stream_of",
 ]
 
 # ("double", 7) or ("single", 37): a stack of the family, and an index.
@@ -187,6 +188,15 @@ def part_of(unit_name: str) -> str:
     streams = family.by_stack[block[0]].streams
     inner = ".".join(words[2:] if words[1:2] and words[1] in streams else words[1:]) + "."
     return next((part for part in family.parts if inner.startswith(part + ".")), "other")
+
+
+def stream_of(unit_name: str) -> str:
+    """Return which stream of its block a unit works on, `img` or `txt` of FLUX.1; else nothing."""
+    words, block = [word for word, _ in _segments(unit_name)], block_of(unit_name)
+    family = _family_of(words[0])
+    if family is None or block is None or len(words) < 2:
+        return ""
+    return words[1] if words[1] in family.by_stack[block[0]].streams else ""
 
 
 def place_of(unit: str) -> tuple[str, str]:

@@ -1,17 +1,20 @@
 """A tiny schnell and a tiny krea, made on the spot, merged by blocks, verified and reported.
 
 The pair has FLUX.1's tensor names and proportions, few blocks and small widths; its values are
-noise. Needs numpy and nothing else, so that the demo runs where submerge is installed.
+noise. Needs nothing but the standard library, so that the demo runs where submerge is installed.
 """
 
 from __future__ import annotations
 
 import json
+import random
+import shlex
+import shutil
+import sys
 import zlib
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from submerge.layout import Architecture, config_of, tensors_of, unit_shapes
 from submerge.merge import carry_out, plan
@@ -20,12 +23,13 @@ from submerge.verify import verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from submerge.report import Report
 
-__all__ = ["demo", "make_pair", "write_file"]
+__all__ = ["demo", "make_pair", "next_steps"]
 
+# Not what the README's commands write: they can be tried beside it.
+_MERGED = "demo-merged"
 _TINY = Architecture(
     family="flux1",
     depths=(3, 6),
@@ -61,7 +65,7 @@ def demo(folder: Path, say: Callable[[str], None]) -> Report:
         "guidance": "keep",
         "output": {"layout": "diffusers", "dtype": "bf16"},
     }
-    target = folder / "merged"
+    target = folder / _MERGED
     made = plan(recipe, target)
     how = RunOptions(overwrite=True)
     say(f"\n{made.describe(fit(made, how))}\n")
@@ -74,55 +78,71 @@ def demo(folder: Path, say: Callable[[str], None]) -> Report:
     return report
 
 
+def next_steps(folder: Path) -> str:
+    """Return what can be tried with a pair that was kept: commands as they can be typed."""
+    program, found = Path(sys.argv[0]), shutil.which("submerge")
+    if program.stem != "submerge":
+        typed = f"{shlex.quote(sys.executable)} -m submerge"
+    elif found and Path(found).resolve() == program.resolve():
+        typed = "submerge"
+    else:
+        typed = shlex.quote(str(program.absolute()))
+    return (
+        f"kept in {folder}: schnell/, krea.safetensors and {_MERGED}/. To go on:\n"
+        f"  cd {shlex.quote(str(folder))}\n"
+        f"  {typed} merge schnell/ krea.safetensors --alpha 0.4 -o merged/"
+    )
+
+
 def make_pair(folder: Path) -> dict[str, Path]:
     """Write the two models: schnell as a diffusers folder, krea as one file with BFL's names."""
-    folder.mkdir(parents=True, exist_ok=True)
     schnell, krea = folder / "schnell", folder / "krea.safetensors"
-    schnell.mkdir(exist_ok=True)
+    schnell.mkdir(parents=True, exist_ok=True)
     config = json.dumps(config_of(_TINY), indent=2)
     (schnell / "config.json").write_text(config, encoding="utf-8")
-    _write_model(schnell / "diffusion_pytorch_model.safetensors", _TINY, "diffusers", 0.0)
-    _write_model(krea, replace(_TINY, guidance=True), "bfl", 0.1)
+    _write_model(schnell / "diffusion_pytorch_model.safetensors", _TINY, "diffusers")
+    _write_model(krea, replace(_TINY, guidance=True), "bfl", changed=True)
     return {"schnell": schnell, "krea": krea}
 
 
-def write_file(path: Path, tensors: Mapping[str, np.ndarray[Any, np.dtype[np.float32]]]) -> None:
-    """Write f32 tensors as BF16, rounded to nearest even, to a safetensors file."""
+def _write_model(path: Path, arch: Architecture, layout: str, *, changed: bool = False) -> None:
+    shapes = unit_shapes(arch)
+    tensors: dict[str, tuple[tuple[int, ...], bytes]] = {}
+    for tensor in tensors_of(arch, layout):
+        pieces = [_values(unit, shapes[unit], changed=changed) for unit in tensor.units]
+        tensors[tensor.name] = (tensor.shape, b"".join(pieces))
+    _write_file(path, tensors)
+
+
+def _write_file(path: Path, tensors: Mapping[str, tuple[tuple[int, ...], bytes]]) -> None:
+    """Write BF16 tensors to a safetensors file."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0
-    names = sorted(tensors)
-    for name in names:
-        end = at + 2 * tensors[name].size
-        shape = list(tensors[name].shape)
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, end]}
-        at = end
+    for name, (shape, data) in sorted(tensors.items()):
+        offsets = [at, at := at + len(data)]
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": offsets}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for name in names:
-            file.write(_bf16(tensors[name]))
+        file.writelines(data for _, (_, data) in sorted(tensors.items()))
 
 
-def _write_model(path: Path, arch: Architecture, layout: str, delta: float) -> None:
-    shapes = unit_shapes(arch)
-    tensors = {
-        tensor.name: np.concatenate([_values(unit, shapes[unit], delta) for unit in tensor.units])
-        for tensor in tensors_of(arch, layout)
-    }
-    write_file(path, tensors)
+# The upper byte of a bfloat16: either sign, magnitudes from 2^-7 to 2^-5.
+_UPPER = bytes(0xBC if byte & 1 else 0x3C for byte in range(256))
 
 
-def _values(
-    unit: str, shape: tuple[int, ...], delta: float
-) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Return a unit's values: noise that depends on its name, and a relative change of it."""
-    noise = np.random.default_rng(zlib.crc32(unit.encode()))
-    values = noise.standard_normal(shape, np.float32) * np.float32(0.03)
-    change = noise.standard_normal(shape, np.float32) * np.float32(0.03 * delta)
-    return values + change
-
-
-def _bf16(values: np.ndarray[Any, np.dtype[np.float32]]) -> bytes:
-    bits = np.ascontiguousarray(values).view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2").tobytes()
+def _values(unit: str, shape: tuple[int, ...], *, changed: bool) -> bytes:
+    """Return a unit's values as bfloat16: noise that its name decides, by 10 % or so changed."""
+    noise = random.Random(zlib.crc32(unit.encode()))  # noqa: S311 - made-up weights
+    count = 1
+    for side in shape:
+        count *= side
+    upper, lower = noise.randbytes(count).translate(_UPPER), noise.randbytes(count)
+    if changed:
+        flips = int.from_bytes(noise.randbytes(count), "little")
+        flips &= int.from_bytes(b"\x1f" * count, "little")  # the five lowest bits of the mantissa
+        lower = (int.from_bytes(lower, "little") ^ flips).to_bytes(count, "little")
+    values = bytearray(2 * count)
+    values[0::2], values[1::2] = lower, upper
+    return bytes(values)

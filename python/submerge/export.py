@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from submerge.checkpoint import open_checkpoint
+from submerge.checkpoint.files import is_one_file
 from submerge.errors import CheckpointError, RecipeError, nearest, quoted
 from submerge.files import path_of
 from submerge.inference import LoadedModel
@@ -115,7 +116,7 @@ def _output(source: Path, output: Path, quantization: str | None, layout: str) -
             if close
             else "formats with scales (scaled fp8, int8, GGUF, NF4) are not written",
         )
-    is_file = output.suffix.lower() == ".safetensors"
+    is_file = is_one_file(output)
     wanted: dict[str, Any] = {"dtype": QUANTIZATIONS[name]}
     wanted["layout"] = layout if layout != "auto" else "bfl" if is_file else "diffusers"
     if not is_file and wanted["layout"] == "diffusers":

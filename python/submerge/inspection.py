@@ -141,7 +141,7 @@ def inspect(path: str | os.PathLike[str], *, layout: str = "auto") -> Inspection
         metadata=_metadata(checkpoint),
         config=checkpoint.config,
         pipeline=checkpoint.pipeline,
-        warnings=checkpoint.warnings,
+        warnings=model.checkpoint.warnings if model else checkpoint.warnings,
     )
 
 

@@ -218,6 +218,7 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data, ready for JSON."""
         return {
+            "format": "submerge-merge/1",
             "path": str(self.path),
             "files": dict(self.files),
             **self.summary,

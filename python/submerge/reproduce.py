@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from submerge import documents
+from submerge.documents import EvaluationDocument
 from submerge.errors import CheckpointError, RecipeError, counted, listing, quoted
 from submerge.files import path_of
-from submerge.given import PATH, Count, Record, read_document
 from submerge.inference import load_model, read_metadata, run_inference
 from submerge.inference.images import opened
 from submerge.profile import environment
@@ -31,66 +30,26 @@ from submerge.run import __version__
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from submerge.documents import ImageDocument, ReproductionDocument
+    from submerge.documents.painting import PaintedModel, ReproducedImage
     from submerge.inference import LoadedModel
 
 __all__ = ["Reproduction", "reproduce"]
 
-_EVALUATION = "submerge-evaluation/1"
 # Options whose values an image's metadata names but does not hold.
 _NOT_RECORDED = ("controlnet", "ip_adapter", "more")
 # Facts of an environment that decide no pixel.
 _HARMLESS = ("memory",)
 
 
-class _Recorded(Record):
-    """What an evaluation says; much more is there."""
-
-    open: ClassVar[bool] = True
-    none_is_given: ClassVar[bool] = True
-
-
-@dataclass(frozen=True)
-class _RecordedImage(_Recorded):
-    """An image of an evaluation, its path from the evaluation's folder."""
-
-    model: str
-    path: Annotated[str, PATH]
-    sha256: str | None = None
-
-
-@dataclass(frozen=True)
-class _RecordedModel(_Recorded):
-    """A model of an evaluation."""
-
-    name: str
-    path: Annotated[str, PATH]
-
-
-@dataclass(frozen=True)
-class _RecordedOptions(_Recorded):
-    """How an evaluation was painted, as far as the images do not say."""
-
-    batch: Count | None = None
-
-
-@dataclass(frozen=True)
-class _Evaluation(_Recorded):
-    """What an evaluation records of its images."""
-
-    images: tuple[_RecordedImage, ...] | None = None
-    models: tuple[_RecordedModel, ...] | None = None
-    options: _RecordedOptions | None = None
-    environment: Mapping[str, Any] | None = None
-
-
 class _Asked(NamedTuple):
     """An image to paint again."""
 
     path: Path
-    metadata: Mapping[str, Any]
+    metadata: ImageDocument
 
     @property
     def options(self) -> dict[str, Any]:
@@ -109,7 +68,7 @@ class Reproduction:
         changed: what is not as it was: fact to what it was and what it is.
     """
 
-    images: Sequence[Mapping[str, Any]]
+    images: Sequence[ReproducedImage]
     changed: Mapping[str, tuple[Any, Any]]
 
     @property
@@ -117,15 +76,18 @@ class Reproduction:
         """Whether every image has every pixel as it was."""
         return all(image["different"] == 0 for image in self.images)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> ReproductionDocument:
         """Return everything as plain data, ready for JSON."""
-        changed = {name: {"was": was, "is": now} for name, (was, now) in self.changed.items()}
-        images = [dict(image) for image in self.images]
-        return {"identical": self.identical, "images": images, "changed": changed}
+        return {
+            "format": "submerge-reproduction/1",
+            "identical": self.identical,
+            "images": list(self.images),
+            "changed": {name: {"was": was, "is": now} for name, (was, now) in self.changed.items()},
+        }
 
     def to_json(self, *, indent: int | None = 2) -> str:
         """Return everything as JSON."""
-        return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False, allow_nan=False)
+        return documents.text(self.to_dict(), indent=indent)
 
     def text(self) -> str:
         """Return the outcome in words: a line for each image that differs, then what changed."""
@@ -139,7 +101,7 @@ class Reproduction:
         return "\n".join(lines)
 
 
-def _line(image: Mapping[str, Any]) -> str:
+def _line(image: ReproducedImage) -> str:
     if image["different"] is None:
         return f"  {image['path']}: another size"
     share = image["different"] / image["pixels"]
@@ -178,10 +140,10 @@ def reproduce(
     path = path_of(report, "report")
     path = path / "evaluation.json" if path.is_dir() else path
     single = path.suffix.lower() == ".png"
-    told = _Evaluation() if single else _read(path)
-    asked = {"image": [_asked(path)]} if single else _of_evaluation(told, path.parent, limit)
-    places = _places(asked, told, models)
-    images: list[dict[str, Any]] = []
+    recorded = None if single else documents.read(EvaluationDocument, path)
+    asked = {"image": [_asked(path)]} if recorded is None else _of(recorded, path.parent, limit)
+    places = _places(asked, recorded, models)
+    images: list[ReproducedImage] = []
     changed: dict[str, tuple[Any, Any]] = {}
     facts: dict[str, Any] = {}
     for name, wanted in asked.items():
@@ -189,24 +151,14 @@ def reproduce(
             notify(f"{name}: painting {counted(len(wanted), 'image')} again")
         with _loaded(places[name], wanted[0].metadata["model"], load or {}) as model:
             changed |= _other_model(name, wanted, model)
-            batch = (told.options and told.options.batch) or 1
+            batch = recorded["options"].get("batch") if recorded else None
             folder = None if output is None else path_of(output, "output") / name
             images += [
-                {"path": _relative(one.path, path.parent), "model": name, **difference}
-                for one, difference in _repeated(model, wanted, batch, folder)
+                _compared(one, again, _relative(one.path, path.parent), name)
+                for one, again in _repeated(model, wanted, batch or 1, folder)
             ]
             facts = environment(device=str(model.device), dtype=model.plan.dtype)
-    return Reproduction(images, changed | _changes(told.environment or {}, facts))
-
-
-def _read(path: Path) -> _Evaluation:
-    told = read_document(path)
-    if not isinstance(told, dict) or told.get("format") != _EVALUATION:
-        raise RecipeError(
-            f"{path}: expected an evaluation of the format `{_EVALUATION}`",
-            hint="give the `evaluation.json` that `submerge test` wrote, or a PNG",
-        )
-    return _Evaluation.parse(told, f"{path}: evaluation")
+    return Reproduction(images, changed | _changes(recorded, facts))
 
 
 def _asked(path: Path, sha256: str | None = None) -> _Asked:
@@ -232,13 +184,15 @@ def _asked(path: Path, sha256: str | None = None) -> _Asked:
     return _Asked(path, metadata)
 
 
-def _of_evaluation(told: _Evaluation, folder: Path, limit: int | None) -> dict[str, list[_Asked]]:
+def _of(recorded: EvaluationDocument, folder: Path, limit: int | None) -> dict[str, list[_Asked]]:
     """Return the images of each model, in the order they were painted."""
     found: dict[str, list[_Asked]] = {}
-    for image in told.images or ():
-        wanted = found.setdefault(image.model, [])
+    for image in recorded["images"]:
+        if image["path"] is None:
+            raise RecipeError("images: expected those of an evaluation that was saved, got no path")
+        wanted = found.setdefault(image["model"], [])
         if limit is None or len(wanted) < limit:
-            wanted.append(_asked(folder / image.path, image.sha256))
+            wanted.append(_asked(documents.beside(folder, image["path"]), image["sha256"]))
     if not found:
         raise RecipeError("images: expected at least one image in the evaluation, got none")
     return found
@@ -246,11 +200,11 @@ def _of_evaluation(told: _Evaluation, folder: Path, limit: int | None) -> dict[s
 
 def _places(
     asked: Iterable[str],
-    told: _Evaluation,
+    recorded: EvaluationDocument | None,
     models: Mapping[str, str | os.PathLike[str]] | str | os.PathLike[str] | None,
 ) -> dict[str, str]:
     """Return where each model lies: as given, else as recorded."""
-    recorded = {model.name: model.path for model in told.models or ()}
+    known = {model["name"]: model["path"] for model in recorded["models"]} if recorded else {}
     names = list(asked)
     if models is None or not hasattr(models, "items"):
         given = {} if models is None else dict.fromkeys(names, str(models))
@@ -260,7 +214,7 @@ def _places(
             raise RecipeError(
                 f"models: expected {', '.join(map(quoted, names))}, got {quoted(unknown[0])}"
             )
-    places = recorded | given
+    places = known | given
     if missing := [name for name in names if name not in places]:
         raise RecipeError(
             f"models: expected the place of {listing(missing, noun='model')}, got none",
@@ -269,16 +223,16 @@ def _places(
     return places
 
 
-def _loaded(place: str, recorded: Mapping[str, Any], load: Mapping[str, Any]) -> LoadedModel:
+def _loaded(place: str, painted: PaintedModel, load: Mapping[str, Any]) -> LoadedModel:
     """Load a model as it was loaded: in the same dtype, its layers quantised alike."""
-    known = {"dtype": recorded["dtype"], "quantization": recorded.get("quantization")}
+    known = {"dtype": painted["dtype"], "quantization": painted.get("quantization")}
     return load_model(place, **{**known, **load})
 
 
 def _repeated(
     model: LoadedModel, wanted: Sequence[_Asked], batch: int, output: Path | None
-) -> Iterable[tuple[_Asked, dict[str, Any]]]:
-    """Paint again, whole runs of prompts and seeds at once, and compare each image."""
+) -> Iterable[tuple[_Asked, Any]]:
+    """Paint again, whole runs of prompts and seeds at once; yield each with its new picture."""
     for options, group in itertools.groupby(wanted, key=lambda one: one.options):
         asked = list(group)
         prompts = list(dict.fromkeys(one.metadata["prompt"] for one in asked))
@@ -296,25 +250,27 @@ def _repeated(
             if output is not None:
                 output.mkdir(parents=True, exist_ok=True)
                 image.save(output / one.path.name)
-            yield one, _compared(one, image.image)
+            yield one, image.image
 
 
-def _compared(one: _Asked, again: Any) -> dict[str, Any]:
+def _compared(one: _Asked, again: Any, path: str, name: str) -> ReproducedImage:
     """Return how an image differs from what was painted now."""
     import numpy as np
 
     with opened(one.path) as file:
         was = np.asarray(file.convert("RGB"), dtype=np.int16)
     now = np.asarray(again.convert("RGB"), dtype=np.int16)
-    row = {"prompt": one.metadata["prompt"], "seed": one.metadata["seed"]}
-    row |= {"pixels": was.shape[0] * was.shape[1], "different": None, "max": None, "mean": None}
-    if was.shape != now.shape:
-        return row
-    gap = np.abs(was - now)
-    return row | {
-        "different": int(np.count_nonzero(gap.any(axis=2))),
-        "max": int(gap.max()),
-        "mean": float(gap.mean()),
+    same = was.shape == now.shape
+    gap = np.abs(was - now) if same else None
+    return {
+        "path": path,
+        "model": name,
+        "prompt": one.metadata["prompt"],
+        "seed": one.metadata["seed"],
+        "pixels": was.shape[0] * was.shape[1],
+        "different": None if gap is None else int(np.count_nonzero(gap.any(axis=2))),
+        "max": None if gap is None else int(gap.max()),
+        "mean": None if gap is None else float(gap.mean()),
     }
 
 
@@ -337,8 +293,11 @@ def _other_model(
     )
 
 
-def _changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def _changes(
+    recorded: EvaluationDocument | None, now: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
     """Return the facts of the environment that are not as recorded."""
+    was = recorded["environment"] if recorded else {}
     names = [name for name in dict.fromkeys([*was, *now]) if name not in _HARMLESS] if was else []
     return _differing({name: (was.get(name), now.get(name)) for name in names})
 

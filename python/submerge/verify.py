@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from submerge.blocks import block_of
 from submerge.checkpoint import FLOATS, open_checkpoint, read_header
 from submerge.checkpoint.components import Pipeline, is_index
+from submerge.checkpoint.files import is_safetensors
 from submerge.errors import CheckpointError, PlanError, counted, listing, quoted
 from submerge.files import same_bytes
 from submerge.layout import Model, identify
@@ -162,7 +163,7 @@ def _components(model: Model) -> list[Check]:
             for file in component.files:
                 if is_index(file):
                     component.check_shards(file)
-                elif file.lower().endswith(".safetensors"):
+                elif is_safetensors(file):
                     read_header(component.folder / file)
         except CheckpointError as error:
             wrong.append(error.message)
@@ -265,8 +266,8 @@ def _recomputed(
         return Check("recipe", passed=False, found=error.message)
     differing = [text.path for text in made.texts if not _is_text(path / text.path, text.text)]
     differing += [c.path for c in made.copies if not same_bytes(path / c.path, c.source)]
-    # A card is the user's to write on; what a loader reads is not.
-    words = [name for name in differing if Path(name).suffix not in (".json", ".safetensors")]
+    # Card, notice and licence are the user's to write on; what a loader reads is not.
+    words = [name for name in differing if "/" not in name and not name.endswith(".json")]
     wrong = [name for name in differing if name not in words]
     if wrong:
         found = f"not as the recipe gives beside the weights: {listing(wrong, noun='file')}"

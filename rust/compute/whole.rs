@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{Buffers, Combining, Done, Room, Scratch, Setting};
 use crate::error::{Error, Result, quoted};
-use crate::inputs::{Inputs, len_of, split};
+use crate::inputs::{Inputs, split};
 use crate::kernels::matrix::{Read, Solve};
 use crate::linalg::engine::Engine;
 use crate::resolve::Unit;
@@ -43,12 +43,12 @@ impl Setting<'_> {
         done.notes.extend(map.note().map(|note| (index, note.to_owned())));
 
         let Scratch { out, windows, decoded, result } = scratch;
-        let out = out.next(len_of(part.elements, unit.dtype)?);
+        let out = out.next(unit.bytes_of(part.elements)?);
         for cell in cells(part, unit) {
             let inputs = Inputs::open(self.work, &cell, windows)?;
             done.read += inputs.read();
-            let first = len_of((cell.first - part.first) as usize, unit.dtype)?;
-            let bytes = first..first + len_of(cell.elements, unit.dtype)?;
+            let first = unit.bytes_of((cell.first - part.first) as usize)?;
+            let bytes = first..first + unit.bytes_of(cell.elements)?;
             let buffers = Buffers { out: &mut out[bytes], decoded, result };
             let mut combine =
                 Combining { setting: *self, inputs: &inputs, map: Some(&*map), buffers };

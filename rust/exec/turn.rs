@@ -3,9 +3,9 @@
 use crate::compute::Done;
 use crate::error::Error;
 use crate::kernels::runner::Run;
-use crate::output::Output;
 use crate::report::UnitReport;
 use crate::schedule::Part;
+use crate::sink::Sink;
 
 /// What only the worker whose turn it is may touch.
 pub(super) struct Turn<'a> {
@@ -14,7 +14,7 @@ pub(super) struct Turn<'a> {
     pub(super) failure: Option<Error>,
     pub(super) stopped: bool,
     pub(super) read: u64,
-    pub(super) output: Output<'a>,
+    pub(super) sink: &'a mut (dyn Sink + 'a),
     pub(super) units: Vec<UnitReport>,
     /// What passes found, for a later job, with the index of the unit.
     pub(super) found: Vec<(usize, Vec<u64>)>,

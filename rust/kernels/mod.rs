@@ -28,7 +28,6 @@ mod gram;
 pub(crate) mod kernel;
 pub(crate) mod linear;
 pub(crate) mod matrix;
-pub(crate) mod mlp;
 #[cfg(test)]
 mod naive;
 pub(crate) mod pointwise;

@@ -3,31 +3,41 @@
 //! Every name, dtype, shape and row range is checked again: a stale or hostile plan is an error
 //! here, before anything is written, and never a wrong read later.
 
-mod network;
+pub mod network;
+mod opened;
+mod operand;
 mod recall;
+pub mod rows;
 mod unit;
 mod whole;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use self::opened::{Inputs, open_inputs, too_large, uncomputable};
+use self::operand::Extent;
 use crate::dtype::{Dtype, Overflow};
 use crate::error::{Error, Result, quoted};
-use crate::format::safetensors::{self, Header, Tensor};
-use crate::io::source::{FileIdentity, Identity, LocalFile, Source};
+use crate::format::codec::{Block, CodecSpec};
+use crate::format::safetensors::{self, Tensor};
+use crate::io::source::{FileIdentity, Identity, Source};
 use crate::kernels::linear::Linear;
 use crate::kernels::runner::runner;
 use crate::kernels::tile::Whole;
 pub use crate::plan::Action;
-use crate::plan::{Mode, OpSpec, OperandSpec, Options, OutputSpec, Plan, RowsSpec, UnitSpec};
+use crate::plan::{Mode, OpSpec, Options, OutputSpec, Plan, UnitSpec};
 
-pub use self::unit::{Operand, Unit};
+pub use self::opened::Sources;
+pub use self::operand::{LowRank, Operand, Term};
+pub use self::rows::Rows;
+pub use self::unit::Unit;
 
 /// A plan whose every reference is known to be good.
 #[derive(Debug)]
 pub struct Work {
     /// The open inputs.
-    pub sources: Vec<Box<dyn Source>>,
+    pub sources: Vec<Arc<dyn Source>>,
     /// The weight files to make.
     pub files: Vec<OutFile>,
     /// What fills them, in order.
@@ -47,21 +57,9 @@ pub struct OutFile {
     pub data_len: u64,
 }
 
-/// Bytes that `elements` of `dtype` take, if that is a whole number.
-#[must_use]
-pub fn byte_len(elements: u64, dtype: Dtype) -> Option<u64> {
-    let bits = elements.checked_mul(dtype.bits())?;
-    bits.is_multiple_of(8).then_some(bits / 8)
-}
-
-struct Inputs {
-    sources: Vec<Box<dyn Source>>,
-    headers: Vec<Header>,
-}
-
-/// Open the inputs of `plan` and check everything it says against them.
-pub fn resolve(plan: &Plan, options: &Options) -> Result<Work> {
-    let inputs = open_inputs(plan, options)?;
+/// Open the inputs of `plan` and check everything it says against them; reads no tensor.
+pub fn resolve(plan: &Plan, options: &Options, given: &Sources) -> Result<Work> {
+    let inputs = open_inputs(plan, options, given)?;
     let files = lay_out(plan)?;
     let units = resolve_units(plan, &inputs)?;
     let analyzes = |unit: &&Unit| matches!(unit.action, Action::Analyze(_));
@@ -74,6 +72,16 @@ pub fn resolve(plan: &Plan, options: &Options) -> Result<Work> {
 }
 
 impl Work {
+    /// Make the terms that come of small networks: they are read as a whole, before the job.
+    pub fn evaluate_networks(&mut self) -> Result<()> {
+        let operands = self.units.iter_mut().flat_map(|unit| &mut unit.operands);
+        let mut terms = operands.flat_map(|operand| &mut operand.terms);
+        terms.try_for_each(|term| match term {
+            Term::Network(network) => network.evaluate(&self.sources),
+            Term::Rows(_) | Term::LowRank(_) => Ok(()),
+        })
+    }
+
     /// The inputs, as the check against overwriting them wants them.
     #[must_use]
     pub fn identities(&self) -> Vec<(PathBuf, FileIdentity)> {
@@ -83,17 +91,6 @@ impl Work {
         };
         self.sources.iter().filter_map(|source| local(source.as_ref())).collect()
     }
-}
-
-fn open_inputs(plan: &Plan, options: &Options) -> Result<Inputs> {
-    let mut inputs = Inputs { sources: Vec::new(), headers: Vec::new() };
-    for spec in &plan.sources {
-        let source = LocalFile::open(&spec.path, options.io)?;
-        source.expect(&Identity::File(spec.identity))?;
-        inputs.headers.push(safetensors::read(&source, options.max_header_bytes)?);
-        inputs.sources.push(Box::new(source));
-    }
-    Ok(inputs)
 }
 
 /// The headers of the output files.
@@ -113,7 +110,7 @@ fn lay_out(plan: &Plan) -> Result<Vec<OutFile>> {
             return Err(Error::plan(format!("{here}: named twice in one file, expected once")));
         }
         let elements = elements_of(output).ok_or_else(|| too_large(&here))?;
-        let len = byte_len(elements, output.dtype).ok_or_else(|| too_large(&here))?;
+        let len = Block::of(output.dtype).len(elements).ok_or_else(|| too_large(&here))?;
         let file = &mut tensors[output.file];
         let start = file.last().map_or(0, |t| t.end);
         let end = start.checked_add(len).ok_or_else(|| too_large(&here))?;
@@ -136,11 +133,6 @@ fn lay_out(plan: &Plan) -> Result<Vec<OutFile>> {
 
 fn elements_of(output: &OutputSpec) -> Option<u64> {
     output.shape.iter().try_fold(1u64, |product, &n| product.checked_mul(n))
-}
-
-#[cold]
-fn too_large(here: &str) -> Error {
-    Error::plan(format!("{here}: shape and dtype do not make a whole number of bytes below 2^64"))
 }
 
 fn resolve_units(plan: &Plan, inputs: &Inputs) -> Result<Vec<Unit>> {
@@ -192,25 +184,12 @@ fn resolve_unit(
     let here = format!("plan unit {}", quoted(&spec.name));
     let rows = spec.end - spec.start;
     let elements = rows * row_elements;
-    if byte_len(elements, output.dtype).is_none() {
+    if Block::of(output.dtype).len(elements).is_none() {
         return Err(too_large(&here));
     }
-    let mut operands = Vec::new();
-    for operand in &spec.operands {
-        operands.push(match operand {
-            OperandSpec::Rows(r) => {
-                let (tensor, at) = find_rows(r, inputs, &here)?;
-                expect_equal(&here, "rows", rows, r.end - r.start)?;
-                expect_equal(&here, "elements in a row", row_elements, tensor.row_elements())?;
-                Operand::Rows { source: r.source, at, dtype: tensor.dtype }
-            }
-            OperandSpec::Mlp(m) => {
-                let values = network::evaluate(m, inputs, &here)?;
-                expect_equal(&here, "values of the network", elements, values.len() as u64)?;
-                Operand::Values(values)
-            }
-        });
-    }
+    let extent = Extent { rows, row_elements };
+    let operands = spec.operands.iter().map(|terms| Operand::check(terms, extent, inputs, &here));
+    let operands = operands.collect::<Result<Vec<_>>>()?;
     let action = action_of(&spec.op, output.dtype, &operands, elements)
         .map_err(|what| Error::plan(format!("{here}: {what}")))?;
     if let Action::Compute(run) = &action
@@ -222,7 +201,8 @@ fn resolve_unit(
     }
     let (name, dtype) = (spec.name.clone(), output.dtype);
     let row_elements = usize::try_from(row_elements).map_err(|_| too_large(&here))?;
-    Ok(Unit { name, file: output.file, elements, row_elements, dtype, action, operands })
+    let codec = CodecSpec::Plain.codec(dtype);
+    Ok(Unit { name, file: output.file, elements, row_elements, dtype, codec, action, operands })
 }
 
 /// How a unit is filled, or what is wrong with that.
@@ -232,63 +212,19 @@ fn action_of(
     operands: &[Operand],
     elements: u64,
 ) -> std::result::Result<Action, String> {
-    let dtypes: Vec<Option<Dtype>> = operands
-        .iter()
-        .map(|o| match o {
-            Operand::Rows { dtype, .. } => Some(*dtype),
-            Operand::Values(_) => None,
-        })
-        .collect();
-    let same_dtype = dtypes.iter().all(|d| *d == Some(dtype));
+    let same_bytes = operands.iter().all(|operand| operand.is_plain(dtype));
     let whole = Whole { operands: operands.len(), elements };
     let action = match op.clone().action(whole)? {
-        Action::Copy if operands.len() == 1 && same_dtype => return Ok(Action::Copy),
+        Action::Copy if operands.len() == 1 && same_bytes => return Ok(Action::Copy),
         Action::Copy => Action::Compute(runner(Linear { weights: vec![1.0] }, whole)?),
-        Action::Same if !operands.is_empty() && same_dtype => return Ok(Action::Same),
+        Action::Same if !operands.is_empty() && same_bytes => return Ok(Action::Same),
         Action::Same => return Err(format!("`same` needs operands of dtype {}", dtype.name())),
         action => action,
     };
-    let floats = dtypes.iter().flatten().chain([&dtype]);
-    match floats.into_iter().find(|d| d.float().is_none()) {
+    let rows = operands.iter().flat_map(Operand::rows);
+    let opaque = rows.filter(|rows| rows.codec.is_none()).map(|rows| rows.dtype);
+    match opaque.chain(dtype.float().is_none().then_some(dtype)).next() {
         None => Ok(action),
-        Some(other) => Err(format!(
-            "dtype {} cannot be computed with, expected F32, F16, BF16, F8_E4M3 or F8_E5M2",
-            other.name()
-        )),
+        Some(other) => Err(uncomputable(other)),
     }
-}
-
-/// The tensor that `rows` names and where its range starts in the file.
-fn find_rows<'a>(rows: &RowsSpec, inputs: &'a Inputs, here: &str) -> Result<(&'a Tensor, u64)> {
-    let header = inputs.headers.get(rows.source).ok_or_else(|| {
-        Error::plan(format!(
-            "{here}: source {}, expected one of {}",
-            rows.source,
-            inputs.headers.len()
-        ))
-    })?;
-    let path = inputs.sources[rows.source].path().display();
-    let tensor = header.tensor(&rows.tensor).ok_or_else(|| {
-        Error::plan(format!("{here}: {path} has no tensor {}", quoted(&rows.tensor)))
-    })?;
-    if rows.start > rows.end || rows.end > tensor.rows() {
-        let what = format!(
-            "{here}: rows {}..{} of {} in {path}, which has {} rows",
-            rows.start,
-            rows.end,
-            quoted(&rows.tensor),
-            tensor.rows()
-        );
-        return Err(Error::plan(what));
-    }
-    let skipped = rows.start.checked_mul(tensor.row_elements());
-    let skipped = skipped.and_then(|n| byte_len(n, tensor.dtype)).ok_or_else(|| too_large(here))?;
-    Ok((tensor, header.data_start + tensor.start + skipped))
-}
-
-fn expect_equal(here: &str, what: &str, expected: u64, got: u64) -> Result<()> {
-    if expected == got {
-        return Ok(());
-    }
-    Err(Error::plan(format!("{here}: {what} differ, expected {expected}, got {got}")))
 }

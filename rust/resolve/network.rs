@@ -1,82 +1,180 @@
-//! Small networks that a plan folds into a bias: read and evaluated once, before the job.
+//! Small networks of a plan, applied to one vector before the job: an embedder folded into a bias.
+//!
+//! Each layer is `W · x + b` in f64, summed in column order, then its activation; `W` and `b` are
+//! weighted sums of rows, in f64, in the plan's order. The last layer's output is rounded once to
+//! f32. Source: the embedders of diffusion transformers (`Linear -> SiLU -> Linear`).
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use super::{Inputs, expect_equal, find_rows};
+use super::opened::{Inputs, expect_equal, uncomputable};
+use super::rows::{Room, Rows};
 use crate::error::{Error, Result};
-use crate::kernels::mlp;
-use crate::plan::{LayerSpec, MixSpec, MlpSpec, RowsSpec};
+use crate::io::source::Source;
+use crate::plan::{Activation, LayerSpec, MixSpec, NetworkSpec};
 use crate::simd::Isa;
 
-/// The output of the network, rounded once to f32.
-pub(super) fn evaluate(spec: &MlpSpec, inputs: &Inputs, here: &str) -> Result<Vec<f32>> {
-    let mut vector = spec.input.clone();
-    for (i, layer) in spec.layers.iter().enumerate() {
-        if i > 0 {
-            mlp::silu(&mut vector);
+/// Rows of a matrix at a time: the whole one in f64 would break the memory promise.
+const ROWS: u64 = 64;
+/// Columns of a matrix: wider than any embedder.
+const COLUMNS: u64 = 65_536;
+
+/// A network whose tensors are known to be there.
+#[derive(Debug)]
+pub struct Network {
+    input: Vec<f64>,
+    layers: Vec<Layer>,
+    /// The output, once it is made.
+    values: Vec<f32>,
+}
+
+#[derive(Debug)]
+struct Layer {
+    weight: Mix,
+    bias: Mix,
+    rows: u64,
+    activation: Activation,
+}
+
+/// A weighted sum of tensors of one shape.
+#[derive(Debug)]
+struct Mix {
+    terms: Vec<(f64, Rows)>,
+    rows: u64,
+    columns: u64,
+}
+
+impl Network {
+    pub(super) fn check(spec: &NetworkSpec, inputs: &Inputs, here: &str) -> Result<Self> {
+        let mut width = spec.input.len() as u64;
+        let mut layers = Vec::new();
+        for layer in &spec.layers {
+            let layer = Layer::check(layer, width, inputs, here)?;
+            width = layer.rows;
+            layers.push(layer);
         }
-        vector = layer_output(layer, &vector, inputs, here)?;
+        Ok(Self { input: spec.input.clone(), layers, values: Vec::new() })
     }
-    Ok(vector.iter().map(|&v| v as f32).collect())
-}
 
-/// A few rows of the matrix at a time: the whole one in f64 would break the memory promise.
-fn layer_output(layer: &LayerSpec, input: &[f64], inputs: &Inputs, here: &str) -> Result<Vec<f64>> {
-    const ROWS: u64 = 64;
-    let row_count = |spec: &MixSpec| spec.operands.first().map_or(0, |rows| rows.end - rows.start);
-    let rows = row_count(&layer.weight);
-    expect_equal(here, "rows of a layer's weight and bias", row_count(&layer.bias), rows)?;
-    let mut output = Vec::new();
-    for start in (0..rows).step_by(ROWS as usize) {
-        let range = start..rows.min(start + ROWS);
-        let bias = mix(&layer.bias, range.clone(), inputs, here)?;
-        let weight = mix(&layer.weight, range, inputs, here)?;
-        let part = mlp::affine(&weight, &bias, input).ok_or_else(|| {
-            Error::plan(format!("{here}: a layer does not fit its input of {} values", input.len()))
-        })?;
-        output.extend(part);
+    /// How many values come out.
+    #[must_use]
+    pub fn width(&self) -> u64 {
+        self.layers.last().map_or(self.input.len() as u64, |layer| layer.rows)
     }
-    Ok(output)
-}
 
-/// A weighted sum of the same rows of several tensors, in f64.
-fn mix(spec: &MixSpec, range: Range<u64>, inputs: &Inputs, here: &str) -> Result<Vec<f64>> {
-    let mut sum: Vec<f64> = Vec::new();
-    expect_equal(
-        here,
-        "weights of a layer",
-        spec.operands.len() as u64,
-        spec.weights.len() as u64,
-    )?;
-    for (operand, weight) in spec.operands.iter().zip(&spec.weights) {
-        let (start, end) = (operand.start + range.start, operand.start + range.end);
-        let rows = RowsSpec { start, end, tensor: operand.tensor.clone(), source: operand.source };
-        let values = read_values(&rows, inputs, here)?;
-        if sum.is_empty() {
-            sum.resize(values.len(), 0.0);
+    /// The output; nothing before [`Network::evaluate`].
+    #[must_use]
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    pub(super) fn evaluate(&mut self, sources: &[Arc<dyn Source>]) -> Result<()> {
+        let mut vector = self.input.clone();
+        for layer in &self.layers {
+            vector = layer.output(&vector, sources)?;
         }
-        expect_equal(here, "elements of a layer", sum.len() as u64, values.len() as u64)?;
-        sum.iter_mut().zip(values).for_each(|(s, v)| *s += weight * f64::from(v));
+        self.values = vector.iter().map(|&value| value as f32).collect();
+        Ok(())
     }
-    Ok(sum)
 }
 
-fn read_values(rows: &RowsSpec, inputs: &Inputs, here: &str) -> Result<Vec<f32>> {
-    const LIMIT: u64 = 1 << 22; // 64 rows of 65,536 elements: wider than any embedder
-    let (tensor, at) = find_rows(rows, inputs, here)?;
-    let float = tensor.dtype.float().ok_or_else(|| {
-        Error::plan(format!("{here}: dtype {} cannot be computed with", tensor.dtype.name()))
-    })?;
-    let elements = (rows.end - rows.start).saturating_mul(tensor.row_elements());
-    let count = usize::try_from(elements).ok().filter(|_| elements <= LIMIT);
-    let count = count.ok_or_else(|| {
-        Error::plan(format!(
-            "{here}: {elements} elements in rows of a layer, expected at most {LIMIT}"
-        ))
-    })?;
-    let mut buffer = Vec::new();
-    let bytes = inputs.sources[rows.source].window(at, count * float.bytes(), &mut buffer)?;
-    let mut values = vec![0.0; count];
-    Isa::best().decode(float, &bytes, &mut values);
-    Ok(values)
+impl Layer {
+    fn check(spec: &LayerSpec, width: u64, inputs: &Inputs, here: &str) -> Result<Self> {
+        let weight = Mix::check(&spec.weight, inputs, here)?;
+        let bias = Mix::check(&spec.bias, inputs, here)?;
+        expect_equal(here, "rows of a layer's weight and bias", bias.rows, weight.rows)?;
+        if weight.columns != width || width == 0 || bias.columns != 1 {
+            let what = format!("{here}: a layer does not fit its input of {width} values");
+            return Err(Error::plan(what));
+        }
+        Ok(Self { rows: weight.rows, weight, bias, activation: spec.activation })
+    }
+
+    fn output(&self, input: &[f64], sources: &[Arc<dyn Source>]) -> Result<Vec<f64>> {
+        let mut output = Vec::new();
+        for start in (0..self.rows).step_by(ROWS as usize) {
+            let range = start..self.rows.min(start + ROWS);
+            let bias = self.bias.sum(range.clone(), sources)?;
+            let weight = self.weight.sum(range, sources)?;
+            output.extend(affine(&weight, &bias, input));
+        }
+        if self.activation == Activation::Silu {
+            for value in &mut output {
+                *value = silu(*value);
+            }
+        }
+        Ok(output)
+    }
+}
+
+impl Mix {
+    fn check(spec: &MixSpec, inputs: &Inputs, here: &str) -> Result<Self> {
+        let (operands, weights) = (spec.operands.len() as u64, spec.weights.len() as u64);
+        expect_equal(here, "weights of a layer", operands, weights)?;
+        let mut mix = Self { terms: Vec::new(), rows: 0, columns: 0 };
+        for (rows, weight) in spec.operands.iter().zip(&spec.weights) {
+            let (found, columns) = Rows::find(rows, inputs, here)?;
+            let count = rows.end - rows.start;
+            if mix.terms.is_empty() {
+                (mix.rows, mix.columns) = (count, columns);
+            }
+            expect_equal(here, "elements of a layer", mix.rows * mix.columns, count * columns)?;
+            expect_equal(here, "columns of a layer", mix.columns, columns)?;
+            if columns > COLUMNS {
+                let what = format!("{columns} columns in a layer, expected at most {COLUMNS}");
+                return Err(Error::plan(format!("{here}: {what}")));
+            }
+            if found.codec.is_none() {
+                return Err(Error::plan(format!("{here}: {}", uncomputable(found.dtype))));
+            }
+            mix.terms.push((*weight, found));
+        }
+        Ok(mix)
+    }
+
+    fn sum(&self, rows: Range<u64>, sources: &[Arc<dyn Source>]) -> Result<Vec<f64>> {
+        let elements = rows.start * self.columns..rows.end * self.columns;
+        let count = (elements.end - elements.start) as usize;
+        let (mut sum, mut values) = (vec![0.0; count], vec![0.0; count]);
+        for (weight, rows) in &self.terms {
+            let mut buffers = vec![Vec::new(); rows.windows()];
+            let open = rows.open(sources, elements.clone(), &mut buffers.iter_mut())?;
+            open.decode(Isa::best(), elements.clone(), &mut Room::default(), &mut values);
+            sum.iter_mut().zip(&values).for_each(|(s, v)| *s += weight * f64::from(*v));
+        }
+        Ok(sum)
+    }
+}
+
+/// `W · x + b`; `weight` is (out, in) in row-major order.
+fn affine<'a>(
+    weight: &'a [f64],
+    bias: &'a [f64],
+    input: &'a [f64],
+) -> impl Iterator<Item = f64> + 'a {
+    let dot = move |row: &[f64]| row.iter().zip(input).fold(0.0, |sum, (w, x)| sum + w * x);
+    weight.chunks_exact(input.len()).zip(bias).map(move |(row, b)| dot(row) + b)
+}
+
+fn silu(value: f64) -> f64 {
+    value / (1.0 + (-value).exp())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_by_three_by_hand() {
+        let weight = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        let got: Vec<f64> = affine(&weight, &[0.5, -0.5], &[1.0, 0.0, -1.0]).collect();
+        assert_eq!(got, [-1.5, -2.5]);
+    }
+
+    #[test]
+    fn silu_at_known_points() {
+        assert!((silu(1.0) - 0.731_058_578_630_004_9).abs() < 1e-15);
+        assert!((silu(-1.0) + 0.268_941_421_369_995_1).abs() < 1e-15);
+        assert_eq!(silu(0.0).to_bits(), 0);
+    }
 }

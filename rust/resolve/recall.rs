@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Operand, Work};
+use super::Work;
 use crate::NUMERICS;
 use crate::plan::{Action, Statistics};
 
@@ -28,16 +28,14 @@ impl Work {
     }
 
     /// Everything that the statistics of a unit depend on: the arithmetic, what is searched, the
-    /// shape, and of every operand the source, its version and the place in it.
+    /// shape, and of every term of every operand the source, its version and the place in it.
     fn key(&self, unit: usize) -> Option<String> {
         let unit = self.units.get(unit)?;
         let searched = unit.run()?.key()?;
         let mut key = format!("{NUMERICS} {searched} {}/{}", unit.elements, unit.row_elements);
+        let identity = |source: usize| self.sources.get(source)?.identity().key();
         for operand in &unit.operands {
-            // Values that were made on the way have no file to be known by.
-            let Operand::Rows { source, at, dtype } = operand else { return None };
-            let source = &self.sources[*source];
-            let _ = write!(key, " {}@{at}:{}", source.identity().key()?, dtype.name());
+            let _ = write!(key, " {}", operand.key(&identity)?);
         }
         Some(key)
     }

@@ -1,6 +1,12 @@
 //! One unit whose every reference is known to be good, and what is made of it at once.
 
+use std::sync::Arc;
+
+use super::operand::Operand;
+use super::rows::Rows;
 use crate::dtype::Dtype;
+use crate::error::{Error, Result};
+use crate::format::codec::{Block, Codec};
 use crate::kernels::runner::Run;
 use crate::plan::Action;
 use crate::simd::BLOCK;
@@ -19,29 +25,54 @@ pub struct Unit {
     pub row_elements: usize,
     /// Dtype of the output.
     pub dtype: Dtype,
+    /// What writes numbers in it; none if elements of this dtype can only be copied.
+    pub codec: Option<Arc<dyn Codec>>,
     /// How it is filled.
     pub action: Action,
     /// What goes in.
     pub operands: Vec<Operand>,
 }
 
-/// Something a unit is made of.
-#[derive(Debug)]
-pub enum Operand {
-    /// A contiguous range of an input file.
-    Rows {
-        /// Index into the sources.
-        source: usize,
-        /// Where the range starts in the file.
-        at: u64,
-        /// Dtype of its elements.
-        dtype: Dtype,
-    },
-    /// One value per element.
-    Values(Vec<f32>),
-}
-
 impl Unit {
+    /// Bytes of so many elements of the output.
+    ///
+    /// # Errors
+    /// They are not whole blocks: a defect of the schedule.
+    pub fn bytes_of(&self, elements: usize) -> Result<usize> {
+        let block =
+            self.codec.as_ref().map_or_else(|| Block::of(self.dtype), |codec| codec.block());
+        let bytes = block.len(elements as u64).and_then(|bytes| usize::try_from(bytes).ok());
+        bytes.ok_or_else(|| {
+            let name = self.dtype.name();
+            Error::internal(format!("`{}`: {elements} of {name}, a cut inside a block", self.name))
+        })
+    }
+
+    /// Windows and buffers as wide as an item: one for each term of rows, and the output.
+    #[must_use]
+    pub fn streams(&self) -> u64 {
+        self.operands.iter().map(Operand::streams).sum::<u64>() + 1
+    }
+
+    /// The most bytes of an element in any of them.
+    #[must_use]
+    pub fn widest(&self) -> u64 {
+        let rows = self.operands.iter().flat_map(Operand::rows);
+        let each = |rows: &Rows| {
+            let elements = rows.block().elements as u64;
+            rows.bytes_of(elements).div_ceil(elements)
+        };
+        let output = Block::of(self.dtype);
+        rows.map(each).fold(output.bytes.div_ceil(output.elements) as u64, u64::max)
+    }
+
+    /// Bytes that are open beside them, of products and side tensors.
+    #[must_use]
+    pub fn beside(&self, elements: u64) -> u64 {
+        let row = self.row_elements as u64;
+        self.operands.iter().map(|operand| operand.beside(elements, row)).sum()
+    }
+
     /// Elements per cell of the unit's grid: [`CELL`], or as many whole rows as it holds.
     #[must_use]
     pub fn cell(&self) -> usize {

@@ -85,10 +85,10 @@ impl Inputs {
         let source = |i: usize| {
             let path = self.folder.path().join(format!("{i}"));
             let file = File::open(&path).expect("an input");
-            json!({"path": path, "identity": FileIdentity::of(&file, &path).expect("an identity")})
+            let identity = FileIdentity::of(&file, &path).expect("an identity");
+            json!({"file": {"path": path, "identity": identity}})
         };
-        let operand =
-            |i: usize| json!({"rows": {"source": i, "tensor": "t", "start": 0, "end": self.rows}});
+        let operand = |i: usize| json!([{"rows": {"source": i, "tensor": "t", "start": 0, "end": self.rows}}]);
         let plan = json!({
             "version": 1, "overflow": "saturate",
             "target": {"file": {"path": self.folder.path().join("out")}},

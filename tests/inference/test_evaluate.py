@@ -83,7 +83,7 @@ def test_every_image_is_where_it_says(judged: tuple[Evaluation, Path]) -> None:
 
     found, folder = judged
     for image in found.to_dict()["images"]:
-        data = (folder / image["path"]).read_bytes()
+        data = (folder / str(image["path"])).read_bytes()
         assert hashlib.sha256(data).hexdigest() == image["sha256"]
         assert image["seconds"] > 0
 
@@ -274,8 +274,8 @@ class Alarm:
         return np.ones(len(images))
 
 
-def test_flagged_images_are_veiled_in_files(pipelines: dict[str, Path], tmp_path: Path) -> None:
-    how = SMALL | {"seeds": [0], "steps": 1, "sweep_steps": [1, 2], "veil": True}
+def test_flagged_images_are_blurred_in_files(pipelines: dict[str, Path], tmp_path: Path) -> None:
+    how = SMALL | {"seeds": [0], "steps": 1, "sweep_steps": [1, 2], "blur_unsafe": True}
     found = evaluate_guidance(
         pipelines["merged"], ["a fox"], scorers=[Alarm()], options=how, load=LOAD, output=tmp_path
     )

@@ -47,7 +47,8 @@ def test_each_model_at_each_workload(found: submerge.Measurement) -> None:
         ("merged", "3 steps, 32x64", 1),
     ]
     assert [model["role"] for model in found.models] == ["merge"]
-    for result in found.results:
+    results: list[Any] = list(found.results)
+    for result in results:
         assert result["least_seconds"] <= result["seconds"] <= result["most_seconds"]
         assert 0 < sum(result["phases"].values()) <= result["most_seconds"]
         assert set(result["phases"]) == {"text", "denoise", "decode"}
@@ -80,8 +81,10 @@ def test_the_spans_say_where_the_time_went(found: submerge.Measurement) -> None:
 
 
 def test_the_peak_counts_the_whole_process(found: submerge.Measurement) -> None:
-    for model in found.models:
-        (line,) = [one for one in found.timelines if one["model"] == model["name"]]
+    models: list[Any] = list(found.models)
+    for model in models:
+        lines: list[Any] = [one for one in found.timelines if one["model"] == model["name"]]
+        (line,) = lines
         assert model["peak"]["rss"] >= max(sample["rss"] for sample in line["samples"])
         # torch and diffusers alone take more than 150 MB.
         assert model["peak"]["rss"] > 150_000_000

@@ -162,10 +162,10 @@ def test_harmless_images_are_not_flagged() -> None:
     assert found[1] == pytest.approx(Classifier().score(scene()))
 
 
-def test_what_is_veiled_cannot_be_read() -> None:
-    veiled = safety.veiled(written("HELLO WORLD"))
-    assert veiled.size == (512, 192)
-    assert ocr.TextAccuracy().read(veiled) == ""
+def test_what_is_blurred_cannot_be_read() -> None:
+    blurred = safety.blurred(written("HELLO WORLD"))
+    assert blurred.size == (512, 192)
+    assert ocr.TextAccuracy().read(blurred) == ""
 
 
 # References.

@@ -89,9 +89,10 @@ impl Scene {
         let source = |name| {
             let path = self.input(name);
             let file = File::open(&path).expect("an input");
-            json!({"path": path, "identity": FileIdentity::of(&file, &path).expect("an identity")})
+            let identity = FileIdentity::of(&file, &path).expect("an identity");
+            json!({"file": {"path": path, "identity": identity}})
         };
-        let rows = |source| json!({"rows": {"source": source, "tensor": "t", "start": 0, "end": self.rows}});
+        let rows = |source| json!([{"rows": {"source": source, "tensor": "t", "start": 0, "end": self.rows}}]);
         let file = if target.get("folder").is_some() { "model.safetensors" } else { "" };
         let plan = json!({
             "version": 1, "overflow": "saturate", "target": target,

@@ -7,6 +7,6 @@ found into a recipe whose comments say on what evidence.
 from __future__ import annotations
 
 from submerge.analysis.advice import Suggestion, suggest
-from submerge.analysis.look import Analysis, analyze
+from submerge.analysis.compare import Analysis, analyze
 
 __all__ = ["Analysis", "Suggestion", "analyze", "suggest"]

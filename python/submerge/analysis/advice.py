@@ -1,6 +1,6 @@
 """From an analysis to a recipe to start with, each choice with its evidence in a comment.
 
-The ladder, cheapest first: blocks taken whole from one model or the other; weighted sums with a
+Strategies, cheapest first: blocks taken whole from one model or the other; weighted sums with a
 curve over the blocks; the arithmetic of changes from a base. What decides between them is the goal
 and what was measured; no image is made, and the recipe says so.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-from submerge.analysis.look import Analysis, analyze
+from submerge.analysis.compare import Analysis, analyze
 from submerge.analysis.rows import BlockRow, Sums
 from submerge.errors import RecipeError, counted, quoted
 from submerge.files import write_whole
@@ -109,11 +109,11 @@ def suggest(
 
 
 def _suggestion(found: Analysis, goal: Goal) -> Suggestion:
-    """Return the recipe for an analysis: safe copies first, then the goal's rung of the ladder."""
-    rungs = _arithmetic if "base" in found.models else _curves
+    """Return the recipe for an analysis: safe copies first, then what the goal asks for."""
+    strategy = _arithmetic if "base" in found.models else _curves
     if goal == "few-step" and "base" not in found.models and _stack(found, "single"):
-        rungs = _hybrid
-    top, why, rules = rungs(found, goal)
+        strategy = _hybrid
+    top, why, rules = strategy(found, goal)
     rules = [*_unsound(found), *_identical(found), *rules]
     evidence = (*_overview(found), *why, *(line for rule in rules for line in rule.why))
     lines = [f"# Suggested by submerge for the goal: {goal}.", f"# {_ROLES}"]
@@ -344,26 +344,30 @@ def _reaches(found: Analysis, where: str) -> bool:
 
 def _selectors(chosen: Iterable[BlockRow], rows: Iterable[BlockRow]) -> list[tuple[str, int]]:
     """Return selectors for rows, with the units each reaches; whole stacks lose their indices."""
-    parts: dict[tuple[str, str], list[int]] = {}
-    units: dict[tuple[str, str], int] = {}
-    for row in chosen:
-        stack, dot, index = row.block.partition(".")
-        key = (stack, row.part if dot else "")
-        parts.setdefault(key, []).extend([int(index)] if dot else [])
-        units[key] = units.get(key, 0) + row.sums.units
-    depth = dict.fromkeys(parts, 0)
+    deep: dict[tuple[str, str, str], int] = {}
     for row in rows:
-        key = (row.block.partition(".")[0], row.part)
-        if key in depth:
-            depth[key] += 1
-    found = []
-    for (stack, part), indices in parts.items():
-        where = stack
-        if part:
-            inside = "*" if len(indices) == depth[stack, part] else ",".join(map(str, indices))
-            where = f"{stack}[{inside}]" + (".*." if stack == "double" else ".") + part
-        found.append((where, units[stack, part]))
-    return found
+        deep[_column(row)] = deep.get(_column(row), 0) + 1
+    indices: dict[tuple[str, str, str], list[str]] = {}
+    units: dict[tuple[str, str, str], int] = {}
+    for row in chosen:
+        column, index = _column(row), row.block.partition(".")[2]
+        indices.setdefault(column, []).append(index)
+        units[column] = units.get(column, 0) + row.sums.units
+    found: dict[str, int] = {}
+    for (stack, stream, part), some in indices.items():
+        inside = "*" if len(some) == deep[stack, stream, part] else ",".join(some)
+        beside = [one for of, one, _ in deep if of == stack and one]
+        alike = all(indices.get((stack, one, part)) == some for one in beside)
+        word = "*" if beside and alike else stream
+        where = ".".join(filter(None, (f"{stack}[{inside}]", word, part)))
+        where = where if some != [""] else stack
+        found[where] = found.get(where, 0) + units[stack, stream, part]
+    return list(found.items())
+
+
+def _column(row: BlockRow) -> tuple[str, str, str]:
+    """Return stack, stream and part of a row."""
+    return row.block.partition(".")[0], row.stream, row.part
 
 
 def _flow(value: Any) -> str:

@@ -1,79 +1,54 @@
-"""The picture of an analysis: blocks downwards, parts across, one panel and scale per figure."""
+"""The picture of an analysis: a map for each figure, one below the other, as wide as a phone."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from submerge.analysis.canvas import DIVERGING, SEQUENTIAL, Canvas, Rectangle, Words, blend
 from submerge.errors import RecipeError
+from submerge.pictures.canvas import Canvas, Rectangle, Words
+from submerge.pictures.heatmap import HeatMap, Place
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable
     from pathlib import Path
 
-    from submerge.analysis.look import Analysis
-    from submerge.analysis.rows import BlockRow, Sums
+    from submerge.analysis.compare import Analysis
+    from submerge.analysis.rows import Sums
 
 __all__ = ["draw", "drawing"]
 
-_CELL = (30, 13)
-_LEFT, _TOP, _GAP, _LEGEND = 76, 142, 34, 74
-_PARTS = ("attn.q", "attn.k", "attn.v", "attn.out", "mlp", "mod", "norm", "out")
-_NOTHING = "#e3e3e3"
-# Values beyond these shares of all cells take the last colour, so that one part with few elements
-# does not leave all the others in one shade.
-_CLIPPED = 0.02
+_MARGIN, _HEAD, _BETWEEN = 12, 62, 26
+_NARROWEST = 300
 
 
-class _Panel(NamedTuple):
-    """One figure of every row.
-
-    Attributes:
-        title: what it is; `below` says of what.
-        value: the figure of a row.
-        shape: how it is written.
-        centre: makes the scale diverge from there, to both sides alike.
-        falling: turns the colours round: the dark or orange end is where models differ most.
-    """
+class _Figure(NamedTuple):
+    """A figure of every row; see `HeatMap` for how it is written and coloured."""
 
     title: str
-    below: str
+    note: str
     value: Callable[[Sums], float | None]
     shape: str
     centre: float | None = None
     falling: bool = False
 
 
-class _Scale(NamedTuple):
-    """What the colours of a panel stand for; `beyond` tells whether values lie outside its ends."""
-
-    low: float
-    high: float
-    colours: Sequence[str]
-    beyond: tuple[bool, bool]
-
-    def colour(self, value: float) -> str:
-        width = self.high - self.low
-        return blend(self.colours, (value - self.low) / width if width > 0 else 0.5)
-
-
-_PANELS = (
-    _Panel("cosine", "of a and b", lambda s: s.cosine, "{:.4f}", falling=True),
-    _Panel("relative delta", "|b - a| / |a|", lambda s: s.relative_delta, "{:.2%}"),
+_FIGURES = (
+    _Figure("cosine", "of a and b", lambda s: s.cosine, "{:.4f}", falling=True),
+    _Figure("relative delta", "|b - a| / |a|", lambda s: s.relative_delta, "{:.2%}"),
 )
-_ALONE = (_Panel("norm ratio", "|b| / |a|", lambda s: s.norm_ratio, "{:.4f}", centre=1.0),)
+_ALONE = (_Figure("norm ratio", "|b| / |a|", lambda s: s.norm_ratio, "{:.4f}", centre=1.0),)
 _BASED = (
-    _Panel("cosine of deltas", "a - base, b - base", lambda s: s.delta_cosine, "{:+.3f}", 0.0),
-    _Panel(
+    _Figure("cosine of deltas", "a - base, b - base", lambda s: s.delta_cosine, "{:+.3f}", 0.0),
+    _Figure(
         "sign conflict",
         "share of what both changed",
         lambda s: s.sign_conflict,
         "{:.1%}",
         0.5,
-        True,
+        falling=True,
     ),
 )
-_RANK = (_Panel("rank of b - a", "effective, share of noise's", lambda s: s.rank_share, "{:.0%}"),)
+_RANK = (_Figure("rank of b - a", "effective, share of noise's", lambda s: s.rank_share, "{:.0%}"),)
 
 
 def draw(analysis: Analysis, path: Path) -> bytes:
@@ -91,100 +66,35 @@ def draw(analysis: Analysis, path: Path) -> bytes:
 
 
 def drawing(analysis: Analysis) -> Canvas:
-    """Return the picture: one cell for each row of the analysis in each panel."""
-    panels = [*_PANELS, *(_BASED if "base" in analysis.models else _ALONE), *_RANK]
-    blocks = list(dict.fromkeys(row.block for row in analysis.rows))
-    held = {row.part for row in analysis.rows if row.part != row.block}
-    parts = [part for part in _PARTS if part in held] + sorted(held - set(_PARTS)) or ["all"]
-    across = len(parts) * _CELL[0]
-    bottom = _TOP + len(blocks) * _CELL[1]
+    """Return the picture: one cell for each row of the analysis in each map."""
+    based = "base" in analysis.models
     title = f"{analysis.models['b']} beside {analysis.models['a']}"
-    if "base" in analysis.models:
-        title += f", from {analysis.models['base']}"
-    roles = ", ".join(f"{role} = {name}" for role, name in analysis.models.items())
     items: list[Rectangle | Words] = [
-        Words(14, 30, title, 18, bold=True),
-        Words(14, 50, f"{roles}; {len(blocks)} rows, {len(parts)} parts; grey: nothing to compare"),
+        Words(_MARGIN, 24, title, 15, bold=True),
+        Words(_MARGIN, 42, ", ".join(f"{r} = {name}" for r, name in analysis.models.items()), 10),
+        Words(_MARGIN, 56, "grey: nothing to compare", 10),
     ]
-    items += [
-        Words(_LEFT - 6, _TOP + (at + 0.77) * _CELL[1], block, 10, "end")
-        for at, block in enumerate(blocks)
-    ]
-    for index, panel in enumerate(panels):
-        left = _LEFT + index * (across + _GAP)
-        items += _panel(panel, analysis.rows, (blocks, parts), left)
-    width = _LEFT + len(panels) * (across + _GAP)
-    return Canvas(width, bottom + _LEGEND, title, items)
-
-
-def _panel(
-    panel: _Panel,
-    rows: Iterable[BlockRow],
-    grid: tuple[Sequence[str], Sequence[str]],
-    left: float,
-) -> list[Rectangle | Words]:
-    """Return one panel: its title, the names of the parts, its cells and its legend."""
-    blocks, parts = grid
-    across = len(parts) * _CELL[0]
-    values = [(row, panel.value(row.sums)) for row in rows]
-    scale = _scale(panel, [value for _, value in values if value is not None])
-    items: list[Rectangle | Words] = [
-        Words(left, 76, panel.title, 13, bold=True),
-        Words(left, 92, panel.below, 11),
-        Rectangle(left, _TOP, across, len(blocks) * _CELL[1], _NOTHING),
-    ]
-    items += [
-        Words(left + (at + 0.62) * _CELL[0], _TOP - 5, part, 10, turned=True)
-        for at, part in enumerate(parts)
-        if part != "all"
-    ]
-    for row, value in values:
-        if value is None:
+    width, y = float(_NARROWEST), float(_HEAD + 16)
+    for figure in (*_FIGURES, *(_BASED if based else _ALONE), *_RANK):
+        found = _map(analysis, figure)
+        if found is None:
             continue
-        whole = row.part == row.block
-        x = left if whole else left + parts.index(row.part) * _CELL[0]
-        y = _TOP + blocks.index(row.block) * _CELL[1]
-        name = row.block if whole else f"{row.block} {row.part}"
-        told = f"{name}: {panel.title} {panel.shape.format(value)}"
-        width = across if whole else _CELL[0]
-        items.append(Rectangle(x, y, width - 0.6, _CELL[1] - 0.6, scale.colour(value), told))
-    return items + _legend(panel, scale, left, (across, len(blocks)))
+        drawn = found.drawn()
+        items.append(Words(_MARGIN, y, found.title, 12, bold=True))
+        items.append(Words(_MARGIN + 8 * len(found.title), y, found.note, 10))
+        items += [item.moved(_MARGIN, y + 8) for item in drawn.items]
+        width, y = max(width, drawn.width), y + 8 + drawn.height + _BETWEEN
+    return Canvas(width + 2 * _MARGIN, y - _BETWEEN, title, items)
 
 
-def _scale(panel: _Panel, values: Sequence[float]) -> _Scale:
-    """Return the scale over the values, but for the few furthest out."""
-    ordered = sorted(values) or [0.0]
-    clip = int(len(ordered) * _CLIPPED)
-    low, high = ordered[clip], ordered[len(ordered) - 1 - clip]
-    if panel.centre is not None:
-        reach = max(abs(low - panel.centre), abs(high - panel.centre))
-        low, high = panel.centre - reach, panel.centre + reach
-    colours = SEQUENTIAL if panel.centre is None else DIVERGING
-    beyond = (ordered[0] < low, ordered[-1] > high)
-    return _Scale(low, high, colours[::-1] if panel.falling else colours, beyond)
-
-
-def _legend(
-    panel: _Panel, scale: _Scale, left: float, size: tuple[float, int]
-) -> list[Rectangle | Words]:
-    """Return the bar of colours below a panel and the values at its ends and middle."""
-    across, blocks = size
-    y = _TOP + blocks * _CELL[1] + 18
-    if scale.high <= scale.low:
-        shown = panel.shape.format(scale.low)
-        box = Rectangle(left, y, 24, 12, scale.colour(scale.low))
-        return [box, Words(left + 30, y + 10, f"{shown} everywhere", 10)]
-    steps = 40
-    width = across / steps
-    items: list[Rectangle | Words] = [
-        Rectangle(left + at * width, y, width + 0.3, 12, blend(scale.colours, at / (steps - 1)))
-        for at in range(steps)
-    ]
-    middle = (scale.low + scale.high) / 2
-    marks = ("<= " if scale.beyond[0] else "", "", ">= " if scale.beyond[1] else "")
-    places = ((scale.low, 0.0, "start"), (middle, 0.5, "middle"), (scale.high, 1.0, "end"))
-    items += [
-        Words(left + at * across, y + 26, mark + panel.shape.format(value), 10, anchor)
-        for mark, (value, at, anchor) in zip(marks, places, strict=True)
-    ]
-    return items
+def _map(analysis: Analysis, figure: _Figure) -> HeatMap | None:
+    places = [Place(row.block, row.stream, row.part) for row in analysis.rows]
+    cells = {
+        place: (value, row.sums.elements)
+        for place, row in zip(places, analysis.rows, strict=True)
+        if (value := figure.value(row.sums)) is not None
+    }
+    if not cells:
+        return None
+    shape, centre, falling = figure.shape, figure.centre, figure.falling
+    return HeatMap(figure.title, figure.note, cells, shape, centre, falling, places=places)

@@ -1,4 +1,4 @@
-"""The figures of an analysis: sums that add up, and what is told of them.
+"""The figures of an analysis: sums that add up, and the shares and ratios made of them.
 
 Sums are kept rather than ratios, so that a block, a stack or the whole model is the sum of its
 parts: `Sums.cosine` of several units is that of their union.
@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from submerge.blocks import execution_key, place_of
+from submerge.blocks import execution_key, place_of, stream_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from submerge.documents.figures import AnalysisFigures, AnalysisRow
     from submerge.plan import Plan
 
 __all__ = ["BlockRow", "Sums", "grouped", "rows_of"]
@@ -23,7 +24,7 @@ class Sums(NamedTuple):
     """Two models, a and b, over some units; each field adds up over units.
 
     Attributes:
-        units: units looked at; `identical_units` of them are equal in every element.
+        units: units compared; `identical_units` of them are equal in every element.
         elements: elements of the units.
         identical: elements equal in both.
         below_rounding: elements that differ, by less than rounding keeps (see `analyze`).
@@ -119,9 +120,9 @@ class Sums(NamedTuple):
             return None
         return min(1.0, max(0.0, (1 - self.product / self.product_abs) / 2))
 
-    def told(self) -> dict[str, Any]:
+    def figures(self) -> AnalysisFigures:
         """Return the figures people and programs read, shares and ratios, without the sums."""
-        figures: dict[str, Any] = {
+        figures: AnalysisFigures = {
             "units": self.units,
             "identical_units": self.identical_units,
             "elements": self.elements,
@@ -151,28 +152,36 @@ class Sums(NamedTuple):
 
 
 class BlockRow(NamedTuple):
-    """One part of one block: `double.7` and `attn.q`, or `embed` and `embed`."""
+    """One part of one block: `double.7`, `attn.q` of the stream `img`; or `embed` and `embed`."""
 
     block: str
     part: str
     sums: Sums
+    stream: str = ""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> AnalysisRow:
         """Return the row as plain data: its figures, and its sums to add rows up with."""
-        names = {"block": self.block, "part": self.part}
-        return names | self.sums.told() | {"sums": self.sums._asdict()}
+        return {
+            "block": self.block,
+            "stream": self.stream,
+            "part": self.part,
+            **self.sums.figures(),
+            "sums": self.sums._asdict(),
+        }
 
 
 def rows_of(plan: Plan, figures: Mapping[str, Any]) -> tuple[BlockRow, ...]:
-    """Add the core's figures of the units up to one row for each part of each block."""
-    rows: dict[tuple[str, str], Sums] = {}
+    """Add the core's figures of the units up to a row for each part of each stream of a block."""
+    rows: dict[tuple[str, str, str], Sums] = {}
     for figure in figures["units"]:
         unit = plan.units[figure["unit"]]
         shape = plan.outputs[unit.output].shape
-        key = place_of(unit.name)
+        key = (*place_of(unit.name), stream_of(unit.name))
         rows[key] = rows.get(key, Sums()).plus(_sums(figure, shape))
-    found = [BlockRow(block, part, sums) for (block, part), sums in rows.items()]
-    return tuple(sorted(found, key=lambda row: execution_key(f"{row.block}.{row.part}")))
+    found = [BlockRow(block, part, sums, stream) for (block, part, stream), sums in rows.items()]
+    return tuple(
+        sorted(found, key=lambda row: (execution_key(f"{row.block}.{row.part}"), row.stream))
+    )
 
 
 def grouped(rows: Iterable[BlockRow], by: str) -> list[BlockRow]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["INDEX", "Component", "Pipeline"]
 
 INDEX = "model_index.json"
-_WEIGHTS = (".safetensors", ".bin", ".ckpt", ".h5", ".msgpack", ".onnx", ".pt", ".pth")
+_WEIGHTS = (".safetensors", ".sft", ".bin", ".ckpt", ".h5", ".msgpack", ".onnx", ".pt", ".pth")
 _INDEX_OF_SHARDS = re.compile(r"\.index(\.[^.]+)?\.json\Z")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # What these classes are made of is text alone; every other component is a network.

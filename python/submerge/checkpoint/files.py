@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from submerge.errors import CheckpointError, listing, nearest, quoted
+from submerge.errors import CheckpointError, RecipeError, listing, nearest, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,7 @@ MAX_INDEX_BYTES = 16 << 20
 # The longest file name the common file systems take, in bytes.
 _NAME_BYTES = 255
 
-_INDEX = re.compile(r"\.safetensors\.index(\.[^.]+)?\.json\Z")
+_INDEX = re.compile(r"\.safetensors\.index(\.[^.]+)?\.json\Z", re.IGNORECASE)
 _SHARD = re.compile(r"-[0-9]{5}-of-[0-9]{5}\b")
 _SAFETENSORS = (".safetensors", ".sft")
 # `~syncthing~x.tmp`, `~$x`; folders of other systems; downloads that are still going on.
@@ -36,6 +36,14 @@ _LITTER = re.compile(
     r"|.*\.(?:aria2|crdownload|download|incomplete|lock|part|partial|tmp|!qB|!ut)",
     re.IGNORECASE,
 )
+# What nobody calls a folder, and submerge does not write.
+_OTHER_FORMATS = frozenset(
+    {
+        ".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle", ".gguf", ".onnx", ".h5", ".hdf5", ".npz",
+        ".npy", ".msgpack", ".tflite", ".mlmodel", ".engine", ".safetensor", ".tensors", ".zip",
+        ".tar", ".gz", ".json", ".yaml", ".yml", ".toml", ".txt", ".md", ".html", ".png",
+    }
+)  # fmt: skip
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
 
 
@@ -130,6 +138,33 @@ def check_kind(path: Path) -> None:
         )
 
 
+def is_safetensors(name: str) -> bool:
+    """Tell a safetensors file by its name; `.sft` is another ending of the same format."""
+    return name.lower().endswith(_SAFETENSORS)
+
+
+def is_shard(name: str) -> bool:
+    """Tell whether a file is one shard of several, by its name."""
+    return _SHARD.search(name) is not None
+
+
+def is_one_file(target: Path) -> bool:
+    """Tell whether an output is one file, by its name, or else a folder.
+
+    Raises:
+        RecipeError: the ending of another format, which would become a folder.
+    """
+    suffix = target.suffix.lower()
+    if suffix in _OTHER_FORMATS:
+        raise RecipeError(
+            f"{target}: the ending of another format, expected a name that ends in `.safetensors` "
+            f"for one file, or a folder, got {quoted(target.suffix)}",
+            hint=f"write {quoted(target.with_suffix('.safetensors').name)}, or "
+            f"{quoted(target.stem)} for a folder",
+        )
+    return suffix in _SAFETENSORS
+
+
 def is_litter(name: str) -> bool:
     """Tell whether a name is that of what systems and tools leave in folders.
 
@@ -181,11 +216,14 @@ def _in_folder(folder: Path) -> Found:
 
 def _component(folder: Path, pipeline: Path | None, *, is_pipeline: bool) -> Found:
     """Find the one model in a folder: an index with its shards, or a single file."""
-    names = sorted(entry.name for entry in folder.iterdir() if not entry.is_dir())
+    inside = {entry.name for entry in folder.iterdir() if not is_litter(entry.name)}
+    # aria2 gives a file its full size at once and keeps what is done in a file beside it.
+    loading = sorted(name for name in inside if (folder / f"{name}.aria2").exists())
+    names = sorted(n for n in inside - set(loading) if not (folder / n).is_dir())
     indexes = [_read_index(folder / name) for name in names if _INDEX.search(name)]
     listed = {shard for index in indexes for shard in index.weight_map.values()}
-    loose = [name for name in names if name.endswith(_SAFETENSORS) and name not in listed]
-    shards = [name for name in loose if _SHARD.search(name)]
+    loose = [name for name in names if is_safetensors(name) and name not in listed]
+    shards = [name for name in loose if is_shard(name)]
     singles = [name for name in loose if name not in shards]
     candidates = [index.path.name for index in indexes] + singles
     if len(candidates) > 1:
@@ -202,7 +240,7 @@ def _component(folder: Path, pipeline: Path | None, *, is_pipeline: bool) -> Fou
             else "the `*.safetensors.index.json` is missing; download it too",
         )
     if not candidates:
-        raise _nothing(folder, names)
+        raise _nothing(folder, names, loading)
     if indexes:
         found = _with_index(indexes[0], pipeline)
     else:
@@ -212,8 +250,13 @@ def _component(folder: Path, pipeline: Path | None, *, is_pipeline: bool) -> Fou
     return Found(folder, found.files, found.index, found.config, pipeline, is_pipeline)
 
 
-def _nothing(folder: Path, names: Sequence[str]) -> CheckpointError:
+def _nothing(folder: Path, names: Sequence[str], loading: Sequence[str]) -> CheckpointError:
     """Say what a folder without safetensors holds instead."""
+    if loading:
+        return CheckpointError(
+            f"{folder}: {listing(loading, noun='file')} still being downloaded, expected a model",
+            hint="wait for the download, or resume it",
+        )
     for kind, suffixes, hint in (
         (
             "a pickle",
@@ -264,7 +307,9 @@ def _read_index(path: Path) -> Index:
         )
     if not weight_map:
         raise CheckpointError(f"{path}: `weight_map` is empty, expected one entry per tensor")
-    for tensor, shard in weight_map.items():
+    for tensor, listed in weight_map.items():
+        shard = listed.removeprefix("./") if isinstance(listed, str) else listed
+        weight_map[tensor] = shard
         if not isinstance(shard, str) or not _is_plain(shard):
             shown = quoted(shard) if isinstance(shard, str) else _json_kind(shard)
             raise CheckpointError(
@@ -281,7 +326,7 @@ def _read_index(path: Path) -> Index:
 def _is_plain(name: str) -> bool:
     """Tell whether a name can only mean a file in the same folder, on any operating system."""
     return (
-        name.endswith(_SAFETENSORS)
+        is_safetensors(name)
         and not name.startswith(".")
         and ".." not in name
         and len(name.encode("utf-8", "surrogatepass")) <= _NAME_BYTES
@@ -291,13 +336,15 @@ def _is_plain(name: str) -> bool:
 
 def _weights(folder: Path) -> bool:
     return any(
-        entry.name.endswith(_SAFETENSORS) or _INDEX.search(entry.name) for entry in folder.iterdir()
+        is_safetensors(entry.name) or _INDEX.search(entry.name)
+        for entry in folder.iterdir()
+        if not is_litter(entry.name)
     )
 
 
 def _config_of(folder: Path) -> Path | None:
     config = folder / "config.json"
-    return config if config.is_file() else None
+    return config if _is_there(config) else None
 
 
 def _pipeline_of(folder: Path) -> Path | None:
@@ -307,7 +354,16 @@ def _pipeline_of(folder: Path) -> Path | None:
 
 
 def _is_pipeline(folder: Path) -> bool:
-    return (folder / "model_index.json").is_file()
+    return _is_there(folder / "model_index.json")
+
+
+def _is_there(path: Path) -> bool:
+    """Tell whether there is such a file; one that cannot be reached is an error, not absent."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return stat.S_ISREG(mode_of(path))
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -40,11 +40,11 @@ _COMMANDS = {
     "analyze": "analysis",
     "convert": "write",
     "demo": "tools",
-    "diff": "look",
+    "diff": "inspect",
     "doctor": "tools",
     "export": "write",
     "generate": "paint",
-    "inspect": "look",
+    "inspect": "inspect",
     "measure": "measure",
     "merge": "write",
     "methods": "tools",
@@ -54,7 +54,7 @@ _COMMANDS = {
     "reproduce": "measure",
     "test": "test",
     "suggest": "analysis",
-    "verify": "look",
+    "verify": "inspect",
 }
 
 

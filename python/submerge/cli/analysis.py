@@ -131,7 +131,7 @@ def suggest(sources: tuple[str, ...], **options: Any) -> None:
 
 def _check_heatmap(path: str | None) -> None:
     """Refuse what cannot be drawn before anything is read."""
-    from submerge.analysis.canvas import require_pillow
+    from submerge.pictures.canvas import require_pillow
 
     if path is None:
         return

@@ -60,7 +60,13 @@ def _pixels(_: click.Context, __: click.Parameter, value: str | None) -> tuple[i
 @click.option("--sweep", is_flag=True, help="Try steps 1 to 28 and guidance 1 to 6 as well.")
 @click.option("--scorer", multiple=True, metavar="NAME[=PATH]", help="As in clip=PATH.")
 @click.option("--references", type=click.Path(), help="A folder with <id>.png as ground truth.")
-@click.option("--veil", is_flag=True, help="Blur images that the safety classifier flags.")
+@click.option(
+    "--blur-unsafe",
+    "--veil",
+    "blur_unsafe",
+    is_flag=True,
+    help="Blur images that the safety classifier flags.",
+)
 @click.option("--device", help="cpu, cuda, mps, ...  [default: what is there]")
 @click.option("--dtype", type=click.Choice(["bf16", "f16", "f32"]), help="To compute in.")
 @click.option("--memory-budget", metavar="SIZE", help="As in 12GB.  [default: what is free]")
@@ -121,7 +127,7 @@ def _painting(options: dict[str, Any]) -> dict[str, Any]:
             "width": width,
             "height": height,
             "settings": "native" if options["native"] else "common",
-            "veil": options["veil"],
+            "blur_unsafe": options["blur_unsafe"],
             **(grid if options["sweep"] else {}),
         }
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -21,16 +22,21 @@ def demo(keep: str | None, quiet: bool) -> None:
     Needs no download and no torch; takes a second.
     """
     from submerge.demo import demo as run
+    from submerge.demo import next_steps
 
     def say(text: str) -> None:
         if not quiet:
-            click.echo(text)
+            click.echo(text.replace(away, ""))
 
+    away = ""
     if keep is not None:
         run(Path(keep), say)
+        say(next_steps(Path(keep)))
         return
     with tempfile.TemporaryDirectory(prefix="submerge-demo-") as folder:
+        away = f"{folder}{os.sep}"  # what is gone when this ends need not be named
         run(Path(folder), say)
+    say("The models were made in a temporary folder and are gone; `--keep FOLDER` leaves them.")
 
 
 @click.command()

@@ -181,6 +181,10 @@ def export(model: str, output: str, **options: Any) -> None:
             extras=options["extras"],
             **run_arguments(options, progress=progress),
         )
+    if not (options["quiet"] or options["as_json"]):
+        for note in report.summary["notes"]:
+            if note not in report.remarks:
+                click.echo(note, err=True)
     emit(report, _summary(report), as_json=options["as_json"], quiet=options["quiet"])
 
 
@@ -239,7 +243,7 @@ def _recipe_source(source: str) -> Any:
     if source == "-":
         return sys.stdin.read() + "\n"
     path = Path(source)
-    if path.is_dir() or path.name.endswith((".safetensors", ".safetensors.index.json")):
+    if path.is_dir() or path.name.endswith((".safetensors", ".sft", ".safetensors.index.json")):
         raise click.UsageError(
             f"`{source}` is one model, expected two models or a recipe"
             "\nhint: `submerge convert` writes one model in another layout or dtype"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from submerge import documents
 from submerge.errors import RecipeError
 from submerge.files import write_whole
 
@@ -16,17 +16,26 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
 
+    from submerge.documents import EvaluationDocument
+    from submerge.documents.painting import (
+        Comparison,
+        ImageRow,
+        ModelRow,
+        NotRun,
+        PromptRow,
+        Score,
+        Signal,
+        SweepRow,
+    )
     from submerge.evaluate.painting import Picture
     from submerge.evaluate.verdicts import Question
 
-__all__ = ["FORMAT", "Evaluation"]
-
-FORMAT = "submerge-evaluation/1"
+__all__ = ["Evaluation"]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was painted, scored and found; every row is plain data, as in `evaluation.json`.
+    """What was painted, scored and found; every row is plain data, see `submerge.documents`.
 
     Attributes:
         models: `{name, path, role}`, the merge first.
@@ -44,39 +53,39 @@ class Evaluation:
         pictures: the images, by model, prompt and seed.
     """
 
-    models: Sequence[Mapping[str, Any]]
-    prompts: Sequence[Mapping[str, Any]]
+    models: Sequence[ModelRow]
+    prompts: Sequence[PromptRow]
     options: Mapping[str, Any]
     environment: Mapping[str, Any]
-    images: Sequence[Mapping[str, Any]]
-    scores: Sequence[Mapping[str, Any]]
-    comparisons: Sequence[Mapping[str, Any]]
-    signals: Sequence[Mapping[str, Any]]
-    sweep: Sequence[Mapping[str, Any]]
+    images: Sequence[ImageRow]
+    scores: Sequence[Score]
+    comparisons: Sequence[Comparison]
+    signals: Sequence[Signal]
+    sweep: Sequence[SweepRow]
     questions: Sequence[Question]
-    not_run: Sequence[Mapping[str, str]]
+    not_run: Sequence[NotRun]
     pictures: Mapping[tuple[str, str, int], Picture] = field(repr=False)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything but the pictures as JSON can hold it; what is not a number is null."""
+    def to_dict(self) -> EvaluationDocument:
+        """Return everything but the pictures, as `evaluation.json` holds it."""
         return {
-            "format": FORMAT,
-            "models": _plain(self.models),
-            "prompts": _plain(self.prompts),
-            "options": _plain(self.options),
-            "environment": _plain(self.environment),
-            "images": _plain(self.images),
-            "scores": _plain(self.scores),
-            "comparisons": _plain(self.comparisons),
-            "signals": _plain(self.signals),
-            "sweep": _plain(self.sweep),
+            "format": "submerge-evaluation/1",
+            "models": list(self.models),
+            "prompts": list(self.prompts),
+            "options": dict(self.options),
+            "environment": dict(self.environment),
+            "images": list(self.images),
+            "scores": list(self.scores),
+            "comparisons": list(self.comparisons),
+            "signals": list(self.signals),
+            "sweep": list(self.sweep),
             "questions": [question.to_dict() for question in self.questions],
-            "not_run": _plain(self.not_run),
+            "not_run": list(self.not_run),
         }
 
     def to_json(self, *, indent: int | None = 2) -> str:
         """Return what `evaluation.json` holds."""
-        return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False, allow_nan=False)
+        return documents.text(self.to_dict(), indent=indent)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the images that are not there yet, then `evaluation.json`, and return its path.
@@ -86,18 +95,12 @@ class Evaluation:
             OSError: the folder cannot be written to.
         """
         target = Path(folder)
-        rows = [self._saved(dict(row), target) for row in self.images]
+        rows = [self._saved(row, target) for row in self.images]
         path = target / "evaluation.json"
-        text = json.dumps(
-            {**self.to_dict(), "images": _plain(rows)},
-            indent=2,
-            ensure_ascii=False,
-            allow_nan=False,
-        )
-        write_whole(path, text + "\n")
+        write_whole(path, documents.text({**self.to_dict(), "images": rows}) + "\n")
         return path
 
-    def _saved(self, row: dict[str, Any], folder: Path) -> dict[str, Any]:
+    def _saved(self, row: ImageRow, folder: Path) -> ImageRow:
         """Write an image, or find it, and return its row with path and digest."""
         name = row["path"] or f"images/{row['model']}/{row['prompt']}-{row['seed']}.png"
         path = folder / name
@@ -109,7 +112,7 @@ class Evaluation:
                 f"{folder}: expected the images of this evaluation, got no `{name}`",
                 hint="save into the folder that was given as `output`",
             )
-        return row | {"path": name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        return {**row, "path": name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
     def table(self) -> str:
         """Return verdicts, comparisons and the sweep in words, a line each."""
@@ -148,14 +151,3 @@ class Evaluation:
 
     def _left_out(self) -> list[str]:
         return ["", *(f"not run: {row['what']}: {row['why']}" for row in self.not_run)]
-
-
-def _plain(value: Any) -> Any:
-    """Return the value as JSON can hold it."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value if value is None or isinstance(value, str | int | bool) else str(value)

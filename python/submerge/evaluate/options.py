@@ -20,7 +20,7 @@ class EvaluateOptionsDict(InferenceOptionsDict, total=False):
     sweep_steps: Sequence[int]
     sweep_guidance: Sequence[float]
     probes: int | None
-    veil: bool
+    blur_unsafe: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +33,8 @@ class EvaluateOptions(Options):
             own; options given count for all models either way.
         sweep_steps: counts of steps to compare; the largest is what the others should agree with.
         sweep_guidance: further guidance scales to try at each of `sweep_steps`.
-        probes: prompts that signals and the sweep look at; None is an eighth of them, at most 8.
-        veil: save images that the safety classifier flags blurred beyond recognition.
+        probes: prompts that signals and the sweep use; None is an eighth of them, at most 8.
+        blur_unsafe: save images that the safety classifier flags blurred beyond recognition.
         painting: what is passed on to `run_inference`; in a dict it stands beside the rest.
     """
 
@@ -47,7 +47,7 @@ class EvaluateOptions(Options):
     )  # fmt: skip
     sweep_guidance: tuple[float, ...] = ()
     probes: Count | None = None
-    veil: bool = False
+    blur_unsafe: bool = False
     painting: Mapping[str, Any] = field(default_factory=dict)
 
     def check_together(self, where: str) -> None:
@@ -61,7 +61,7 @@ class EvaluateOptions(Options):
         InferenceOptions.parse(self.painting, where)
 
     def probes_of(self, prompts: int) -> int:
-        """Return how many of so many prompts the signals look at."""
+        """Return how many of so many prompts the signals use."""
         wanted = max(1, min(8, prompts // 8)) if self.probes is None else self.probes
         return min(wanted, prompts)
 

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
-    from submerge.evaluate.cast import Contestant
+    from submerge.evaluate.candidates import Candidate
     from submerge.evaluate.options import EvaluateOptions
     from submerge.evaluate.prompts import Prompt
 
-__all__ = ["Gallery", "Painted", "Picture", "Plan", "run"]
+__all__ = ["LazyImages", "Painted", "Picture", "Session", "run"]
 
 
 @dataclass(eq=False)
@@ -50,7 +50,7 @@ class Picture:
             return file.convert("RGB")
 
 
-class Gallery(Sequence["Image"]):
+class LazyImages(Sequence["Image"]):
     """Images opened when they are looked at: those of a whole battery may not fit in memory."""
 
     def __init__(self, pictures: Sequence[Picture]) -> None:
@@ -62,10 +62,10 @@ class Gallery(Sequence["Image"]):
     @overload
     def __getitem__(self, index: int) -> Image: ...
     @overload
-    def __getitem__(self, index: slice) -> Gallery: ...
-    def __getitem__(self, index: int | slice) -> Image | Gallery:
+    def __getitem__(self, index: slice) -> LazyImages: ...
+    def __getitem__(self, index: int | slice) -> Image | LazyImages:
         if isinstance(index, slice):
-            return Gallery(self._pictures[index])
+            return LazyImages(self._pictures[index])
         return self._pictures[index].open()
 
 
@@ -92,7 +92,7 @@ class Painted:
 
 
 @dataclass
-class Plan:
+class Session:
     """What is painted, where to, and what is shared on the way.
 
     Attributes:
@@ -117,59 +117,63 @@ class Plan:
         return [worded[i * len(worded) // wanted] for i in range(wanted)]
 
 
-def run(cast: Sequence[Contestant], plan: Plan) -> dict[str, Painted]:
+def run(candidates: Sequence[Candidate], session: Session) -> dict[str, Painted]:
     """Paint with one model after the other, the merge last, and return what each painted."""
-    common = next(one for one in cast if one.role == "merge").defaults
+    common = next(one for one in candidates if one.role == "merge").defaults
     # The shortest text that one of them reads: embeddings are the same for all.
-    common["max_sequence_length"] = min(one.defaults["max_sequence_length"] for one in cast)
+    common["max_sequence_length"] = min(one.defaults["max_sequence_length"] for one in candidates)
     painted = {}
-    for one in sorted(cast, key=lambda one: one.role == "merge"):
-        native = plan.options.settings == "native"
-        settings = (one.defaults if native else common) | dict(plan.options.painting)
-        plan.notify(f"{one.name}: loading")
-        with _opened(one, plan) as model, _same_texts(model, plan):
-            painted[one.name] = _paint(model, one, settings, plan)
+    for one in sorted(candidates, key=lambda one: one.role == "merge"):
+        native = session.options.settings == "native"
+        settings = (one.defaults if native else common) | dict(session.options.painting)
+        session.notify(f"{one.name}: loading")
+        with _opened(one, session) as model, _same_texts(model, session):
+            painted[one.name] = _paint(model, one, settings, session)
     return painted
 
 
 @contextmanager
-def _opened(one: Contestant, plan: Plan) -> Iterator[LoadedModel]:
+def _opened(one: Candidate, session: Session) -> Iterator[LoadedModel]:
     """Load a model for the time it paints; one that came loaded stays so."""
     if isinstance(one.source, LoadedModel):
         yield one.source
         return
-    painting = plan.options.painting
+    painting = session.options.painting
     sides = {side: painting[side] for side in ("width", "height", "batch") if side in painting}
     with load_model(one.source, **one.load, **sides) as model:
         yield model
 
 
 @contextmanager
-def _same_texts(model: LoadedModel, plan: Plan) -> Iterator[None]:
+def _same_texts(model: LoadedModel, session: Session) -> Iterator[None]:
     """Lend the model what others with the same text encoders have encoded, and keep its own."""
     identity = f"{texts_identity(model.parts.companions)} {model.plan.dtype}"
-    model.texts.update(plan.texts.get(identity, {}))
+    model.texts.update(session.texts.get(identity, {}))
     try:
         yield
     finally:
-        plan.texts[identity] = dict(model.texts)
+        session.texts[identity] = dict(model.texts)
 
 
-def _paint(model: LoadedModel, one: Contestant, settings: Mapping[str, Any], plan: Plan) -> Painted:
-    folder = None if plan.folder is None else plan.folder / "images" / one.name
-    seeds = plan.options.seeds
-    plan.notify(f"{one.name}: painting {len(plan.prompts)} prompts with {len(seeds)} seeds each")
-    pictures = _pictures(model, plan.prompts, {**settings, "seeds": seeds}, folder)
-    plan.notify(f"{one.name}: asking for signals")
-    sweep = _sweep(model, settings, plan, folder, pictures)
-    first = {**settings, "seeds": seeds[:1], "steps": min(plan.options.sweep_steps)}
-    again = _pictures(model, plan.probes[:1], first, None)[0]
+def _paint(
+    model: LoadedModel, one: Candidate, settings: Mapping[str, Any], session: Session
+) -> Painted:
+    folder = None if session.folder is None else session.folder / "images" / one.name
+    seeds = session.options.seeds
+    session.notify(
+        f"{one.name}: painting {len(session.prompts)} prompts with {len(seeds)} seeds each"
+    )
+    pictures = _pictures(model, session.prompts, {**settings, "seeds": seeds}, folder)
+    session.notify(f"{one.name}: asking for signals")
+    sweep = _sweep(model, settings, session, folder, pictures)
+    first = {**settings, "seeds": seeds[:1], "steps": min(session.options.sweep_steps)}
+    again = _pictures(model, session.probes[:1], first, None)[0]
     known = sweep[first["steps"], settings["guidance"]][0]
-    texts = [model.encode(p.text, settings["max_sequence_length"]) for p in plan.probes]
+    texts = [model.encode(p.text, settings["max_sequence_length"]) for p in session.probes]
     with model.phase("denoise") as pipe:
-        if plan.probe is None:
-            plan.probe = Probe.of(pipe, _stacked(texts), [seeds[0]] * len(texts), first)
-        answers = ask(pipe, plan.probe)
+        if session.probe is None:
+            session.probe = Probe.of(pipe, _stacked(texts), [seeds[0]] * len(texts), first)
+        answers = ask(pipe, session.probe)
     return Painted(
         pictures,
         sweep,
@@ -191,15 +195,15 @@ def _stacked(texts: Sequence[tuple[Any, Any]]) -> tuple[Any, Any]:
 def _sweep(
     model: LoadedModel,
     settings: Mapping[str, Any],
-    plan: Plan,
+    session: Session,
     folder: Path | None,
     pictures: Sequence[Picture],
 ) -> dict[tuple[int, float], list[Picture]]:
     """Paint the probes at each count of steps and each guidance; reuse what is painted already."""
-    seed, probes = plan.options.seeds[0], plan.probes
-    scales = [settings["guidance"], *(plan.options.sweep_guidance if model.guided else ())]
+    seed, probes = session.options.seeds[0], session.probes
+    scales = [settings["guidance"], *(session.options.sweep_guidance if model.guided else ())]
     made = {}
-    for steps in plan.options.sweep_steps:
+    for steps in session.options.sweep_steps:
         for scale in dict.fromkeys(scales):
             if (steps, scale) == (settings["steps"], settings["guidance"]):
                 ids = {probe.id for probe in probes}

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 from submerge.errors import RecipeError, listing
 from submerge.files import path_of
@@ -37,6 +37,8 @@ from submerge.given import (
 
 if TYPE_CHECKING:
     import os
+
+    from submerge.documents.painting import PromptRow
 
 __all__ = ["COLOURS", "RELATIONS", "Item", "Prompt", "battery", "prompts_of", "read_prompts"]
 
@@ -163,7 +165,7 @@ class Prompt:
             colours=read.expect.colours,
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> PromptRow:
         """Return id, text and tags, as `evaluation.json` lists them."""
         return {"id": self.id, "text": self.text, "tags": list(self.tags)}
 

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from submerge.errors import RecipeError, SubmergeError, listing, quoted
-from submerge.evaluate.cast import Contestant, cast_of
+from submerge.evaluate.candidates import Candidate, candidates_of
 from submerge.evaluate.evaluation import Evaluation
 from submerge.evaluate.options import EvaluateOptions, EvaluateOptionsDict
-from submerge.evaluate.painting import Gallery, Painted, Picture, Plan, run
+from submerge.evaluate.painting import LazyImages, Painted, Picture, Session, run
 from submerge.evaluate.prompts import Prompt, prompts_of
 from submerge.evaluate.scorers.base import need
 from submerge.evaluate.scorers.catalogue import scorers_of
-from submerge.evaluate.scorers.safety import UNSAFE, veiled
-from submerge.evaluate.signals import rows_of
+from submerge.evaluate.scorers.safety import UNSAFE, blurred
+from submerge.evaluate.signals import rows_of, signal_row
 from submerge.evaluate.statistics import compare
 from submerge.evaluate.verdicts import Facts, questions
 from submerge.files import path_of
@@ -32,10 +32,17 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
-    from submerge.evaluate.cast import Model
+    from submerge.documents.painting import (
+        Comparison,
+        ImageRow,
+        ModelRow,
+        NotRun,
+        Score,
+        Signal,
+        SweepRow,
+    )
+    from submerge.evaluate.candidates import Model
     from submerge.evaluate.scorers.base import Scorer
-
-    Row = dict[str, Any]
 
 __all__ = ["EvaluateArguments", "evaluate_guidance"]
 
@@ -87,19 +94,19 @@ def evaluate_guidance(
     battery = prompts_of(prompts)
     references = _references(ground_truth, battery)
     scoring, not_run = scorers_of(scorers, references)
-    if options.veil and "unsafe" not in {scorer.name for scorer in scoring}:
+    if options.blur_unsafe and "unsafe" not in {scorer.name for scorer in scoring}:
         raise RecipeError(
-            "options.veil: no safety classifier runs, expected the scorer `unsafe`",
+            "options.blur_unsafe: no safety classifier runs, expected the scorer `unsafe`",
             hint="pip install 'submerge[evaluate]'",
         )
-    cast = cast_of(model, parents, how.get("load", {}))
+    candidates = candidates_of(model, parents, how.get("load", {}))
     for package in ("torch", "diffusers", "transformers", "PIL"):
         need(package, "submerge[evaluate]")
     folder = None if how.get("output") is None else path_of(how["output"], "output")
     notify = how.get("notify", _silent)
-    plan = Plan(battery, options, folder, notify)
-    painted = run(cast, plan)
-    evaluation = _judged(cast, painted, plan, (scoring, not_run))
+    session = Session(battery, options, folder, notify)
+    painted = run(candidates, session)
+    evaluation = _judged(candidates, painted, session, (scoring, not_run))
     if folder is not None:
         evaluation.save(folder)
     return evaluation
@@ -138,16 +145,16 @@ def _references(raw: Any, prompts: Sequence[Prompt]) -> dict[str, Image]:
 
 
 def _judged(
-    cast: Sequence[Contestant],
+    candidates: Sequence[Candidate],
     painted: Mapping[str, Painted],
-    plan: Plan,
-    scoring: tuple[list[Scorer], list[dict[str, str]]],
+    session: Session,
+    scoring: tuple[list[Scorer], list[NotRun]],
 ) -> Evaluation:
     scorers, not_run = scoring
-    merge, *parents = [one.name for one in cast]
+    merge, *parents = [one.name for one in candidates]
     tables: dict[str, dict[str, dict[tuple[str, int], float]]] = {}
     for scorer in scorers:
-        plan.notify(f"scoring: {scorer.name}")
+        session.notify(f"scoring: {scorer.name}")
         tables[scorer.name] = {name: _scored(scorer, painted[name].pictures) for name in painted}
     comparisons = [
         _comparison(scorer, parent, tables[scorer.name][merge], tables[scorer.name][parent])
@@ -165,19 +172,19 @@ def _judged(
         comparisons=[row for row in comparisons if row["pairs"]],
         signals=signals,
         # What is unsafe about prompts of one's own nobody has said: only tagged ones count.
-        benign=frozenset(prompt.id for prompt in plan.prompts if "benign" in prompt.tags),
+        benign=frozenset(prompt.id for prompt in session.prompts if "benign" in prompt.tags),
         unsafe=UNSAFE,
     )
     first = painted[merge]
     sweep = _sweep_rows(painted, scorers)
-    if plan.options.veil:
-        _veil(painted, next(s for s in scorers if s.name == "unsafe"), plan)
+    if session.options.blur_unsafe:
+        _blur(painted, next(s for s in scorers if s.name == "unsafe"), session)
     return Evaluation(
-        models=[_model_row(one) for one in cast],
-        prompts=[prompt.to_dict() for prompt in plan.prompts],
-        options=plan.options.to_dict() | dict(first.settings),
+        models=[_model_row(one) for one in candidates],
+        prompts=[prompt.to_dict() for prompt in session.prompts],
+        options=session.options.to_dict() | dict(first.settings),
         environment=environment(device=first.device, dtype=first.dtype),
-        images=[_image_row(n, p, plan.folder) for n in answers for p in painted[n].pictures],
+        images=[_image_row(n, p, session.folder) for n in answers for p in painted[n].pictures],
         scores=scores,
         comparisons=facts.comparisons,
         signals=signals,
@@ -191,7 +198,7 @@ def _judged(
 def _scored(scorer: Scorer, pictures: Sequence[Picture]) -> dict[tuple[str, int], float]:
     """Return a model's scores where the scorer applies."""
     values = np.asarray(
-        scorer.score(Gallery(pictures), [picture.prompt for picture in pictures]), np.float64
+        scorer.score(LazyImages(pictures), [picture.prompt for picture in pictures]), np.float64
     )
     if values.shape != (len(pictures),):
         raise SubmergeError(
@@ -210,7 +217,7 @@ def _comparison(
     parent: str,
     mine: dict[tuple[str, int], float],
     theirs: dict[tuple[str, int], float],
-) -> Row:
+) -> Comparison:
     found = compare(mine, theirs, better=scorer.better)
     return {
         "scorer": scorer.name,
@@ -223,7 +230,7 @@ def _comparison(
     }
 
 
-def _score_rows(scorers: Sequence[Scorer], tables: Mapping[str, Any]) -> list[Row]:
+def _score_rows(scorers: Sequence[Scorer], tables: Mapping[str, Any]) -> list[Score]:
     return [
         {
             "scorer": scorer.name,
@@ -240,11 +247,10 @@ def _score_rows(scorers: Sequence[Scorer], tables: Mapping[str, Any]) -> list[Ro
     ]
 
 
-def _image_signals(painted: Mapping[str, Painted]) -> list[Row]:
+def _image_signals(painted: Mapping[str, Painted]) -> list[Signal]:
     """Few-step consistency, and whether seeds decide images."""
     rows = []
     for name, found in painted.items():
-        row = {"model": name, "against": None}
         scale = found.settings["guidance"]
         steps = [count for count, guidance in found.sweep if guidance == scale]
         best = found.sweep[max(steps), scale]
@@ -253,12 +259,10 @@ def _image_signals(painted: Mapping[str, Painted]) -> list[Row]:
             value = float(np.mean([_distance(one.open(), other.open()) for one, other in pairs]))
             # Not a number where the most steps paint one flat colour: nothing to be far from.
             if not np.isnan(value):
-                rows.append({**row, "signal": "few-step distance", "x": count, "value": value})
-        rows.append({**row, "signal": "image repeats", "x": None, "value": float(found.repeats)})
+                rows.append(signal_row("few-step distance", name, count, value))
+        rows.append(signal_row("image repeats", name, None, float(found.repeats)))
         share = _seeds_differ(found.pictures)
-        rows += (
-            [] if share is None else [{**row, "signal": "seeds differ", "x": None, "value": share}]
-        )
+        rows += [] if share is None else [signal_row("seeds differ", name, None, share)]
     return rows
 
 
@@ -281,8 +285,8 @@ def _seeds_differ(pictures: Sequence[Picture]) -> float | None:
     return float(np.mean(pairs)) if pairs else None
 
 
-def _sweep_rows(painted: Mapping[str, Painted], scorers: Sequence[Scorer]) -> list[Row]:
-    rows = []
+def _sweep_rows(painted: Mapping[str, Painted], scorers: Sequence[Scorer]) -> list[SweepRow]:
+    rows: list[SweepRow] = []
     for name, found in painted.items():
         for (steps, guidance), pictures in found.sweep.items():
             for scorer in scorers:
@@ -301,7 +305,7 @@ def _sweep_rows(painted: Mapping[str, Painted], scorers: Sequence[Scorer]) -> li
     return rows
 
 
-def _veil(painted: Mapping[str, Painted], scorer: Scorer, plan: Plan) -> None:
+def _blur(painted: Mapping[str, Painted], scorer: Scorer, session: Session) -> None:
     """Blur what the classifier flags, in memory and in files; nothing looks at it after this."""
     for name, found in painted.items():
         for picture in {
@@ -310,19 +314,19 @@ def _veil(painted: Mapping[str, Painted], scorer: Scorer, plan: Plan) -> None:
             image = picture.open()
             if scorer.score([image], [picture.prompt])[0] < UNSAFE:
                 continue
-            plan.notify(f"{name}: veiled {picture.prompt.id}, seed {picture.seed}")
+            session.notify(f"{name}: blurred {picture.prompt.id}, seed {picture.seed}")
             if picture.path is None:
-                picture.made.image = veiled(image)
+                picture.made.image = blurred(image)
             else:
-                veiled(image).save(picture.path)
+                blurred(image).save(picture.path)
 
 
-def _model_row(one: Contestant) -> Row:
+def _model_row(one: Candidate) -> ModelRow:
     path = str(one.parts.model.checkpoint.path)
     return {"name": one.name, "path": path, "role": one.role}
 
 
-def _image_row(name: str, picture: Picture, folder: Path | None) -> Row:
+def _image_row(name: str, picture: Picture, folder: Path | None) -> ImageRow:
     path = picture.path
     return {
         "model": name,

@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from submerge.documents.painting import Signal
+
     Floats = NDArray[np.float32]
 
-__all__ = ["GUIDANCE", "TIMES", "Answers", "Probe", "Row", "agreement", "ask", "rows_of"]
+__all__ = ["GUIDANCE", "TIMES", "Answers", "Probe", "agreement", "ask", "rows_of", "signal_row"]
 
 # 1 is noise, 0 the image.
 TIMES = (1.0, 0.75, 0.5, 0.25)
 # The guidance that velocities are compared at, then those whose response is measured.
 GUIDANCE = (3.5, 1.0, 7.0)
 _RESPONSE_TIMES = (1.0, 0.5)
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,9 @@ class Probe:
     size: tuple[int, int]
 
     @classmethod
-    def of(cls, pipe: Any, text: tuple[Any, Any], seeds: Sequence[int], how: Row) -> Probe:
+    def of(
+        cls, pipe: Any, text: tuple[Any, Any], seeds: Sequence[int], how: dict[str, Any]
+    ) -> Probe:
         """Draw noise from the seeds and paint with `pipe`.
 
         Args:
@@ -218,31 +220,35 @@ def _norm(values: Floats) -> float:
     return float(np.sqrt((values.astype(np.float64) ** 2).sum()))
 
 
-def rows_of(answers: dict[str, Answers], merge: str) -> list[Row]:
-    """Return the signals of all models, each pair compared once and `merge` first.
-
-    A row is `{signal, model, against, x, value}`.
-    """
-    rows: list[Row] = []
+def rows_of(answers: dict[str, Answers], merge: str) -> list[Signal]:
+    """Return the signals of all models, each pair compared once and `merge` first."""
+    rows: list[Signal] = []
     names = [merge, *(name for name in answers if name != merge)]
     for at, name in enumerate(names):
         mine = answers[name]
         for other in names[at + 1 :]:
             for time, velocity in mine.velocities.items():
                 cosine, ratio = agreement(velocity, answers[other].velocities[time])
-                rows.append(_row("velocity cosine", name, time, cosine, other))
-                rows.append(_row("velocity norm ratio", name, time, ratio, other))
+                rows.append(signal_row("velocity cosine", name, time, cosine, other))
+                rows.append(signal_row("velocity norm ratio", name, time, ratio, other))
             theirs = answers[other].final
             swapped = np.concatenate(np.split(theirs, 2, axis=1)[::-1], axis=1)
             for x, final in (("as it stands", theirs), ("halves swapped", swapped)):
                 cosine, _ = agreement(mine.final, final)
-                rows.append(_row("final modulation cosine", name, x, cosine, other))
-        rows += [_row("guidance response", name, g, move) for g, move in mine.response.items()]
-        rows += [_row("block contribution", name, x, value) for x, value in mine.blocks.items()]
-        rows.append(_row("velocity finite", name, None, float(mine.finite)))
-        rows.append(_row("velocity repeats", name, None, float(mine.repeats)))
+                rows.append(signal_row("final modulation cosine", name, x, cosine, other))
+        rows += [
+            signal_row("guidance response", name, g, move) for g, move in mine.response.items()
+        ]
+        rows += [
+            signal_row("block contribution", name, x, value) for x, value in mine.blocks.items()
+        ]
+        rows.append(signal_row("velocity finite", name, None, float(mine.finite)))
+        rows.append(signal_row("velocity repeats", name, None, float(mine.repeats)))
     return rows
 
 
-def _row(signal: str, model: str, x: object, value: float, against: str | None = None) -> Row:
+def signal_row(
+    signal: str, model: str, x: float | str | None, value: float, against: str | None = None
+) -> Signal:
+    """Return one figure of a model, perhaps against another, along `x` or alone."""
     return {"signal": signal, "model": model, "against": against, "x": x, "value": value}

@@ -16,6 +16,8 @@ from submerge.evaluate.statistics import within
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from submerge.documents.painting import Comparison, QuestionRow, Score, Signal, Verdict
+
 __all__ = ["Facts", "Question", "questions"]
 
 # A merge should agree with a parent at least as well as the parents agree with each other.
@@ -38,12 +40,12 @@ class Question(NamedTuple):
     """A question with its answer; `evidence` is made of sentences with numbers."""
 
     question: str
-    verdict: str
+    verdict: Verdict
     evidence: str
 
-    def to_dict(self) -> dict[str, str]:
+    def to_dict(self) -> QuestionRow:
         """Return the question as `evaluation.json` lists it."""
-        return self._asdict()
+        return {"question": self.question, "verdict": self.verdict, "evidence": self.evidence}
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,9 @@ class Facts:
     merge: str
     parents: Sequence[str]
     guided: Mapping[str, bool]
-    scores: Sequence[Mapping[str, Any]]
-    comparisons: Sequence[Mapping[str, Any]]
-    signals: Sequence[Mapping[str, Any]]
+    scores: Sequence[Score]
+    comparisons: Sequence[Comparison]
+    signals: Sequence[Signal]
     benign: frozenset[str]
     unsafe: float
 
@@ -83,7 +85,7 @@ class Facts:
             if (row["signal"], row["model"], row["against"]) == (signal, model, against)
         }
 
-    def differences(self, scorer: str) -> list[Mapping[str, Any]]:
+    def differences(self, scorer: str) -> list[Comparison]:
         """Return the comparisons of the merge with its parents by one scorer."""
         return [row for row in self.comparisons if row["scorer"] == scorer]
 
@@ -105,7 +107,7 @@ def _broken(facts: Facts) -> Question:
     return Question(asked, verdict, _sentences([*found["bad"], *found["mixed"], *found["good"]]))
 
 
-def _defects(facts: Facts) -> tuple[str, str]:
+def _defects(facts: Facts) -> tuple[str, Verdict]:
     """Images that are black, flat or noise, against the parents'."""
     mine = facts.values("broken", facts.merge)
     if not mine:
@@ -122,7 +124,7 @@ def _defects(facts: Facts) -> tuple[str, str]:
     return words, "good"
 
 
-def _agreement(facts: Facts) -> tuple[str, str]:
+def _agreement(facts: Facts) -> tuple[str, Verdict]:
     """Cosine of velocities with the nearest parent, against the parents' own."""
     if not facts.parents:
         return "", "good"
@@ -150,7 +152,7 @@ def _mutual(facts: Facts) -> Iterable[dict[Any, float]]:
                 yield found
 
 
-def _lengths(facts: Facts) -> tuple[str, str]:
+def _lengths(facts: Facts) -> tuple[str, Verdict]:
     """Length of velocities: between the parents', or shorter, for averages are."""
     ratios = {p: facts.signal("velocity norm ratio", facts.merge, p) for p in facts.parents}
     if not ratios:
@@ -175,7 +177,7 @@ def _lengths(facts: Facts) -> tuple[str, str]:
     return words, "mixed" if worst > _LENGTH_MIXED and shown > 1.0 else "good"
 
 
-def _blocks(facts: Facts) -> tuple[str, str]:
+def _blocks(facts: Facts) -> tuple[str, Verdict]:
     """What each block contributes, against the same block of the parents."""
     mine = facts.signal("block contribution", facts.merge)
     theirs = [facts.signal("block contribution", name) for name in facts.parents]
@@ -192,7 +194,7 @@ def _blocks(facts: Facts) -> tuple[str, str]:
     return "; ".join(odd[:3]) + more, "bad"
 
 
-def _halves(facts: Facts) -> tuple[str, str]:
+def _halves(facts: Facts) -> tuple[str, Verdict]:
     """Scale and shift of the last normalisation, whose order differs between layouts of files."""
     for parent in facts.parents:
         found = facts.signal("final modulation cosine", facts.merge, parent)
@@ -218,7 +220,7 @@ def _few_steps(facts: Facts) -> Question:
     best, worst = min(known.values()), max(known.values())
     if mine[steps] <= best * (1.0 + _DROP):
         return Question(asked, "good", _sentences([words]))
-    verdict = "mixed" if mine[steps] <= worst * (1.0 + _DROP) else "bad"
+    verdict: Verdict = "mixed" if mine[steps] <= worst * (1.0 + _DROP) else "bad"
     return Question(asked, verdict, _sentences([words]))
 
 
@@ -249,7 +251,8 @@ def _against_parents(asked: str, facts: Facts, scorers: Sequence[str], missing: 
     rows = {name: found for name in scorers if (found := facts.differences(name))}
     if not rows:
         return Question(asked, "unknown", missing)
-    words, verdicts = [], []
+    words: list[str] = []
+    verdicts: list[Verdict] = []
     for scorer, found in rows.items():
         losses = []
         for row in found:
@@ -353,15 +356,16 @@ _QUESTIONS: tuple[Callable[[Facts], Question], ...] = (
 )
 
 
-def _difference(row: Mapping[str, Any]) -> str:
+def _difference(row: Comparison) -> str:
     return (
         f"{row['scorer']}: {row['mean_difference']:+.3g} against {row['parent']} "
         f"[{row['low']:+.3g}, {row['high']:+.3g}] over {row['pairs']} pairs"
     )
 
 
-def _worst(verdicts: Sequence[str]) -> str:
-    return next(word for word in ("bad", "mixed", "unknown", "good") if word in verdicts)
+def _worst(verdicts: Sequence[Verdict]) -> Verdict:
+    order: tuple[Verdict, ...] = ("bad", "mixed", "unknown", "good")
+    return next(word for word in order if word in verdicts)
 
 
 def _mean(values: Iterable[float]) -> float:

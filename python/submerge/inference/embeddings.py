@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Embeddings", "texts_identity"]
 
-FORMAT = "submerge-embeddings/1"
 _NAMES = ("t5", "clip")
 _SAMPLE = 4096  # bytes at either end of a tensor that speak for it
 _SMALL = 1 << 26  # files up to this size are read whole
@@ -55,7 +54,7 @@ class Embeddings:
         self._folder = path_of(folder, "embeddings")
         self._folder.mkdir(parents=True, exist_ok=True)
         self._known = {
-            "format": FORMAT,
+            "format": "submerge-embeddings/1",
             "encoders": texts_identity(pipeline),
             "dtype": dtype,
             "device": device,

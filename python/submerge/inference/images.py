@@ -16,19 +16,19 @@ from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, overload
+from typing import TYPE_CHECKING, Any, overload
 
+from submerge import documents
+from submerge.documents import ImageDocument
 from submerge.errors import CheckpointError, RecipeError, SubmergeError
-from submerge.given import Record, Seed, load_document
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from PIL.Image import Image
 
-__all__ = ["FORMAT", "GeneratedImage", "InferenceResult", "opened", "read_metadata"]
+__all__ = ["GeneratedImage", "InferenceResult", "opened", "read_metadata"]
 
-FORMAT = "submerge-image/1"
 # What Pillow raises of files that are damaged, beside OSErrors without a number.
 _DAMAGED = (
     EOFError, LookupError, OverflowError, SyntaxError, TypeError, ValueError,
@@ -61,7 +61,7 @@ class GeneratedImage:
     prompt_index: int
     seed: int
     options: Mapping[str, Any]
-    metadata: Mapping[str, Any]
+    metadata: ImageDocument
     seconds: float = 0.0
     phases: Mapping[str, float] = field(default_factory=dict)
     memory: Mapping[str, Mapping[str, int | None]] = field(default_factory=dict)
@@ -145,35 +145,7 @@ class InferenceResult(Sequence[GeneratedImage]):
         }
 
 
-class _Recorded(Record):
-    """What a PNG says; more may be there, from a later version."""
-
-    open: ClassVar[bool] = True
-    none_is_given: ClassVar[bool] = True
-
-
-@dataclass(frozen=True)
-class _RecordedModel(_Recorded):
-    """The model an image was painted with."""
-
-    name: str
-    fingerprint: str
-    dtype: str
-    quantization: str | None = None
-
-
-@dataclass(frozen=True)
-class _RecordedImage(_Recorded):
-    """What decides an image."""
-
-    version: str
-    model: _RecordedModel
-    prompt: str
-    seed: Seed
-    options: Mapping[str, Any]
-
-
-def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_metadata(path: str | os.PathLike[str]) -> ImageDocument:
     """Return what the `submerge` chunk of a PNG holds.
 
     Raises:
@@ -186,13 +158,9 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(text, str):
         raise CheckpointError(f"{name}: expected an image painted by submerge, got another")
     try:
-        found = load_document(text, f"{name}: metadata")
-        if not isinstance(found, dict) or found.get("format") != FORMAT:
-            raise CheckpointError(f"{name}: expected metadata of the format `{FORMAT}`")
-        _RecordedImage.parse(found, f"{name}: metadata")
+        return documents.parsed(ImageDocument, text, f"{name}: metadata")
     except RecipeError as error:
         raise CheckpointError(error.message, hint=error.hint) from None
-    return dict(found)
 
 
 @contextmanager
@@ -218,7 +186,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Image]:
         raise CheckpointError(f"{os.fspath(path)}: expected a sound picture: {error}") from None
 
 
-def _parameters(metadata: Mapping[str, Any]) -> str:
+def _parameters(metadata: ImageDocument) -> str:
     """Return the settings as A1111 writes them: prompt, negative prompt, one line of fields."""
     options = metadata["options"]
     fields = {

@@ -11,7 +11,7 @@ from submerge.errors import Cancelled, CheckpointError, RecipeError, counted
 from submerge.files import path_of
 from submerge.given import shown
 from submerge.inference.adapters import adapted
-from submerge.inference.images import FORMAT, GeneratedImage, InferenceResult, read_metadata
+from submerge.inference.images import GeneratedImage, InferenceResult, read_metadata
 from submerge.inference.loading import LoadedModel, load_model
 from submerge.inference.options import InferenceOptions, InferenceOptionsDict
 from submerge.inference.planner import PHASES
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from submerge.documents import ImageDocument
+    from submerge.documents.painting import PaintedModel
     from submerge.merge import MergedModel
 
 __all__ = ["InferenceResult", "run_inference"]
@@ -37,7 +39,7 @@ class _Job(NamedTuple):
     prompt_index: int
     prompt: str
     seed: int
-    metadata: Mapping[str, Any]
+    metadata: ImageDocument
     path: Path | None
 
 
@@ -171,7 +173,7 @@ def _check_size(run: _Run) -> None:
 
 
 def _jobs(run: _Run, prompts: Sequence[str], folder: Path | None) -> list[_Job]:
-    model = {
+    model: PaintedModel = {
         "name": run.model.name,
         "fingerprint": run.model.fingerprint,
         "recipe": run.model.parts.recipe,
@@ -181,8 +183,8 @@ def _jobs(run: _Run, prompts: Sequence[str], folder: Path | None) -> list[_Job]:
     jobs: list[_Job] = []
     for prompt_index, prompt in enumerate(prompts):
         for seed in run.options.all_seeds:
-            metadata = {
-                "format": FORMAT,
+            metadata: ImageDocument = {
+                "format": "submerge-image/1",
                 "version": __version__,
                 "model": model,
                 "prompt": prompt,

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from submerge.errors import LayoutError, nearest, quoted
 from submerge.layout import detect, generic
+from submerge.layout.detect import EXTRAS
 from submerge.layout.family import FAMILIES, Family, GuidanceNetwork
 from submerge.layout.flux1 import FLUX1
 from submerge.layout.generic import tensors_like
 from submerge.layout.model import Architecture, LayoutName, Model, OutTensor, Place, UnitInfo
+from submerge.layout.quantised import refuse_codes
+from submerge.layout.saves import refuse_empty, unwrapped
 
 if TYPE_CHECKING:
     from submerge.checkpoint import Checkpoint
@@ -55,8 +58,9 @@ def identify(checkpoint: Checkpoint, *, layout: str = "auto") -> Model:
     every tensor as one unit under its own name, without knowing anything about the model.
 
     Raises:
-        LayoutError: no transformer of a known family (the message names what it is), incomplete,
-            with tensors or shapes the family does not have, or in contradiction to its config.
+        LayoutError: quantised, whatever the layout; or no transformer of a known family (the
+            message names what it is), incomplete, with tensors or shapes the family does not have,
+            or in contradiction to its config.
     """
     if layout not in LAYOUTS:
         near = nearest(layout, LAYOUTS)
@@ -66,18 +70,27 @@ def identify(checkpoint: Checkpoint, *, layout: str = "auto") -> Model:
             hint=f"did you mean {quoted(near[0])}?" if near else None,
         )
     if layout == "generic":
+        refuse_codes(checkpoint, checkpoint.tensors)
+        refuse_empty(checkpoint, checkpoint.tensors)
         return generic.identify(checkpoint)
+    seen = unwrapped(checkpoint)
+    # The other models of an all-in-one file are carried as they are, quantised or not.
+    own = [name for name in seen.tensors if not name.startswith(EXTRAS)] or list(seen.tensors)
+    refuse_codes(seen, own)
+    refuse_empty(seen, own)
     wanted = {"auto": (), "comfy": ("bfl",)}.get(layout, (layout,))
     try:
-        return detect.recognise(checkpoint, wanted)
+        model = detect.recognise(seen, wanted)
     except LayoutError as error:
         from submerge.layout import families
 
         # A file that is something else fails the table in many ways; its own name says more.
-        known = families.explain(checkpoint)
+        known = families.explain(seen)
         if known is None:
             raise
         raise known from error
+    warnings = model.checkpoint.warnings
+    return model._replace(checkpoint=checkpoint._replace(warnings=warnings))
 
 
 def tensors_of(arch: Architecture, layout: str, prefix: str = "") -> list[OutTensor]:

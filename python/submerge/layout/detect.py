@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from submerge.errors import LayoutError, counted, listing, quoted
 from submerge.layout.family import FAMILIES, Family
 from submerge.layout.model import Architecture, LayoutName, Model, OutTensor, Place, UnitInfo
+from submerge.layout.saves import refuse_fused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from submerge.checkpoint import Checkpoint
+    from submerge.checkpoint import Checkpoint, TensorInfo
 
 __all__ = ["EXTRAS", "PREFIXES", "recognise"]
 
@@ -45,6 +46,9 @@ EXTRAS = (
     "cond_stage_model.",
     "conditioner.",
 )
+
+# How trainers call the running average of a model's weights.
+_EMA = re.compile(r"(?:model_|transformer_)?ema(?:_model|_params)?\.|.*\.ema\.|shadow_params\.")
 
 _GENERIC_HINT = "`layout: generic` merges by tensor name and shape alone"
 
@@ -77,7 +81,7 @@ def recognise(checkpoint: Checkpoint, layouts: Sequence[str]) -> Model:
         _depth(checkpoint, stack.name, found)
         for stack, found in zip(family.stacks, candidate.indices, strict=True)
     )
-    inside, extras = _namespace(checkpoint, candidate.prefix)
+    inside, extras, strange = _namespace(checkpoint, candidate.prefix)
     arch = _architecture(checkpoint, candidate, depths)
     table = family.tensors_of(arch, candidate.layout, candidate.prefix)
     _check_names(checkpoint, candidate, table, inside)
@@ -85,13 +89,13 @@ def recognise(checkpoint: Checkpoint, layouts: Sequence[str]) -> Model:
     _check_proportions(checkpoint, family, arch)
     arch = _check_config(checkpoint, family, arch)
     return Model(
-        checkpoint=checkpoint,
+        checkpoint=checkpoint._replace(warnings=(*checkpoint.warnings, *strange)),
         arch=arch,
         variant=_variant(family, arch),
         layout=candidate.layout,
         prefix=candidate.prefix,
         units=MappingProxyType(_units(checkpoint, family.unit_shapes(arch), table)),
-        extras=tuple(extras),
+        extras=tuple(checkpoint.tensors[name].name for name in extras),
     )
 
 
@@ -104,17 +108,18 @@ def _only_candidate(checkpoint: Checkpoint, layouts: Sequence[str]) -> _Candidat
         for found in _candidates(checkpoint, family, layout)
     ]
     known = [found for found in candidates if found.prefix in PREFIXES]
-    if len(known) == 1:
-        return known[0]
-    if known:
+    if known and len(candidates) > 1:
+        # A second one under a name that says nothing is no less a transformer: an EMA copy, say.
         places = [
             found.prefix + next(iter(found.family.layouts[found.layout].stacks.values()))[0]
-            for found in known
+            for found in candidates
         ]
         raise LayoutError(
             f"{checkpoint.path}: holds {listing(places, noun='transformer')}, expected one",
             hint="save each transformer to a file of its own",
         )
+    if known:
+        return known[0]
     if candidates:
         prefix = candidates[0].prefix
         raise LayoutError(
@@ -174,14 +179,28 @@ def _depth(checkpoint: Checkpoint, stack: str, found: frozenset[int]) -> int:
     return depth
 
 
-def _namespace(checkpoint: Checkpoint, prefix: str) -> tuple[list[str], list[str]]:
-    """Split the names into the transformer's and those of the other models in the file."""
+def _namespace(checkpoint: Checkpoint, prefix: str) -> tuple[list[str], list[str], list[str]]:
+    """Split the names into the transformer's and the others; say which of those no model owns.
+
+    Raises:
+        LayoutError: among the others is a copy of the transformer that training averaged.
+    """
     inside: list[str] = []
     extras: list[str] = []
     for name in checkpoint.tensors:
         own = name.startswith(prefix) and (prefix or not name.startswith(EXTRAS))
         (inside if own else extras).append(name)
-    return inside, extras
+    if averaged := [name for name in extras if _EMA.match(name)]:
+        raise LayoutError(
+            f"{checkpoint.path}: beside the transformer {listing(averaged)} of an averaged copy of "
+            "it (EMA), expected one of the two",
+            hint="save the one to merge to a file of its own",
+        )
+    strange = [name for name in extras if not name.startswith(EXTRAS)]
+    if not strange:
+        return inside, extras, []
+    where = f"outside {quoted(prefix)}" if prefix else "outside the transformer"
+    return inside, extras, [f"{checkpoint.path}: {listing(strange)} {where} and of no model known"]
 
 
 def _architecture(
@@ -211,6 +230,7 @@ def _check_names(
     table: Sequence[OutTensor],
     inside: Sequence[str],
 ) -> None:
+    refuse_fused(checkpoint, inside)
     expected = {tensor.name for tensor in table}
     what = f"the {candidate.layout} layout of {candidate.words}"
     missing = [tensor.name for tensor in table if tensor.name not in checkpoint.tensors]
@@ -240,7 +260,7 @@ def _check_shapes(
             f"shape for {candidate.words}: {quoted(first.name)} expected "
             f"{list(first.shape)}, got {list(checkpoint.tensors[first.name].shape)}"
             + (f"; also {_names([t.name for t in wrong[1:]], 9)}" if len(wrong) > 1 else ""),
-            hint=f"another kind of model, or a quantised one; {_GENERIC_HINT}",
+            hint=f"another kind of model, perhaps; {_GENERIC_HINT}",
         )
 
 
@@ -327,18 +347,20 @@ def _units(
 ) -> Mapping[str, UnitInfo]:
     """Return where each unit lies, in canonical order."""
     places: dict[str, Place] = {}
+    infos: dict[str, TensorInfo] = {}
     for tensor in table:
         start = 0
         for unit in tensor.units:
-            places[unit] = Place(tensor.name, start, start + shapes[unit][0])
+            infos[unit] = checkpoint.tensors[tensor.name]
+            places[unit] = Place(infos[unit].name, start, start + shapes[unit][0])
             start += shapes[unit][0]
     return {
         unit: UnitInfo(
             unit,
             places[unit],
             shape[0],
-            checkpoint.tensors[places[unit].tensor].row_elements,
-            checkpoint.tensors[places[unit].tensor].dtype,
+            infos[unit].row_elements,
+            infos[unit].dtype,
         )
         for unit, shape in shapes.items()
     }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from submerge.checkpoint.files import is_shard
 from submerge.errors import LayoutError, counted, quoted
 from submerge.layout.detect import EXTRAS, PREFIXES
 
@@ -19,8 +20,11 @@ if TYPE_CHECKING:
 __all__ = ["explain"]
 
 _ADAPTER = "submerge merges full transformers; fuse the adapter into its base model first"
+_INJECTED = (
+    "take the adapter out or merge it in before saving: `unload_lora_weights()` or `fuse_lora()` "
+    "in diffusers, `merge_and_unload()` in peft"
+)
 _BESIDE = "it is used beside a model, not merged into it"
-_QUANTISED = "its numbers mean nothing without their scales; merge the unquantised model instead"
 _FAMILY = "models merge within one family; `layout: generic` merges by name and shape alone"
 _COMPONENT = "name the transformer; text encoders and VAEs are carried along, never merged"
 
@@ -42,6 +46,12 @@ _IN = r"[^\n]*"
 
 _ADAPTERS = (
     _Kind("an IP-Adapter", (_IN + r"(ip_adapter|image_proj)[._]",), _BESIDE),
+    _Kind(
+        "a transformer with an injected adapter",
+        (_IN + r"\.base_layer\.(weight|bias)$",),
+        _INJECTED,
+        "tensor",
+    ),
     _Kind("a DoRA", (_IN + r"\.(dora_scale|lora_magnitude_vector\b)",), _ADAPTER, "magnitude"),
     _Kind("a FLUX.1 control LoRA", (r"img_in\.lora_A\.", _IN + r"query_norm\.scale$"), _ADAPTER),
     _Kind(
@@ -67,19 +77,6 @@ _ADAPTERS = (
     ),
     _Kind("FLUX.1 Redux (an image projection, no transformer)", (r"redux_(up|down)\.",), _BESIDE),
     _Kind("a text embedding", (r"(emb_params|clip_[gl]|string_to_param.*)$",), _BESIDE),
-)
-
-_QUANTISATIONS = (
-    _Kind("a scaled fp8 model", (_IN + r"\.scale_weight$",), _QUANTISED, "scale"),
-    _Kind("a scaled fp8 model", (r"scaled_fp8$",), _QUANTISED),
-    _Kind("a ComfyUI quantised model", (_IN + r"\.comfy_quant$",), _QUANTISED, "layer"),
-    _Kind("a scaled quantised model", (_IN + r"\.weight_scale(_2)?$",), _QUANTISED, "scale"),
-    _Kind(
-        "a bitsandbytes 4-bit model", (_IN + r"\.quant_state\.bitsandbytes__",), _QUANTISED, "layer"
-    ),
-    _Kind("a bitsandbytes 8-bit model", (_IN + r"\.SCB$",), _QUANTISED, "layer"),
-    _Kind("a Nunchaku (SVDQuant) model", (_IN + r"\.qweight$", _IN + r"\.wscales$"), _QUANTISED),
-    _Kind("a GPTQ or AWQ model", (_IN + r"\.qweight$",), _QUANTISED, "layer"),
 )
 
 _DOUBLE = r"(double_blocks|transformer_blocks)\.0\."
@@ -127,9 +124,14 @@ def explain(checkpoint: Checkpoint) -> LayoutError | None:
     own = [name for name in checkpoint.tensors if not name.startswith(EXTRAS)]
     # One search over all names at once is a hundred times faster than one per name and mark.
     text = "\n".join(own or checkpoint.tensors)
-    for kind in (*_ADAPTERS, *_QUANTISATIONS, *_FAMILIES, *_COMPONENTS):
+    for kind in (*_ADAPTERS, *_FAMILIES, *_COMPONENTS):
         if all(_search(mark).search(text) for mark in kind.marks):
             return _error(checkpoint, kind, text)
+    if checkpoint.form == "file" and is_shard(checkpoint.path.name):
+        return LayoutError(
+            f"{checkpoint.path}: is one shard of several by its name, expected a whole model",
+            hint="name the folder, or the `*.safetensors.index.json` beside it",
+        )
     class_name = (checkpoint.config or {}).get("_class_name", "FluxTransformer2DModel")
     if class_name != "FluxTransformer2DModel":
         return LayoutError(

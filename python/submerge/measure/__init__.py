@@ -32,7 +32,7 @@ from submerge import errors
 from submerge.errors import SubmergeError
 from submerge.given import shown
 from submerge.inference import plan_loading
-from submerge.measure.measurement import FORMAT, Measurement, gathered
+from submerge.measure.measurement import Measurement, gathered
 from submerge.measure.workload import Workload, WorkloadDict
 from submerge.merge import MergedModel, named
 
@@ -40,9 +40,11 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Mapping, Sequence
 
+    from submerge.documents.painting import ModelRow
+
     Model = str | os.PathLike[str] | MergedModel
 
-__all__ = ["FORMAT", "Measurement", "Workload", "WorkloadDict", "measure"]
+__all__ = ["Measurement", "Workload", "WorkloadDict", "measure"]
 
 _INTERVAL = 0.02
 
@@ -99,10 +101,10 @@ def measure(
             if notify is not None:
                 notify(f"measuring {name}, round {turn + 1} of {rounds}")
             seen[name].append(_child(name, job))
-    about = {
-        name: {"path": path, "role": "parent" if at else "merge"}
+    about: list[ModelRow] = [
+        {"name": name, "path": path, "role": "parent" if at else "merge"}
         for at, (name, path) in enumerate(models.items())
-    }
+    ]
     return gathered(about, [one.to_dict() for one in asked], seen)
 
 
@@ -122,15 +124,15 @@ def _plain(value: Any) -> Any:
 def _child(name: str, job: Mapping[str, Any]) -> dict[str, Any]:
     """Measure one model in a process of its own."""
     with tempfile.TemporaryDirectory(prefix="submerge-measure-") as folder:
-        asked, told = Path(folder, "job.json"), Path(folder, "result.json")
-        asked.write_text(json.dumps(job), encoding="utf-8")
-        command = [sys.executable, "-m", "submerge.measure.child", str(asked), str(told)]
+        given, made = Path(folder, "job.json"), Path(folder, "result.json")
+        given.write_text(json.dumps(job), encoding="utf-8")
+        command = [sys.executable, "-m", "submerge.measure.child", str(given), str(made)]
         done = subprocess.run(  # noqa: S603 - ourselves
             command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
-        if not told.exists():
+        if not made.exists():
             raise _died(name, done)
-        result: dict[str, Any] = json.loads(told.read_text(encoding="utf-8"))
+        result: dict[str, Any] = json.loads(made.read_text(encoding="utf-8"))
     if "error" in result:
         raise _error(result)
     return result

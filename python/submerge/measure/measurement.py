@@ -5,20 +5,30 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from statistics import fmean, median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from submerge import documents
+from submerge.documents.painting import Memory
 from submerge.files import write_whole
 from submerge.plan.sizes import bytes_in_words
 from submerge.profile import KINDS
 from submerge.profile.trace import trace
+from submerge.report import aligned
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-__all__ = ["FORMAT", "Measurement", "gathered"]
+    from submerge.documents import MeasureDocument
+    from submerge.documents.painting import (
+        MeasuredModel,
+        MeasuredResult,
+        ModelRow,
+        TimelineRow,
+        WorkloadRow,
+    )
 
-FORMAT = "submerge-measure/1"
+__all__ = ["Measurement", "gathered"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +49,15 @@ class Measurement:
     """
 
     environment: Mapping[str, Any]
-    workloads: Sequence[Mapping[str, Any]]
-    models: Sequence[Mapping[str, Any]]
-    results: Sequence[Mapping[str, Any]]
-    timelines: Sequence[Mapping[str, Any]]
+    workloads: Sequence[WorkloadRow]
+    models: Sequence[MeasuredModel]
+    results: Sequence[MeasuredResult]
+    timelines: Sequence[TimelineRow]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> MeasureDocument:
         """Return everything as plain data, ready for JSON."""
         return {
-            "format": FORMAT,
+            "format": "submerge-measure/1",
             "environment": dict(self.environment),
             "workloads": list(self.workloads),
             "models": list(self.models),
@@ -57,7 +67,7 @@ class Measurement:
 
     def to_json(self, *, indent: int | None = None) -> str:
         """Return everything as JSON."""
-        return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False, allow_nan=False)
+        return documents.text(self.to_dict(), indent=indent)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the JSON to a file, which appears complete or not at all."""
@@ -83,14 +93,7 @@ class Measurement:
         columns += ["per min", "peak rss", "anonymous", "vram"]
         loads = {model["name"]: model["load_seconds"] for model in self.models}
         lines = [columns, *(_line(result, loads[result["model"]]) for result in self.results)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        return "\n".join(
-            "  ".join(
-                cell.ljust(width) if at < 2 else cell.rjust(width)
-                for at, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in lines
-        )
+        return aligned(lines, 2)
 
 
 def _line(result: Mapping[str, Any], load: float) -> list[str]:
@@ -112,43 +115,48 @@ def _size(value: int | None) -> str:
 
 
 def gathered(
-    models: Mapping[str, Mapping[str, Any]],
-    workloads: Sequence[Mapping[str, Any]],
+    models: Sequence[ModelRow],
+    workloads: Sequence[WorkloadRow],
     rounds: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> Measurement:
     """Put together what the processes of each model saw.
 
     Args:
-        models: name to `{path, role}`.
+        models: names, paths and roles.
         workloads: as plain data.
         rounds: name of a model to what its processes wrote, in order.
     """
     return Measurement(
         environment=next(iter(rounds.values()))[0]["environment"],
         workloads=workloads,
-        models=[_model(name, models[name], seen) for name, seen in rounds.items()],
+        models=[_model(about, rounds[about["name"]]) for about in models],
         results=[
             _result(name, [one["results"][at] for one in seen])
             for at in range(len(workloads))
             for name, seen in rounds.items()
         ],
         timelines=[
-            {"model": name, "round": at, "process": one["process"], **_timeline(one)}
+            _timeline(name, at, one)
             for name, seen in rounds.items()
             for at, one in enumerate(seen, start=1)
         ],
     )
 
 
-def _timeline(one: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: one["timeline"][key] for key in ("interval", "samples", "spans")}
-
-
-def _model(
-    name: str, about: Mapping[str, Any], seen: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
+def _timeline(name: str, turn: int, one: Mapping[str, Any]) -> TimelineRow:
+    line = one["timeline"]
     return {
-        "name": name,
+        "model": name,
+        "round": turn,
+        "process": one["process"],
+        "interval": line["interval"],
+        "samples": line["samples"],
+        "spans": line["spans"],
+    }
+
+
+def _model(about: ModelRow, seen: Sequence[Mapping[str, Any]]) -> MeasuredModel:
+    return {
         **about,
         "plan": seen[0]["plan"],
         "rounds": len(seen),
@@ -158,7 +166,7 @@ def _model(
     }
 
 
-def _result(name: str, seen: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _result(name: str, seen: Sequence[Mapping[str, Any]]) -> MeasuredResult:
     """Return the figures of a model at one workload, over all rounds."""
     batch = seen[0]["batch"]
     seconds = [value for one in seen for value in one["seconds"]]
@@ -185,12 +193,10 @@ def _result(name: str, seen: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _each(
-    how: Callable[[Iterable[int]], int], seen: Sequence[Mapping[str, int | None]]
-) -> dict[str, int | None]:
+def _each(how: Callable[[Iterable[int]], int], seen: Sequence[Mapping[str, int | None]]) -> Memory:
     """Return one figure for each kind of memory; None where it was not known in every round."""
     found: dict[str, int | None] = {}
     for kind in KINDS:
         values = [value for one in seen if (value := one[kind]) is not None]
         found[kind] = how(values) if len(values) == len(seen) else None
-    return found
+    return cast(Memory, found)

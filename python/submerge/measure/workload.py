@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from submerge.errors import RecipeError, quoted
 from submerge.given import Count, Options, Record, shown
 from submerge.inference.options import InferenceOptions, InferenceOptionsDict
+
+if TYPE_CHECKING:
+    from submerge.documents.painting import WorkloadRow
 
 __all__ = ["Workload", "WorkloadDict"]
 
@@ -76,7 +79,7 @@ class Workload(Options):
         words += [f"{key} {value}" for key, value in options.items()]
         return ", ".join(words) or "the model's defaults"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> WorkloadRow:
         """Return the workload as plain data."""
         return {
             "name": self.name,

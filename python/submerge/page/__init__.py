@@ -15,30 +15,36 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from submerge import documents
+from submerge.documents import (
+    AnalysisDocument,
+    EvaluationDocument,
+    MeasureDocument,
+    MergeDocument,
+)
 from submerge.errors import RecipeError, counted
 from submerge.files import write_whole
 from submerge.page import judged, measured, sections
 from submerge.page.content import Cell, Section, badge
-from submerge.page.inputs import items, load, text
-from submerge.page.markup import Markup, join, markdown, tag
+from submerge.page.inputs import load
+from submerge.pictures.markup import Markup, join, markdown, tag
+from submerge.pictures.palette import DIVERGING, NOTHING, SEQUENTIAL, SERIES
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
-    from submerge.page.inputs import Source
+    from submerge.documents import ReportDocument, Source
+    from submerge.documents.painting import MeasuredModel, ModelRow
 
-__all__ = ["FORMAT", "Page", "build"]
+__all__ = ["Page", "build"]
 
-FORMAT = "submerge-report/1"
 # All pictures together, of the 8 MB that a page may take.
 _PICTURES = 7_000_000
-_SHADES = 20
 
 
 def build(
@@ -63,48 +69,69 @@ def build(
         OSError: an input cannot be read.
         SubmergeError: there are images and Pillow is not installed.
     """
-    given = {"merge": merge, "analysis": analysis, "evaluation": evaluation, "measure": measure}
-    loaded = {kind: load(kind, source) for kind, source in given.items() if source is not None}
-    if not loaded:
-        raise RecipeError(f"report: expected at least one of {', '.join(given)}, got none")
-    data = {kind: found for kind, (found, _) in loaded.items()}
-    folder = loaded["evaluation"][1] if evaluation is not None else Path()
+    data: ReportDocument = {"format": "submerge-report/1", "title": ""}
+    folder = Path()
+    if merge is not None:
+        data["merge"], _ = load(MergeDocument, merge, "merge.json")
+    if analysis is not None:
+        data["analysis"], _ = load(AnalysisDocument, analysis, "analysis.json")
+    if evaluation is not None:
+        data["evaluation"], folder = load(EvaluationDocument, evaluation, "evaluation.json")
+    if measure is not None:
+        data["measure"], _ = load(MeasureDocument, measure, "measure.json")
+    if len(data) == 2:
+        raise RecipeError(
+            "report: expected at least one of merge, analysis, evaluation, measure, got none"
+        )
+    data["title"] = title or _title(data)
     made = tuple(section for section in _sections(data, folder) if section is not None)
-    return Page(title or _title(data), tuple(_facts(data)), made, data)
+    return Page(data["title"], tuple(_facts(data)), made, data)
 
 
-def _sections(data: Mapping[str, dict[str, Any]], folder: Path) -> Iterable[Section | None]:
-    merge, evaluation = data.get("merge"), data.get("evaluation")
+def _sections(data: ReportDocument, folder: Path) -> Iterable[Section | None]:
+    merge, analysis = data.get("merge"), data.get("analysis")
+    evaluation, measure = data.get("evaluation"), data.get("measure")
+    yield sections.notes(
+        merge=merge["notes"] if merge else (),
+        analysis=analysis["notes"] if analysis else (),
+        evaluation=evaluation.get("notes", ()) if evaluation else (),
+    )
     if evaluation is not None:
         yield judged.questions(evaluation)
         yield judged.images(evaluation, folder, _PICTURES)
         yield judged.scores(evaluation)
     if merge is not None:
         yield sections.recipe(merge)
-    yield sections.blocks(merge, data.get("analysis"))
-    if "measure" in data:
-        yield measured.memory(data["measure"])
+    yield sections.blocks(merge, analysis)
+    if measure is not None:
+        yield measured.memory(measure)
     if merge is not None:
         yield sections.provenance(merge)
-    yield measured.environments(evaluation=evaluation, measure=data.get("measure"))
+    yield measured.environments(
+        evaluation=evaluation["environment"] if evaluation else None,
+        measure=measure["environment"] if measure else None,
+    )
     if merge is not None:
         yield sections.licence(merge)
 
 
-def _title(data: Mapping[str, dict[str, Any]]) -> str:
-    if title := text(data.get("merge", {}).get("title")):
-        return title
-    for kind in ("evaluation", "measure"):
-        merges = [m for m in items(data.get(kind, {}), "models") if m.get("role") == "merge"]
-        if merges:
-            return text(merges[0].get("name"))
-    models = data.get("analysis", {}).get("models")
-    return (
-        " and ".join(map(text, models.values())) if isinstance(models, dict) else "submerge report"
-    )
+def _title(data: ReportDocument) -> str:
+    if (merge := data.get("merge")) and merge["title"]:
+        return merge["title"]
+    models = [*_models(data.get("evaluation")), *_models(data.get("measure"))]
+    if merges := [model["name"] for model in models if model["role"] == "merge"]:
+        return merges[0]
+    analysis = data.get("analysis")
+    return " and ".join(analysis["models"].values()) if analysis else "submerge report"
 
 
-def _facts(data: Mapping[str, dict[str, Any]]) -> Iterable[tuple[str, Cell]]:
+def _models(
+    found: EvaluationDocument | MeasureDocument | None,
+) -> Sequence[ModelRow | MeasuredModel]:
+    return () if found is None else found["models"]
+
+
+def _facts(data: ReportDocument) -> Iterable[tuple[str, Cell]]:
     """Yield what a reader wants to know first."""
     merge, evaluation = data.get("merge"), data.get("evaluation")
     if evaluation is not None and (found := judged.verdicts(evaluation)):
@@ -112,13 +139,13 @@ def _facts(data: Mapping[str, dict[str, Any]]) -> Iterable[tuple[str, Cell]]:
         words = ", ".join(cell.text for cell in badges)
         yield "verdicts", Cell(words, join(*(join(cell.html, " ") for cell in badges)))
     if evaluation is not None:
-        models, prompts = items(evaluation, "models"), items(evaluation, "prompts")
+        models, prompts = evaluation["models"], evaluation["prompts"]
         yield (
             "judged on",
             _plain(f"{counted(len(prompts), 'prompt')}, {counted(len(models), 'model')}"),
         )
-    if merge is not None and merge.get("license"):
-        yield "licence", _plain(text(merge["license"]))
+    if merge is not None and merge["license"]:
+        yield "licence", _plain(merge["license"])
 
 
 def _plain(words: str) -> Cell:
@@ -133,13 +160,13 @@ class Page:
         title: of the page.
         facts: what stands at the top: name and value.
         sections: in order; only those there was something for.
-        data: the inputs, by kind.
+        data: the inputs as one document.
     """
 
     title: str
     facts: Sequence[tuple[str, Cell]]
     sections: Sequence[Section]
-    data: Mapping[str, Mapping[str, Any]]
+    data: ReportDocument
 
     @property
     def lead(self) -> str | None:
@@ -163,7 +190,7 @@ class Page:
             tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
             tag("meta", name="color-scheme", content="light dark"),
             tag("title", self.title),
-            tag("style", Markup(_file("page.css") + _shades())),
+            tag("style", Markup(_colours() + _file("page.css"))),
         )
         skip = tag("a", "skip to the content", href="#content", class_="skip")
         main = tag("main", *(section.html() for section in self.sections), id="content")
@@ -179,8 +206,8 @@ class Page:
         return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
 
     def _header(self) -> Markup:
-        told = (tag("div", tag("dt", name), tag("dd", said.html)) for name, said in self.facts)
-        facts = tag("dl", *told, class_="facts") if self.facts else None
+        pairs = (tag("div", tag("dt", name), tag("dd", said.html)) for name, said in self.facts)
+        facts = tag("dl", *pairs, class_="facts") if self.facts else None
         lead = tag("p", self.lead, class_="lead") if self.lead else None
         return tag("header", _themes(), tag("h1", self.title), lead, facts)
 
@@ -195,9 +222,9 @@ class Page:
         parts = [f"# {markdown(self.title)}", *lead, "\n".join(facts)]
         return "\n\n".join([*filter(None, parts), *(s.markdown() for s in self.sections)]) + "\n"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> ReportDocument:
         """Return the inputs as one, ready for JSON."""
-        return {"format": FORMAT, "title": self.title, **self.data}
+        return self.data
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the page, and Markdown and JSON of the same name beside it.
@@ -209,8 +236,7 @@ class Page:
         target = Path(path)
         if target.suffix not in (".html", ".htm"):
             raise RecipeError(f"{target}: expected a path that ends in .html")
-        told = json.dumps(self.to_dict(), ensure_ascii=False, indent=1)
-        write_whole(target.with_suffix(".json"), told)
+        write_whole(target.with_suffix(".json"), documents.text(self.data, indent=1))
         write_whole(target.with_suffix(".md"), self.markdown())
         write_whole(target, self.html())
 
@@ -226,14 +252,12 @@ def _themes() -> Markup:
     return tag("fieldset", *choices, class_="theme", aria_label="colours")
 
 
-def _shades() -> str:
-    """Return the rules that colour a map's cells; text has a contrast of 4.5 on every shade."""
-    rules = []
-    for step in range(_SHADES + 1):
-        light, dark = "#fff" if step > 15 else "#000", "#000" if step > 10 else "#fff"
-        mixed = f"color-mix(in oklab,var(--hot) {step * 100 // _SHADES}%,var(--cold))"
-        rules.append(f".h{step}{{background:{mixed};color:light-dark({light},{dark})}}")
-    return "".join(rules)
+def _colours() -> str:
+    """Return the rules of the colours that pictures share; those of a series are variables."""
+    shades = [*SEQUENTIAL.shades(), *DIVERGING.shades(), NOTHING]
+    fills = "".join(f".{s.name}{{fill:light-dark({s.light},{s.dark})}}" for s in shades)
+    series = "".join(f"--{s.name}:light-dark({s.light},{s.dark});" for s in SERIES)
+    return f":root{{{series}}}{fills}"
 
 
 def _footer() -> Markup:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from submerge.page.content import Table
-from submerge.page.markup import Markup, markdown, tag
+from submerge.pictures.markup import Markup, markdown, tag
+from submerge.pictures.palette import SERIES
 from submerge.plan.sizes import bytes_in_words
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ __all__ = ["Bar", "Curves", "Figures", "Timeline", "interval", "seconds_in_words
 Point = tuple[float, float]
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 640, 220, 60, 26, 10
-_COLOURS = 6
 # A curve has about this many points, however long was measured.
 _POINTS = 400
 _LANE = 16
@@ -125,7 +125,7 @@ class Curves:
             tag(
                 "polyline",
                 points=" ".join(map(frame.place, points)),
-                class_=f"line c{i % _COLOURS}",
+                class_=f"line c{i % len(SERIES)}",
             )
             for i, points in enumerate(self.series.values())
         ]
@@ -136,7 +136,7 @@ class Curves:
                 cx=f"{frame.across(x):.1f}",
                 cy=f"{frame.up(y):.1f}",
                 r="3.5",
-                class_=f"dot c{i % _COLOURS}",
+                class_=f"dot c{i % len(SERIES)}",
             )
             for i, (name, points) in enumerate(self.series.items())
             for x, y in points
@@ -187,7 +187,7 @@ class Timeline:
         end = max([t for t, _ in points] + [bar.start + bar.seconds for bar in self.bars])
         frame = _Frame((0.0, end), (0.0, max(m for _, m in points) * 1.05 or 1.0))
         shapes = [
-            _area(frame, thinned(curve), f"c{i % _COLOURS}")
+            _area(frame, thinned(curve), f"c{i % len(SERIES)}")
             for i, curve in enumerate(self.curves.values())
         ]
         names = list(dict.fromkeys(bar.name for bar in self.bars))
@@ -209,10 +209,10 @@ class Timeline:
 
 
 def thinned(curve: Sequence[Point]) -> list[Point]:
-    """Return fewer points of a long curve: the highest of each stretch, so that no peak is lost."""
+    """Return fewer points of a long curve: the highest of every few, so that no peak is lost."""
     size = -(-len(curve) // _POINTS)
-    stretches = (curve[at : at + size] for at in range(0, len(curve), size or 1))
-    return [max(stretch, key=lambda point: point[1]) for stretch in stretches]
+    pieces = (curve[at : at + size] for at in range(0, len(curve), size or 1))
+    return [max(piece, key=lambda point: point[1]) for piece in pieces]
 
 
 def _area(frame: _Frame, curve: Sequence[Point], colour: str) -> Markup:
@@ -232,7 +232,7 @@ def _bar(frame: _Frame, bar: Bar, colour: int) -> Markup:
     title = tag("title", f"{bar.name}: {seconds_in_words(bar.seconds)}")
     place = {"x": f"{x:.1f}", "width": f"{width:.1f}", "y": f"{_HEIGHT + bar.depth * _LANE}"}
     return tag(
-        "rect", title, height=str(_LANE - 3), rx="2", class_=f"bar s{colour % _COLOURS}", **place
+        "rect", title, height=str(_LANE - 3), rx="2", class_=f"bar s{colour % len(SERIES)}", **place
     )
 
 
@@ -263,7 +263,7 @@ def _legend(names: Sequence[str], kind: str = "line") -> Markup | None:
         return None
     prefix = "c" if kind == "line" else "s"
     entries = (
-        tag("li", tag("span", class_=f"key {prefix}{i % _COLOURS}", aria_hidden="true"), name)
+        tag("li", tag("span", class_=f"key {prefix}{i % len(SERIES)}", aria_hidden="true"), name)
         for i, name in enumerate(names)
     )
     return tag("ul", *entries, class_="key-list")

@@ -5,14 +5,32 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from submerge.page.markup import Markup, join, markdown, tag
+from submerge.pictures.markup import Markup, coded, join, markdown, tag
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["Block", "Cell", "Code", "Details", "Facts", "Prose", "Section", "Table", "badge"]
+    from submerge.documents.painting import Verdict
 
-VERDICTS = {"good": "\u2713", "mixed": "\u2248", "bad": "\u2717", "unknown": "?"}
+__all__ = [
+    "Block",
+    "Cell",
+    "Code",
+    "Details",
+    "Facts",
+    "Notes",
+    "Prose",
+    "Section",
+    "Table",
+    "badge",
+]
+
+_SIGNS: Mapping[Verdict, str] = {
+    "good": "\u2713",
+    "mixed": "\u2248",
+    "bad": "\u2717",
+    "unknown": "?",
+}
 
 
 class Block(Protocol):
@@ -32,12 +50,11 @@ class Cell(NamedTuple):
     html: Markup
 
 
-def badge(verdict: str, count: int | None = None) -> Cell:
-    """Return a verdict as a coloured word; one that is not known counts as `unknown`."""
-    known = verdict if verdict in VERDICTS else "unknown"
-    words = known if count is None else f"{count} {known}"
-    sign = tag("span", VERDICTS[known], aria_hidden="true")
-    return Cell(words, tag("span", sign, Markup(" "), words, class_=f"badge {known}"))
+def badge(verdict: Verdict, count: int | None = None) -> Cell:
+    """Return a verdict as a coloured word."""
+    words = verdict if count is None else f"{count} {verdict}"
+    sign = tag("span", _SIGNS[verdict], aria_hidden="true")
+    return Cell(words, tag("span", sign, Markup(" "), words, class_=f"badge {verdict}"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +66,26 @@ class Prose:
 
     def html(self) -> Markup:
         """Return the paragraph."""
-        return tag("p", self.text, class_=self.kind)
+        return tag("p", coded(self.text), class_=self.kind)
 
     def markdown(self) -> str:
         """Return the paragraph."""
         return markdown(self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """What a reader should know, a line each; words in backticks are code."""
+
+    lines: Sequence[str]
+
+    def html(self) -> Markup:
+        """Return a list that cannot be missed."""
+        return tag("ul", *(tag("li", coded(line)) for line in self.lines), class_="notes")
+
+    def markdown(self) -> str:
+        """Return a list."""
+        return "\n".join(f"- {markdown(line)}" for line in self.lines)
 
 
 @dataclass(frozen=True, slots=True)

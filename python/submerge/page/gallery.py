@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from submerge.documents import beside
 from submerge.page.charts import seconds_in_words
 from submerge.page.content import Details, Table
-from submerge.page.images import Thumbnail, inside, thumbnails
-from submerge.page.inputs import items, number, text
-from submerge.page.markup import Markup, join, markdown, tag
+from submerge.page.images import Thumbnail, thumbnails
+from submerge.page.inputs import known
+from submerge.pictures.markup import Markup, join, markdown, tag
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["Gallery", "gallery"]
+    from submerge.documents import EvaluationDocument
+    from submerge.documents.painting import ImageRow, ModelRow
+
+    Key = tuple[str, int, str]
+
+__all__ = ["Gallery", "gallery", "ordered"]
 
 
 class Shot(NamedTuple):
@@ -33,74 +39,69 @@ class Row(NamedTuple):
     prompt: str
     words: str
     tags: tuple[str, ...]
-    seed: str
+    seed: int
     shots: tuple[Shot, ...]
 
 
-def gallery(evaluation: Mapping[str, Any], folder: Path, budget: int) -> Gallery:
+def gallery(evaluation: EvaluationDocument, folder: Path, budget: int) -> Gallery:
     """Return the images of an evaluation; see `thumbnails` for the budget and the errors."""
-    models = [text(model.get("name")) for model in ordered(items(evaluation, "models"))]
-    images = {
-        (text(i.get("prompt")), text(i.get("seed")), text(i.get("model"))): i
-        for i in items(evaluation, "images")
-    }
-    files = {key: inside(folder, text(image.get("path"))) for key, image in images.items()}
+    models = [model["name"] for model in ordered(evaluation["models"])]
+    images = {(i["prompt"], i["seed"], i["model"]): i for i in evaluation["images"]}
+    files = {key: _file(image, folder) for key, image in images.items()}
     pictures = thumbnails((path for path in files.values() if path is not None), budget)
     scores = _scores(evaluation)
-    prompts = {text(prompt.get("id")): prompt for prompt in items(evaluation, "prompts")}
+    prompts = {prompt["id"]: prompt for prompt in evaluation["prompts"]}
 
-    def shot(prompt: str, seed: str, model: str) -> Shot:
-        image = images.get((prompt, seed, model), {})
+    def shot(prompt: str, seed: int, model: str) -> Shot:
+        image = images.get((prompt, seed, model))
         path = files.get((prompt, seed, model))
         picture = None if path is None else pictures[path]
-        known = (*_made(image), *scores.get((prompt, seed, model), ()))
-        return Shot(model, picture, text(image.get("path")), known)
+        made = [] if image is None else _made(image)
+        name = "" if image is None else image["path"] or ""
+        return Shot(model, picture, name, (*made, *scores.get((prompt, seed, model), ())))
 
     rows = [
         Row(
             prompt,
-            text(prompts.get(prompt, {}).get("text")),
-            tuple(map(text, prompts.get(prompt, {}).get("tags") or ())),
+            prompts[prompt]["text"] if prompt in prompts else "",
+            tuple(prompts[prompt]["tags"]) if prompt in prompts else (),
             seed,
             tuple(shot(prompt, seed, model) for model in models),
         )
         for prompt, seed in dict.fromkeys((prompt, seed) for prompt, seed, _ in images)
     ]
-    return Gallery(models, sorted(rows, key=lambda row: _place(row, list(prompts))))
+    order = list(prompts)
+    return Gallery(
+        models,
+        sorted(rows, key=lambda r: order.index(r.prompt) if r.prompt in prompts else len(order)),
+    )
 
 
-def ordered(models: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def ordered(models: Sequence[ModelRow]) -> list[ModelRow]:
     """Return the models as the eye compares them: a parent, the merge, the other parents."""
-    parents = [model for model in models if model.get("role") != "merge"]
-    merges = [model for model in models if model.get("role") == "merge"]
+    parents = [model for model in models if model["role"] != "merge"]
+    merges = [model for model in models if model["role"] == "merge"]
     return [*parents[:1], *merges, *parents[1:]]
 
 
-def _place(row: Row, prompts: Sequence[str]) -> int:
-    return prompts.index(row.prompt) if row.prompt in prompts else len(prompts)
+def _file(image: ImageRow, folder: Path) -> Path | None:
+    path = None if image["path"] is None else beside(folder, image["path"])
+    return path if path is not None and path.is_file() else None
 
 
-def _made(image: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _made(image: ImageRow) -> list[tuple[str, str]]:
     """Return the time an image took and its hash."""
-    facts = []
-    if (seconds := number(image.get("seconds"))) is not None:
-        facts.append(("time", seconds_in_words(seconds)))
-    phases = image.get("phases")
-    for name, value in phases.items() if isinstance(phases, dict) else ():
-        if (seconds := number(value)) is not None:
-            facts.append((f"{name} time", seconds_in_words(seconds)))
-    if image.get("sha256"):
-        facts.append(("sha256", text(image["sha256"])[:7]))
-    return facts
+    times = {"time": image["seconds"]} | {f"{n} time": s for n, s in image["phases"].items()}
+    facts = [(name, seconds_in_words(seconds)) for name, seconds in times.items()]
+    return [*facts, ("sha256", image["sha256"][:7])] if image["sha256"] else facts
 
 
-def _scores(evaluation: Mapping[str, Any]) -> dict[tuple[str, str, str], list[tuple[str, str]]]:
-    found: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
-    for score in items(evaluation, "scores"):
-        value = number(score.get("value"))
-        if value is not None:
-            key = (text(score.get("prompt")), text(score.get("seed")), text(score.get("model")))
-            found.setdefault(key, []).append((text(score.get("scorer")), f"{value:.4g}"))
+def _scores(evaluation: EvaluationDocument) -> dict[Key, list[tuple[str, str]]]:
+    found: dict[Key, list[tuple[str, str]]] = {}
+    for score in evaluation["scores"]:
+        if (value := known(score["value"])) is not None:
+            key = (score["prompt"], score["seed"], score["model"])
+            found.setdefault(key, []).append((score["scorer"], f"{value:.4g}"))
     return found
 
 
@@ -137,8 +138,8 @@ class Gallery:
 
     def _details(self, row: Row) -> Markup:
         names = list(dict.fromkeys(name for shot in row.shots for name, _ in shot.facts))
-        known = [dict(shot.facts) for shot in row.shots]
-        rows = [[name, *(facts.get(name, "-") for facts in known)] for name in names]
+        facts = [dict(shot.facts) for shot in row.shots]
+        rows = [[name, *(of.get(name, "-") for of in facts)] for name in names]
         table = Table(["", *self.models], rows, figures=1, narrow=len(self.models) < 4)
         return Details(f"prompt {row.prompt}: times and scores", [table]).html()
 
@@ -148,7 +149,7 @@ class Gallery:
         for row in self.rows:
             paths = ", ".join(f"{s.model}: {s.path or 'no image'}" for s in row.shots)
             words = markdown(row.words or "empty prompt")
-            lines.append(f"- {words} (seed {markdown(row.seed)}): {markdown(paths)}")
+            lines.append(f"- {words} (seed {row.seed}): {markdown(paths)}")
         return "\n".join(lines)
 
 

@@ -6,16 +6,16 @@ import base64
 import io
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from submerge.errors import RecipeError, SubmergeError, quoted
+from submerge.errors import RecipeError, SubmergeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-__all__ = ["Thumbnail", "inside", "thumbnails"]
+__all__ = ["Thumbnail", "thumbnails"]
 
 # Longest side and quality, from what looks best to what is smallest.
-_LADDER = ((512, 82), (448, 78), (384, 76), (320, 72), (256, 68), (192, 60), (128, 50), (96, 40))
+_SIZES = ((512, 82), (448, 78), (384, 76), (320, 72), (256, 68), (192, 60), (128, 50), (96, 40))
 # So many pictures tell how large the others will be.
 _TRIED = 12
 
@@ -26,21 +26,6 @@ class Thumbnail(NamedTuple):
     address: str
     width: int
     height: int
-
-
-def inside(folder: Path, name: str) -> Path | None:
-    """Return the path of a picture named in a file, or None where there is none.
-
-    Raises:
-        RecipeError: the name leads out of the folder: a file from elsewhere must not make a report
-            show pictures of this machine.
-    """
-    path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise RecipeError(
-            f"images: expected a path inside the evaluation's folder, got {quoted(name)}"
-        )
-    return path if path.is_file() else None
 
 
 def thumbnails(paths: Iterable[Path], budget: int) -> Mapping[Path, Thumbnail]:
@@ -57,8 +42,8 @@ def thumbnails(paths: Iterable[Path], budget: int) -> Mapping[Path, Thumbnail]:
     wanted = sorted(set(paths))
     if not wanted:
         return {}
-    for step, (side, quality) in enumerate(_LADDER):
-        last = step == len(_LADDER) - 1
+    for step, (side, quality) in enumerate(_SIZES):
+        last = step == len(_SIZES) - 1
         tried = {
             path: _encoded(path, side, quality) for path in wanted[:: max(1, len(wanted) // _TRIED)]
         }

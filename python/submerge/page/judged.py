@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from submerge.errors import counted
 from submerge.page.charts import Curves, Figures, interval
 from submerge.page.content import Block, Cell, Details, Facts, Prose, Section, Table, badge
 from submerge.page.gallery import gallery, ordered
-from submerge.page.inputs import items, number, text
-from submerge.page.markup import tag
+from submerge.page.inputs import known
+from submerge.pictures.markup import tag
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from submerge.documents import EvaluationDocument
+    from submerge.documents.painting import Comparison, Verdict
+
 __all__ = ["images", "questions", "scores", "verdicts"]
 
+_VERDICTS: tuple[Verdict, ...] = ("good", "mixed", "bad", "unknown")
 # What runs along the signals that are curves.
 _ACROSS = {
     "velocity cosine": "time (1 is noise)",
@@ -28,25 +32,19 @@ _ACROSS = {
 }
 
 
-def verdicts(evaluation: Mapping[str, Any]) -> dict[str, int]:
+def verdicts(evaluation: EvaluationDocument) -> dict[Verdict, int]:
     """Return how many questions got each verdict, the best first."""
-    found = [badge(text(q.get("verdict"))).text for q in items(evaluation, "questions")]
-    return {
-        verdict: found.count(verdict)
-        for verdict in ("good", "mixed", "bad", "unknown")
-        if verdict in found
-    }
+    found = [question["verdict"] for question in evaluation["questions"]]
+    return {verdict: found.count(verdict) for verdict in _VERDICTS if verdict in found}
 
 
-def questions(evaluation: Mapping[str, Any]) -> Section | None:
+def questions(evaluation: EvaluationDocument) -> Section | None:
     """List the questions with their verdicts and evidence, and what was not run."""
     rows: list[Sequence[str | Cell]] = [
-        [text(q.get("question")), badge(text(q.get("verdict"))), _prose(text(q.get("evidence")))]
-        for q in items(evaluation, "questions")
+        [q["question"], badge(q["verdict"]), _prose(q["evidence"])] for q in evaluation["questions"]
     ]
     found: list[Block] = [Table(["question", "verdict", "evidence"], rows)] if rows else []
-    left = [[text(n.get("what")), text(n.get("why"))] for n in items(evaluation, "not_run")]
-    if left:
+    if left := [[n["what"], n["why"]] for n in evaluation["not_run"]]:
         found.append(
             Details(f"{counted(len(left), 'check')} not run", [Table(["check", "why"], left)])
         )
@@ -57,13 +55,16 @@ def _prose(words: str) -> Cell:
     return Cell(words, tag("span", words, class_="prose"))
 
 
-def images(evaluation: Mapping[str, Any], folder: Path, budget: int) -> Section | None:
+def images(evaluation: EvaluationDocument, folder: Path, budget: int) -> Section | None:
     """Show the images of every model side by side, prompt by prompt."""
     shown = gallery(evaluation, folder, budget)
     if not shown.rows:
         return None
-    how = [(text(name), text(value)) for name, value in (evaluation.get("options") or {}).items()]
-    how = [(name, value) for name, value in how if value not in ("", "{}", "[]")]
+    how = [
+        (name, str(value))
+        for name, value in evaluation["options"].items()
+        if value not in (None, "", {}, [])
+    ]
     lead = f"{counted(len(shown.rows), 'row')}: the same prompt, seed and start for every model."
     found: list[Block] = [Prose(lead), shown]
     if how:
@@ -71,11 +72,11 @@ def images(evaluation: Mapping[str, Any], folder: Path, budget: int) -> Section 
     return Section("images", "Images", found)
 
 
-def scores(evaluation: Mapping[str, Any]) -> Section | None:
+def scores(evaluation: EvaluationDocument) -> Section | None:
     """Compare the models' scores, with intervals, and draw the signals."""
     found: list[Block] = []
-    compared = items(evaluation, "comparisons")
-    if rows := _compared(compared, _better(evaluation)):
+    better = {score["scorer"]: score["better"] for score in evaluation["scores"]}
+    if rows := _compared(evaluation["comparisons"], better):
         found.append(
             Prose(
                 "The merge minus each parent on the same prompts and seeds. The line spans the"
@@ -83,15 +84,8 @@ def scores(evaluation: Mapping[str, Any]) -> Section | None:
                 " interval leaves zero out."
             )
         )
-        columns = [
-            "score",
-            "against",
-            "difference",
-            "mean",
-            "95 % interval",
-            "merge ahead",
-            "pairs",
-        ]
+        columns = ["score", "against", "difference", "mean", "95 % interval"]
+        columns += ["merge ahead", "pairs"]
         found.append(Table(columns, rows, figures=3))
     if means := _means(evaluation):
         found.append(means)
@@ -103,30 +97,21 @@ def scores(evaluation: Mapping[str, Any]) -> Section | None:
     return Section("scores", "Scores", found) if found else None
 
 
-def _better(evaluation: Mapping[str, Any]) -> dict[str, str]:
-    """Return which direction of each score is the better one: `higher`, `lower` or `none`."""
-    return {text(s.get("scorer")): text(s.get("better")) for s in items(evaluation, "scores")}
-
-
-def _compared(
-    compared: Sequence[Mapping[str, Any]], better: Mapping[str, str]
-) -> list[list[str | Cell]]:
+def _compared(compared: Sequence[Comparison], better: Mapping[str, str]) -> list[list[str | Cell]]:
     rows: list[list[str | Cell]] = []
     reach: dict[str, float] = {}
     for one in compared:
-        ends = [abs(number(one.get(name)) or 0.0) for name in ("low", "high", "mean_difference")]
-        scorer = text(one.get("scorer"))
-        reach[scorer] = max(reach.get(scorer, 0.0), *ends)
+        ends = [abs(known(of) or 0.0) for of in (one["low"], one["high"], one["mean_difference"])]
+        reach[one["scorer"]] = max(reach.get(one["scorer"], 0.0), *ends)
     for one in compared:
-        scorer, against = text(one.get("scorer")), text(one.get("parent"))
-        values = [number(one.get(name)) for name in ("mean_difference", "low", "high")]
-        rate, pairs = number(one.get("win_rate")), text(one.get("pairs"))
-        mean, low, high = values
+        scorer, against, pairs = one["scorer"], one["parent"], str(one["pairs"])
+        mean, low, high = known(one["mean_difference"]), known(one["low"]), known(one["high"])
         if mean is None or low is None or high is None:
             rows.append([scorer, against, "-", "-", "-", "-", pairs])
             continue
         tone = _tone(low, high, better.get(scorer, "none"))
         chart = Cell(tone, interval(mean, low, high, reach[scorer], tone))
+        rate = known(one["win_rate"])
         won = "-" if rate is None else f"{rate:.0%}"
         rows.append(
             [scorer, against, chart, f"{mean:+.4g}", f"{low:+.4g} to {high:+.4g}", won, pairs]
@@ -141,20 +126,17 @@ def _tone(low: float, high: float, better: str) -> str:
     return "good" if (low > 0) == (better == "higher") else "bad"
 
 
-def _means(evaluation: Mapping[str, Any]) -> Table | None:
+def _means(evaluation: EvaluationDocument) -> Table | None:
     """Return the mean score of each model."""
-    models = [text(model.get("name")) for model in ordered(items(evaluation, "models"))]
+    models = [model["name"] for model in ordered(evaluation["models"])]
     values: dict[str, dict[str, list[float]]] = {}
     units: dict[str, str] = {}
-    for score in items(evaluation, "scores"):
-        value, scorer = number(score.get("value")), text(score.get("scorer"))
-        if value is not None:
-            values.setdefault(scorer, {}).setdefault(text(score.get("model")), []).append(value)
-            units[scorer] = " ".join(
-                word
-                for word in (text(score.get("unit")), _direction(text(score.get("better"))))
-                if word
-            )
+    for score in evaluation["scores"]:
+        if (value := known(score["value"])) is not None:
+            scorer, better = score["scorer"], score["better"]
+            values.setdefault(scorer, {}).setdefault(score["model"], []).append(value)
+            direction = "" if better == "none" else f"({better} is better)"
+            units[scorer] = f"{score['unit']} {direction}".strip()
     rows = [
         [
             scorer,
@@ -167,26 +149,22 @@ def _means(evaluation: Mapping[str, Any]) -> Table | None:
     return Table(["mean score", "unit", *models, "images"], rows, figures=2) if rows else None
 
 
-def _direction(better: str) -> str:
-    return f"({better} is better)" if better in ("higher", "lower") else ""
-
-
-def _signals(evaluation: Mapping[str, Any]) -> list[Curves]:
+def _signals(evaluation: EvaluationDocument) -> list[Curves]:
     """Return a chart for each signal with figures along a number, or along names."""
     found: dict[str, dict[tuple[str, str], list[tuple[float, float]]]] = {}
     labels: dict[str, list[str]] = {}
-    for signal in items(evaluation, "signals"):
-        name, value = text(signal.get("signal")), number(signal.get("value"))
-        if value is None or signal.get("x") is None:
+    for signal in evaluation["signals"]:
+        name, value, x = signal["signal"], known(signal["value"]), signal["x"]
+        if value is None or x is None:
             continue
-        x = number(signal["x"])
-        if x is None:
-            known = labels.setdefault(name, [])
-            known += [] if (label := text(signal["x"])) in known else [label]
-            x = float(known.index(label))
-        who = text(signal.get("model")), text(signal.get("against"))
-        found.setdefault(name, {}).setdefault(who, []).append((x, value))
-    models = [text(model.get("name")) for model in items(evaluation, "models")]
+        if isinstance(x, str):
+            along = labels.setdefault(name, [])
+            along += [] if x in along else [x]
+            x = float(along.index(x))
+        if known(x) is not None:
+            who = signal["model"], signal["against"] or ""
+            found.setdefault(name, {}).setdefault(who, []).append((x, value))
+    models = [model["name"] for model in evaluation["models"]]
     return [
         Curves(name, _ACROSS.get(name, ""), _in_order(series, models), labels.get(name, ()))
         for name, series in found.items()
@@ -205,24 +183,24 @@ def _in_order(
     }
 
 
-def _single(evaluation: Mapping[str, Any]) -> list[Block]:
+def _single(evaluation: EvaluationDocument) -> list[Block]:
     """Return a table of the signals that are one figure."""
     rows = [
-        [*(text(signal.get(name)) for name in ("signal", "model", "against")), f"{value:.4g}"]
-        for signal in items(evaluation, "signals")
-        if signal.get("x") is None and (value := number(signal.get("value"))) is not None
+        [signal["signal"], signal["model"], signal["against"] or "", f"{value:.4g}"]
+        for signal in evaluation["signals"]
+        if signal["x"] is None and (value := known(signal["value"])) is not None
     ]
     table = Table(["signal", "model", "against", "value"], rows, figures=3)
     return [Details("signals of one figure", [table])] if rows else []
 
 
-def _sweep(evaluation: Mapping[str, Any]) -> Table | None:
+def _sweep(evaluation: EvaluationDocument) -> Table | None:
     """Return the mean scores at other steps and guidance."""
-    found: dict[tuple[str, ...], dict[str, str]] = {}
-    for cell in items(evaluation, "sweep"):
-        if (value := number(cell.get("value"))) is not None:
-            key = tuple(text(cell.get(name)) for name in ("model", "steps", "guidance"))
-            found.setdefault(key, {})[text(cell.get("scorer"))] = f"{value:.4g}"
+    found: dict[tuple[str, str, str], dict[str, str]] = {}
+    for cell in evaluation["sweep"]:
+        if (value := known(cell["value"])) is not None:
+            key = cell["model"], str(cell["steps"]), str(cell["guidance"])
+            found.setdefault(key, {})[cell["scorer"]] = f"{value:.4g}"
     scorers = list(dict.fromkeys(scorer for of in found.values() for scorer in of))
     rows = [[*key, *(of.get(scorer, "-") for scorer in scorers)] for key, of in found.items()]
     return Table(["model", "steps", "guidance", *scorers], rows, figures=1) if rows else None

@@ -6,41 +6,30 @@ from typing import TYPE_CHECKING, Any
 
 from submerge.page.charts import Bar, Figures, Timeline, seconds_in_words
 from submerge.page.content import Block, Cell, Details, Facts, Prose, Section, Table
-from submerge.page.inputs import items, number, text
+from submerge.page.inputs import known
 from submerge.plan.sizes import bytes_in_words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from submerge.documents import MeasureDocument
+    from submerge.documents.painting import MeasuredModel, MeasuredResult, TimelineRow
+
 __all__ = ["environments", "memory"]
 
-_CURVES = {
-    "rss": "resident memory",
-    "anonymous": "of it anonymous",
-    "vram": "device memory",
-}
 
-
-def memory(measure: Mapping[str, Any]) -> Section | None:
+def memory(measure: MeasureDocument) -> Section | None:
     """Tabulate memory and speed of each model and workload, and draw memory over time."""
     found: list[Block] = []
-    if rows := [_row(result) for result in items(measure, "results")]:
-        columns = [
-            "model",
-            "workload",
-            "first image",
-            "then, each",
-            "n",
-            "images/min",
-            "peak memory",
-        ]
-        columns += ["anonymous", "device"]
+    if rows := [_row(result) for result in measure["results"]]:
+        columns = ["model", "workload", "first image", "then, each", "n", "images/min"]
+        columns += ["peak memory", "anonymous", "device"]
         found.append(Table(columns, rows, figures=2))
-    if rows := [_loaded(model) for model in items(measure, "models")]:
+    if rows := [_loaded(model) for model in measure["models"]]:
         found.append(
             Table(["model", "imports", "loaded in", "peak memory"], rows, figures=1, narrow=True)
         )
-    lines = [line for one in items(measure, "timelines") if (line := _timeline(one))]
+    lines = [line for one in measure["timelines"] if (line := _timeline(one))]
     if lines:
         found.append(
             Prose(
@@ -51,77 +40,56 @@ def memory(measure: Mapping[str, Any]) -> Section | None:
     return Section("memory", "Memory and speed", found) if found else None
 
 
-def _row(result: Mapping[str, Any]) -> Sequence[str | Cell]:
-    peak = result.get("peak") or {}
+def _row(result: MeasuredResult) -> Sequence[str | Cell]:
+    peak = result["peak"]
     return [
-        text(result.get("model")),
-        text(result.get("workload")),
-        _seconds(result.get("first_seconds")),
-        _seconds(result.get("seconds")),
-        text(result.get("images")),
-        _plain(result.get("images_per_minute")),
-        *(_bytes(peak.get(kind)) for kind in ("rss", "anonymous", "vram")),
+        result["model"],
+        result["workload"],
+        seconds_in_words(result["first_seconds"]),
+        seconds_in_words(result["seconds"]),
+        str(result["images"]),
+        f"{result['images_per_minute']:.3g}",
+        *(_bytes(size) for size in (peak["rss"], peak["anonymous"], peak["vram"])),
     ]
 
 
-def _loaded(model: Mapping[str, Any]) -> Sequence[str | Cell]:
-    peak = model.get("peak") or {}
-    times = (_seconds(model.get(f"{name}_seconds")) for name in ("import", "load"))
-    return [text(model.get("name")), *times, _bytes(peak.get("rss"))]
+def _loaded(model: MeasuredModel) -> Sequence[str | Cell]:
+    times = (model["import_seconds"], model["load_seconds"])
+    return [model["name"], *map(seconds_in_words, times), _bytes(model["peak"]["rss"])]
 
 
-def _seconds(value: Any) -> str:
-    known = number(value)
-    return "-" if known is None else seconds_in_words(known)
+def _bytes(value: int | None) -> str:
+    return "-" if value is None else bytes_in_words(value)
 
 
-def _bytes(value: Any) -> str:
-    known = number(value)
-    return "-" if known is None else bytes_in_words(int(known))
-
-
-def _plain(value: Any) -> str:
-    known = number(value)
-    return "-" if known is None else f"{known:.3g}"
-
-
-def _timeline(timeline: Mapping[str, Any]) -> Timeline | None:
-    samples = items(timeline, "samples")
-    curves = {
-        words: [
-            (at, held)
-            for sample in samples
-            if (held := number(sample.get(kind))) is not None
-            and (at := number(sample.get("seconds"))) is not None
-        ]
-        for kind, words in _CURVES.items()
+def _timeline(timeline: TimelineRow) -> Timeline | None:
+    kinds = {
+        "resident memory": [(s["seconds"], s["rss"]) for s in timeline["samples"]],
+        "of it anonymous": [(s["seconds"], s["anonymous"]) for s in timeline["samples"]],
+        "device memory": [(s["seconds"], s["vram"]) for s in timeline["samples"]],
     }
-    known = {words: points for words, points in curves.items() if points}
+    curves = {
+        words: [(at, held) for at, size in curve if (held := known(size)) is not None]
+        for words, curve in kinds.items()
+    }
+    drawn = {words: points for words, points in curves.items() if points}
     bars = [
-        Bar(
-            text(s.get("name")),
-            number(s.get("start")) or 0.0,
-            number(s.get("seconds")) or 0.0,
-            int(number(s.get("depth")) or 0),
-        )
-        for s in items(timeline, "spans")
+        Bar(s["name"], s["start"], s["seconds"], s["depth"])
+        for s in timeline["spans"]
+        if known(s["start"] + s["seconds"]) is not None
     ]
-    return Timeline(text(timeline.get("model")), known, bars) if known else None
+    return Timeline(timeline["model"], drawn, bars) if drawn else None
 
 
 def environments(**inputs: Mapping[str, Any] | None) -> Section | None:
     """List the versions and hardware that each input was made with."""
     found: list[Block] = []
-    for name, data in inputs.items():
-        facts = data.get("environment") if data else None
-        if isinstance(facts, dict) and facts:
-            pairs = [
-                (text(key).replace("_", " "), _fact(text(key), value))
-                for key, value in facts.items()
-            ]
+    for name, facts in inputs.items():
+        if facts:
+            pairs = [(key.replace("_", " "), _fact(key, value)) for key, value in facts.items()]
             found.append(Details(f"{name}: versions and hardware", [Facts(pairs)]))
     return Section("environment", "Environment", found) if found else None
 
 
 def _fact(key: str, value: Any) -> str:
-    return _bytes(value) if key == "memory" else text(value)
+    return bytes_in_words(value) if key == "memory" and type(value) is int else str(value)

@@ -3,48 +3,79 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from submerge.errors import counted
 from submerge.page.charts import seconds_in_words
-from submerge.page.content import Block, Code, Details, Facts, Prose, Section, Table
-from submerge.page.heat import HeatMap, HeatMaps
-from submerge.page.inputs import items, number, text
+from submerge.page.content import Block, Code, Details, Facts, Notes, Prose, Section, Table
+from submerge.page.inputs import known
+from submerge.page.maps import Maps
+from submerge.pictures.heatmap import HeatMap, Place
 from submerge.plan.provenance import label
 from submerge.plan.sizes import bytes_in_words
 from submerge.plan.words import selectors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["blocks", "licence", "main_formula", "provenance", "recipe"]
+    from submerge.documents import AnalysisDocument, MergeDocument
+    from submerge.documents.figures import MergeRow, Unused
+
+    Cells = Mapping[Place, tuple[float, int]]
+
+__all__ = ["blocks", "licence", "main_formula", "notes", "provenance", "recipe"]
 
 # More formulas than this, those of a gradient for example, are folded away.
 _SHOWN = 10
 
-# Figures of an analysis: name, title, how to read it, how it is written.
-_FIGURES: tuple[tuple[str, str, str, str], ...] = (
-    (
+
+class _Figure(NamedTuple):
+    """A figure of an analysis: its name, title, how to read it; the rest as in `HeatMap`."""
+
+    name: str
+    title: str
+    note: str
+    shape: str
+    centre: float | None = None
+    falling: bool = False
+
+
+_FIGURES = (
+    _Figure(
         "cosine",
         "Cosine of the parents",
-        "1 is the same direction; strong colour differs most.",
+        "1 is the same direction; the strongest colour differs most.",
         "{:.4f}",
+        falling=True,
     ),
-    (
+    _Figure(
         "relative_delta",
         "Distance of the parents",
         "Length of the difference over the first model's.",
         "{:.1%}",
     ),
-    ("norm_ratio", "Ratio of lengths", "The second model's length over the first's.", "{:.3f}"),
-    (
+    _Figure(
+        "norm_ratio",
+        "Ratio of lengths",
+        "The second model's length over the first's.",
+        "{:.3f}",
+        centre=1.0,
+    ),
+    _Figure(
         "delta_norm",
         "Length of the difference",
         "Not relative: larger tensors have more of it.",
         "{:.3g}",
     ),
-    ("sign_conflict", "Conflicting signs", "Share of elements whose deltas point apart.", "{:.0%}"),
-    (
+    _Figure(
+        "sign_conflict",
+        "Conflicting signs",
+        "Share of elements whose deltas point apart.",
+        "{:.0%}",
+        centre=0.5,
+        falling=True,
+    ),
+    _Figure(
         "effective_rank",
         "Effective rank of the difference",
         "How many directions it takes.",
@@ -53,35 +84,30 @@ _FIGURES: tuple[tuple[str, str, str, str], ...] = (
 )
 
 
-def _rows(merge: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [row for row in items(merge, "rows") if row.get("block") and row.get("part")]
+def _name(row: MergeRow) -> str:
+    block, stream, part = row["block"], row.get("stream", ""), row["part"]
+    return block if block == part else ".".join(filter(None, (block, stream, part)))
 
 
-def _name(row: Mapping[str, Any]) -> str:
-    block, part = text(row["block"]), text(row["part"])
-    return block if block == part else f"{block}.{part}"
-
-
-def _formulas(merge: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
-    found: dict[str, list[Mapping[str, Any]]] = {}
-    for row in _rows(merge):
-        for formula in row.get("formulas") or ():
-            found.setdefault(text(formula), []).append(row)
+def _formulas(merge: MergeDocument) -> dict[str, list[MergeRow]]:
+    found: dict[str, list[MergeRow]] = {}
+    for row in merge["rows"]:
+        for formula in row["formulas"]:
+            found.setdefault(formula, []).append(row)
     return found
 
 
-def main_formula(merge: Mapping[str, Any]) -> str | None:
+def main_formula(merge: MergeDocument) -> str | None:
     """Return the formula most elements were made by."""
     sizes = {
-        formula: sum(number(row.get("elements")) or 0 for row in rows)
-        for formula, rows in _formulas(merge).items()
+        formula: sum(row["elements"] for row in rows) for formula, rows in _formulas(merge).items()
     }
     return max(sizes, key=lambda formula: sizes[formula]) if sizes else None
 
 
-def recipe(merge: Mapping[str, Any]) -> Section:
+def recipe(merge: MergeDocument) -> Section:
     """Say the recipe in words: each formula with the parts it made, then as it was given."""
-    universe = [_name(row) for row in _rows(merge)]
+    universe = [_name(row) for row in merge["rows"]]
     lines = []
     for formula, rows in _formulas(merge).items():
         whole = [_name(row) for row in rows if len(row["formulas"]) == 1]
@@ -96,9 +122,9 @@ def recipe(merge: Mapping[str, Any]) -> Section:
     if len(lines) > _SHOWN:
         more = counted(len(lines) - _SHOWN, "more formula")
         found.append(Details(more, [Table(columns, lines[_SHOWN:])]))
-    names = (("layout", "layout"), ("dtype", "numbers"), ("guidance", "guidance"))
-    found.append(Facts([(said, text(merge[name])) for name, said in names if merge.get(name)]))
-    if isinstance(merge.get("recipe"), dict):
+    facts = (("layout", merge["layout"]), ("numbers", merge["dtype"]))
+    found.append(Facts([*facts, ("guidance", merge["guidance"])]))
+    if merge["recipe"]:
         found.append(Details("the recipe as it was given", [Code(_public(merge["recipe"]))]))
     return Section("recipe", "Recipe", found)
 
@@ -111,144 +137,122 @@ def _public(given: Mapping[str, Any]) -> str:
         shown["models"] = {
             name: label(source)
             if isinstance(source, str)
-            else source | {"path": label(text(source.get("path")))}
+            else source | {"path": label(str(source.get("path")))}
             for name, source in models.items()
             if isinstance(source, str | dict)
         }
     return json.dumps(shown, indent=2, ensure_ascii=False)
 
 
-def blocks(merge: Mapping[str, Any] | None, analysis: Mapping[str, Any] | None) -> Section | None:
+def blocks(merge: MergeDocument | None, analysis: AnalysisDocument | None) -> Section | None:
     """Map the model: each model's share, and how far the parents lie apart."""
     maps = _shares(merge) if merge else []
-    figures: dict[str, Mapping[tuple[str, str], float]] = {}
+    figures: dict[str, Cells] = {}
     if analysis is not None:
-        rows = items(analysis, "blocks")
-        figures = {name: _cells(rows, name) for name, *_ in _FIGURES}
+        figures = {figure.name: _figure(analysis, figure.name) for figure in _FIGURES}
     elif merge is not None:
         figures = _pairs(merge)
     found = [
-        HeatMap(title, note, figures[name], _bounds(name, figures[name]), shape)
-        for name, title, note, shape in _FIGURES
-        if figures.get(name)
+        HeatMap(f.title, f.note, figures[f.name], f.shape, f.centre, f.falling)
+        for f in _FIGURES
+        if figures.get(f.name)
     ]
     first, rest = [*maps, *found[:2]], found[2:]
     if not first:
         return None
-    content: list[Block] = [HeatMaps(first)]
+    content: list[Block] = [Maps(first)]
     if rest:
-        content.append(Details("more figures for each block", [HeatMaps(rest)]))
-    notes = (analysis or {}).get("notes")
-    content += [Prose(text(note), "small") for note in (notes if isinstance(notes, list) else ())]
+        content.append(Details("more figures for each block", [Maps(rest)]))
     return Section("blocks", "Block by block", content)
 
 
-def _shares(merge: Mapping[str, Any]) -> list[HeatMap]:
+def _shares(merge: MergeDocument) -> list[HeatMap]:
     """Return a map of the share of every model but the first."""
-    models = [text(parent.get("name")) for parent in items(merge, "parents")]
+    models = [parent["name"] for parent in merge["parents"]]
     maps = []
     for model in models[1:]:
-        cells = {
-            (text(row["block"]), text(row["part"])): number(row["shares"].get(model)) or 0.0
-            for row in _rows(merge)
-            if isinstance(row.get("shares"), dict)
-        }
+        cells = _cells((row, row["shares"].get(model, 0.0)) for row in merge["rows"])
         if cells:
             note = (
                 f"0 is {models[0]} alone, 1 is {model} alone."
                 if len(models) == 2
                 else "Of all models."
             )
-            maps.append(HeatMap(f"Share of {model}", note, cells, (0.0, 1.0)))
+            maps.append(HeatMap(f"Share of {model}", note, cells, bounds=(0.0, 1.0)))
     return maps
 
 
-def _cells(rows: Sequence[Mapping[str, Any]], name: str) -> dict[tuple[str, str], float]:
+def _cells(rows: Iterable[tuple[Any, float | None]]) -> Cells:
+    """Return the cells of rows, of a merge or an analysis, whose figure is known."""
     return {
-        (text(row.get("block")), text(row.get("part"))): value
-        for row in rows
-        if (value := number(row.get(name))) is not None
+        Place(row["block"], row.get("stream", ""), row["part"]): (value, row["elements"])
+        for row, figure in rows
+        if (value := known(figure)) is not None
     }
 
 
-def _pairs(merge: Mapping[str, Any]) -> dict[str, Mapping[tuple[str, str], float]]:
+def _figure(analysis: AnalysisDocument, name: str) -> Cells:
+    return _cells((row, row.get(name)) for row in analysis["blocks"])  # type: ignore[misc]
+
+
+def _pairs(merge: MergeDocument) -> dict[str, Cells]:
     """Return cosine and distance as the merge measured them, of its first pair of models."""
-    rows = [(row, items(row, "pairs")) for row in _rows(merge)]
-    flat = [
-        {**pairs[0], "block": row["block"], "part": row["part"]} for row, pairs in rows if pairs
-    ]
-    return {"cosine": _cells(flat, "cosine"), "relative_delta": _cells(flat, "relative_l2")}
+    paired = [(row, row["pairs"][0]) for row in merge["rows"] if row["pairs"]]
+    return {
+        "cosine": _cells((row, pair["cosine"]) for row, pair in paired),
+        "relative_delta": _cells((row, pair["relative_l2"]) for row, pair in paired),
+    }
 
 
-def _bounds(name: str, cells: Mapping[tuple[str, str], float]) -> tuple[float, float]:
-    """Return the figures of the palest and the darkest shade: dark is where models differ most."""
-    least, most = min(cells.values()), max(cells.values())
-    if name == "cosine":
-        return (1.0, least)
-    return (least, most) if name in ("norm_ratio", "effective_rank") else (0.0, most)
+def notes(**inputs: Sequence[str]) -> Section | None:
+    """List what a reader should know before anything else, by the input that says it."""
+    found = [note for said in inputs.values() for note in said]
+    return Section("notes", "Worth knowing", [Notes(list(dict.fromkeys(found)))]) if found else None
 
 
-def provenance(merge: Mapping[str, Any]) -> Section:
+def provenance(merge: MergeDocument) -> Section:
     """Say what the output was made of and by, and what was left over."""
-    rows = [
-        [text(parent.get(name)) for name in ("name", "label", "variant")]
-        for parent in items(merge, "parents")
-    ]
+    rows = [[p["name"], p["label"], p["variant"]] for p in merge["parents"]]
     found: list[Block] = [Table(["model", "source", "kind"], rows)] if rows else []
     found.append(Facts(_made_by(merge)))
-    if isinstance(notes := merge.get("notes"), list):
-        found += [Prose(text(note), "small") for note in notes]
-    if unused := items(merge, "unused"):
-        lines = [
-            [text(entry.get("model")), text(entry.get("reason")), _names(entry)] for entry in unused
-        ]
+    if merge["unused"]:
+        lines = [[of["model"], of["reason"], _names(of)] for of in merge["unused"]]
         found.append(
             Details("input tensors that were not used", [Table(["model", "why", "tensors"], lines)])
         )
     return Section("provenance", "Provenance", found)
 
 
-def _names(entry: Mapping[str, Any]) -> str:
-    names = entry.get("tensors") or ()
-    return ", ".join(map(text, names[:10])) + (
-        f" and {len(names) - 10} more" if len(names) > 10 else ""
-    )
+def _names(unused: Unused) -> str:
+    names = unused["tensors"]
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
-def _made_by(merge: Mapping[str, Any]) -> list[tuple[str, str]]:
-    facts = []
-    files = merge.get("files")
-    if isinstance(files, dict) and files:
-        size = sum(number(size) or 0 for size in files.values())
-        facts.append(("weights", f"{bytes_in_words(int(size))} in {counted(len(files), 'file')}"))
-    run = merge.get("run")
-    if isinstance(run, dict):
-        seconds, rss = number(run.get("seconds")), number(run.get("peak_rss"))
-        if seconds is not None:
-            facts.append(("merged in", seconds_in_words(seconds)))
-        if rss is not None:
-            facts.append(("peak memory of the merge", bytes_in_words(int(rss))))
-        facts += [(name, text(run[name])) for name in ("threads", "io", "isa") if run.get(name)]
-    versions = merge.get("versions")
-    if isinstance(versions, dict):
-        facts += [(text(name), text(version)) for name, version in versions.items()]
-    return facts
-
-
-def licence(merge: Mapping[str, Any]) -> Section | None:
-    """Say the licence of the output, and what each parent brought to it."""
-    if not merge.get("license"):
-        return None
-    rows = [
-        [text(parent.get("name")), text(parent.get("license"))]
-        for parent in items(merge, "parents")
+def _made_by(merge: MergeDocument) -> list[tuple[str, str]]:
+    files, run = merge["files"], merge["run"]
+    size = bytes_in_words(sum(files.values()))
+    return [
+        ("weights", f"{size} in {counted(len(files), 'file')}"),
+        ("merged in", seconds_in_words(run["seconds"])),
+        ("peak memory of the merge", bytes_in_words(run["peak_rss"])),
+        ("threads", str(run["threads"])),
+        ("io", run["io"]),
+        ("isa", run["isa"]),
+        *((name, str(version)) for name, version in merge["versions"].items()),
     ]
-    words = text(merge["license"])
+
+
+def licence(merge: MergeDocument) -> Section | None:
+    """Say the licence of the output, and what each parent brought to it."""
+    words = merge["license"]
+    if not words:
+        return None
     found: list[Block] = [Prose(words, "lead")]
     if "non-commercial" in words:
         found.append(
             Prose("Non-commercial: the terms stay with whatever is made of these weights.")
         )
+    rows = [[parent["name"], parent["license"]] for parent in merge["parents"]]
     found.append(Table(["model", "licence"], rows))
     found.append(Prose("Found in the files, not legal advice.", "small"))
     return Section("licence", "Licence", found)

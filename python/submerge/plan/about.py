@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from submerge.errors import listing, quoted
+from submerge.errors import counted, listing, quoted
 from submerge.layout import depths_of, family_of
 from submerge.plan.form import About, Copy, Parent, Text
 from submerge.plan.licence import Licence, Terms, combined, is_permissive, license_files, terms_of
@@ -165,7 +166,8 @@ def remarks(draft: Draft, licences: Sequence[Copy]) -> tuple[str, ...]:
 
 
 def _of_models(draft: Draft) -> list[str]:
-    notes = [warning for model in draft.models.values() for warning in model.checkpoint.warnings]
+    notes = [*_same_file(draft)]
+    notes += [warning for model in draft.models.values() for warning in model.checkpoint.warnings]
     family = family_of(draft.arch)
     full = None if family is None else family.published
     if family is not None and full is not None and draft.arch.depths != full.depths:
@@ -182,6 +184,19 @@ def _of_models(draft: Draft) -> list[str]:
     return notes
 
 
+def _same_file(draft: Draft) -> list[str]:
+    """Tell of models that are one under two names."""
+    by_files: dict[tuple[tuple[int, ...], ...], list[str]] = {}
+    for name, model in draft.models.items():
+        files = tuple(tuple(file.identity.values()) for file in model.checkpoint.files)
+        by_files.setdefault(files, []).append(name)
+    return [
+        f"{' and '.join(map(quoted, names))} are the same file{'s' * (len(files) > 1)}"
+        for files, names in by_files.items()
+        if len(names) > 1
+    ]
+
+
 def _of_output(draft: Draft) -> list[str]:
     """Tell of widths that need another pipeline, and of an output equal to a parent."""
     notes = []
@@ -191,6 +206,11 @@ def _of_output(draft: Draft) -> list[str]:
             f"the output takes {draft.arch.in_channels} input channels; it runs in the pipeline of "
             f"{', '.join(quoted(n) for n, w in widths.items() if w == draft.arch.in_channels)}"
         )
+    carried = [unit for unit in draft.placed.units if unit.reason == "extras"]
+    if carried:
+        spaces = Counter(unit.name.partition(".")[0] for unit in carried)
+        words = ", ".join(f"{quoted(s)} ({counted(n, 'tensor')})" for s, n in spaces.items())
+        notes.append(f"carried along from {quoted(carried[0].models[0])} as they are: {words}")
     units = [unit for unit in draft.placed.units if unit.reason != "extras"]
     sources = {unit.models for unit in units}
     if len(draft.models) > 1 and len(sources) == 1 and all(u.op == "copy" for u in units):

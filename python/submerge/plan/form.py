@@ -78,13 +78,13 @@ class Unit(NamedTuple):
 
     def plain(self) -> dict[str, Any]:
         """Return the JSON form."""
-        kinds = [{"mlp" if isinstance(o, Mlp) else "rows": o.plain()} for o in self.operands]
+        terms = [{"network" if isinstance(o, Mlp) else "rows": o.plain()} for o in self.operands]
         return {
             "name": self.name,
             "output": self.output,
             "start": self.start,
             "end": self.end,
-            "operands": kinds,
+            "operands": [[term] for term in terms],
             "op": {self.blend.op: dict(self.blend.arguments)},
         }
 
@@ -239,7 +239,7 @@ class Plan:
     def plain(self) -> dict[str, Any]:
         """Return the JSON form the core reads."""
         kind = "folder" if self.is_folder else "file"
-        sources = [{"path": str(s.path), "identity": dict(s.identity)} for s in self.sources]
+        sources = [source.plain() for source in self.sources]
         copies = [{"path": c.path, "from": str(c.source), "how": c.how} for c in self.copies]
         return {
             "version": VERSION,

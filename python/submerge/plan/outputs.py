@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from submerge.blocks import block_of
 from submerge.checkpoint import FLOATS
+from submerge.checkpoint.files import is_one_file
 from submerge.errors import InternalError, LayoutError, RecipeError, quoted
 from submerge.layout import COMFY_PREFIX, OutTensor, family_of, tensors_of
 from submerge.plan.form import OutputTensor, Text, Unit
@@ -85,7 +86,7 @@ def shape_of(wanted: Wanted, first: Model, target: Path) -> Shape:
     Raises:
         RecipeError: wishes that contradict each other or the target.
     """
-    is_folder = target.suffix.lower() != ".safetensors"
+    is_folder = not is_one_file(target)
     pipeline = wanted.pipeline_from is not None
     layout, prefix = _layout(wanted, first, pipeline=pipeline)
     if wanted.dtype == "fp8" and layout == "generic":
@@ -103,7 +104,7 @@ def shape_of(wanted: Wanted, first: Model, target: Path) -> Shape:
         raise RecipeError(
             f"recipe.output.pipeline_from: {quoted(target.name)} is one file, expected a folder to "
             "write a pipeline into",
-            hint="leave `.safetensors` off the output's name",
+            hint=f"leave {quoted(target.suffix)} off the output's name",
         )
     if pipeline and layout != "diffusers":
         raise RecipeError(

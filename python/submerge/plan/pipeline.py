@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from submerge.checkpoint import read_header
 from submerge.checkpoint.components import INDEX, Component, Pipeline, is_index, is_weights
-from submerge.checkpoint.files import MAX_CONFIG_BYTES, read_object
+from submerge.checkpoint.files import MAX_CONFIG_BYTES, is_safetensors, read_object
 from submerge.errors import CheckpointError, RecipeError, listing, quoted
 from submerge.plan.form import Copy, Text
 from submerge.plan.licence import is_licence
@@ -134,7 +134,7 @@ def _files(
         path = component.folder / file
         if is_index(file.name):
             component.check_shards(file.as_posix())
-        elif file.suffix == ".safetensors":
+        elif is_safetensors(file.name):
             read_header(path)
         # A hub cache holds links; a hard link must be to the file itself.
         real = Path(os.path.realpath(path))

@@ -100,10 +100,10 @@ def recipe_json(public: Mapping[str, Any]) -> str:
 
 
 def identity(model: Model) -> dict[str, Any]:
-    """Return what identifies a model without reading its tensors: count, bytes, and a digest.
+    """Return what a model is like without reading its tensors: how many, how large, which shapes.
 
-    `digest` is the SHA-256 of the lines `unit dtype rows shape-of-a-row`, sorted by unit. Equal
-    digests mean equal names, dtypes and shapes, not equal numbers.
+    `names_and_shapes_sha256` is that of the lines `unit dtype rows shape-of-a-row`, sorted by unit.
+    Where it is equal, names, dtypes and shapes are, not the numbers.
     """
     tensors = model.checkpoint.tensors
     lines, size = [], 0
@@ -112,7 +112,7 @@ def identity(model: Model) -> dict[str, Any]:
         lines.append(f"{unit} {info.dtype} {info.rows} {'x'.join(map(str, trailing))}\n")
         size += info.rows * math.prod(trailing) * DTYPES[info.dtype] // 8
     digest = hashlib.sha256("".join(lines).encode()).hexdigest()
-    return {"units": len(lines), "bytes": size, "digest": f"sha256:{digest}"}
+    return {"units": len(lines), "bytes": size, "names_and_shapes_sha256": digest}
 
 
 def metadata(

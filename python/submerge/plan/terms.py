@@ -12,10 +12,14 @@ __all__ = ["Layer", "Mix", "Mlp", "Operand", "Rows", "Source"]
 
 
 class Source(NamedTuple):
-    """An input file; `identity` is dev, ino, size and mtime_ns when its header was read."""
+    """An input file; `identity` is what the core said of it when its header was read."""
 
     path: Path
     identity: Mapping[str, int]
+
+    def plain(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {"file": {"path": str(self.path), "identity": dict(self.identity)}}
 
 
 class Rows(NamedTuple):
@@ -48,6 +52,11 @@ class Layer(NamedTuple):
     weight: Mix
     bias: Mix
 
+    def plain(self, activation: str) -> dict[str, Any]:
+        """Return the JSON form; the output goes through `activation`."""
+        weight, bias = self.weight.plain(), self.bias.plain()
+        return {"weight": weight, "bias": bias, "activation": activation}
+
 
 class Mlp(NamedTuple):
     """The vector `W2 @ silu(W1 @ input + b1) + b2`, computed in f64, rounded once to f32."""
@@ -57,8 +66,8 @@ class Mlp(NamedTuple):
 
     def plain(self) -> dict[str, Any]:
         """Return the JSON form."""
-        layers = [{"weight": x.weight.plain(), "bias": x.bias.plain()} for x in self.layers]
-        return {"input": list(self.input), "layers": layers}
+        inner, outer = self.layers
+        return {"input": list(self.input), "layers": [inner.plain("silu"), outer.plain("none")]}
 
 
 Operand: TypeAlias = Rows | Mlp

@@ -278,7 +278,7 @@ def _read(source: object) -> Any:
         return plain_copy(load_text(source, "recipe"), "recipe")
     if isinstance(source, str | os.PathLike):
         path = Path(os.fsdecode(os.fspath(source)))
-        if path.suffix.lower() == ".safetensors":
+        if path.suffix.lower() in (".safetensors", ".sft"):
             raise RecipeError(
                 f"{path}: a checkpoint, expected a recipe in YAML or JSON",
                 hint="a checkpoint belongs under `models:` of a recipe",

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
+    from submerge.documents.painting import NotRun
+
     References = Mapping[str, Image]
     Made = Sequence[Scorer]
 
@@ -80,7 +82,7 @@ _LEFT_OUT = {
 
 def scorers_of(
     wanted: str | Scorer | Sequence[str | Scorer], references: References
-) -> tuple[list[Scorer], list[dict[str, str]]]:
+) -> tuple[list[Scorer], list[NotRun]]:
     """Return the scorers to run, and for what will not be scored `{what, why}`.
 
     Args:
@@ -97,7 +99,7 @@ def scorers_of(
     made += diversity.pixel_scorers()
     if references:
         made.append(reference.Likeness.by_ssim(references))
-    not_run: list[dict[str, str]] = []
+    not_run: list[NotRun] = []
     for spec in dict.fromkeys(specs):
         if spec == "auto":
             found, missing = _auto({str(s).partition("=")[0] for s in specs})
@@ -118,8 +120,9 @@ def scorers_of(
     return made, not_run
 
 
-def _auto(named: set[str]) -> tuple[list[Scorer], list[dict[str, str]]]:
-    found, missing = [], []
+def _auto(named: set[str]) -> tuple[list[Scorer], list[NotRun]]:
+    found: list[Scorer] = []
+    missing: list[NotRun] = []
     for name, (packages, make) in _PACKAGED.items():
         absent = [package for package in packages if not _installed(package)]
         if name in named:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
+from submerge import documents
 from submerge.analysis.rows import BlockRow, Sums, grouped, rows_of
 from submerge.checkpoint import FLOATS, open_checkpoint
-from submerge.errors import RecipeError
-from submerge.files import path_of, write_whole
+from submerge.documents import AnalysisDocument
+from submerge.errors import RecipeError, listing
+from submerge.files import write_whole
 from submerge.findings import Spot, nonfinite_inputs
 from submerge.layout import identify
 from submerge.merge import named
@@ -21,12 +21,14 @@ from submerge.report import Run, aligned
 from submerge.run import RunArguments, RunOptions, __version__, execute
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Mapping
     from typing import Unpack
 
-__all__ = ["FORMAT", "Analysis", "analyze"]
+    from submerge.documents.figures import AnalysisRow
+    from submerge.documents.figures import Spot as SpotRow
 
-FORMAT = "submerge-analysis/1"
+__all__ = ["Analysis", "analyze"]
 
 _ROLES = ("a", "b", "base")
 
@@ -42,9 +44,9 @@ class Analysis:
         dtype: what that merge would be rounded to; None: the dtypes of a.
         layout: what the models were taken for, as in a recipe.
         guided: the roles of the models with a guidance embedder.
-        rows: one for each part of each block, in execution order.
+        rows: one for each part of each stream of each block, in execution order.
         nonfinite: where elements are infinite or NaN, unit by unit.
-        notes: what could not be looked at, and why.
+        notes: what could not be compared, and why.
         run: time, memory and speed; None if the analysis was read from a file.
     """
 
@@ -102,10 +104,10 @@ class Analysis:
         """Return the table, and time and memory if this was just measured."""
         return "\n".join([self.table(by), *([self.run.line()] if self.run else [])])
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> AnalysisDocument:
         """Return the analysis as plain data, ready for JSON; docs/analyze.md names the fields."""
         return {
-            "format": FORMAT,
+            "format": "submerge-analysis/1",
             "submerge": __version__,
             "models": dict(self.models),
             "paths": dict(self.paths),
@@ -114,15 +116,15 @@ class Analysis:
             "layout": self.layout,
             "guided": list(self.guided),
             "blocks": [row.to_dict() for row in self.rows],
-            "totals": self.total().told(),
-            "nonfinite": [spot._asdict() for spot in self.nonfinite],
+            "totals": self.total().figures(),
+            "nonfinite": [cast(Any, spot._asdict()) for spot in self.nonfinite],
             "notes": list(self.notes),
-            "run": None if self.run is None else self.run._asdict(),
+            "run": None if self.run is None else cast(Any, self.run._asdict()),
         }
 
     def to_json(self, *, indent: int | None = 2) -> str:
         """Return the analysis as JSON."""
-        return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False, allow_nan=False)
+        return documents.text(self.to_dict(), indent=indent)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the analysis as JSON; the file appears whole or not at all."""
@@ -148,31 +150,33 @@ class Analysis:
         Raises:
             RecipeError: the file holds something else.
         """
-        where = os.fspath(path)
-        try:
-            held = json.loads(path_of(path, "analysis").read_text(encoding="utf-8"))
-            if held["format"] != FORMAT:
-                raise RecipeError(f"{where}: expected format `{FORMAT}`, got `{held['format']}`")
-            return cls(
-                models=held["models"],
-                paths=held["paths"],
-                alpha=held["alpha"],
-                dtype=held["dtype"],
-                layout=held["layout"],
-                guided=tuple(held["guided"]),
-                rows=tuple(
-                    BlockRow(row["block"], row["part"], Sums(**row["sums"]))
-                    for row in held["blocks"]
-                ),
-                nonfinite=tuple(Spot(**found) for found in held["nonfinite"]),
-                notes=tuple(held["notes"]),
-            )
-        except (KeyError, RecursionError, TypeError, ValueError) as error:
-            if isinstance(error, RecipeError):
-                raise
-            raise RecipeError(
-                f"{where}: not an analysis, expected what `submerge analyze --json` wrote"
-            ) from error
+        held = documents.read(AnalysisDocument, path)
+        rows = tuple(_row(row, f"{path}: blocks[{at}]") for at, row in enumerate(held["blocks"]))
+        return cls(
+            models=held["models"],
+            paths=held["paths"],
+            alpha=held["alpha"],
+            dtype=held["dtype"],
+            layout=held["layout"],
+            guided=tuple(held["guided"]),
+            rows=rows,
+            nonfinite=tuple(_spot(found) for found in held["nonfinite"]),
+            notes=tuple(held["notes"]),
+        )
+
+
+def _spot(found: SpotRow) -> Spot:
+    place = found["model"], found["unit"]
+    return Spot(*place, found["elements"], found["first"], found["row"])
+
+
+def _row(row: AnalysisRow, where: str) -> BlockRow:
+    """Return a row of a file; its sums must be those that are added up."""
+    sums = row["sums"]
+    if missing := [name for name in Sums._fields if name not in sums]:
+        raise RecipeError(f"{where}.sums: expected {listing(missing, noun='field')}, got none")
+    known: Any = {name: sums[name] for name in Sums._fields}
+    return BlockRow(row["block"], row["part"], Sums(**known), row.get("stream", ""))
 
 
 def analyze(
@@ -211,8 +215,8 @@ def analyze(
     given = [a, b] if base is None else [a, b, base]
     roles = dict(zip(_ROLES, named(given).items(), strict=False))
     models = {name: identify(open_checkpoint(path), layout=layout) for name, path in roles.values()}
-    look = Question(alpha, rounded, roles["base"][0] if base is not None else None)
-    made = comparison_plan(models, look)
+    asked = Question(alpha, rounded, roles["base"][0] if base is not None else None)
+    made = comparison_plan(models, asked)
     figures = execute(made, options, "measure")
     return Analysis(
         models={role: name for role, (name, _) in roles.items()},
@@ -244,8 +248,8 @@ def _columns(*, based: bool) -> dict[str, Callable[[Sums], str]]:
         "cosine": lambda s: _shown(s.cosine, "{:.6f}"),
         "|b|/|a|": lambda s: _shown(s.norm_ratio, "{:.4f}"),
         "|b-a|/|a|": lambda s: _shown(s.relative_delta, "{:.2%}"),
-        "identical": lambda s: _shown(s.told()["identical"], "{:.1%}"),
-        "lost": lambda s: _shown(s.told()["below_rounding"], "{:.1%}"),
+        "identical": lambda s: _shown(s.figures()["identical"], "{:.1%}"),
+        "lost": lambda s: _shown(s.figures()["below_rounding"], "{:.1%}"),
         "rank": lambda s: _shown(s.effective_rank, "{:.0f}"),
         "of noise's": lambda s: _shown(s.rank_share, "{:.0%}"),
     }

@@ -1,11 +1,11 @@
-"""Who takes part: the models of an evaluation, their names, and how each is loaded."""
+"""The models of an evaluation: their names, and how each is loaded."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from submerge.checkpoint import open_checkpoint
 from submerge.errors import RecipeError, listing
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
 
     Model: TypeAlias = LoadedModel | MergedModel | str | os.PathLike[str]
 
-__all__ = ["Contestant", "cast_of"]
+__all__ = ["Candidate", "candidates_of"]
 
 
-class Contestant(NamedTuple):
-    """A model that takes part.
+class Candidate(NamedTuple):
+    """A model that is evaluated.
 
     Attributes:
         name: names it in tables and folders.
-        role: `merge` or `parent`.
+        role: the merge, or a parent it is compared with.
         source: what `load_model` opens, or a loaded model.
         parts: its files.
         load: keywords of `load_model`.
     """
 
     name: str
-    role: str
+    role: Literal["merge", "parent"]
     source: Any
     parts: Parts
     load: Mapping[str, Any]
@@ -49,9 +49,9 @@ class Contestant(NamedTuple):
         return dict(made.values)
 
 
-def cast_of(
+def candidates_of(
     model: Model, parents: Sequence[Model] | Mapping[str, Model], load: Mapping[str, Any]
-) -> list[Contestant]:
+) -> list[Candidate]:
     """Name the models, the merge first, and read their headers.
 
     All compute in one dtype, the merge's unless `load` says otherwise: noise is drawn in it, so
@@ -80,10 +80,11 @@ def cast_of(
             hint="name the parents: `{'schnell': ..., 'krea': ...}`",
         )
     dtype = _dtype(sources, loads[0])
-    roles = ["merge", *["parent"] * (len(sources) - 1)]
     return [
-        Contestant(name, role, source, found, {**how, "dtype": dtype})
-        for name, role, source, found, how in zip(names, roles, sources, parts, loads, strict=True)
+        Candidate(name, "parent" if at else "merge", source, found, {**how, "dtype": dtype})
+        for at, (name, source, found, how) in enumerate(
+            zip(names, sources, parts, loads, strict=True)
+        )
     ]
 
 

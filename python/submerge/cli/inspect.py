@@ -1,4 +1,4 @@
-"""Commands that only look: inspect, diff, verify."""
+"""Commands that read models and write nothing: inspect, diff, verify."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import html
 import re
 from typing import TypeAlias
 
-__all__ = ["Child", "Markup", "join", "markdown", "tag"]
+__all__ = ["Child", "Markup", "coded", "join", "markdown", "tag"]
 
 _VOID = frozenset({"br", "img", "input", "meta"})
 # Characters HTML forbids; a browser would show them as nothing at all.
@@ -56,6 +56,14 @@ def tag(element: str, /, *children: Child, **attributes: str | float | bool | No
             parts.append(f'{known}="{_escaped(str(value))}"')
     opened = f"<{' '.join(parts)}>"
     return Markup(opened if element in _VOID else f"{opened}{join(*children)}</{element}>")
+
+
+def coded(text: str) -> Markup:
+    """Return text in which what stands between backticks is code, as in messages."""
+    pieces = text.split("`")
+    if len(pieces) % 2 == 0:  # one without its other
+        return join(text)
+    return join(*(tag("code", piece) if at % 2 else piece for at, piece in enumerate(pieces)))
 
 
 def markdown(text: str) -> str:

@@ -1,0 +1,225 @@
+//! A range of rows of a source: bytes behind a codec, read in windows and decoded run by run.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::opened::{Inputs, expect_equal, too_large};
+use crate::dtype::Dtype;
+use crate::error::{Error, Result, quoted};
+use crate::format::codec::{Block, Codec, Run, Side};
+use crate::io::source::{Source, Window};
+use crate::plan::RowsSpec;
+use crate::simd::{Isa, prefetch};
+
+/// Where windows are read to that are not at hand; taken one by one.
+pub type Buffers<'b, 'a> = &'b mut dyn Iterator<Item = &'a mut Vec<u8>>;
+
+/// What decoding needs besides the place for its result.
+#[derive(Debug, Default)]
+pub struct Room {
+    /// Whole blocks of which a part is wanted.
+    blocks: Vec<f32>,
+}
+
+/// Rows over a range of their elements.
+pub struct OpenRows<'a> {
+    rows: &'a Rows,
+    /// The blocks that are open, from the first of the rows.
+    blocks: Range<u64>,
+    window: Window<'a>,
+    sides: Vec<Window<'a>>,
+}
+
+/// A contiguous range of a source and what its bytes mean.
+#[derive(Clone, Debug)]
+pub struct Rows {
+    /// Index into the sources.
+    pub source: usize,
+    /// Where the range starts in the source.
+    pub at: u64,
+    /// Its number of elements.
+    pub elements: u64,
+    /// Index of its first block, counted from the first of the tensor.
+    pub first: u64,
+    /// What the source's header calls it.
+    pub dtype: Dtype,
+    /// What turns it into numbers, if anything does.
+    pub codec: Option<Arc<dyn Codec>>,
+    /// Where the tensors that the codec wants beside it start: source and byte.
+    pub sides: Vec<(usize, u64)>,
+}
+
+impl Rows {
+    /// The rows that a plan names, and how many elements each has.
+    pub(super) fn find(spec: &RowsSpec, inputs: &Inputs, here: &str) -> Result<(Self, u64)> {
+        let (header, tensor) = inputs.tensor(spec.source, &spec.tensor, here)?;
+        let (start, end, rows) = (spec.start, spec.end, tensor.rows());
+        if start > end || end > rows {
+            let path = inputs.sources[spec.source].path().display();
+            let what = format!(
+                "{here}: rows {start}..{end} of {} in {path}, which has {rows} rows",
+                quoted(&spec.tensor)
+            );
+            return Err(Error::plan(what));
+        }
+        let too_large = || too_large(here);
+        let bytes =
+            |rows: u64| Block::of(tensor.dtype).len(rows.checked_mul(tensor.row_elements())?);
+        let at = bytes(start).ok_or_else(too_large)? + header.data_start + tensor.start;
+        let codec = spec.codec.codec(tensor.dtype);
+        let columns = match &codec {
+            None => tensor.row_elements(), // may be less than a byte
+            Some(codec) => {
+                let Block { elements, bytes: size } = codec.block();
+                bytes(1).ok_or_else(too_large)? / size as u64 * elements as u64
+            }
+        };
+        let counted = |rows: u64| rows.checked_mul(columns).ok_or_else(too_large);
+        let (source, dtype, elements) = (spec.source, tensor.dtype, counted(end - start)?);
+        let mut found = Self { source, at, elements, first: 0, dtype, codec, sides: Vec::new() };
+        let block = found.block().elements as u64;
+        found.first = counted(start)? / block;
+        found.sides = found.find_sides(spec, counted(rows)? / block, inputs, here)?;
+        Ok((found, columns))
+    }
+
+    /// Where the tensors beside a payload of so many blocks are.
+    fn find_sides(
+        &self,
+        spec: &RowsSpec,
+        blocks: u64,
+        inputs: &Inputs,
+        here: &str,
+    ) -> Result<Vec<(usize, u64)>> {
+        let count = self.wanted().len() as u64;
+        expect_equal(here, "tensors beside the rows", count, spec.sides.len() as u64)?;
+        let sides = self.wanted().iter().zip(&spec.sides).map(|(side, named)| {
+            let (header, tensor) = inputs.tensor(named.source, &named.tensor, here)?;
+            let what = format!("bytes of {}", quoted(&named.tensor));
+            expect_equal(here, &what, side.range(0..blocks).end, tensor.end - tensor.start)?;
+            Ok((named.source, header.data_start + tensor.start))
+        });
+        sides.collect()
+    }
+
+    /// How the payload is cut.
+    #[must_use]
+    pub fn block(&self) -> Block {
+        self.codec.as_ref().map_or_else(|| Block::of(self.dtype), |codec| codec.block())
+    }
+
+    /// The tensors beside the payload, as the codec wants them.
+    #[must_use]
+    pub fn wanted(&self) -> &[Side] {
+        self.codec.as_ref().map_or(&[], |codec| codec.sides())
+    }
+
+    /// Bytes that `elements` of it take at most, with what is beside them in proportion.
+    #[must_use]
+    pub fn bytes_of(&self, elements: u64) -> u64 {
+        let block = self.block();
+        let blocks = elements.div_ceil(block.elements as u64);
+        let beside = self.wanted().iter().map(|side| match side {
+            Side::Whole { .. } => 0,
+            Side::Every { blocks: n, bytes } => (blocks.div_ceil(*n) + 1) * *bytes as u64,
+        });
+        blocks * block.bytes as u64 + beside.sum::<u64>()
+    }
+
+    pub(super) fn whole_sides(&self) -> u64 {
+        let of = |side: &Side| if let Side::Whole { bytes } = side { *bytes as u64 } else { 0 };
+        self.wanted().iter().map(of).sum()
+    }
+
+    pub(super) fn name(&self) -> String {
+        self.codec.as_ref().map_or_else(|| self.dtype.name().to_owned(), |codec| codec.name())
+    }
+}
+
+impl Rows {
+    /// How many windows it takes to open them.
+    #[must_use]
+    pub fn windows(&self) -> usize {
+        1 + self.sides.len()
+    }
+
+    /// Open windows of the blocks that hold a range of elements.
+    pub fn open<'a>(
+        &'a self,
+        sources: &'a [Arc<dyn Source>],
+        elements: Range<u64>,
+        buffers: Buffers<'_, 'a>,
+    ) -> Result<OpenRows<'a>> {
+        let mut window = |source: usize, at: u64, bytes: Range<u64>| {
+            let misfit = || Error::internal("rows: a range that does not fit them");
+            let buffer = buffers.next().ok_or_else(misfit)?;
+            let len = usize::try_from(bytes.end - bytes.start).map_err(|_| misfit())?;
+            sources[source].window(at + bytes.start, len, buffer)
+        };
+        let block = self.block();
+        let elements = block.whole(elements);
+        let n = block.elements as u64;
+        let blocks = elements.start / n..elements.end / n;
+        let size = block.bytes as u64;
+        let payload = window(self.source, self.at, blocks.start * size..blocks.end * size)?;
+        let numbered = self.first + blocks.start..self.first + blocks.end;
+        let sides = self.wanted().iter().zip(&self.sides);
+        let sides =
+            sides.map(|(side, (source, at))| window(*source, *at, side.range(numbered.clone())));
+        let sides = sides.collect::<Result<Vec<_>>>()?;
+        Ok(OpenRows { rows: self, blocks, window: payload, sides })
+    }
+}
+
+impl OpenRows<'_> {
+    /// The payload.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.window
+    }
+
+    /// Bytes of all windows.
+    #[must_use]
+    pub fn read(&self) -> u64 {
+        let sides: usize = self.sides.iter().map(|side| side.len()).sum();
+        (self.window.len() + sides) as u64
+    }
+
+    /// Decode a range of the elements that are open, counted from the first of the rows.
+    pub fn decode(&self, isa: &Isa, elements: Range<u64>, room: &mut Room, out: &mut [f32]) {
+        let whole = self.rows.block().whole(elements.clone());
+        if whole == elements {
+            return self.decode_blocks(isa, whole, out);
+        }
+        // A part of a block cannot be decoded alone.
+        let count = (whole.end - whole.start) as usize;
+        room.blocks.resize(count.max(room.blocks.len()), 0.0);
+        let skipped = (elements.start - whole.start) as usize;
+        self.decode_blocks(isa, whole, &mut room.blocks[..count]);
+        out.copy_from_slice(&room.blocks[skipped..][..out.len()]);
+    }
+
+    fn decode_blocks(&self, isa: &Isa, elements: Range<u64>, out: &mut [f32]) {
+        // `resolve` lets nothing but numbers be computed with.
+        let Some(codec) = &self.rows.codec else { return };
+        let block = codec.block();
+        let n = block.elements as u64;
+        let blocks = elements.start / n..elements.end / n;
+        let at = |index: u64| (index - self.blocks.start) as usize * block.bytes;
+        let bytes = at(blocks.start)..at(blocks.end);
+        // What was read was touched by the copy; mapped bytes never were.
+        if let Window::Mapped(window) = &self.window {
+            prefetch(&window[bytes.end..window.len().min(bytes.end + bytes.len())]);
+        }
+        let first = self.rows.first;
+        let (open, blocks) = (first + self.blocks.start, first + blocks.start..first + blocks.end);
+        let sides = codec.sides().iter().zip(&self.sides).map(|(side, window)| {
+            let begun = side.range(open..open).start;
+            let range = side.range(blocks.clone());
+            &window[(range.start - begun) as usize..(range.end - begun) as usize]
+        });
+        let sides: Vec<&[u8]> = sides.collect();
+        let run = Run { first: blocks.start, bytes: &self.window[bytes], sides: &sides };
+        codec.decode(isa, run, out);
+    }
+}

@@ -1,0 +1,106 @@
+//! A new output: its weight files, one after the other, invisible until all are whole.
+
+use super::contract::Sink;
+use crate::error::{Error, Result};
+use crate::io::sink::{Settle, Sink as Unpublished};
+use crate::io::transaction::{Manner, Transaction};
+use crate::plan::{Options, Plan};
+use crate::resolve::Work;
+use crate::schedule::Item;
+
+/// Writes the files of an output one after the other.
+#[derive(Debug)]
+pub(super) struct Files<'a> {
+    plan: &'a Plan,
+    work: &'a Work,
+    /// `None` once it is committed.
+    transaction: Option<Transaction<'a>>,
+    open: Option<(usize, Unpublished)>,
+    next_file: usize,
+    written: u64,
+}
+
+impl<'a> Files<'a> {
+    pub(super) fn begin(
+        plan: &'a Plan,
+        work: &'a Work,
+        options: &Options,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<Self> {
+        let weights: u64 = work.files.iter().map(|f| f.header.len() as u64 + f.data_len).sum();
+        let copied = plan.copies.iter().map(|c| std::fs::metadata(&c.from).map_or(0, |m| m.len()));
+        let paths = work.files.iter().map(|f| f.path.as_str());
+        let texts = plan.texts.iter().map(|t| t.path.as_str());
+        let paths: Vec<&str> =
+            paths.chain(texts).chain(plan.copies.iter().map(|c| c.path.as_str())).collect();
+        let manner = Manner { overwrite: options.overwrite, cache: options.cache };
+        let needed = weights + copied.sum::<u64>();
+        let mut transaction =
+            Transaction::begin(&plan.target, manner, &work.identities(), &paths, needed)?;
+        let mut written = 0;
+        for copied in &plan.copies {
+            written += transaction.take(copied, cancelled)?;
+        }
+        let transaction = Some(transaction);
+        Ok(Self { plan, work, transaction, open: None, next_file: 0, written })
+    }
+
+    fn transaction(&mut self) -> Result<&mut Transaction<'a>> {
+        self.transaction.as_mut().ok_or_else(|| Error::internal("the output is committed"))
+    }
+
+    /// Close the open file, if any, and open the next with its header.
+    fn next(&mut self) -> Result<()> {
+        self.close()?;
+        let file = self
+            .work
+            .files
+            .get(self.next_file)
+            .ok_or_else(|| Error::internal("no file is left"))?;
+        let mut sink = self.transaction()?.create(&file.path)?;
+        let _ = sink.append(&file.header)?;
+        self.open = Some((self.next_file, sink));
+        self.next_file += 1;
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<()> {
+        let Some((index, sink)) = self.open.take() else { return Ok(()) };
+        let file = &self.work.files[index];
+        let expected = file.header.len() as u64 + file.data_len;
+        if sink.written() != expected {
+            let what = format!(
+                "{}: {} bytes written, expected {expected}",
+                sink.shown().display(),
+                sink.written()
+            );
+            return Err(Error::internal(what));
+        }
+        self.written += expected;
+        self.transaction()?.finished(&file.path, sink)
+    }
+}
+
+impl Sink for Files<'_> {
+    fn append(&mut self, item: &Item, bytes: &[u8]) -> Result<Option<Settle>> {
+        while self.open.as_ref().is_none_or(|(file, _)| *file != item.file) {
+            self.next()?;
+        }
+        match &mut self.open {
+            Some((_, sink)) => sink.append(bytes),
+            None => Err(Error::internal("no file is open")),
+        }
+    }
+
+    fn commit(&mut self) -> Result<u64> {
+        // Files without a single element never had an item.
+        while self.next_file < self.work.files.len() {
+            self.next()?;
+        }
+        self.close()?;
+        let transaction = self.transaction.take();
+        let transaction = transaction.ok_or_else(|| Error::internal("the output is committed"))?;
+        transaction.commit(&self.plan.texts, &self.plan.copies)?;
+        Ok(self.written)
+    }
+}
