@@ -21,6 +21,7 @@ from submerge.recipe.importers.comfy.graph import (
     SLIDERS,
     Link,
     Node,
+    model_sources,
     model_users,
     read_graph,
     value_of,
@@ -114,7 +115,8 @@ def _afterwards(graph: Mapping[str, Node], last: Node, name: str, *, named: bool
     A merge that was asked for by name, or that is saved as it is, stands for itself.
     """
     users = model_users(graph, last, through=_passes)
-    changing = [node for node in users if node.makes_model(graph)]
+    sources = model_sources(graph)
+    changing = [node for node in users if node.makes_model(sources)]
     if not changing:
         return []
     if not named and not any(node.kind in _SAVERS for node in users):

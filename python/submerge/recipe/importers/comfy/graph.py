@@ -17,9 +17,9 @@ from submerge.given import Kind, Record, hinted, kind_of, number, shown, whole
 from submerge.recipe.importers.preset import DOUBLE, SINGLE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Container, Mapping
 
-__all__ = ["SLIDERS", "Link", "Node", "model_users", "read_graph", "value_of"]
+__all__ = ["SLIDERS", "Link", "Node", "model_sources", "model_users", "read_graph", "value_of"]
 
 # Sliders of ModelMergeFlux1 in the node's order, and the group each stands for.
 SLIDERS = {
@@ -96,17 +96,16 @@ class Node:
         """Whether nodes hide in it that this file does not show in their places."""
         return len(self.kind) == 36 and self.kind.count("-") == 4
 
-    def makes_model(self, graph: Mapping[str, Node]) -> bool:
-        """Tell whether a model comes out of it, by its outputs' types or by who takes them."""
+    def makes_model(self, sources: Container[str]) -> bool:
+        """Tell whether a model comes out of it, by its outputs' types or by who takes them.
+
+        `sources` are the ids of all nodes whose output is taken as a model, see `model_sources`.
+        """
         if self.is_subgraph or any(word in self.kind.lower() for word in ("lora", "merge")):
             return True
         if self.outputs is not None:
             return "MODEL" in self.outputs
-        return any(
-            isinstance(item, Link) and item.node == self.id and field.startswith("model")
-            for node in graph.values()
-            for field, item in node.inputs.items()
-        )
+        return self.id in sources
 
     def __str__(self) -> str:
         return f"node {self.id} ({quoted(self.kind)})"
@@ -248,6 +247,16 @@ def _widget_values(raw: _EditorNode, where: str) -> dict[str, Any]:
             f"{where}: expected {counted(len(names), 'widget value')}, got {len(found)}"
         )
     return dict(zip(names, found, strict=False))
+
+
+def model_sources(graph: Mapping[str, Node]) -> set[str]:
+    """Return the ids of the nodes whose output another takes by an input named after models."""
+    return {
+        item.node
+        for node in graph.values()
+        for name, item in node.inputs.items()
+        if isinstance(item, Link) and name.startswith("model")
+    }
 
 
 def model_users(
