@@ -77,8 +77,8 @@ def painted(model: str, how: dict[str, Any]) -> dict[str, Any]:
         begun, used = time.perf_counter(), time.process_time()
         images = run.run_inference(loaded, "a fox in snow", OPTIONS)
         return {
-            "rung": loaded.plan.rung.words,
-            "plan": loaded.plan.rung.peak["ram"],
+            "candidate": loaded.plan.chosen.words,
+            "plan": loaded.plan.chosen.peak["ram"],
             "base": base.rss,
             "peak": read()[1].rss,
             "seconds": time.perf_counter() - begun,

@@ -82,6 +82,16 @@ impl Error {
         self
     }
 
+    /// The same error with something else the user should know.
+    #[must_use]
+    pub fn also(mut self, fact: &str) -> Self {
+        self.hint = Some(match self.hint {
+            Some(hint) => format!("{hint}; {fact}").into(),
+            None => fact.to_owned().into(),
+        });
+        self
+    }
+
     /// What sort of failure this is.
     #[must_use]
     pub fn kind(&self) -> &Kind {

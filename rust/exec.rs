@@ -23,7 +23,7 @@ use crate::resolve::{Sources, Unit, resolve};
 
 use crate::schedule::{Item, Part, Pass, Shape, cut, fit};
 use crate::simd::Isa;
-use crate::sink::{self, Sink};
+use crate::sink::{self, Sink, Written};
 
 mod turn;
 
@@ -133,13 +133,14 @@ fn run(
     if cancel.load(Ordering::Relaxed) {
         return Err(Error::cancelled());
     }
-    let written = sink.commit()?;
+    let Written { bytes: written, notes } = sink.commit()?;
     let ended = begun.elapsed();
 
     Ok(Report {
         units,
         bytes_read: read,
         bytes_written: written,
+        notes,
         seconds: ended.as_secs_f64(),
         phases: Phases {
             open: opened.as_secs_f64(),

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::format::codec::CodecSpec;
 use crate::io::sink::CachePolicy;
 use crate::io::source::{FileIdentity, ReadMode, Version};
-use crate::io::transaction::{Copied, Target, Text};
+use crate::io::target::{Copied, Target, Text};
 
 mod operation;
 

@@ -16,6 +16,8 @@ pub struct Report {
     pub bytes_read: u64,
     /// Bytes written.
     pub bytes_written: u64,
+    /// What happened around the output that its owner should know.
+    pub notes: Vec<String>,
     /// Wall time of the whole job.
     pub seconds: f64,
     /// Wall time by phase.

@@ -256,7 +256,7 @@ CORE = {
         lambda b: b.merge(b.schnell, run={"overwrite": True}),
         PlanError,
         "schnell.safetensors",
-        "is the input",
+        "is an input",
         "never overwritten",
     ),
     "an output without a name": Row(

@@ -85,7 +85,7 @@ def test_rows_of_a_tensor(shape: tuple[int, ...], rows: int, row_elements: int) 
 def test_the_element_types_are_those_of_the_core() -> None:
     assert set(DTYPES) == set(json.loads(_core.build_info())["dtypes"])
     assert set(FLOATS) == set(factory.FLOATS)
-    assert all(DTYPES[name] == 8 * factory.DTYPES[name][0].itemsize for name in FLOATS)
+    assert all(DTYPES[name].bits == 8 * factory.DTYPES[name][0].itemsize for name in FLOATS)
 
 
 @pytest.mark.parametrize("shards", [1, 2, 5])

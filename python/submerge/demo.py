@@ -14,10 +14,11 @@ import sys
 import zlib
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from submerge.layout import Architecture, config_of, tensors_of, unit_shapes
 from submerge.merge import carry_out, plan
+from submerge.plan.sizes import header
 from submerge.run import RunOptions, fit
 from submerge.verify import verify
 
@@ -116,16 +117,11 @@ def _write_model(path: Path, arch: Architecture, layout: str, *, changed: bool =
 
 def _write_file(path: Path, tensors: Mapping[str, tuple[tuple[int, ...], bytes]]) -> None:
     """Write BF16 tensors to a safetensors file."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    at = 0
-    for name, (shape, data) in sorted(tensors.items()):
-        offsets = [at, at := at + len(data)]
-        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": offsets}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    held = sorted(tensors.items())
     with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.writelines(data for _, (_, data) in sorted(tensors.items()))
+        entries = ((name, "BF16", shape, len(data)) for name, (shape, data) in held)
+        file.write(header(entries, {"format": "pt"}))
+        file.writelines(data for _, (_, data) in held)
 
 
 # The upper byte of a bfloat16: either sign, magnitudes from 2^-7 to 2^-5.

@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from submerge.checkpoint import open_checkpoint
+from submerge.checkpoint.dtypes import WORDS
 from submerge.checkpoint.files import is_one_file
 from submerge.errors import CheckpointError, RecipeError, nearest, quoted
 from submerge.files import path_of
@@ -36,20 +37,9 @@ __all__ = ["QUANTIZATIONS", "export_merged_model"]
 
 # What users call the formats -> what a recipe calls them.
 QUANTIZATIONS = {
-    "same": "same",
-    "bf16": "bf16",
-    "bfloat16": "bf16",
-    "f16": "f16",
-    "fp16": "f16",
-    "float16": "f16",
-    "f32": "f32",
-    "fp32": "f32",
-    "float32": "f32",
-    "fp8": "fp8",
-    "fp8_e4m3fn": "fp8",
-    "float8_e4m3fn": "fp8",
-    "f8_e4m3": "f8_e4m3",
-    "f8_e5m2": "f8_e5m2",
+    **{name: name for name in ("same", "bf16", "f16", "f32", "fp8", "f8_e4m3", "f8_e5m2")},
+    **{word: name.lower() for word, name in WORDS.items()},
+    **dict.fromkeys(("fp8_e4m3fn", "float8_e4m3fn"), "fp8"),
 }
 
 
@@ -110,8 +100,9 @@ def _output(source: Path, output: Path, quantization: str | None, layout: str) -
     name = (quantization or "same").lower()
     if name not in QUANTIZATIONS:
         close = nearest(name, QUANTIZATIONS)
+        known = ", ".join(dict.fromkeys(QUANTIZATIONS.values()))
         raise RecipeError(
-            f"quantization: expected one of {', '.join(QUANTIZATIONS)}, got {quoted(name)}",
+            f"quantization: expected one of {known}, got {quoted(name)}",
             hint=f"did you mean {quoted(close[0])}?"
             if close
             else "formats with scales (scaled fp8, int8, GGUF, NF4) are not written",

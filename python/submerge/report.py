@@ -198,7 +198,8 @@ class Report:
         rows = rows_of(plan, figures)
         findings = Findings.of(plan, figures)
         parents = {parent.name for parent in plan.about.parents}
-        remarks = (*findings.lines, *unrelated(summed(rows).pairs, parents))
+        apart = unrelated(summed(rows).pairs, parents)
+        remarks = (*findings.lines, *apart, *figures["notes"])
         summary["notes"] = (*summary["notes"], *remarks)
         names = [file.path or plan.target.name for file in plan.files]
         python = ".".join(map(str, sys.version_info[:3]))

@@ -287,7 +287,7 @@ def _other_model(
             f"dtype of {name}": (recorded["dtype"], model.plan.dtype),
             f"quantization of {name}": (
                 recorded.get("quantization"),
-                model.plan.rung.quantization,
+                model.plan.chosen.quantization,
             ),
         }
     )

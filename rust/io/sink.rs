@@ -40,37 +40,24 @@ pub struct Sink {
 }
 
 impl Sink {
-    /// An empty file in `folder` that will be published later; `shown` is its future path.
+    /// An empty file in `folder` that will be published later as `shown`; `hidden` names it where
+    /// files need a name.
     pub fn create(
         folder: &Path,
-        hidden: PathBuf,
-        shown: &Path,
+        shown: PathBuf,
         cache: CachePolicy,
+        hidden: impl FnOnce() -> Result<PathBuf>,
     ) -> Result<Self> {
-        let shown = shown.to_owned();
-        if Path::new("/proc/self/fd").exists() {
-            // Filesystems without unnamed files refuse; the hidden name below works everywhere.
-            if let Ok(file) = sys::unnamed_file(folder) {
-                let _ = file.try_lock(); // for the moment between its first name and its last
-                return Ok(Self {
-                    file: file.into(),
-                    hidden: None,
-                    shown,
-                    cache,
-                    written: 0,
-                    started: 0,
-                });
-            }
-        }
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&hidden)
-            .map_err(|e| Error::io(e, &hidden, "cannot create"))?;
-        // Held until the file is closed: tells a later job that this one is still alive.
-        let _ = file.try_lock();
-        Ok(Self { file: file.into(), hidden: Some(hidden), shown, cache, written: 0, started: 0 })
+        // Filesystems without unnamed files refuse; a hidden name works everywhere.
+        let unnamed = Path::new("/proc/self/fd").exists().then(|| sys::unnamed_file(folder).ok());
+        let (file, hidden) = if let Some(file) = unnamed.flatten() {
+            (file, None)
+        } else {
+            let hidden = hidden()?;
+            let file = OpenOptions::new().read(true).write(true).create_new(true).open(&hidden);
+            (file.map_err(|e| Error::io(e, &hidden, "cannot create"))?, Some(hidden))
+        };
+        Ok(Self { file: file.into(), hidden, shown, cache, written: 0, started: 0 })
     }
 
     /// Append `bytes`; what comes back, if anything, should be waited for outside any lock.
@@ -117,22 +104,10 @@ impl Sink {
     }
 
     /// Give the file the name `path`, which must not exist.
-    pub fn publish(&mut self, path: &Path) -> Result<()> {
-        match self.hidden.take() {
+    pub fn publish(&mut self, path: &Path) -> std::io::Result<()> {
+        match &self.hidden {
             None => sys::name_file(&self.file, path),
-            Some(hidden) => move_new(&hidden, path).inspect_err(|_| {
-                let _ = std::fs::remove_file(&hidden);
-            }),
-        }
-        .map_err(|e| taken_or(e, path))
-    }
-}
-
-impl Drop for Sink {
-    fn drop(&mut self) {
-        // Never finishes a file: what was not published disappears.
-        if let Some(hidden) = &self.hidden {
-            let _ = std::fs::remove_file(hidden);
+            Some(hidden) => move_new(hidden, path),
         }
     }
 }
@@ -159,17 +134,27 @@ impl Settle {
     }
 }
 
-/// Rename that refuses to replace, with a check first where the system has no such call.
+/// Rename that refuses to replace; where the system has no such call a file is linked to its new
+/// name, and a folder, or a file that cannot be linked, moved after a look.
 pub fn move_new(from: &Path, to: &Path) -> std::io::Result<()> {
     match sys::rename_new(from, to) {
-        Err(e) if is_unsupported(&e) => {
-            if to.symlink_metadata().is_ok() {
-                return Err(std::io::ErrorKind::AlreadyExists.into());
-            }
-            std::fs::rename(from, to)
-        }
-        other => other,
+        Err(e) if is_unsupported(&e) => {}
+        other => return other,
     }
+    if to.symlink_metadata().is_ok() {
+        return Err(std::io::ErrorKind::AlreadyExists.into());
+    }
+    if from.symlink_metadata()?.is_file() {
+        match std::fs::hard_link(from, to) {
+            Ok(()) => {
+                let _ = std::fs::remove_file(from); // else it goes with its folder
+                return Ok(());
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => return Err(e),
+            Err(_) => {}
+        }
+    }
+    std::fs::rename(from, to)
 }
 
 /// Whether a call is unknown to this system or filesystem.
@@ -177,17 +162,6 @@ pub fn move_new(from: &Path, to: &Path) -> std::io::Result<()> {
 pub fn is_unsupported(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{InvalidInput, Unsupported};
     matches!(error.kind(), Unsupported | InvalidInput)
-}
-
-/// The error of an output that appeared while the job ran, or another refusal of the system.
-#[must_use]
-pub fn taken_or(error: std::io::Error, path: &Path) -> Error {
-    if error.kind() == std::io::ErrorKind::AlreadyExists {
-        let what = format!("{}: exists, expected a path that is free", path.display());
-        return Error::plan(what)
-            .hint("pass `--overwrite` (`overwrite=True`) or choose another output");
-    }
-    Error::io(error, path, "cannot be put in place")
 }
 
 fn write_error(error: std::io::Error, shown: &Path) -> Error {

@@ -1,6 +1,6 @@
 //! An existing output that must be equal, byte for byte.
 
-use super::contract::Sink;
+use super::contract::{Sink, Written};
 use crate::error::{Error, Result, quoted};
 use crate::format::codec::Block;
 use crate::io::sink::Settle;
@@ -66,8 +66,8 @@ impl Sink for Check<'_> {
         Err(Error::plan(what).hint("the file was changed or made by another version"))
     }
 
-    fn commit(&mut self) -> Result<u64> {
-        Ok(0)
+    fn commit(&mut self) -> Result<Written> {
+        Ok(Written::default())
     }
 }
 

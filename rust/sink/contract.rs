@@ -5,6 +5,15 @@ use crate::io::sink::Settle;
 use crate::resolve::Work;
 use crate::schedule::Item;
 
+/// What became of a job's bytes.
+#[derive(Debug, Default)]
+pub struct Written {
+    /// Bytes written.
+    pub bytes: u64,
+    /// What happened around the output that its owner should know.
+    pub notes: Vec<String>,
+}
+
 /// Takes the bytes of a job, in order.
 pub trait Sink: Send {
     /// Make room for what is coming, unless the sink was made for it.
@@ -16,6 +25,6 @@ pub trait Sink: Send {
     /// Take the bytes of the next item; what comes back, if anything, should be waited for.
     fn append(&mut self, item: &Item, bytes: &[u8]) -> Result<Option<Settle>>;
 
-    /// Make the result visible; returns the bytes written.
-    fn commit(&mut self) -> Result<u64>;
+    /// Make the result visible.
+    fn commit(&mut self) -> Result<Written>;
 }

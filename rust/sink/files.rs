@@ -1,21 +1,21 @@
 //! A new output: its weight files, one after the other, invisible until all are whole.
 
-use super::contract::Sink;
+use super::contract::{Sink, Written};
 use crate::error::{Error, Result};
+use crate::io::admission::Request;
 use crate::io::sink::{Settle, Sink as Unpublished};
-use crate::io::transaction::{Manner, Transaction};
+use crate::io::transaction::Transaction;
 use crate::plan::{Options, Plan};
-use crate::resolve::Work;
+use crate::resolve::{OutFile, Work};
 use crate::schedule::Item;
 
 /// Writes the files of an output one after the other.
 #[derive(Debug)]
 pub(super) struct Files<'a> {
-    plan: &'a Plan,
     work: &'a Work,
+    open: Option<(usize, Unpublished)>,
     /// `None` once it is committed.
     transaction: Option<Transaction<'a>>,
-    open: Option<(usize, Unpublished)>,
     next_file: usize,
     written: u64,
 }
@@ -27,22 +27,18 @@ impl<'a> Files<'a> {
         options: &Options,
         cancelled: &dyn Fn() -> bool,
     ) -> Result<Self> {
-        let weights: u64 = work.files.iter().map(|f| f.header.len() as u64 + f.data_len).sum();
-        let copied = plan.copies.iter().map(|c| std::fs::metadata(&c.from).map_or(0, |m| m.len()));
-        let paths = work.files.iter().map(|f| f.path.as_str());
-        let texts = plan.texts.iter().map(|t| t.path.as_str());
-        let paths: Vec<&str> =
-            paths.chain(texts).chain(plan.copies.iter().map(|c| c.path.as_str())).collect();
-        let manner = Manner { overwrite: options.overwrite, cache: options.cache };
-        let needed = weights + copied.sum::<u64>();
-        let mut transaction =
-            Transaction::begin(&plan.target, manner, &work.identities(), &paths, needed)?;
-        let mut written = 0;
-        for copied in &plan.copies {
-            written += transaction.take(copied, cancelled)?;
-        }
-        let transaction = Some(transaction);
-        Ok(Self { plan, work, transaction, open: None, next_file: 0, written })
+        let size = |file: &OutFile| file.header.len() as u64 + file.data_len;
+        let request = Request {
+            target: &plan.target,
+            overwrite: options.overwrite,
+            inputs: work.identities(),
+            weights: work.files.iter().map(|file| (file.path.as_str(), size(file))).collect(),
+            texts: &plan.texts,
+            copies: &plan.copies,
+        };
+        let mut transaction = Transaction::begin(request, options.cache)?;
+        let written = transaction.take_over(cancelled)?;
+        Ok(Self { work, open: None, transaction: Some(transaction), next_file: 0, written })
     }
 
     fn transaction(&mut self) -> Result<&mut Transaction<'a>> {
@@ -92,7 +88,7 @@ impl Sink for Files<'_> {
         }
     }
 
-    fn commit(&mut self) -> Result<u64> {
+    fn commit(&mut self) -> Result<Written> {
         // Files without a single element never had an item.
         while self.next_file < self.work.files.len() {
             self.next()?;
@@ -100,7 +96,7 @@ impl Sink for Files<'_> {
         self.close()?;
         let transaction = self.transaction.take();
         let transaction = transaction.ok_or_else(|| Error::internal("the output is committed"))?;
-        transaction.commit(&self.plan.texts, &self.plan.copies)?;
-        Ok(self.written)
+        let notes = transaction.commit()?;
+        Ok(Written { bytes: self.written, notes })
     }
 }

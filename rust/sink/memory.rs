@@ -1,6 +1,6 @@
 //! Weight files in memory.
 
-use super::contract::Sink;
+use super::contract::{Sink, Written};
 use crate::error::{Error, Result};
 use crate::io::sink::Settle;
 use crate::resolve::Work;
@@ -45,7 +45,8 @@ impl Sink for Memory {
         Ok(None)
     }
 
-    fn commit(&mut self) -> Result<u64> {
-        Ok(self.files.iter().map(|(_, bytes)| bytes.len() as u64).sum())
+    fn commit(&mut self) -> Result<Written> {
+        let bytes = self.files.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+        Ok(Written { bytes, notes: Vec::new() })
     }
 }

@@ -15,7 +15,7 @@ mod files;
 mod memory;
 
 use check::Check;
-pub use contract::Sink;
+pub use contract::{Sink, Written};
 use files::Files;
 pub use memory::Memory;
 
@@ -28,8 +28,8 @@ impl Sink for Nowhere {
         Ok(None)
     }
 
-    fn commit(&mut self) -> Result<u64> {
-        Ok(0)
+    fn commit(&mut self) -> Result<Written> {
+        Ok(Written::default())
     }
 }
 

@@ -65,7 +65,7 @@ fn only_regular_files_are_read() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let open = |path: &Path| LocalFile::open(path, ReadMode::Pread).expect_err("no regular file");
     let expected = format!(
-        "{}: not a checkpoint, expected a regular file, got a folder",
+        "{}: cannot be read, expected a regular file, got a folder",
         folder.path().display()
     );
     assert_eq!(open(folder.path()).message(), expected);

@@ -11,20 +11,20 @@ if TYPE_CHECKING:
 
     from submerge.inference import Sizes, Work
 
-__all__ = ["RUNGS", "on_a_gpu"]
+__all__ = ["CANDIDATES", "on_a_gpu"]
 
-RUNGS = ("resident", "text-first", "time-share", "blocks", "layers", "disk")
+CANDIDATES = ("resident", "text-first", "time-share", "blocks", "layers", "disk")
 
 
-def on_a_gpu(rung: str, kind: str | None = None) -> Callable[..., LoadPlan]:
-    """Return what plans a load by that rung, in place of `plan_load`."""
+def on_a_gpu(name: str, kind: str | None = None) -> Callable[..., LoadPlan]:
+    """Return what plans a load by that candidate, in place of `plan_load`."""
 
     def plan(
         sizes: Sizes, machine: Machine, work: Work, *, quantization: str | None, packages: bool
     ) -> LoadPlan:
         assert packages
-        ladder = planner._ladder(sizes, Machine("cuda"), work, quantization)
-        found = next(r for r in ladder if (r.name, r.quantization) == (rung, kind))
+        candidates = planner._candidates(sizes, Machine("cuda"), work, quantization)
+        found = next(r for r in candidates if (r.name, r.quantization) == (name, kind))
         return LoadPlan(machine, work, sizes, found, ())
 
     return plan

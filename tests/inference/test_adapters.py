@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 import submerge
-from inference.plans import RUNGS, on_a_gpu
+from inference.plans import CANDIDATES, on_a_gpu
 from submerge import RecipeError
 from submerge.inference import load_model, loading, run_inference
 
@@ -154,14 +154,14 @@ def test_an_ip_adapter_acts_by_its_scale_and_only_for_its_run(
         painted(krea, ip_adapter={k: v for k, v in ip_adapter.items() if k != "image"})
 
 
-@pytest.mark.parametrize("rung", RUNGS)
+@pytest.mark.parametrize("candidate", CANDIDATES)
 def test_adapters_paint_the_same_image_on_every_plan(
     krea: LoadedModel,
     pipelines: dict[str, Path],
     ip_adapter: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
-    rung: str,
+    candidate: str,
 ) -> None:
     draw = torch.Generator().manual_seed(3)
     name = "transformer.transformer_blocks.0.attn.to_q.lora"
@@ -176,7 +176,7 @@ def test_adapters_paint_the_same_image_on_every_plan(
         {},
     ]
     expected = [painted(krea, **more) for more in each]
-    monkeypatch.setattr(loading, "plan_load", on_a_gpu(rung))
+    monkeypatch.setattr(loading, "plan_load", on_a_gpu(candidate))
     with load_model(pipelines["krea"], device="cpu", dtype="f32") as model:
-        assert model.plan.rung.name == rung
+        assert model.plan.chosen.name == candidate
         assert [painted(model, **more) for more in each] == expected

@@ -69,16 +69,16 @@ def test_a_transformer_that_changes_between_two_steps(
 
 
 @pytest.mark.parametrize("change", [rewrite, replace])
-@pytest.mark.parametrize("rung", ["resident", "disk"])
+@pytest.mark.parametrize("candidate", ["resident", "disk"])
 def test_files_that_change_between_planning_and_loading(
     pipelines: dict[str, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    rung: str,
+    candidate: str,
     change: Callable[[Path], None],
 ) -> None:
     """Of the transformer, a text encoder and the VAE alike."""
-    monkeypatch.setattr(loading, "plan_load", on_a_gpu(rung))
+    monkeypatch.setattr(loading, "plan_load", on_a_gpu(candidate))
     begin = Placed.__init__
     for part in ("transformer", "text_encoder_2", "vae"):
         folder = shutil.copytree(pipelines["krea"], tmp_path / part)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import T5EncoderModel
 
-from inference.plans import RUNGS, on_a_gpu
+from inference.plans import CANDIDATES, on_a_gpu
 from submerge.inference import load_model, loading, run_inference
 
 if TYPE_CHECKING:
@@ -42,15 +42,15 @@ def no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(T5EncoderModel, "from_pretrained", refuse)
 
 
-@pytest.mark.parametrize("rung", RUNGS)
+@pytest.mark.parametrize("candidate", CANDIDATES)
 def test_prompts_that_are_there_need_no_text_encoder(
     pipelines: dict[str, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
-    rung: str,
+    candidate: str,
 ) -> None:
-    monkeypatch.setattr(loading, "plan_load", on_a_gpu(rung))
+    monkeypatch.setattr(loading, "plan_load", on_a_gpu(candidate))
     plain = painted(pipelines["krea"], None)
     first = painted(pipelines["krea"], tmp_path / "kept")
     assert len(list((tmp_path / "kept").iterdir())) == len(PROMPTS)

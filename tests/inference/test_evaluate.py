@@ -186,20 +186,20 @@ def test_models_share_texts_and_start_latents(
     assert all(torch.equal(start, starts[0]) for start in starts)
 
 
-@pytest.mark.parametrize("rung", ["text-first", "disk"])
+@pytest.mark.parametrize("candidate", ["text-first", "disk"])
 def test_where_the_parts_lie_changes_no_signal(
-    rung: str, pipelines: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    candidate: str, pipelines: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     how = SMALL | {"seeds": [0], "steps": 1, "sweep_steps": [1]}
 
     def judged_by(name: str) -> Evaluation:
         monkeypatch.setattr(
-            planner, "_ladder", lambda *a: (r for r in ladder(*a) if r.name == name)
+            planner, "_candidates", lambda *a: (r for r in candidates(*a) if r.name == name)
         )
         return evaluate_guidance(pipelines["merged"], ["a fox"], scorers=(), options=how, load=LOAD)
 
-    ladder = planner._ladder
-    assert judged_by(rung).signals == judged_by("resident").signals
+    candidates = planner._candidates
+    assert judged_by(candidate).signals == judged_by("resident").signals
 
 
 def test_other_text_encoders_are_told_apart(pipelines: dict[str, Path], tmp_path: Path) -> None:

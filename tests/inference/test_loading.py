@@ -13,7 +13,7 @@ from diffusers import FluxTransformer2DModel
 
 import submerge
 from factory import KREA, Flux, save_file, save_folder, tensors, write, write_json
-from inference.plans import RUNGS, on_a_gpu
+from inference.plans import CANDIDATES, on_a_gpu
 from submerge.checkpoint import open_checkpoint
 from submerge.inference import load_model, loading, plan_loading, run_inference
 from submerge.inference.weights import Weights
@@ -85,15 +85,15 @@ def test_a_merged_model_borrows_from_its_parents(
         assert painted(model) == expected
 
 
-@pytest.mark.parametrize("rung", RUNGS)
+@pytest.mark.parametrize("candidate", CANDIDATES)
 def test_every_plan_paints_the_same_image(
-    pipelines: dict[str, Path], expected: bytes, monkeypatch: pytest.MonkeyPatch, rung: str
+    pipelines: dict[str, Path], expected: bytes, monkeypatch: pytest.MonkeyPatch, candidate: str
 ) -> None:
     """The CPU takes the way of a GPU: what a plan streams or moves, it streams and moves."""
 
-    monkeypatch.setattr(loading, "plan_load", on_a_gpu(rung))
+    monkeypatch.setattr(loading, "plan_load", on_a_gpu(candidate))
     with load_model(pipelines["krea"], device="cpu") as model:
-        assert model.plan.rung.name == rung
+        assert model.plan.chosen.name == candidate
         assert painted(model) == expected
         again = run_inference(model, "another text", SMALL)
         assert len(again) == 1

@@ -20,8 +20,8 @@ def test_peaks_are_within_15_percent_of_the_plan(
     model = save_wide(tmp_path / "wide.safetensors")
     runs = measured(model, pipelines["krea"])
     resident, streamed = runs["resident"], runs["streamed"]
-    assert resident["rung"] == "everything resident"
-    assert streamed["rung"].startswith("transformer and text encoders streamed")
+    assert resident["candidate"] == "everything resident"
+    assert streamed["candidate"].startswith("transformer and text encoders streamed")
     for run in runs.values():
         assert run["peak"] == pytest.approx(run["plan"], rel=0.15)
     weights = model.stat().st_size
@@ -30,5 +30,5 @@ def test_peaks_are_within_15_percent_of_the_plan(
     assert streamed["pixels"] == resident["pixels"]
     # Rounded as they are read: the weights as they are were never in memory as a whole.
     for kind in ("int8", "int4"):
-        assert f"{kind} layers" in runs[kind]["rung"]
+        assert f"{kind} layers" in runs[kind]["candidate"]
         assert runs[kind]["peak"] - runs[kind]["base"] < 0.75 * weights

@@ -89,10 +89,10 @@ def planned(
 
 
 def rank(plan: LoadPlan | PlanError) -> tuple[float, int]:
-    """How far down the ladder a plan stands; smaller is better."""
+    """How far down the candidates a plan stands; smaller is better."""
     if isinstance(plan, PlanError):
         return (float("inf"), 0)
-    return (len(plan.rejected), -plan.rung.kept)
+    return (len(plan.rejected), -plan.chosen.kept)
 
 
 @given(sizes(), MACHINE, WORK, QUANTIZATION)
@@ -105,7 +105,7 @@ def test_no_phase_takes_more_than_the_budget(
     for phase in PHASES:
         for pool in POOLS:
             limit = getattr(machine, pool)
-            assert limit is None or plan.rung.needs[phase][pool] <= limit
+            assert limit is None or plan.chosen.needs[phase][pool] <= limit
 
 
 @given(sizes(), MACHINE, WORK, QUANTIZATION, st.data())
@@ -132,7 +132,7 @@ def test_the_smallest_budget_that_a_refusal_names_would_do(
     assert set(named) == set(POOLS)
     smallest = Machine(device, named["vram"], named["ram"])
     fits = plan_load(found, smallest, work, quantization=quant)
-    assert fits.rung.peak == {"vram": named["vram"], "ram": named["ram"]}
+    assert fits.chosen.peak == {"vram": named["vram"], "ram": named["ram"]}
     tighter = [replace(smallest, ram=named["ram"] - 1)]
     tighter += [replace(smallest, vram=named["vram"] - 1)] if named["vram"] else []
     for machine in tighter:
@@ -141,7 +141,7 @@ def test_the_smallest_budget_that_a_refusal_names_would_do(
 
 
 @pytest.mark.parametrize(
-    ("vram", "ram", "rung", "tiles"),
+    ("vram", "ram", "candidate", "tiles"),
     [
         (48, 64, "resident", False),
         (32, 64, "text-first", False),
@@ -152,23 +152,23 @@ def test_the_smallest_budget_that_a_refusal_names_would_do(
         (8, 4, "disk", False),
     ],
 )
-def test_the_ladder_of_flux_dev(vram: int, ram: int, rung: str, *, tiles: bool) -> None:
+def test_the_ladder_of_flux_dev(vram: int, ram: int, candidate: str, *, tiles: bool) -> None:
     plan = plan_load(FLUX, Machine("cuda", vram * GIB, ram * GIB), ONE_IMAGE)
-    assert (plan.rung.name, plan.rung.tiles) == (rung, tiles)
+    assert (plan.chosen.name, plan.chosen.tiles) == (candidate, tiles)
 
 
 def test_weights_change_only_where_that_is_allowed() -> None:
     machine = Machine("cuda", 18 * GIB, 64 * GIB)
     never = plan_load(FLUX, machine, ONE_IMAGE)
-    assert (never.rung.name, never.rung.quantization) == ("blocks", None)
+    assert (never.chosen.name, never.chosen.quantization) == ("blocks", None)
     roomy = Machine("cuda", 48 * GIB, 64 * GIB)
-    assert plan_load(FLUX, roomy, ONE_IMAGE, quantization="auto").rung.quantization is None
+    assert plan_load(FLUX, roomy, ONE_IMAGE, quantization="auto").chosen.quantization is None
     for kind in QUANTIZATIONS:
-        assert plan_load(FLUX, roomy, ONE_IMAGE, quantization=kind).rung.quantization == kind
+        assert plan_load(FLUX, roomy, ONE_IMAGE, quantization=kind).chosen.quantization == kind
 
 
 @pytest.mark.parametrize(
-    ("vram", "ram", "rung", "kind"),
+    ("vram", "ram", "candidate", "kind"),
     [
         (18, 64, "time-share", "fp8"),
         (15, 64, "time-share", "int8"),
@@ -180,11 +180,11 @@ def test_weights_change_only_where_that_is_allowed() -> None:
     ],
 )
 def test_auto_takes_the_first_that_saves_streaming(
-    vram: int, ram: int, rung: str, kind: str | None
+    vram: int, ram: int, candidate: str, kind: str | None
 ) -> None:
     machine = Machine("cuda", vram * GIB, ram * GIB)
     plan = plan_load(FLUX, machine, ONE_IMAGE, quantization="auto")
-    assert (plan.rung.name, plan.rung.quantization) == (rung, kind)
+    assert (plan.chosen.name, plan.chosen.quantization) == (candidate, kind)
     assert (f"{kind} layers" in plan.describe().partition("rejected")[0]) == (kind is not None)
 
 
@@ -192,14 +192,14 @@ def test_peaks_agree_with_published_measurements() -> None:
     """31.4 GiB loaded and 36.2 at peak; 23.3 at peak one part at a time (FLUX.1-dev, bf16)."""
     context = int(0.6 * GIB)
     resident = plan_load(FLUX, Machine("cuda", 64 * GIB), ONE_IMAGE)
-    assert resident.rung.peak["vram"] - context == pytest.approx(36.2 * GIB, rel=0.01)
+    assert resident.chosen.peak["vram"] - context == pytest.approx(36.2 * GIB, rel=0.01)
     shared = plan_load(FLUX, Machine("cuda", 24 * GIB, 64 * GIB), ONE_IMAGE)
-    assert shared.rung.peak["vram"] - context == pytest.approx(23.3 * GIB, rel=0.01)
+    assert shared.chosen.peak["vram"] - context == pytest.approx(23.3 * GIB, rel=0.01)
 
 
 def test_spare_memory_keeps_blocks_where_the_rest_is_on_disk() -> None:
     kept = [
-        plan_load(FLUX, Machine("cpu", ram=ram * GIB), ONE_IMAGE).rung.kept for ram in (6, 8, 16)
+        plan_load(FLUX, Machine("cpu", ram=ram * GIB), ONE_IMAGE).chosen.kept for ram in (6, 8, 16)
     ]
     assert 0 <= kept[0] < kept[1] < kept[2] < 57
 
@@ -223,7 +223,7 @@ def test_planning_needs_no_torch() -> None:
 def test_auto_passes_over_what_is_not_installed_and_says_so() -> None:
     machine = Machine("cuda", 15 * GIB, 64 * GIB)
     plan = plan_load(FLUX, machine, ONE_IMAGE, quantization="auto", packages=False)
-    assert (plan.rung.name, plan.rung.quantization) == ("blocks", None)
+    assert (plan.chosen.name, plan.chosen.quantization) == ("blocks", None)
     assert "int8 layers: the package gguf is not installed" in plan.describe()
     asked = plan_load(FLUX, machine, ONE_IMAGE, quantization="int8", packages=False)
-    assert asked.rung.quantization == "int8"  # loading says what is missing
+    assert asked.chosen.quantization == "int8"  # loading says what is missing

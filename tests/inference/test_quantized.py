@@ -13,7 +13,7 @@ from safetensors.torch import save_file as save_lora
 
 import submerge
 from factory import KREA, save_file, tensors, write
-from inference.plans import RUNGS, on_a_gpu
+from inference.plans import CANDIDATES, on_a_gpu
 from submerge.inference import load_model, loading, run_inference
 from submerge.inference.quantized import PACKED, QUANTIZATIONS, casts, packs
 
@@ -102,7 +102,7 @@ def test_layers_take_what_the_plan_says(pipelines: dict[str, Path], kind: str) -
     with load_model(pipelines["krea"], device="cpu", quantization=kind) as model:
         held = sum(p.numel() * p.element_size() for p in model.pipe.transformer.parameters())
         sizes = model.plan.sizes
-        assert model.plan.rung.quantization == kind
+        assert model.plan.chosen.quantization == kind
         assert held == sizes.quantized[kind].total < sizes.transformer.total
         image = run_inference(model, TEXT, SMALL)[0]
     assert image.metadata["model"]["quantization"] == kind
@@ -128,15 +128,15 @@ def test_embedders_norms_and_the_final_layer_stay(pipelines: dict[str, Path], ki
     assert "transformer_blocks.0.ff.net.2.weight" not in stays
 
 
-@pytest.mark.parametrize("rung", RUNGS[:-1])
+@pytest.mark.parametrize("candidate", CANDIDATES[:-1])
 @pytest.mark.parametrize("kind", PACKED)
 def test_every_plan_paints_the_same_image(
-    pipelines: dict[str, Path], monkeypatch: pytest.MonkeyPatch, kind: str, rung: str
+    pipelines: dict[str, Path], monkeypatch: pytest.MonkeyPatch, kind: str, candidate: str
 ) -> None:
     with load_model(pipelines["krea"], device="cpu", quantization=kind) as model:
         expected = painted(model)
 
-    monkeypatch.setattr(loading, "plan_load", on_a_gpu(rung, kind))
+    monkeypatch.setattr(loading, "plan_load", on_a_gpu(candidate, kind))
     with load_model(pipelines["krea"], device="cpu", quantization=kind) as model:
         assert np.array_equal(painted(model), expected)
         assert np.array_equal(painted(model), expected)

@@ -19,6 +19,7 @@ use submerge_core::error::{Error, Result};
 use submerge_core::exec::execute;
 use submerge_core::format::safetensors::{Tensor, encode};
 use submerge_core::io::source::FileIdentity;
+use submerge_core::report::Report;
 
 /// Where a child process finds its job, and where it leaves the outcome.
 const CHILD: &str = "SUBMERGE_SURVIVAL_JOB";
@@ -149,6 +150,11 @@ impl Job {
 
     fn run(&self) -> Result<()> {
         self.watched(&mut |_, _| Ok(()))
+    }
+
+    fn report(&self) -> Result<Report> {
+        let (plan, options) = (self.plan.to_string(), self.options.to_string());
+        execute(&plan, &options, &AtomicBool::new(false), &mut |_, _| Ok(()))
     }
 
     fn watched(&self, observer: &mut dyn FnMut(u64, u64) -> Result<()>) -> Result<()> {

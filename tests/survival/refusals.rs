@@ -55,7 +55,7 @@ fn an_input_is_never_the_output_whatever_it_is_called() {
     fs::hard_link(scene.input("a"), scene.output()).expect("a hard link");
     for path in [scene.input("a"), scene.output(), links.join("b.safetensors")] {
         let job = scene.job(&json!({"file": {"path": path}})).option("overwrite", true);
-        refused(&scene, &job, "is the input", "never overwritten");
+        refused(&scene, &job, "input", "never overwritten");
     }
     assert_eq!(fs::read(scene.input("a")).expect("an input"), before);
 }

@@ -1,6 +1,8 @@
 //! Jobs that are stopped from outside: cancelled, killed, overtaken by another.
 
 use std::fs::{self, File};
+use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -125,26 +127,82 @@ fn a_job_killed_at_any_moment_leaves_a_whole_folder_or_none() {
 }
 
 #[test]
-fn only_abandoned_names_of_the_same_output_are_swept() {
+fn only_abandoned_folders_of_the_same_output_are_swept() {
     let scene = Scene::small();
     let at = |name: &str| scene.folder().join(name);
-    let living = File::create(at(".merged.safetensors.1-0.part")).expect("a file");
+    let hidden = |name: &str| at(&format!(".merged.safetensors.{name}"));
+    let folder = |path: &Path, file: &str| {
+        fs::create_dir_all(path).expect("a folder");
+        File::create(path.join(file)).expect("a file in it")
+    };
+    // Of a living job; with something no job makes; named for another output or by nobody.
+    folder(&hidden("1-0.part"), "lock").lock().expect("a lock");
+    let living = folder(&hidden("2-0.part"), "lock");
     living.lock().expect("a lock");
-    File::create(at(".merged.safetensors.2-0.part")).expect("a file");
-    fs::create_dir_all(at(".merged.safetensors.3-folder.part").join("x")).expect("a folder");
-    let kept = [
-        ".merged.safetensors.1-0.part",
-        ".merged.safetensors.bak",
-        ".merged.safetensors.x-0.part",
-        ".other.safetensors.2-0.part",
-        "merged.safetensors.2-0.part",
-    ];
-    for name in &kept[1..] {
-        File::create(at(name)).expect("a file");
+    folder(&hidden("3-0.part"), "thesis.txt");
+    for name in [".other.safetensors.4-0.part", "merged.safetensors.4-0.part"] {
+        folder(&at(name), "lock");
     }
-    scene.to_file().run().expect("a job");
-    let mut expected = kept.map(str::to_owned).to_vec();
+    for name in ["x-0.part", "4-.part", "4-0.part~", "bak"] {
+        folder(&hidden(name), "lock");
+    }
+    let pipe = hidden("5-0.part");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    fs::create_dir(hidden("6-0.part")).expect("a folder");
+    let pipe = hidden("6-0.part").join("lock");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    std::os::unix::fs::symlink(scene.root.path(), hidden("7-0.part")).expect("a link");
+    let mut expected = scene.left();
+    expected.retain(|name| name != ".merged.safetensors.1-0.part");
     expected.push("merged.safetensors".to_owned());
+    // Abandoned: locked by nobody, locked before and no more, never locked.
+    folder(&hidden("8-0.part"), "lock");
+    folder(&hidden("9-1.part"), "0");
+    folder(&hidden("9-2.part").join("new"), "model.safetensors");
+    scene.to_file().run().expect("a job");
     expected.sort();
     assert_eq!(scene.left(), expected);
+}
+
+/// What stood there is put back if nothing else does, kept if it may be the only copy, and goes if
+/// the new output had taken its place.
+#[test]
+fn what_may_be_the_only_copy_is_never_swept() {
+    let cases: [(&[&str], Option<&str>, &str); 5] = [
+        (&["new", "old"], None, "old"),
+        (&["old"], None, "old"),
+        (&["new", "old"], Some("mine"), "kept"),
+        (&["old"], Some("mine"), "swept"),
+        (&["new"], None, "swept"),
+    ];
+    for (held, standing, outcome) in cases {
+        let scene = Scene::small();
+        let path = scene.folder().join("model");
+        let hidden = scene.folder().join(".model.1-0.part");
+        let fill = |folder: &Path, text: &str| {
+            fs::create_dir_all(folder).expect("a folder");
+            fs::write(folder.join("model.safetensors"), text).expect("a file");
+        };
+        for name in held {
+            fill(&hidden.join(name), name);
+        }
+        if let Some(text) = standing {
+            fill(&path, text);
+        }
+        let job = scene.job(&json!({"folder": {"path": path}}));
+        let text = |at: &Path| fs::read_to_string(at.join("model.safetensors")).ok();
+        if outcome == "old" {
+            let error = job.refused();
+            assert!(error.advice().is_some_and(|hint| hint.contains("put back")), "{error}");
+            assert_eq!(text(&path).as_deref(), Some("old"));
+            assert_eq!(scene.left(), ["model"]);
+            continue;
+        }
+        let report = job.option("overwrite", true).report().expect("a job");
+        let kept = outcome == "kept";
+        assert_eq!(report.notes.iter().any(|note| note.contains("kept")), kept, "{held:?}");
+        assert_eq!(text(&hidden.join("old")).as_deref(), kept.then_some("old"));
+        let whole = fs::metadata(path.join("model.safetensors")).expect("the output");
+        assert!(whole.len() > scene.bytes());
+    }
 }

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from submerge.checkpoint import files as _files
+from submerge.checkpoint.dtypes import DTYPES, FLOATS
 from submerge.errors import CheckpointError, listing, quoted
 from submerge.files import path_of
 
@@ -34,19 +35,6 @@ __all__ = [
 
 # The limit of the safetensors format itself.
 MAX_HEADER_BYTES = 100_000_000
-
-# Size in bits of each element type of the format, spelled as in the files.
-DTYPES: Mapping[str, int] = MappingProxyType(
-    {
-        "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "BOOL": 8, "U8": 8, "I8": 8,
-        "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
-        "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,
-        "C64": 64, "F64": 64, "I64": 64, "U64": 64,
-    }
-)  # fmt: skip
-
-# The element types arithmetic is defined on; tensors of any other type are copied whole or refused.
-FLOATS = frozenset({"F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 
 
 class TensorInfo(NamedTuple):

@@ -32,12 +32,12 @@ def adapted(model: LoadedModel, options: InferenceOptions) -> Iterator[dict[str,
     with model.phase("denoise") as pipe:
         try:
             if options.loras:
-                _told("loras", _load_loras, pipe, options.loras)
+                _applied("loras", _load_loras, pipe, options.loras)
             if options.ip_adapter is not None:
                 given = options.ip_adapter
-                keywords |= _told("ip_adapter", _load_ip_adapter, pipe, given, model.device)
+                keywords |= _applied("ip_adapter", _load_ip_adapter, pipe, given, model.device)
             if options.controlnet is not None:
-                keywords |= _told("controlnet", _load_controlnet, pipe, options.controlnet)
+                keywords |= _applied("controlnet", _load_controlnet, pipe, options.controlnet)
             yield keywords
         finally:
             if options.loras:
@@ -137,8 +137,8 @@ def _picture(image: Any) -> Any:
         return file.convert("RGB")
 
 
-def _told(field: str, load: Any, *arguments: Any) -> Any:
-    """Call a loader of diffusers, whose failure is told as that of the option."""
+def _applied(field: str, load: Any, *arguments: Any) -> Any:
+    """Call a loader of diffusers; its failure is reported as that of the option."""
     try:
         return load(*arguments)
     except (

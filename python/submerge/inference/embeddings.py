@@ -72,11 +72,11 @@ class Embeddings:
             return None
         try:
             with safe_open(path, "pt") as file:
-                told = (file.metadata() or {}).get("key")
+                written = (file.metadata() or {}).get("key")
                 found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError):
-            told, found = None, {}
-        if told == key and _fits(found, tokens, self._known["dtype"]):
+            written, found = None, {}
+        if written == key and _fits(found, tokens, self._known["dtype"]):
             return found["t5"], found["clip"]
         self.damaged.append(path)
         return None

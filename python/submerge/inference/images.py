@@ -50,8 +50,8 @@ class GeneratedImage:
         seconds: how long it took, its share of the batch; 0 for one that was there already.
         phases: seconds of `text`, `denoise` and `decode`.
         memory: phase -> `rss`, `anonymous`, `file`, `vram`, `vram_reserved` -> the most bytes that
-            were seen (20 looks a second); the text phase is that of the run. Not in the PNG: the
-            same image is the same file.
+            were seen (sampled 20 times a second); the text phase is that of the run. Not in the
+            PNG: the same image is the same file.
         notes: what is worth telling, a prompt that was cut for instance.
         path: the file it was written to, or None.
     """

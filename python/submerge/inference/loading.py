@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypedDict
 
+from submerge.checkpoint.dtypes import DTYPES, WORDS
 from submerge.errors import RecipeError, SubmergeError, nearest, quoted
 from submerge.given import shown, size
 from submerge.inference.activations import Work
@@ -32,15 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LoadArguments", "LoadedModel", "fetched", "load_model", "plan_loading"]
 
-_DTYPES = {"bfloat16": 2, "float16": 2, "float32": 4}
-_SHORT = {
-    "bf16": "bfloat16",
-    "f16": "float16",
-    "fp16": "float16",
-    "f32": "float32",
-    "fp32": "float32",
-}
-_FILE_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+_COMPUTED = ("BF16", "F16", "F32")
 _HUB_ID = re.compile(r"(?:hf://)?([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?")
 
 
@@ -79,7 +72,7 @@ class LoadedModel:
         name: what the model is called.
         guided: whether the transformer has a guidance embedder.
         fingerprint: a digest of the transformer's headers and of the first bytes of every tensor.
-        defaults: the options it is painted with unless told otherwise, and why.
+        defaults: the options it is painted with unless asked otherwise, and why.
         notes: what is worth telling: the scheduler chosen, for instance.
         texts: embeddings by prompt and tokens, as `encode` remembers them; models with the same
             text encoders may lend each other theirs.
@@ -206,7 +199,7 @@ def load_model(
     # What the libraries take differs threefold between builds of torch: measured, not assumed.
     base = read()[0].rss
     parts, plan = _planned(source, (device, dtype, quantization), memory_budget, (more, base))
-    if plan.rung.quantization in PACKED:
+    if plan.chosen.quantization in PACKED:
         _libraries("gguf")
 
     folder, kept = more.get("embeddings"), None
@@ -226,7 +219,7 @@ def load_model(
 
 def _encoder_device(plan: LoadPlan) -> str:
     """Return where texts are encoded: encoders streamed from their files compute on the CPU."""
-    return "cpu" if plan.rung.placement["text"] == "disk" else plan.machine.device
+    return "cpu" if plan.chosen.placement["text"] == "disk" else plan.machine.device
 
 
 def plan_loading(
@@ -275,27 +268,28 @@ def _planned(
     if base is not None:
         machine = replace(machine, base=base)
     plan = plan_load(
-        parts.sizes(_DTYPES[wanted]),
+        parts.sizes(DTYPES[wanted].bits // 8),
         machine,
         work,
         quantization=quantization,
         packages=find_spec("gguf") is not None,
     )
-    return parts, plan.with_dtype(wanted)
+    return parts, plan.with_dtype(str(DTYPES[wanted].torch))
 
 
 def _dtype(dtype: str, parts: Parts) -> str:
-    """Return torch's name of the dtype to compute in."""
+    """Return the dtype to compute in, as files spell it."""
     if dtype == "auto":
         counts: dict[str, int] = {}
         for unit in parts.model.units.values():
             elements = unit.rows * unit.row_elements
             counts[unit.dtype] = counts.get(unit.dtype, 0) + elements
-        return _FILE_DTYPES.get(max(counts, key=counts.__getitem__), "bfloat16")
-    name = _SHORT.get(dtype, dtype)
-    if name not in _DTYPES:
+        most = max(counts, key=counts.__getitem__)
+        return most if most in _COMPUTED else "BF16"
+    name = WORDS.get(str(dtype))
+    if name not in _COMPUTED:
         raise RecipeError(f"dtype: expected `auto`, `bf16`, `f16` or `f32`, got {shown(dtype)}")
-    return name
+    return str(name)
 
 
 def _machine(device: str, memory_budget: int | str | Mapping[str, int | str] | None) -> Machine:

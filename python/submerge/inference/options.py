@@ -148,7 +148,7 @@ class InferenceOptions(Options):
 
 
 class Defaults(NamedTuple):
-    """The options a model is painted with unless told otherwise, and why."""
+    """The options a model is painted with unless asked otherwise, and why."""
 
     values: Mapping[str, Any]
     why: str

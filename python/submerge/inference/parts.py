@@ -73,7 +73,7 @@ class Parts:
     @property
     def few_step_parent(self) -> bool:
         """Whether a model without guidance is among the parents that the file names."""
-        inputs = self._told("submerge.inputs")
+        inputs = self._declared("submerge.inputs")
         if not isinstance(inputs, list):
             return False
         units = {str(entry.get("units")) for entry in inputs if isinstance(entry, Mapping)}
@@ -87,9 +87,9 @@ class Parts:
     @property
     def recipe(self) -> Any:
         """The recipe the transformer was merged by, where its file tells it."""
-        return self._told("submerge.recipe")
+        return self._declared("submerge.recipe")
 
-    def _told(self, field: str) -> Any:
+    def _declared(self, field: str) -> Any:
         """Return what the file says of itself in JSON; nothing, if anybody wrote something else."""
         try:
             return json.loads(self.metadata.get(field, "null"))

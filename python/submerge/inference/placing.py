@@ -78,7 +78,7 @@ class Placed:
         # Files that are read while the model lives.
         self._held: list[Weights | Reading] = []
         self.pipe = self._assemble()
-        self._text_first = plan.rung.placement["text"] == "once"
+        self._text_first = plan.chosen.placement["text"] == "once"
         if self._text_first:
             return
         try:
@@ -100,7 +100,7 @@ class Placed:
         elif name == "text":
             self._bring(name)
         part = _PHASES[name]
-        moved = self._plan.rung.placement[part] == "host"
+        moved = self._plan.chosen.placement[part] == "host"
         modules = [getattr(self.pipe, module) for module in _MODULES[part]] if moved else []
         for module in modules:
             module.to(self._device)
@@ -114,7 +114,7 @@ class Placed:
     @contextmanager
     def _streaming(self, phase: str) -> Iterator[None]:
         """Have transformers stream text encoders from the files whose headers were read."""
-        if phase != "text" or self._plan.rung.placement["text"] != "disk":
+        if phase != "text" or self._plan.chosen.placement["text"] != "disk":
             yield
             return
         with self._loading("text_encoder"), self._loading("text_encoder_2"):
@@ -162,7 +162,7 @@ class Placed:
             self.pipe.register_modules(**dict.fromkeys(_MODULES[part]))
             for module in modules:
                 _empty(module)
-        if self._plan.rung.name in _HOOKED:
+        if self._plan.chosen.name in _HOOKED:
             gc.collect()  # the hooks hold weights of their own, in cycles
         if self._device.type != "cpu":
             import torch
@@ -172,7 +172,7 @@ class Placed:
     def _text(self) -> dict[str, Any]:
         import transformers
 
-        place = self._plan.rung.placement["text"]
+        place = self._plan.chosen.placement["text"]
         classes = {"text_encoder": "CLIPTextModel", "text_encoder_2": "T5EncoderModel"}
         modules = {}
         for name, kind in classes.items():
@@ -196,12 +196,12 @@ class Placed:
             vae = AutoencoderKL.from_pretrained(
                 folder, torch_dtype=self._dtype, local_files_only=True
             )
-        if self._plan.rung.tiles:
+        if self._plan.chosen.tiles:
             vae.enable_tiling()
             # The config's own tile is a whole image of 1024 x 1024.
             vae.tile_sample_min_size = TILE
             vae.tile_latent_min_size = TILE // 2 ** (len(vae.config.block_out_channels) - 1)
-        return {"vae": self._put(vae, self._plan.rung.placement["vae"])}
+        return {"vae": self._put(vae, self._plan.chosen.placement["vae"])}
 
     def _transformer(self) -> dict[str, Any]:
         from accelerate import init_empty_weights
@@ -210,7 +210,7 @@ class Placed:
         with init_empty_weights(include_buffers=False):
             config = config_of(self._parts.model.arch)
             transformer = FluxTransformer2DModel.from_config(config).to(self._dtype).eval()
-        place = self._plan.rung.placement["transformer"]
+        place = self._plan.chosen.placement["transformer"]
         weights = Weights(self._parts.model, self._dtype)
         if place == "disk":
             self._held.append(weights)
@@ -229,7 +229,7 @@ class Placed:
         import torch
 
         home = torch.device("cpu") if keep_on_host else self._device
-        fp8, kind = torch.float8_e4m3fn, self._plan.rung.quantization
+        fp8, kind = torch.float8_e4m3fn, self._plan.chosen.quantization
         shapes = {name: tensor.shape for name, tensor in transformer.named_parameters()}
         if kind in PACKED:
             replace_layers(transformer, [n for n in shapes if packs(n, shapes[n])], self._dtype)
@@ -246,7 +246,7 @@ class Placed:
     def _stream(self, transformer: Any, weights: Weights) -> None:
         """Have each layer read its weights when it is called and drop them afterwards."""
         transformer.requires_grad_(requires_grad=False)
-        kept = self._plan.rung.kept
+        kept = self._plan.chosen.kept
         blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
         stays = {id(module) for block in blocks[:kept] for module in block.modules()}
         for name, module in transformer.named_modules():

@@ -2,7 +2,7 @@
 
 Pure: sizes in, plan out; nothing is loaded and torch is not imported. Painting has three phases,
 encoding the texts, denoising and decoding, and only what a phase needs must be in memory in it.
-The plan is the first rung of a ladder that fits; a rung costs more time than the one above it.
+The plan is the first of its candidates that fits; each costs more time than the one before.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from submerge.plan.sizes import bytes_in_words
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["LoadPlan", "Machine", "Rung", "Sizes", "Stored", "Work", "plan_load"]
+__all__ = ["Candidate", "LoadPlan", "Machine", "Sizes", "Stored", "Work", "plan_load"]
 
 PHASES = ("text", "denoise", "decode")
 POOLS = ("vram", "ram")
@@ -99,7 +99,7 @@ class Machine:
         return self.device.partition(":")[0]
 
 
-class Rung(NamedTuple):
+class Candidate(NamedTuple):
     """One way to place the parts.
 
     Attributes:
@@ -127,7 +127,7 @@ class Rung(NamedTuple):
 
     @property
     def words(self) -> str:
-        """The rung with its modifiers: `text first, int8 layers, tiled VAE`."""
+        """The candidate with its modifiers: `text first, int8 layers, tiled VAE`."""
         more = [f"{self.quantization} layers"] if self.quantization else []
         more += ["tiled VAE"] * self.tiles
         more += [f"{self.kept} blocks kept in memory"] if self.kept else []
@@ -161,7 +161,7 @@ class LoadPlan:
         machine: the device and the budget.
         work: what the plan was made for.
         sizes: what it was made from.
-        rung: the way chosen.
+        chosen: the way to place them.
         rejected: the ways tried before it, each with the reason.
         dtype: the dtype computed in, as torch writes it.
     """
@@ -169,8 +169,8 @@ class LoadPlan:
     machine: Machine
     work: Work
     sizes: Sizes
-    rung: Rung
-    rejected: tuple[tuple[Rung, str], ...]
+    chosen: Candidate
+    rejected: tuple[tuple[Candidate, str], ...]
     dtype: str = "bfloat16"
 
     def with_dtype(self, dtype: str) -> LoadPlan:
@@ -184,8 +184,8 @@ class LoadPlan:
             "work": asdict(self.work),
             "sizes": asdict(self.sizes),
             "dtype": self.dtype,
-            "chosen": _plain(self.rung),
-            "rejected": [{**_plain(rung), "why": why} for rung, why in self.rejected],
+            "chosen": _plain(self.chosen),
+            "rejected": [{**_plain(candidate), "why": why} for candidate, why in self.rejected],
         }
 
     def describe(self) -> str:
@@ -198,11 +198,13 @@ class LoadPlan:
                 f"for:       {work.width} x {work.height} pixels, {work.batch} at a time, "
                 f"{work.tokens} text tokens"
             ),
-            f"chosen:    {self.rung.words}",
+            f"chosen:    {self.chosen.words}",
         ]
-        lines += [f"  {part + ':':<14} {place}" for part, place in self.rung.placement.items()]
-        lines += [f"  {phase + ':':<14} {_bytes(need)}" for phase, need in self.rung.needs.items()]
-        lines += [f"rejected:  {rung.words}: {why}" for rung, why in self.rejected]
+        lines += [f"  {part + ':':<14} {place}" for part, place in self.chosen.placement.items()]
+        lines += [
+            f"  {phase + ':':<14} {_bytes(need)}" for phase, need in self.chosen.needs.items()
+        ]
+        lines += [f"rejected:  {candidate.words}: {why}" for candidate, why in self.rejected]
         return "\n".join(lines)
 
 
@@ -214,7 +216,7 @@ def plan_load(
     quantization: str | None = None,
     packages: bool = True,
 ) -> LoadPlan:
-    """Return the first rung of the ladder that fits the machine.
+    """Return the first candidate that fits the machine.
 
     Args:
         sizes: bytes of the parts.
@@ -227,11 +229,11 @@ def plan_load(
     Raises:
         PlanError: nothing fits; the message names the smallest budget that would.
     """
-    rejected: list[tuple[Rung, str]] = []
-    for rung in _ladder(sizes, machine, work, quantization):
-        filled = _fill(rung, sizes, machine)
+    rejected: list[tuple[Candidate, str]] = []
+    for candidate in _candidates(sizes, machine, work, quantization):
+        filled = _fill(candidate, sizes, machine)
         why = _too_much(filled, machine)
-        if quantization == "auto" and rung.quantization in PACKED and not packages:
+        if quantization == "auto" and candidate.quantization in PACKED and not packages:
             why = _NOT_INSTALLED
         if why is None:
             return LoadPlan(machine, work, sizes, filled, tuple(rejected))
@@ -242,8 +244,10 @@ def plan_load(
     )
 
 
-def _ladder(sizes: Sizes, machine: Machine, work: Work, quantization: str | None) -> Iterator[Rung]:
-    """Yield the rungs from the fastest to the smallest."""
+def _candidates(
+    sizes: Sizes, machine: Machine, work: Work, quantization: str | None
+) -> Iterator[Candidate]:
+    """Yield the candidates from the fastest to the smallest."""
     one_pool = machine.shares_memory
     in_memory = ["resident", "text-first"] if one_pool else ["resident", "text-first", "time-share"]
     kinds: Sequence[str | None] = (quantization,)
@@ -253,22 +257,22 @@ def _ladder(sizes: Sizes, machine: Machine, work: Work, quantization: str | None
     for kind in kinds:
         for tiles in tiled:
             for name in in_memory:
-                yield _rung(name, sizes, machine, work, (tiles, kind))
+                yield _candidate(name, sizes, machine, work, (tiles, kind))
     # Casts happen in hooks that streaming has hooks of its own for.
     packed = [kind for kind in kinds if kind in PACKED]
     streamed = [None, *packed] if quantization == "auto" else [*packed, None]
     for kind in [] if one_pool else streamed:
         for name in ("blocks", "layers"):
             for tiles in tiled:
-                yield _rung(name, sizes, machine, work, (tiles, kind))
+                yield _candidate(name, sizes, machine, work, (tiles, kind))
     for tiles in tiled:
         # What is streamed from the files is read as it is in them.
-        yield _rung("disk", sizes, machine, work, (tiles, None))
+        yield _candidate("disk", sizes, machine, work, (tiles, None))
 
 
-def _rung(
+def _candidate(
     name: str, sizes: Sizes, machine: Machine, work: Work, flags: tuple[bool, str | None]
-) -> Rung:
+) -> Candidate:
     tiles, kind = flags
     placement = dict(zip(("text", "transformer", "vae"), _PLACEMENTS[name], strict=True))
     stored = sizes.transformer if kind is None else sizes.quantized[kind]
@@ -303,7 +307,7 @@ def _rung(
                 device += streamed[part, place] if here else 0
                 host += weights[part] if place != "disk" else 0
         needs[phase] = _pools(machine, device, host)
-    return Rung(name, placement, tiles, kind, 0, needs)
+    return Candidate(name, placement, tiles, kind, 0, needs)
 
 
 def _pools(machine: Machine, device: int, host: int) -> dict[str, int]:
@@ -312,22 +316,24 @@ def _pools(machine: Machine, device: int, host: int) -> dict[str, int]:
     return {"vram": _CONTEXT + device, "ram": machine.base + host}
 
 
-def _fill(rung: Rung, sizes: Sizes, machine: Machine) -> Rung:
+def _fill(candidate: Candidate, sizes: Sizes, machine: Machine) -> Candidate:
     """Keep as many blocks in memory as fit, where the rest is on disk."""
-    if rung.name != "disk":
-        return rung
+    if candidate.name != "disk":
+        return candidate
     for kept, size in reversed(list(enumerate(accumulate(sizes.transformer.blocks, initial=0)))):
         pool = "ram" if machine.shares_memory else "vram"
-        needs = {phase: {**need, pool: need[pool] + size} for phase, need in rung.needs.items()}
-        filled = rung._replace(kept=kept, needs=needs)
+        needs = {
+            phase: {**need, pool: need[pool] + size} for phase, need in candidate.needs.items()
+        }
+        filled = candidate._replace(kept=kept, needs=needs)
         if _too_much(filled, machine) is None:
             return filled
-    return rung
+    return candidate
 
 
-def _too_much(rung: Rung, machine: Machine) -> str | None:
+def _too_much(candidate: Candidate, machine: Machine) -> str | None:
     """Return which phase needs more than the machine gives, or None where all fit."""
-    for phase, need in rung.needs.items():
+    for phase, need in candidate.needs.items():
         for pool in POOLS:
             limit = getattr(machine, pool)
             if limit is not None and need[pool] > limit:
@@ -338,10 +344,10 @@ def _too_much(rung: Rung, machine: Machine) -> str | None:
     return None
 
 
-def _least(rejected: list[tuple[Rung, str]], machine: Machine) -> str:
+def _least(rejected: list[tuple[Candidate, str]], machine: Machine) -> str:
     """Return the smallest budget that some way of loading would do with, in bytes."""
     pools = [pool for pool in POOLS if getattr(machine, pool) is not None]
-    peaks = [rung.peak for rung, why in rejected if why != _NOT_INSTALLED]
+    peaks = [candidate.peak for candidate, why in rejected if why != _NOT_INSTALLED]
     peak = min(peaks, key=lambda peak: [peak[p] for p in pools])
     return ", ".join(f"{pool} {peak[pool]}B ({bytes_in_words(peak[pool])})" for pool in pools)
 
@@ -350,8 +356,8 @@ def _bytes(need: Mapping[str, int]) -> str:
     return ", ".join(f"{pool} {bytes_in_words(need[pool])}" for pool in POOLS if need[pool])
 
 
-def _plain(rung: Rung) -> dict[str, Any]:
-    plain = rung._asdict()
-    plain["placement"] = dict(rung.placement)
-    plain["needs"] = {phase: dict(need) for phase, need in rung.needs.items()}
-    return {**plain, "words": rung.words, "peak": rung.peak}
+def _plain(candidate: Candidate) -> dict[str, Any]:
+    plain = candidate._asdict()
+    plain["placement"] = dict(candidate.placement)
+    plain["needs"] = {phase: dict(need) for phase, need in candidate.needs.items()}
+    return {**plain, "words": candidate.words, "peak": candidate.peak}

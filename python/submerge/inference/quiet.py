@@ -1,4 +1,4 @@
-"""Keep the libraries' own bars and hints off standard error; what matters is told by us."""
+"""Keep the libraries' own bars and hints off standard error; what matters is reported by us."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class _Job(NamedTuple):
 
 @dataclass
 class _Spent:
-    """What a stretch of a phase took: seconds, and the most bytes held by kind."""
+    """What a part of a phase took: seconds, and the most bytes held by kind."""
 
     seconds: float = 0.0
     memory: dict[str, int | None] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class _Run:
 
     @contextmanager
     def phase(self, name: str, **details: int) -> Iterator[_Spent]:
-        """Take the time and the memory of a stretch of a phase."""
+        """Take the time and the memory of a part of a phase."""
         spent, begun = _Spent(), time.perf_counter()
         with span(name, **details), self.watch.peak() as spent.memory:
             yield spent
@@ -178,7 +178,7 @@ def _jobs(run: _Run, prompts: Sequence[str], folder: Path | None) -> list[_Job]:
         "fingerprint": run.model.fingerprint,
         "recipe": run.model.parts.recipe,
         "dtype": run.model.plan.dtype,
-        "quantization": run.model.plan.rung.quantization,
+        "quantization": run.model.plan.chosen.quantization,
     }
     jobs: list[_Job] = []
     for prompt_index, prompt in enumerate(prompts):

@@ -6,9 +6,13 @@ tensor, once. Nothing is read before a tensor is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import contextlib
+import math
+import mmap
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from submerge.checkpoint.dtypes import DTYPES
 from submerge.checkpoint.reading import Reading
 from submerge.layout import tensors_of
 
@@ -19,14 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Weights"]
 
-# Spelled in the files -> the name torch has for it.
-_TORCH = {
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-}
+# Bytes from which on a tensor has memory of its own.
+_LARGE = 1 << 20
 
 
 class Weights(Mapping[str, "torch.Tensor"]):
@@ -66,12 +64,10 @@ class Weights(Mapping[str, "torch.Tensor"]):
             CheckpointError: its file was cut short, written or replaced meanwhile.
             OSError: its file cannot be read, or is no longer there.
         """
-        import torch
-
         places = self._places[name]
         rows = sum(place.end - place.start for place in places)
         shape = (rows, *self._tensors[places[0].tensor].shape[1:])
-        made, at = torch.empty(shape, dtype=self._dtype), 0
+        made, at = _empty(shape, self._dtype), 0
         for place in places:
             rows = place.end - place.start
             self._rows(place, made[at : at + rows])
@@ -91,12 +87,30 @@ class Weights(Mapping[str, "torch.Tensor"]):
         import torch
 
         info = self._tensors[place.tensor]
-        dtype: Any = getattr(torch, _TORCH[info.dtype])
-        read = made if dtype == made.dtype else torch.empty(made.shape, dtype=dtype)
+        dtype: Any = getattr(torch, str(DTYPES[info.dtype].torch))
+        read = made if dtype == made.dtype else _empty(made.shape, dtype)
         memory = memoryview(read.reshape(-1).view(torch.uint8).numpy())
         self._reading.into(info, place.start * info.nbytes // info.rows, memory)
         if read is not made:
             made.copy_(read)
+
+
+def _empty(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    """Return a tensor of any values whose memory goes back to the system when it is dropped.
+
+    The allocator would keep some of it for later, which streaming never needs; and in huge pages
+    memory is ready four times as fast.
+    """
+    import torch
+
+    size = math.prod(shape) * dtype.itemsize
+    if size < _LARGE or not hasattr(mmap, "MAP_ANONYMOUS"):
+        return torch.empty(shape, dtype=dtype)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
 def _joined(model: Model, units: tuple[str, ...]) -> tuple[Place, ...]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from submerge.checkpoint import DTYPES
 from submerge.errors import counted, listing
-from submerge.plan.sizes import bytes_in_words, header_bytes
+from submerge.plan.sizes import bytes_in_words, header
 from submerge.plan.terms import Mlp
 from submerge.plan.words import formulas
 
@@ -125,7 +125,7 @@ class OutputTensor(NamedTuple):
     @property
     def nbytes(self) -> int:
         """Bytes of its data."""
-        return math.prod(self.shape) * DTYPES[self.dtype] // 8
+        return math.prod(self.shape) * DTYPES[self.dtype].bits // 8
 
     def plain(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -332,7 +332,7 @@ class Plan:
 
     def _file_size(self, index: int) -> int:
         tensors = [(o.name, o.dtype, o.shape, o.nbytes) for o in self.outputs if o.file == index]
-        return header_bytes(tensors, self.files[index].metadata) + sum(t[3] for t in tensors)
+        return len(header(tensors, self.files[index].metadata)) + sum(t[3] for t in tensors)
 
     @property
     def output_bytes(self) -> int:

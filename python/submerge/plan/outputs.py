@@ -10,7 +10,7 @@ import json
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from submerge.blocks import block_of
-from submerge.checkpoint import FLOATS
+from submerge.checkpoint.dtypes import FLOATS, WORDS
 from submerge.checkpoint.files import is_one_file
 from submerge.errors import InternalError, LayoutError, RecipeError, quoted
 from submerge.layout import COMFY_PREFIX, OutTensor, family_of, tensors_of
@@ -30,13 +30,6 @@ __all__ = ["Filled", "Placed", "Shape", "dtype_of", "lay_out", "place", "shape_o
 Filled: TypeAlias = tuple[OutputTensor, list[Unit]]
 """A tensor of the output and the units that fill it, in row order."""
 
-DTYPE_NAMES = {
-    "f32": "F32",
-    "f16": "F16",
-    "bf16": "BF16",
-    "f8_e4m3": "F8_E4M3",
-    "f8_e5m2": "F8_E5M2",
-}
 # diffusers' own default for save_pretrained; decimal.
 _SHARD_SIZE = 10_000_000_000
 
@@ -205,7 +198,7 @@ def dtype_of(name: str, dtypes: Collection[str], wanted: str) -> str:
     if others:
         return others[0]
     if wanted != "same":
-        return DTYPE_NAMES[wanted]
+        return WORDS[wanted]
     return found[0] if len(found) == 1 else "BF16"
 
 

@@ -10,46 +10,36 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
+from submerge.checkpoint import DTYPES
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["bytes_in_words", "data_key", "header_bytes", "split_shards"]
-
-# The order of the enum in the safetensors crate, whose writer sorts by it, largest first. Alignment
-# falls along it.
-_RANKS = {
-    dtype: rank
-    for rank, dtype in enumerate(
-        (
-            "BOOL", "F4", "F6_E2M3", "F6_E3M2", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0",
-            "F8_E4M3FNUZ", "F8_E5M2FNUZ", "I16", "U16", "F16", "BF16", "I32", "U32", "F32", "C64",
-            "F64", "I64", "U64",
-        )
-    )
-}  # fmt: skip
+__all__ = ["bytes_in_words", "data_key", "header", "split_shards"]
 
 
 def data_key(name: str, dtype: str) -> tuple[int, str]:
-    """Return the key that sorts the tensors of one file: dtype descending, then name."""
-    return (-_RANKS[dtype], name)
+    """Return the key that sorts the tensors of one file: the widest dtypes first, then by name."""
+    return (-DTYPES[dtype].rank, name)
 
 
-def header_bytes(
+def header(
     tensors: Iterable[tuple[str, str, Sequence[int], int]], metadata: Mapping[str, str]
-) -> int:
+) -> bytes:
     """Return the bytes before the data of a file: 8 for the length, the JSON text, the padding.
 
     `tensors` are name, dtype, shape and bytes, in data order.
     """
     text: dict[str, Any] = {}
     if metadata:
-        text["__metadata__"] = dict(metadata)
+        text["__metadata__"] = dict(sorted(metadata.items()))
     at = 0
     for name, dtype, shape, size in tensors:
         text[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
         at += size
-    length = len(json.dumps(text, separators=(",", ":"), ensure_ascii=False).encode())
-    return 8 + length + -length % 8
+    plain = json.dumps(text, separators=(",", ":"), ensure_ascii=False).encode()
+    length = len(plain) + -len(plain) % 8
+    return length.to_bytes(8, "little") + plain.ljust(length)
 
 
 def split_shards(sizes: Sequence[tuple[str, int]], limit: int) -> list[list[str]]:

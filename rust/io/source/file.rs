@@ -118,6 +118,11 @@ impl LocalFile {
         }
     }
 
+    /// Give the empty file `to` the same extents, without a copy, where the filesystem can.
+    pub fn share_with(&self, to: &File) -> bool {
+        sys::reflink(&self.file, to).is_ok()
+    }
+
     fn mapping(&self) -> Option<Arc<sys::Mapping>> {
         let mut mapping = self.mapping.lock().unwrap_or_else(PoisonError::into_inner);
         if mapping.as_ref().is_some_and(|mapping| !mapping.is_safe()) {
@@ -221,8 +226,8 @@ fn links(metadata: &Metadata) -> u64 {
 #[cold]
 fn special(path: &Path, found: &Metadata) -> Error {
     let kind = if found.is_dir() { "a folder" } else { "a special file" };
-    let what = format!("{}: not a checkpoint, expected a regular file, got {kind}", path.display());
-    Error::checkpoint(what).hint("give a `.safetensors` file")
+    let what = format!("{}: cannot be read, expected a regular file, got {kind}", path.display());
+    Error::checkpoint(what).hint("give the path of a file, such as `model.safetensors`")
 }
 
 #[cold]

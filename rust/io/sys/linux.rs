@@ -294,3 +294,17 @@ pub fn reflink(from: &File, to: &File) -> io::Result<()> {
     // SAFETY: FICLONE takes two open descriptors and touches no memory.
     checked(unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONE, from.as_raw_fd()) })
 }
+
+/// Whether another filesystem, or another part of this one, is mounted at `path`.
+#[must_use]
+pub fn is_mount_point(path: &Path) -> bool {
+    let Ok(path) = c_path(path) else { return false };
+    let mut found = std::mem::MaybeUninit::<libc::statx>::zeroed();
+    let flags = libc::AT_SYMLINK_NOFOLLOW;
+    // SAFETY: `path` is NUL-terminated and `found` a valid, writable statx.
+    let result =
+        unsafe { libc::statx(libc::AT_FDCWD, path.as_ptr(), flags, 0, found.as_mut_ptr()) };
+    // SAFETY: all bytes were zeroed, and every bit pattern is a valid statx.
+    let found = unsafe { found.assume_init() };
+    result == 0 && found.stx_attributes & libc::STATX_ATTR_MOUNT_ROOT as u64 != 0
+}

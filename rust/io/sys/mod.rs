@@ -61,3 +61,33 @@ pub fn free_space(folder: &Path) -> io::Result<Option<u64>> {
         Ok(None)
     }
 }
+
+/// Whether this user may make, rename and remove names in `folder`.
+pub fn may_change(folder: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::ffi::OsStrExt as _;
+        let path = std::ffi::CString::new(folder.as_os_str().as_bytes())?;
+        let (mode, flags) = (libc::W_OK | libc::X_OK, libc::AT_EACCESS);
+        // SAFETY: `path` is NUL-terminated; the call keeps no pointer.
+        match unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), mode, flags) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = folder;
+        Ok(())
+    }
+}
+
+/// The user whose rights this process has; 0 is the superuser, and every user where there are none.
+#[must_use]
+pub fn user() -> u32 {
+    #[cfg(unix)]
+    // SAFETY: geteuid has no preconditions and cannot fail.
+    return unsafe { libc::geteuid() };
+    #[cfg(not(unix))]
+    0
+}
