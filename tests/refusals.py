@@ -236,7 +236,7 @@ CORE = {
         PlanError,
         "out.safetensors",
         "exists, expected a path that is free",
-        "--overwrite",
+        "`overwrite=True`",
     ),
     "an output that is a folder": Row(
         partial(existing, directory=True, overwrite=True),
@@ -285,7 +285,7 @@ CORE = {
         PlanError,
         "out.safetensors",
         "exists, expected a path that is free",
-        "--overwrite",
+        "`overwrite=True`",
         leaves=("out.safetensors",),
     ),
     "an input that changes": Row(
@@ -328,7 +328,7 @@ CORE = {
         PlanError,
         "memory budget",
         "expected at least",
-        "--memory-budget",
+        "`memory_budget`",
     ),
     "a copy of what differs in dtype": Row(
         lambda b: op(b, {"x": np.ones(3, F32)}, {"same": {}}, "F16"),

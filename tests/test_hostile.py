@@ -119,6 +119,42 @@ def test_a_shard_whose_name_is_not_utf8_is_named(tmp_path: Path, model: str) -> 
         submerge.inspect(tmp_path)
 
 
+def test_a_tilde_in_a_recipe_is_the_home_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    factory.save_pipeline(tmp_path / "models" / "krea", KREA)
+    recipe = {"models": {"krea": "~/models/krea"}, "output": {"pipeline_from": "~/models/krea"}}
+    plan = submerge.plan(recipe, tmp_path / "out")
+    assert str(plan.sources[0].path).startswith(str(tmp_path / "models" / "krea"))
+    assert Recipe.load(recipe).models["krea"].path == "~/models/krea"
+    submerge.plan({"models": {"krea": {"path": "~/models/krea"}}}, tmp_path / "out")
+
+
+@pytest.mark.parametrize("threads", [0, -1, 4097, 2**31, 2**64, 1.5, "4", True])
+def test_threads_that_no_machine_has(threads: Any) -> None:
+    assert outcome(lambda: submerge.RunOptions(threads=threads)) == "RecipeError"
+    if not isinstance(threads, bool):
+        assert cli._run(["verify", "x", "--threads", str(threads)]) == (
+            cli.FAILED if threads == "4" else cli.USAGE
+        )
+
+
+@pytest.mark.parametrize("threads", [1, 4096, None])
+def test_threads_that_some_machine_has(threads: int | None, model: str, tmp_path: Path) -> None:
+    run: Any = {"threads": threads, "memory_budget": "1MiB"}
+    assert submerge.convert(model, tmp_path / "o.safetensors", **run).run.threads >= 1
+
+
+@pytest.mark.parametrize("size", [2**63, 2**64, "99999999TB", 0, -1, "0B", 1.5])
+def test_sizes_that_no_file_has(size: Any) -> None:
+    for name in ("memory_budget", "chunk"):
+        assert outcome(lambda name=name: submerge.RunOptions(**{name: size})) == "RecipeError"  # type: ignore[misc]
+    recipe = {"models": {"a": "a"}, "output": {"shard_size": size}}
+    assert outcome(lambda: Recipe.load(recipe)) == "RecipeError"
+
+
 # -- texts ----------------------------------------------------------------------------------------
 
 SPICE = [

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from submerge.checkpoint import open_checkpoint
-from submerge.files import path_of
+from submerge.files import expanded, path_of
 from submerge.layout import identify
 from submerge.plan import Plan, compile_plan
 from submerge.recipe import Recipe
@@ -69,7 +69,7 @@ def plan(
     """
     loaded = Recipe.load(recipe)
     models = {
-        name: identify(open_checkpoint(source.path), layout=source.layout)
+        name: identify(open_checkpoint(expanded(source.path)), layout=source.layout)
         for name, source in loaded.models.items()
     }
     return compile_plan(loaded, models, path_of(output, "output"))

@@ -26,7 +26,7 @@ def demo(keep: str | None, quiet: bool) -> None:
 
     def say(text: str) -> None:
         if not quiet:
-            click.echo(text.replace(away, ""))
+            say(text.replace(away, ""))
 
     away = ""
     if keep is not None:
