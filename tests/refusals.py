@@ -7,12 +7,12 @@ that only the core can see.
 from __future__ import annotations
 
 import os
-import resource
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+import pytest
 
 import boundary
 import factory
@@ -140,6 +140,7 @@ def limited(act: Act) -> Act:
     """Act while this process may write files of a kilobyte."""
 
     def limited() -> None:
+        resource: Any = pytest.importorskip("resource")
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1024, before[1]))
         try:

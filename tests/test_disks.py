@@ -3,37 +3,21 @@
 from __future__ import annotations
 
 import errno
-import resource
 import subprocess
 import sys
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import submerge
-from jobs import NARROWER, Scene, names
+from jobs import NARROWER, Scene, mounted, names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
 
 SIZE = 400 << 20
-
-
-@contextmanager
-def mounted(folder: Path, options: str) -> Iterator[None]:
-    """A filesystem of its own in `folder`."""
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"mounting is not permitted: {done.stderr.strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.fixture
@@ -92,6 +76,8 @@ def test_a_folder_that_may_not_be_written(scene: Scene, layout: str) -> None:
 
 
 def test_a_limit_on_file_sizes_is_an_error_and_not_a_signal(scene: Scene) -> None:
+    resource = pytest.importorskip("resource")
+
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 

@@ -94,7 +94,7 @@ def test_a_pipe_and_a_folder_in_its_place_are_passed_over(shop: Shop) -> None:
     made = {"models": shop.models(random(1, (9, 9)), random(2, (9, 9))), "method": "slerp"}
     whole, _ = shop.merge(made)
     (file,) = shop.files()
-    for make in (os.mkfifo, os.mkdir):
+    for make in filter(None, (getattr(os, "mkfifo", None), os.mkdir)):
         if file.is_dir():
             file.rmdir()
         else:

@@ -6,7 +6,6 @@ import os
 import shutil
 import sys
 import tempfile
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +13,12 @@ import numpy as np
 import pytest
 
 from boundary import execute, source
+from jobs import nobody
 from refusals import Bench, changing
 from submerge import PlanError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from refusals import Act
 
@@ -140,19 +140,6 @@ def test_an_output_that_changes_its_kind_meanwhile_is_left(tmp_path: Path, kind:
     assert f"{out}: cannot be overwritten, expected {expected}, got" in str(caught.value)
     assert [path.name for path in bench.folder.iterdir()] == [out.name]
     assert out.is_dir() if kind == "file" else out.read_text() == "mine"
-
-
-@contextmanager
-def nobody() -> Iterator[None]:
-    """Be a user to whom something can be refused, which nothing is to root."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 # What is locked, and how; and what is said of it.
