@@ -279,7 +279,7 @@ CORE = {
         PlanError,
         "krea.safetensors",
         "cannot be mapped, expected a local file",
-        "--io pread",
+        "io='pread'",
     ),
     "an output made by another meanwhile": Row(
         in_the_way,
