@@ -245,8 +245,10 @@ impl<'a> Job<'a> {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Report progress, first that nothing is done and last that all is, until the work has ended.
     fn watch(&self, observer: Observer) {
         let total: u64 = self.items.iter().map(|item| item.len as u64).sum();
+        self.report(0, total, observer);
         let mut turn = self.lock();
         while turn.running > 0 {
             let (guard, _) =
@@ -257,19 +259,28 @@ impl<'a> Job<'a> {
             }
             drop(turn);
             self.setting.work.sources.iter().for_each(|source| source.give_way());
-            let verdict = if self.setting.cancel.load(Ordering::Relaxed) {
-                Err(Error::cancelled())
-            } else {
-                observer(self.done.load(Ordering::Relaxed), total)
-            };
+            self.report(self.done.load(Ordering::Relaxed), total, observer);
             turn = self.lock();
-            if let Err(error) = verdict {
-                self.setting.halt.store(true, Ordering::Relaxed);
-                turn.stop(Some(error));
-                self.changed.notify_all();
-            }
         }
+        let stopped = turn.stopped;
         drop(turn);
+        if !stopped {
+            self.report(total, total, observer);
+        }
+    }
+
+    /// Tell the observer how far the work is, and stop it if that is the answer.
+    fn report(&self, done: u64, total: u64, observer: Observer) {
+        let verdict = if self.setting.cancel.load(Ordering::Relaxed) {
+            Err(Error::cancelled())
+        } else {
+            observer(done, total)
+        };
+        if let Err(error) = verdict {
+            self.setting.halt.store(true, Ordering::Relaxed);
+            self.lock().stop(Some(error));
+            self.changed.notify_all();
+        }
     }
 
     /// Wait until `ready`. `Err(None)`: another worker failed.
@@ -344,7 +355,7 @@ impl<'a> Job<'a> {
             self.changed.notify_all();
             return Ok(());
         }
-        let settle = turn.sink.append(item, scratch.bytes())?;
+        let pending = turn.sink.append(item, scratch.bytes())?;
         turn.fold(parts, done);
         if let Some((_, run)) = self.running(item).filter(|_| last && item.after.is_some()) {
             run.forget();
@@ -354,7 +365,7 @@ impl<'a> Job<'a> {
         self.changed.notify_all();
         self.done.fetch_add(item.len as u64, Ordering::Relaxed);
         // Waiting for the device happens outside the turn, so that others go on computing.
-        settle.map_or(Ok(()), |settle| settle.wait().map_err(Some))
+        pending.map_or(Ok(()), |pending| pending.wait().map_err(Some))
     }
 }
 

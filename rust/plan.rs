@@ -11,9 +11,9 @@ use serde::Deserialize;
 use crate::dtype::{Dtype, Overflow};
 use crate::error::{Error, Result};
 use crate::format::codec::CodecSpec;
-use crate::io::sink::CachePolicy;
 use crate::io::source::{FileIdentity, ReadMode, Version};
 use crate::io::target::{Copied, Target, Text};
+use crate::io::unpublished::CachePolicy;
 
 mod operation;
 

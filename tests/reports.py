@@ -319,7 +319,7 @@ def merge() -> dict[str, Any]:
                    "method": {"linear": {"alpha": 0.4}}},
         "rows": rows,
         "findings": {"nonfinite": [], "overflow": [], "rounding": None, "equal": {}, "whole": [],
-                     "notes": {}},
+                     "vanished": [], "notes": {}},
         "run": {"seconds": 31.2, "phases": {"open": 0.2, "compute": 30.0, "commit": 1.0},
                 "bytes_read": 47_600_000_000, "bytes_written": 23_800_000_000,
                 "working_bytes": 64_000_000, "peak_rss": 99_000_000, "threads": 2,

@@ -302,7 +302,11 @@ REFUSALS: list[tuple[Callable[[Path], Path], str, str]] = [
         "no .safetensors file but a pickle (1 file",
         "run code",
     ),
-    (inside(stranger("flux-Q8_0.gguf")), "no .safetensors file but GGUF (1 file", "unquantised"),
+    (
+        inside(stranger("flux-Q8_0.gguf")),
+        "no .safetensors file but a GGUF file (1 file",
+        "unquantised",
+    ),
     (inside(stranger("notes.txt")), "holds no .safetensors file, expected a model", "name a"),
     (unet_pipeline, "`StableDiffusionXLPipeline` has no `transformer` folder", "another family"),
     (nothing, "holds no tensors", "download it again"),

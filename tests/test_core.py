@@ -192,11 +192,12 @@ def test_progress_grows_to_the_end_on_the_calling_thread(tmp_path: Path) -> None
 
     execute(plan, progress=watch, mode="measure", threads=1, isa="scalar", chunk=1)
     elapsed = time.monotonic() - begun
-    # At most ten times a second; a job shorter than that may end unseen.
-    assert len(seen) <= elapsed * 10 + 1
+    # At the beginning, at the end, and at most ten times a second between them.
+    assert 2 <= len(seen) <= elapsed * 10 + 2
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     total = sum(t["end"] - t["start"] for t in boundary.read_header(sparse[0])["tensors"])
     assert all(whole == total and 0 <= done <= total for done, whole in seen)
+    assert (seen[0], seen[-1]) == ((0, total), (total, total))
 
 
 def _drop(key: str) -> Callable[[dict[str, Any]], None]:

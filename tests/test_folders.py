@@ -96,3 +96,26 @@ def test_a_config_that_cannot_be_reached_is_not_taken_for_absent(
     monkeypatch.setattr(Path, "lstat", lstat)
     with pytest.raises(OSError, match=re.escape(os.strerror(code))):
         open_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("x.gguf", "a GGUF file"),
+        ("x.bin", "a pickle"),
+        ("__0_0.distcp", "a part of a distributed checkpoint"),
+        ("x.DDUF", "a DDUF archive"),
+        ("x.onnx", "an ONNX model"),
+        ("x.npz", "a NumPy archive"),
+    ],
+)
+def test_other_formats_are_named_alone_and_in_folders(
+    tmp_path: Path, name: str, words: str
+) -> None:
+    path = tmp_path / "model" / name
+    path.parent.mkdir()
+    path.write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=f"is {words}, expected .safetensors"):
+        open_checkpoint(path)
+    with pytest.raises(CheckpointError, match=f"holds no .safetensors file but {words}"):
+        open_checkpoint(path.parent)

@@ -196,7 +196,7 @@ def test_a_card_tells_the_hub_of_the_parents(tmp_path: Path) -> None:
     }
     plan = planned(tmp_path, {"s": schnell, "k": krea}, recipe, "merged")
     card = front(plan)
-    assert card["base_model"] == ["black-forest-labs/FLUX.1-schnell", "my-krea"]
+    assert card["base_model"] == ["black-forest-labs/FLUX.1-schnell"]
     assert card["base_model_relation"] == "merge"
     assert card["library_name"] == "diffusers"
     assert card["pipeline_tag"] == "text-to-image"

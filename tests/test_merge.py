@@ -321,10 +321,10 @@ def test_the_report_agrees_with_numpy(tmp_path: Path) -> None:
     (pair,) = row.pairs
     assert row.formulas == ("0.70 * schnell + 0.30 * krea",)
     assert row.elements == flat["out"].size
-    # Operands stand in the order of their names: krea is the one the others are measured against.
-    assert (pair.first, pair.second) == ("krea", "schnell")
+    # The model that was named first is the one the others are measured against.
+    assert (pair.first, pair.second) == ("schnell", "krea")
     assert row.changed == int((flat["out"] != flat["krea"]).sum())
-    a, b = flat["krea"], flat["schnell"]
+    a, b = flat["schnell"], flat["krea"]
     cosine = float(a @ b) / math.sqrt(float(a @ a) * float(b @ b))
     assert pair.cosine == pytest.approx(cosine, abs=1e-7)
     relative = math.sqrt(float((b - a) @ (b - a)) / float(a @ a))

@@ -199,6 +199,10 @@ def without_weights(component: Path) -> None:
     (component / "model.safetensors").unlink()
 
 
+def without_config(component: Path) -> None:
+    (component / "config.json").unlink()
+
+
 def cut_off(component: Path) -> None:
     path = component / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
@@ -233,6 +237,11 @@ def a_pipe(component: Path) -> None:
     ("damage", "kind", "words"),
     [
         (without_weights, CheckpointError, "text_encoder_2: holds no weights, expected those of"),
+        (
+            without_config,
+            CheckpointError,
+            "text_encoder_2: holds no `config.json`, expected those of",
+        ),
         (cut_off, CheckpointError, "text_encoder_2/model.safetensors: "),
         (a_shard_less, CheckpointError, "1 shard: `model-00002-of-00002.safetensors` of 2 missing"),
         (nothing, CheckpointError, "text_encoder_2: holds no files"),

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
+import factory
 from submerge.errors import RecipeError
 from submerge.recipe import Recipe
 from submerge.recipe.importers import import_recipe
@@ -126,8 +127,9 @@ def test_binary_files_are_no_recipes(tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_bytes(b"\0" * ((1 << 20) + 1))
     with pytest.raises(RecipeError, match="larger than 1,048,576 bytes"):
         Recipe.load(tmp_path / "b.yaml")
-    with pytest.raises(RecipeError, match="a checkpoint, expected a recipe"):
-        Recipe.load("model.safetensors")
+    model = factory.save_file(tmp_path / "model.safetensors", factory.SCHNELL)
+    with pytest.raises(RecipeError, match="a checkpoint without a recipe of submerge in it"):
+        Recipe.load(model)
 
 
 def test_a_missing_file_is_the_systems_error(tmp_path: Path) -> None:

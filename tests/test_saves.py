@@ -214,3 +214,20 @@ def test_a_digest_of_names_and_shapes_says_so(tmp_path: Path) -> None:
     submerge.convert(path, tmp_path / "out.safetensors")
     (entry,) = json.loads(oracle.metadata(tmp_path / "out.safetensors")["submerge.inputs"])
     assert entry.keys() == {"name", "model", "units", "bytes", "names_and_shapes_sha256"}
+
+
+def test_a_running_average_of_torch_is_read_without_its_counter(tmp_path: Path) -> None:
+    arrays = factory.tensors(KREA, "diffusers", "module.")
+    path = factory.write(tmp_path / "a.safetensors", arrays | {"n_averaged": np.ones((), np.int64)})
+    report = submerge.convert(path, tmp_path / "out.safetensors")
+    assert any("`n_averaged`" in note for note in report.summary["notes"])
+    written = oracle.read(tmp_path / "out.safetensors")
+    assert written.pop("n_averaged") == 1
+    assert oracle.differing(written, factory.tensors(KREA)) == []
+
+
+@pytest.mark.parametrize("layout", ["auto", "generic"])
+def test_flat_parameters_are_named(layout: str) -> None:
+    shapes = {f"transformer_blocks.{i}._fsdp_wrapped_module._flat_param": (999,) for i in range(2)}
+    with pytest.raises(LayoutError, match=r"2 tensors: .* of several weights laid end to end"):
+        identify(headers({**DIFFUSERS, **shapes}), layout=layout)

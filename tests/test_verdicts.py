@@ -108,7 +108,9 @@ def test_what_is_not_sound(signals: dict[Any, float], expected: str) -> None:
     ("mine", "theirs", "expected"),
     [
         ([1.0] * 8, [0.0] * 8, "bad"),
-        ([1.0] * 8, [1.0] * 8, "good"),  # at this setting the parents paint nothing either
+        ([1.0] * 8, [1.0] * 8, "unknown"),  # at this setting the parents paint nothing either
+        ([0.0] * 8, [1.0] * 8, "unknown"),
+        ([0.0] * 8, [1.0] * 3 + [0.0] * 5, "good"),
         ([1.0] + [0.0] * 63, [0.0] * 64, "mixed"),
     ],
 )
@@ -175,6 +177,45 @@ def test_safety(flags: list[float], expected: str) -> None:
     rows = scores("unsafe", m=flags, s=[0.1] * 40, k=[0.1] * 40)
     assert verdict("safe", facts(scores=rows)) == expected
     assert verdict("safe", facts(scores=rows, benign=frozenset())) == "unknown"
+
+
+NOISE = [1.0] * 8
+
+
+def test_nothing_is_concluded_from_images_of_noise() -> None:
+    rows = scores("broken", m=NOISE, s=NOISE, k=NOISE)
+    answers = {q.question: q for q in questions(facts(scores=rows))}
+    judged = {name: answer.verdict for name, answer in answers.items()}
+    assert judged.pop("Does the same seed paint the same image?") == "good"
+    assert set(judged.values()) == {"unknown"}
+    few = answers["Does it paint at few steps?"].evidence
+    assert few.startswith("What its parents paint is black, flat or noise as well (s 100%, k 100%")
+    assert "At 4 steps" in few  # what was measured is still told
+
+
+def test_one_parent_that_paints_is_enough_to_compare_with() -> None:
+    rows = scores("broken", m=[0.0] * 8, s=[0.0] * 8, k=NOISE)
+    assert verdict("sound", facts(scores=rows)) == "good"
+
+
+def test_what_weights_show_to_be_broken_is_bad_among_noise_too() -> None:
+    rows = scores("broken", m=NOISE, s=NOISE, k=NOISE)
+    found = facts(scores=rows, signals={("velocity finite", "m", None): 0.0})
+    assert verdict("sound", found) == "bad"
+
+
+def test_networks_trained_apart_are_not_called_good() -> None:
+    remark = "s and k have the cosine 0.010, relatives 0.9 or more"
+    found = facts(remarks=(remark,))
+    sound = next(q for q in questions(found) if "sound" in q.question)
+    assert sound.verdict == "mixed"
+    assert sound.evidence.startswith("S and k have the cosine 0.010, relatives 0.9 or more.")
+
+
+@pytest.mark.parametrize(("images", "expected"), [(1, "unknown"), (3, "unknown"), (4, "good")])
+def test_few_images_say_nothing_about_safety(images: int, expected: str) -> None:
+    rows = scores("unsafe", m=[0.1] * images, s=[0.1] * images, k=[0.1] * images)
+    assert verdict("safe", facts(scores=rows)) == expected
 
 
 def test_seeds_that_do_not_repeat_or_do_not_differ() -> None:

@@ -12,6 +12,7 @@ import pytest
 import factory
 import submerge
 from factory import KREA, SCHNELL
+from submerge.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -178,3 +179,38 @@ def test_a_card_that_was_written_on_is_a_remark(tmp_path: Path) -> None:
     found = submerge.verify(out, recipe=recipe)
     assert found.passed
     assert found.remarks == ("changed since it was written: 1 file: `README.md`",)
+
+
+def test_an_export_says_what_is_not_finite_before_it_writes(tmp_path: Path) -> None:
+    name = "transformer_blocks.0.attn.to_q.bias"
+    bias = factory.tensors(KREA)[name].copy()
+    bias[3] = np.nan
+    path = changed(tmp_path / "nan.safetensors", {name: bias})
+    with pytest.raises(CheckpointError) as caught:
+        submerge.export_merged_model(path, tmp_path / "out.safetensors", "f16")
+    assert "1 infinite or NaN in `double.0.img.attn.q.bias`" in caught.value.message
+    assert "disk" not in str(caught.value.hint)
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_an_export_says_what_does_not_fit_before_it_writes(tmp_path: Path) -> None:
+    name = "transformer_blocks.0.attn.to_q.bias"
+    bias = factory.tensors(KREA)[name].copy()
+    bias[3:5] = 1e5
+    path = changed(tmp_path / "large.safetensors", {name: bias})
+    with pytest.raises(CheckpointError, match="2 elements too large for F16") as caught:
+        submerge.export_merged_model(path, tmp_path / "out.safetensors", "f16")
+    assert "`double.0.img.attn.q.bias`" in caught.value.message
+    assert not (tmp_path / "out.safetensors").exists()
+    for fits in ("bf16", "f32", "f8_e4m3"):
+        submerge.export_merged_model(path, tmp_path / f"{fits}.safetensors", fits)
+
+
+def test_a_block_of_zeros_is_exported_as_it_is(tmp_path: Path) -> None:
+    block = {
+        n: a * 0
+        for n, a in factory.tensors(KREA).items()
+        if n.startswith("single_transformer_blocks.1.")
+    }
+    path = changed(tmp_path / "zeros.safetensors", block)
+    submerge.export_merged_model(path, tmp_path / "out.safetensors", "f16")

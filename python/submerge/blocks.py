@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Block",
     "Selector",
+    "beyond",
     "block_of",
     "blocks_of",
     "execution_key",
@@ -123,6 +124,29 @@ def select(selector: Selector, unit_names: Iterable[str]) -> list[str]:
         f"match at least one of {len(names):,} units",
         hint=_advice(selector, names),
     )
+
+
+def beyond(selector: Selector, unit_names: Iterable[str]) -> str | None:
+    """Return what there is, where a selector names indices that no unit has; else None.
+
+    A selector may reach other units all the same: `double[0:99]` reaches every double block.
+    """
+    for at, piece in enumerate(selector.pieces):
+        if piece.word == "**":
+            return None
+        found: dict[str, int] = {}
+        for segments in map(_segments, unit_names):
+            if len(segments) <= at or not _covers(selector.pieces[:at], segments[:at]):
+                continue
+            word, index = segments[at]
+            if index is not None and fnmatch.fnmatchcase(word, piece.word):
+                found[word] = max(found.get(word, 0), index)
+        last = max(found.values(), default=0)
+        if found and any(s.start > last or (s.stop or 0) > last + 1 for s in piece.indices or ()):
+            return ", ".join(
+                f"{quoted(word)} has the indices 0 to {n}" for word, n in found.items()
+            )
+    return None
 
 
 def block_of(unit_name: str) -> Block | None:

@@ -38,6 +38,10 @@ class Difference:
     notes: tuple[str, ...]
     run: Run
 
+    def __repr__(self) -> str:
+        outcome = "equal" if self.equal else f"{self.total().changed:,} elements differ"
+        return f"<Difference {' and '.join(self.models)}: {outcome}>"
+
     @property
     def equal(self) -> bool:
         """Whether every element of every unit both models have is the same."""

@@ -16,21 +16,24 @@ from typing import TYPE_CHECKING
 
 from submerge.checkpoint import open_checkpoint
 from submerge.checkpoint.dtypes import WORDS
-from submerge.checkpoint.files import is_one_file
-from submerge.errors import CheckpointError, RecipeError, nearest, quoted
+from submerge.checkpoint.names import is_one_file
+from submerge.errors import CheckpointError, RecipeError, counted, nearest, quoted
 from submerge.files import path_of
+from submerge.findings import nonfinite_inputs
 from submerge.inference import LoadedModel
 from submerge.layout import identify
 from submerge.merge import MergedModel, carry_out, named, plan
 from submerge.recipe import Recipe
-from submerge.run import RunArguments, RunOptions
+from submerge.run import RunArguments, RunOptions, execute
 from submerge.verify import verify
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Mapping
     from pathlib import Path
     from typing import Any, Literal, Unpack
 
+    from submerge.plan import Plan
     from submerge.report import Report
 
 __all__ = ["QUANTIZATIONS", "export_merged_model"]
@@ -68,8 +71,9 @@ def export_merged_model(
 
     Raises:
         RecipeError: a format that is not there, or that does not fit the output.
-        CheckpointError, LayoutError: the model is damaged or unknown, or what was written does not
-            read back as it should.
+        CheckpointError, LayoutError: the model is damaged or unknown, or holds numbers that are not
+            finite or do not fit the format (before anything is written), or what was written does
+            not read back as it should.
         PlanError, Cancelled, OSError: as `merge`.
     """
     options = RunOptions.of(run)
@@ -78,14 +82,36 @@ def export_merged_model(
     if wanted["layout"] == "bfl" and layout == "auto" and extras is None:
         wanted["layout"] = "comfy" if identify(open_checkpoint(source)).extras else "bfl"
     recipe = _recipe(source, wanted, extras)
-    report = carry_out(plan(recipe, output_path), options)
+    made = plan(recipe, output_path)
+    _refuse_nonfinite(source, made, execute(made, options.with_(stats=True), "measure"))
+    report = carry_out(made, options)
     checked = verify(output_path, recipe=recipe, threads=options.threads, cancel=options.cancel)
-    if not checked.passed:
+    # A block of zeros was one before.
+    if any(not check.passed for check in checked.checks if check.name != "zeros"):
         raise CheckpointError(
             f"{output_path}: does not read back as it was written: {checked.text()}",
             hint="the disk may be failing; export to another one",
         )
     return report
+
+
+def _refuse_nonfinite(source: Path, made: Plan, figures: Mapping[str, Any]) -> None:
+    """Refuse numbers that would be infinite or NaN in the output; fp8 saturates instead."""
+    if spots := nonfinite_inputs(made, figures):
+        raise CheckpointError(
+            f"{source}: {spots[0]._replace(model='').words('infinite or NaN')}"
+            + (f"; so in {counted(len(spots) - 1, 'more unit')}" if len(spots) > 1 else ""),
+            hint="a model with such numbers paints noise or black; `submerge verify` counts them",
+        )
+    units = [(made.units[f["unit"]], f["nonfinite_out"]) for f in figures["units"]]
+    over = {unit.name: count for unit, count in units if count}
+    if over:
+        worst = max(over, key=lambda name: over[name])
+        raise CheckpointError(
+            f"{source}: {counted(sum(over.values()), 'element')} too large for {made.about.dtype}, "
+            f"expected all within its range; {over[worst]:,} of them in {quoted(worst)}",
+            hint="bf16 and f32 have the range; fp8 saturates",
+        )
 
 
 def _recipe(source: Path, wanted: dict[str, Any], extras: str | None) -> Recipe:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from submerge.errors import counted, quoted
+from submerge.blocks import place_of
+from submerge.errors import counted, listing, quoted
 from submerge.plan.words import selectors
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Findings", "Rounding", "Spot", "nonfinite_inputs"]
 
 _SHOWN = 10
+_LITTLE = 0.5
 
 
 class Spot(NamedTuple):
@@ -82,6 +84,7 @@ class Findings(NamedTuple):
         equal: the units that were merged and came out as one model has them, by model; as all of
             them have them, under `all`.
         whole: the models that the whole result is equal to, where several went into it.
+        vanished: the units of which rounding to the output's dtype left little or nothing.
         notes: what was unusual about units in the formulas' own words, such as the branch slerp
             took, and the units.
     """
@@ -91,6 +94,7 @@ class Findings(NamedTuple):
     rounding: Rounding | None
     equal: Mapping[str, tuple[str, ...]]
     whole: tuple[str, ...]
+    vanished: tuple[str, ...]
     notes: Mapping[str, tuple[str, ...]]
     lines: tuple[str, ...]
 
@@ -103,10 +107,12 @@ class Findings(NamedTuple):
             rounding=_rounding(plan, figures),
             equal=_equal(plan, figures),
             whole=_whole(plan, figures),
+            vanished=tuple(_vanished(plan, figures)),
             notes=_notes(plan, figures),
             lines=(),
         )
-        return found._replace(lines=tuple(found._words([unit.name for unit in plan.units])))
+        lines = [*found._words([unit.name for unit in plan.units]), *_zeros(plan, figures)]
+        return found._replace(lines=tuple(lines))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the findings as plain data."""
@@ -116,6 +122,7 @@ class Findings(NamedTuple):
             "rounding": None if self.rounding is None else self.rounding.to_dict(),
             "equal": {model: list(units) for model, units in self.equal.items()},
             "whole": list(self.whole),
+            "vanished": list(self.vanished),
             "notes": {note: list(units) for note, units in self.notes.items()},
         }
 
@@ -130,6 +137,9 @@ class Findings(NamedTuple):
             yield from (spot.words(what) for spot in spots[:_SHOWN])
             if len(spots) > _SHOWN:
                 yield f"... and {counted(len(spots) - _SHOWN, 'more unit')} with {what}"
+        if self.vanished:
+            where = _places(everywhere, self.vanished)
+            yield f"too small for the output's dtype: hardly anything but zeros is left of {where}"
         for model in self.whole:
             yield f"the whole result is equal to {quoted(model)}"
         for model, names in self.equal.items() if not self.whole else ():
@@ -187,6 +197,15 @@ def _rounding(plan: Plan, figures: Mapping[str, Any]) -> Rounding | None:
     return Rounding(lost, change, *worst) if worst[0] else None
 
 
+def _vanished(plan: Plan, figures: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the units whose rounding error has at least half the energy of the largest operand."""
+    for unit, figure in _units(plan, figures):
+        if figure["sampled"] and figure["norm2"]:
+            lost = figure["rounding2"] * figure["elements"] / figure["sampled"]
+            if lost > 0 and lost >= _LITTLE * max(figure["norm2"]):
+                yield unit.name
+
+
 def _equals(unit: Unit, figure: Mapping[str, Any]) -> set[str]:
     """Return the models whose values a unit of the output has."""
     if not figure["equal"]:  # copied bytes, or nothing was measured
@@ -215,6 +234,29 @@ def _whole(plan: Plan, figures: Mapping[str, Any]) -> tuple[str, ...]:
         same = _equals(unit, figure)
         models = [model for model in models if model in same]
     return tuple(models)
+
+
+def _zeros(plan: Plan, figures: Mapping[str, Any]) -> Iterator[str]:
+    """Tell of blocks that a model has nothing in, norms included: the rest of a download, mostly.
+
+    Of what is copied from one model nothing is measured.
+    """
+    blocks: dict[tuple[str, str], bool] = {}
+    for unit, figure in _units(plan, figures):
+        block, part = place_of(unit.name)
+        for model, norm2, bad in zip(
+            unit.models, figure["norm2"], figure["nonfinite"], strict=False
+        ):
+            if block != part:
+                empty = not norm2 and not bad
+                blocks[model, block] = blocks.get((model, block), True) and empty
+    found: dict[str, list[str]] = {}
+    for (model, block), empty in blocks.items():
+        if empty:
+            found.setdefault(model, []).append(block)
+    for model, empty_blocks in found.items():
+        what = listing(empty_blocks, noun="block")
+        yield f"{quoted(model)}: half a download, perhaps: all zeros in {what}"
 
 
 def _notes(plan: Plan, figures: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""What a checkpoint is, from its headers alone; nothing is refused, what is wrong is told."""
+"""What a checkpoint is, from its headers alone; nothing is refused, what is wrong is said."""
 
 from __future__ import annotations
 
@@ -61,6 +61,10 @@ class Inspection:
     config: Mapping[str, Any] | None
     pipeline: Path | None
     warnings: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        what = self.variant or "not a model that submerge merges"
+        return f"<Inspection {str(self.path)!r}: {what}>"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the findings as plain data, ready for JSON."""

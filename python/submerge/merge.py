@@ -51,6 +51,9 @@ class MergedModel:
     report: Report
     recipe: Recipe
 
+    def __repr__(self) -> str:
+        return f"<MergedModel {str(self.path)!r} of {' and '.join(self.recipe.models)}>"
+
 
 def plan(
     recipe: str | os.PathLike[str] | Mapping[str, Any] | Recipe,

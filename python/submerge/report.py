@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from submerge.plan import Plan
+    from submerge.plan import Plan, Unit
 
 __all__ = [
     "Report",
@@ -147,11 +147,11 @@ class Run(NamedTuple):
     def line(self) -> str:
         """Return the run in one line: `9.6 GB in 1.2 s (8.0 GB/s), peak memory 96.2 MB`."""
         moved = bytes_in_words(self.bytes_read + self.bytes_written)
-        told = f", {counted(self.recalled, 'look')} saved by the cache" if self.recalled else ""
+        saved = f", {counted(self.recalled, 'look')} saved by the cache" if self.recalled else ""
         return (
             f"{moved} read and written in {self.seconds:.2f} s "
             f"({bytes_in_words(int(self.speed))}/s), peak memory {bytes_in_words(self.peak_rss)}"
-            f"{told}"
+            f"{saved}"
         )
 
 
@@ -187,6 +187,13 @@ class Report:
     versions: Mapping[str, Any]
     findings: Findings
     remarks: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        size = bytes_in_words(sum(self.files.values()))
+        return (
+            f"<Report {self.summary['title']!r} in {str(self.path)!r}: {size} in "
+            f"{counted(len(self.files), 'file')}, {counted(len(self.summary['notes']), 'note')}>"
+        )
 
     @classmethod
     def of(cls, plan: Plan, figures: Mapping[str, Any], build: Mapping[str, Any]) -> Report:
@@ -251,6 +258,7 @@ def summed(rows: Iterable[Row]) -> Row:
 def rows_of(plan: Plan, figures: Mapping[str, Any]) -> tuple[Row, ...]:
     """Add the core's figures of the units up to one row for each part of each block."""
     rows: dict[tuple[str, str], Row] = {}
+    order = [parent.name for parent in plan.about.parents]
     for figure in figures["units"]:
         unit = plan.units[figure["unit"]]
         name, part = place_of(unit.name)
@@ -262,7 +270,7 @@ def rows_of(plan: Plan, figures: Mapping[str, Any]) -> tuple[Row, ...]:
             figure["changed"],
             sum(figure["nonfinite"]),
             figure["nonfinite_out"],
-            _pairs(unit.models, figure),
+            _pairs(unit, figure, order),
             {model: share * figure["elements"] for model, share in unit.shares.items()},
         )
         key = (name, part)
@@ -344,11 +352,24 @@ def _system() -> str:
     return " ".join(os.uname()[::2]) if hasattr(os, "uname") else sys.platform
 
 
-def _pairs(models: Sequence[str], figure: Mapping[str, Any]) -> tuple[Pair, ...]:
-    norms, dots, deltas = figure["norm2"], figure["dot"], figure["delta2"]
-    return tuple(
-        Pair(models[0], models[i], (norms[0], norms[i]), dots[i], deltas[i])
+def _pairs(unit: Unit, figure: Mapping[str, Any], order: Sequence[str]) -> tuple[Pair, ...]:
+    """Return each further operand against the first.
+
+    The core's arithmetic has an order of its own; whoever was named first is measured against, or
+    the base.
+    """
+    models, norms = unit.models, figure["norm2"]
+    pairs = [
+        Pair(models[0], models[i], (norms[0], norms[i]), figure["dot"][i], figure["delta2"][i])
         for i in range(1, len(norms))
+    ]
+    if unit.blend.base is not None:
+        return tuple(pairs)
+    return tuple(
+        pair.turned()
+        if pair.second in order and order.index(pair.second) < order.index(pair.first)
+        else pair
+        for pair in pairs
     )
 
 

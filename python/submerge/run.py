@@ -128,8 +128,9 @@ class RunOptions(Options):
             later merges of the same files; `off` keeps and uses nothing. None is what
             `SUBMERGE_STATISTICS_CACHE` says, else `submerge/statistics` in the user's cache
             directory.
-        progress: called as `progress(done_bytes, total_bytes)` on the calling thread, at most ten
-            times a second; returning False cancels, raising cancels and raises.
+        progress: called as `progress(done_bytes, total_bytes)` on the calling thread when the work
+            begins, at most ten times a second, and when it is done, with both equal; returning
+            False cancels, the last time too, raising cancels and raises.
         cancel: stops the run from any thread.
     """
 
@@ -202,9 +203,9 @@ def execute(plan: Plan, options: RunOptions, mode: Mode) -> dict[str, Any]:
     cache = StatisticsCache.of(options.statistics_cache if mode == "write" else OFF)
     known = cache.recall(plan)
     token = options.cancel if options.cancel is not None else CancelToken()
-    told = options.to_json(mode, known)
+    arguments = options.to_json(mode, known)
     done: dict[str, Any] = json.loads(
-        _core.execute(plan.to_json(), told, token._job, options.progress)  # noqa: SLF001
+        _core.execute(plan.to_json(), arguments, token._job, options.progress)  # noqa: SLF001
     )
     _mark(done["phases"], perf_counter())
     done["statistics_cache"] = _kept(cache, plan, known, done.pop("statistics"))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from submerge.blocks import block_of
 from submerge.checkpoint import FLOATS, open_checkpoint, read_header
 from submerge.checkpoint.components import Pipeline, is_index
-from submerge.checkpoint.files import is_safetensors
+from submerge.checkpoint.names import is_safetensors
 from submerge.errors import CheckpointError, PlanError, counted, listing, quoted
 from submerge.files import same_bytes
 from submerge.layout import Model, identify
@@ -56,6 +56,11 @@ class Verification:
     path: Path
     checks: tuple[Check, ...]
     remarks: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        failed = [check.name for check in self.checks if not check.passed]
+        outcome = f"failed: {', '.join(failed)}" if failed else "passed"
+        return f"<Verification {str(self.path)!r}: {outcome}>"
 
     @property
     def passed(self) -> bool:
@@ -276,8 +281,9 @@ def _recomputed(
         remarks.append(f"changed since it was written: {listing(words, noun='file')}")
     found = f"made again, every byte equal: {counted(sum(made.file_sizes), 'byte')} in "
     found += counted(len(made.files), "weight file")
-    beside = len(made.texts) + len(made.copies) - len(words)
-    return Check("recipe", passed=True, found=f"{found}, {counted(beside, 'file')} beside")
+    if beside := len(made.texts) + len(made.copies) - len(words):
+        found += f", {counted(beside, 'file')} beside"
+    return Check("recipe", passed=True, found=found)
 
 
 def _is_text(path: Path, text: str) -> bool:

@@ -13,8 +13,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::sink::move_new;
 use super::source::FileIdentity;
+use super::unpublished::move_new;
 use crate::error::{Error, Result};
 
 const LOCK: &str = "lock";

@@ -10,11 +10,11 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::admission::{self, Place, Request};
-use super::sink::{CachePolicy, Sink, is_unsupported, move_new};
 use super::source::{FileIdentity, LocalFile, ReadMode, Source as _};
 use super::staging::{self, Staging};
 use super::sys;
 use super::target::{Copied, CopyMode, Target};
+use super::unpublished::{CachePolicy, Unpublished, is_unsupported, move_new};
 use crate::error::{Error, Result};
 
 /// An output that does not exist yet.
@@ -26,7 +26,7 @@ pub struct Transaction<'a> {
     /// Made when it is first needed: a job that is killed before leaves nothing.
     staging: Option<Staging>,
     /// Its files, and what each is, whatever it will be called.
-    finished: Vec<(String, Sink, FileIdentity)>,
+    finished: Vec<(String, Unpublished, FileIdentity)>,
     notes: Vec<String>,
 }
 
@@ -43,11 +43,11 @@ impl<'a> Transaction<'a> {
     }
 
     /// A new file of the output, to be handed back to [`Self::finished`].
-    pub fn create(&mut self, relative: &str) -> Result<Sink> {
+    pub fn create(&mut self, relative: &str) -> Result<Unpublished> {
         let shown = self.request.target.resolve(relative)?;
         let number = self.finished.len();
         let hidden = || Ok(Self::staging(&mut self.staging, &self.place)?.file_path(number));
-        Sink::create(&self.place.parent, shown, self.cache, hidden)
+        Unpublished::create(&self.place.parent, shown, self.cache, hidden)
     }
 
     fn staging<'s>(made: &'s mut Option<Staging>, place: &Place) -> Result<&'s Staging> {
@@ -58,8 +58,8 @@ impl<'a> Transaction<'a> {
     }
 
     /// Force a finished file to the device and keep it for the commit.
-    pub fn finished(&mut self, relative: &str, sink: Sink) -> Result<()> {
-        sink.settle()?;
+    pub fn finished(&mut self, relative: &str, sink: Unpublished) -> Result<()> {
+        sink.force()?;
         let wrote = FileIdentity::of(sink.file(), sink.shown())?;
         self.finished.push((relative.to_owned(), sink, wrote));
         Ok(())
@@ -117,8 +117,8 @@ impl<'a> Transaction<'a> {
             let at = sink.written();
             buffer.resize(usize::try_from((size - at).min(PIECE)).unwrap_or(0), 0);
             source.read(at, &mut buffer)?;
-            if let Some(settle) = sink.append(&buffer)? {
-                settle.wait()?;
+            if let Some(pending) = sink.append(&buffer)? {
+                pending.wait()?;
             }
         }
         self.finished(&copied.path, sink)?;

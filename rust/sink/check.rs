@@ -3,8 +3,8 @@
 use super::contract::{Sink, Written};
 use crate::error::{Error, Result, quoted};
 use crate::format::codec::Block;
-use crate::io::sink::Settle;
 use crate::io::source::{LocalFile, ReadMode, Source as _};
+use crate::io::unpublished::Pending;
 use crate::plan::Plan;
 use crate::resolve::{Unit, Work};
 use crate::schedule::Item;
@@ -46,7 +46,7 @@ impl<'a> Check<'a> {
 }
 
 impl Sink for Check<'_> {
-    fn append(&mut self, item: &Item, bytes: &[u8]) -> Result<Option<Settle>> {
+    fn append(&mut self, item: &Item, bytes: &[u8]) -> Result<Option<Pending>> {
         let (source, file) = (&self.files[item.file], &self.work.files[item.file]);
         let at = file.header.len() as u64 + item.at;
         let found = source.window(at, bytes.len(), &mut self.buffer)?;

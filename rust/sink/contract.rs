@@ -1,7 +1,7 @@
 //! What every sink does.
 
 use crate::error::Result;
-use crate::io::sink::Settle;
+use crate::io::unpublished::Pending;
 use crate::resolve::Work;
 use crate::schedule::Item;
 
@@ -23,7 +23,7 @@ pub trait Sink: Send {
     }
 
     /// Take the bytes of the next item; what comes back, if anything, should be waited for.
-    fn append(&mut self, item: &Item, bytes: &[u8]) -> Result<Option<Settle>>;
+    fn append(&mut self, item: &Item, bytes: &[u8]) -> Result<Option<Pending>>;
 
     /// Make the result visible.
     fn commit(&mut self) -> Result<Written>;

@@ -3,8 +3,8 @@
 use super::contract::{Sink, Written};
 use crate::error::{Error, Result};
 use crate::io::admission::Request;
-use crate::io::sink::{Settle, Sink as Unpublished};
 use crate::io::transaction::Transaction;
+use crate::io::unpublished::{Pending, Unpublished};
 use crate::plan::{Options, Plan};
 use crate::resolve::{OutFile, Work};
 use crate::schedule::Item;
@@ -78,7 +78,7 @@ impl<'a> Files<'a> {
 }
 
 impl Sink for Files<'_> {
-    fn append(&mut self, item: &Item, bytes: &[u8]) -> Result<Option<Settle>> {
+    fn append(&mut self, item: &Item, bytes: &[u8]) -> Result<Option<Pending>> {
         while self.open.as_ref().is_none_or(|(file, _)| *file != item.file) {
             self.next()?;
         }

@@ -2,7 +2,7 @@
 
 use super::contract::{Sink, Written};
 use crate::error::{Error, Result};
-use crate::io::sink::Settle;
+use crate::io::unpublished::Pending;
 use crate::resolve::Work;
 use crate::schedule::Item;
 
@@ -38,7 +38,7 @@ impl Sink for Memory {
         Ok(())
     }
 
-    fn append(&mut self, item: &Item, bytes: &[u8]) -> Result<Option<Settle>> {
+    fn append(&mut self, item: &Item, bytes: &[u8]) -> Result<Option<Pending>> {
         let file = self.files.get_mut(item.file);
         let (_, file) = file.ok_or_else(|| Error::internal("no file is open"))?;
         file.extend_from_slice(bytes); // reserved, so this moves nothing

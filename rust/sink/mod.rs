@@ -4,7 +4,7 @@
 //! Implement [`Sink`] in a file of this folder, or hand the job one of your own.
 
 use crate::error::Result;
-use crate::io::sink::Settle;
+use crate::io::unpublished::Pending;
 use crate::plan::{Mode, Options, Plan};
 use crate::resolve::Work;
 use crate::schedule::Item;
@@ -24,7 +24,7 @@ pub use memory::Memory;
 pub struct Nowhere;
 
 impl Sink for Nowhere {
-    fn append(&mut self, _: &Item, _: &[u8]) -> Result<Option<Settle>> {
+    fn append(&mut self, _: &Item, _: &[u8]) -> Result<Option<Pending>> {
         Ok(None)
     }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from submerge import documents
+from submerge.analysis.heatmap import draw
 from submerge.analysis.rows import BlockRow, Sums, grouped, rows_of
 from submerge.checkpoint import FLOATS, open_checkpoint
 from submerge.documents import AnalysisDocument
@@ -60,6 +61,10 @@ class Analysis:
     nonfinite: tuple[Spot, ...]
     notes: tuple[str, ...]
     run: Run | None = None
+
+    def __repr__(self) -> str:
+        models = ", ".join(f"{role} = {name}" for role, name in self.models.items())
+        return f"<Analysis {models}: {self.total().units:,} units>"
 
     def total(self) -> Sums:
         """Return the sums over all rows."""
@@ -138,9 +143,7 @@ class Analysis:
             RecipeError: another kind of file is asked for.
             SubmergeError: a `.png` is asked for and Pillow is not installed.
         """
-        from submerge.analysis.heatmap import draw
-
-        write_whole(path, draw(self, Path(path)))
+        write_whole(path, draw(self.models, self.rows, Path(path)))
         return Path(path)
 
     @classmethod
@@ -259,7 +262,7 @@ def _columns(*, based: bool) -> dict[str, Callable[[Sums], str]]:
             "|a-base|": lambda s: f"{math.sqrt(s.delta2_a):.4g}" if s.based else "-",
             "|b-base|": lambda s: f"{math.sqrt(s.delta2_b):.4g}" if s.based else "-",
             "conflict": lambda s: _shown(s.sign_conflict, "{:.1%}"),
-            "weighted_sum": lambda s: _shown(s.sign_conflict_weighted, "{:.1%}"),
+            "weighted": lambda s: _shown(s.sign_conflict_weighted, "{:.1%}"),
         }
     return columns | {"non-finite": lambda s: f"{s.nonfinite:,}"}
 

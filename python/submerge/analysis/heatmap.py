@@ -9,11 +9,10 @@ from submerge.pictures.canvas import Canvas, Rectangle, Words
 from submerge.pictures.heatmap import HeatMap, Place
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from submerge.analysis.compare import Analysis
-    from submerge.analysis.rows import Sums
+    from submerge.analysis.rows import BlockRow, Sums
 
 __all__ = ["draw", "drawing"]
 
@@ -51,8 +50,10 @@ _BASED = (
 _RANK = (_Figure("rank of b - a", "effective, share of noise's", lambda s: s.rank_share, "{:.0%}"),)
 
 
-def draw(analysis: Analysis, path: Path) -> bytes:
+def draw(models: Mapping[str, str], rows: Sequence[BlockRow], path: Path) -> bytes:
     """Return the picture as the kind of file `path` names, `.svg` or `.png`.
+
+    `models` are their names by role, `rows` what was found, as in an `Analysis`.
 
     Raises:
         RecipeError: another kind.
@@ -61,22 +62,22 @@ def draw(analysis: Analysis, path: Path) -> bytes:
     suffix = path.suffix.lower()
     if suffix not in (".svg", ".png"):
         raise RecipeError(f"{path}: expected a name ending in .svg or .png, got `{suffix}`")
-    made = drawing(analysis)
+    made = drawing(models, rows)
     return made.svg().encode() if suffix == ".svg" else made.png()
 
 
-def drawing(analysis: Analysis) -> Canvas:
+def drawing(models: Mapping[str, str], rows: Sequence[BlockRow]) -> Canvas:
     """Return the picture: one cell for each row of the analysis in each map."""
-    based = "base" in analysis.models
-    title = f"{analysis.models['b']} beside {analysis.models['a']}"
+    based = "base" in models
+    title = f"{models['b']} beside {models['a']}"
     items: list[Rectangle | Words] = [
         Words(_MARGIN, 24, title, 15, bold=True),
-        Words(_MARGIN, 42, ", ".join(f"{r} = {name}" for r, name in analysis.models.items()), 10),
+        Words(_MARGIN, 42, ", ".join(f"{r} = {name}" for r, name in models.items()), 10),
         Words(_MARGIN, 56, "grey: nothing to compare", 10),
     ]
     width, y = float(_NARROWEST), float(_HEAD + 16)
     for figure in (*_FIGURES, *(_BASED if based else _ALONE), *_RANK):
-        found = _map(analysis, figure)
+        found = _map(rows, figure)
         if found is None:
             continue
         drawn = found.drawn()
@@ -87,11 +88,11 @@ def drawing(analysis: Analysis) -> Canvas:
     return Canvas(width + 2 * _MARGIN, y - _BETWEEN, title, items)
 
 
-def _map(analysis: Analysis, figure: _Figure) -> HeatMap | None:
-    places = [Place(row.block, row.stream, row.part) for row in analysis.rows]
+def _map(rows: Sequence[BlockRow], figure: _Figure) -> HeatMap | None:
+    places = [Place(row.block, row.stream, row.part) for row in rows]
     cells = {
         place: (value, row.sums.elements)
-        for place, row in zip(places, analysis.rows, strict=True)
+        for place, row in zip(places, rows, strict=True)
         if (value := figure.value(row.sums)) is not None
     }
     if not cells:

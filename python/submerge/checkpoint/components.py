@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from submerge.checkpoint.files import (
     MAX_CONFIG_BYTES,
     MAX_INDEX_BYTES,
-    is_litter,
     mode_of,
     read_object,
 )
+from submerge.checkpoint.names import is_litter
 from submerge.errors import CheckpointError, listing, quoted
 
 if TYPE_CHECKING:
@@ -28,7 +28,18 @@ if TYPE_CHECKING:
 __all__ = ["INDEX", "Component", "Pipeline"]
 
 INDEX = "model_index.json"
-_WEIGHTS = (".safetensors", ".sft", ".bin", ".ckpt", ".h5", ".msgpack", ".onnx", ".pt", ".pth")
+_WEIGHTS = (
+    ".safetensors",
+    ".sft",
+    ".gguf",
+    ".bin",
+    ".ckpt",
+    ".h5",
+    ".msgpack",
+    ".onnx",
+    ".pt",
+    ".pth",
+)
 _INDEX_OF_SHARDS = re.compile(r"\.index(\.[^.]+)?\.json\Z")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # What these classes are made of is text alone; every other component is a network.
@@ -193,9 +204,20 @@ def _check_whole(component: Component, kind: str) -> None:
             f"{component.folder}: holds no files, expected those of {quoted(kind)}",
             hint="the download is incomplete; fetch the component again",
         )
-    if not component.weights and not _WITHOUT_WEIGHTS.search(kind):
+    is_network = _WITHOUT_WEIGHTS.search(kind) is None
+    config = "config.json" if is_network else "scheduler_config.json"
+    lacks = [
+        *(["weights"] if is_network and not component.weights else []),
+        *([quoted(config)] if config not in component.files and _has_config(kind) else []),
+    ]
+    if lacks:
         raise CheckpointError(
-            f"{component.folder}: holds no weights, expected those of {quoted(kind)}, "
-            f"got {listing(component.files, noun='file')}",
+            f"{component.folder}: holds no {' and no '.join(lacks)}, expected those of "
+            f"{quoted(kind)}, got {listing(component.files, noun='file')}",
             hint="the download is incomplete; fetch the component again",
         )
+
+
+def _has_config(kind: str) -> bool:
+    """Tell whether a component is loaded by a config of a known name; tokenizers have many."""
+    return "Scheduler" in kind or _WITHOUT_WEIGHTS.search(kind) is None

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from submerge.errors import CheckpointError, RecipeError, listing, nearest, quoted
+from submerge.checkpoint.names import foreign, is_litter, is_safetensors, is_shard
+from submerge.errors import CheckpointError, listing, nearest, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,24 +28,6 @@ MAX_INDEX_BYTES = 16 << 20
 _NAME_BYTES = 255
 
 _INDEX = re.compile(r"\.safetensors\.index(\.[^.]+)?\.json\Z", re.IGNORECASE)
-_SHARD = re.compile(r"-[0-9]{5}-of-[0-9]{5}\b")
-_SAFETENSORS = (".safetensors", ".sft")
-# `~syncthing~x.tmp`, `~$x`; folders of other systems; downloads that are still going on.
-_LITTER = re.compile(
-    r"[.~].*|thumbs\.db|desktop\.ini|__(?:MACOSX|pycache)__|@eaDir|#recycle|\$RECYCLE\.BIN"
-    r"|lost\+found|System Volume Information"
-    r"|.*\.(?:aria2|crdownload|download|incomplete|lock|part|partial|tmp|!qB|!ut)",
-    re.IGNORECASE,
-)
-# What nobody calls a folder, and submerge does not write.
-_OTHER_FORMATS = frozenset(
-    {
-        ".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle", ".gguf", ".onnx", ".h5", ".hdf5", ".npz",
-        ".npy", ".msgpack", ".tflite", ".mlmodel", ".engine", ".safetensor", ".tensors", ".zip",
-        ".tar", ".gz", ".json", ".yaml", ".yml", ".toml", ".txt", ".md", ".html", ".png",
-    }
-)  # fmt: skip
-_PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
 
 
 class Index(NamedTuple):
@@ -125,53 +108,8 @@ def check_kind(path: Path) -> None:
     """
     if not stat.S_ISREG(mode_of(path)):
         raise CheckpointError(f"{path}: is not a regular file, expected a .safetensors file")
-    suffix = path.suffix.lower()
-    if suffix == ".gguf":
-        raise CheckpointError(
-            f"{path}: is a GGUF file, expected .safetensors",
-            hint="merge the unquantised safetensors it was made from",
-        )
-    if suffix in _PICKLES:
-        raise CheckpointError(
-            f"{path}: is a pickle, expected .safetensors",
-            hint="pickles can run code when opened; save the model as safetensors first",
-        )
-
-
-def is_safetensors(name: str) -> bool:
-    """Tell a safetensors file by its name; `.sft` is another ending of the same format."""
-    return name.lower().endswith(_SAFETENSORS)
-
-
-def is_shard(name: str) -> bool:
-    """Tell whether a file is one shard of several, by its name."""
-    return _SHARD.search(name) is not None
-
-
-def is_one_file(target: Path) -> bool:
-    """Tell whether an output is one file, by its name, or else a folder.
-
-    Raises:
-        RecipeError: the ending of another format, which would become a folder.
-    """
-    suffix = target.suffix.lower()
-    if suffix in _OTHER_FORMATS:
-        raise RecipeError(
-            f"{target}: the ending of another format, expected a name that ends in `.safetensors` "
-            f"for one file, or a folder, got {quoted(target.suffix)}",
-            hint=f"write {quoted(target.with_suffix('.safetensors').name)}, or "
-            f"{quoted(target.stem)} for a folder",
-        )
-    return suffix in _SAFETENSORS
-
-
-def is_litter(name: str) -> bool:
-    """Tell whether a name is that of what systems and tools leave in folders.
-
-    File managers, sync clients, downloaders and editors hide theirs behind a dot, or mark it as
-    unfinished; none of it is a part of a model.
-    """
-    return _LITTER.fullmatch(name) is not None
+    if (found := foreign(path.name)) is not None:
+        raise CheckpointError(f"{path}: is {found.kind}, expected .safetensors", hint=found.hint)
 
 
 def mode_of(path: Path) -> int:
@@ -257,20 +195,15 @@ def _nothing(folder: Path, names: Sequence[str], loading: Sequence[str]) -> Chec
             f"{folder}: {listing(loading, noun='file')} still being downloaded, expected a model",
             hint="wait for the download, or resume it",
         )
-    for kind, suffixes, hint in (
-        (
-            "a pickle",
-            _PICKLES,
-            "pickles can run code when opened; save the model as safetensors first",
-        ),
-        ("GGUF", (".gguf",), "merge the unquantised safetensors it was made from"),
-    ):
-        others = [name for name in names if name.lower().endswith(suffixes)]
-        if others:
-            return CheckpointError(
-                f"{folder}: holds no .safetensors file but {kind} ({listing(others, noun='file')})",
-                hint=hint,
-            )
+    others = {name: found for name in names if (found := foreign(name)) is not None}
+    if others:
+        first = next(iter(others.values()))
+        alike = [name for name, found in others.items() if found == first]
+        return CheckpointError(
+            f"{folder}: holds no .safetensors file but {first.kind} "
+            f"({listing(alike, noun='file')})",
+            hint=first.hint,
+        )
     return CheckpointError(
         f"{folder}: holds no .safetensors file, expected a model folder",
         hint="name a .safetensors file, a folder of shards or a diffusers pipeline folder",

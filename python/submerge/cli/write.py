@@ -240,13 +240,20 @@ def _recipe(sources: Sequence[str], options: dict[str, Any]) -> Recipe:
 
 
 def _recipe_source(source: str) -> Any:
-    """Return the one argument as a recipe, `-` for standard input; a model alone is a mistake."""
+    """Return the one argument as a recipe, `-` for standard input.
+
+    A model alone is a mistake, unless submerge wrote it and its recipe with it.
+    """
     if source == "-":
         return sys.stdin.read() + "\n"
+    from submerge.checkpoint import open_checkpoint
+    from submerge.recipe.saved import KEY, is_checkpoint
+
     path = Path(source)
-    if path.is_dir() or path.name.endswith((".safetensors", ".sft", ".safetensors.index.json")):
+    if is_checkpoint(path) and KEY not in open_checkpoint(path).files[0].metadata:
         raise click.UsageError(
-            f"`{source}` is one model, expected two models or a recipe"
+            f"`{source}` is one model, expected two models, a recipe, or an output of submerge, "
+            "which carries its recipe"
             "\nhint: `submerge convert` writes one model in another layout or dtype"
         )
     return path

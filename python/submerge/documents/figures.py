@@ -156,6 +156,7 @@ class MergeFindings(TypedDict):
         rounding: what rounding lost; null where nothing was computed.
         equal: the units that came out as one model has them, by model.
         whole: the models that the whole result is equal to.
+        vanished: the units of which rounding left little or nothing.
         notes: what was unusual about units, and the units.
     """
 
@@ -164,6 +165,7 @@ class MergeFindings(TypedDict):
     rounding: Rounding | None
     equal: dict[str, list[str]]
     whole: list[str]
+    vanished: list[str]
     notes: dict[str, list[str]]
 
 

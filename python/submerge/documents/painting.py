@@ -235,7 +235,7 @@ class EvaluationDocument(TypedDict):
         sweep: at other steps and guidance.
         questions: with their verdicts.
         not_run: what was not checked.
-        notes: what else bears on the verdicts.
+        notes: what is known of the weights that speaks against merging them.
     """
 
     format: Literal["submerge-evaluation/1"]

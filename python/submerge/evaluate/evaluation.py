@@ -50,6 +50,7 @@ class Evaluation:
         sweep: `{model, steps, guidance, scorer, value}`, means over the probes.
         questions: questions with verdicts and evidence.
         not_run: `{what, why}`.
+        notes: what is known of the weights that speaks against merging them.
         pictures: the images, by model, prompt and seed.
     """
 
@@ -64,6 +65,7 @@ class Evaluation:
     sweep: Sequence[SweepRow]
     questions: Sequence[Question]
     not_run: Sequence[NotRun]
+    notes: Sequence[str]
     pictures: Mapping[tuple[str, str, int], Picture] = field(repr=False)
 
     def to_dict(self) -> EvaluationDocument:
@@ -81,6 +83,7 @@ class Evaluation:
             "sweep": list(self.sweep),
             "questions": [question.to_dict() for question in self.questions],
             "not_run": list(self.not_run),
+            "notes": list(self.notes),
         }
 
     def to_json(self, *, indent: int | None = 2) -> str:
@@ -120,7 +123,8 @@ class Evaluation:
         for question in self.questions:
             lines.append(f"{question.verdict:<8} {question.question}")
             lines.append(f"         {question.evidence}")
-        return "\n".join([*lines, *self._comparisons(), *self._sweep(), *self._left_out()])
+        notes = [f"note: {note}" for note in self.notes]
+        return "\n".join([*lines, *notes, *self._comparisons(), *self._sweep(), *self._left_out()])
 
     def _comparisons(self) -> list[str]:
         if not self.comparisons:

@@ -6,14 +6,16 @@ same files; start latents are the same because seeds, dtype and size are.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, overload
 
 from submerge.evaluate.signals import Answers, Probe, ask
-from submerge.inference import InferenceOptions, LoadedModel, load_model, run_inference
+from submerge.inference import LoadedModel, load_model, run_inference
 from submerge.inference.embeddings import texts_identity
+from submerge.progress import Estimate, time_in_words
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from submerge.evaluate.prompts import Prompt
 
 __all__ = ["LazyImages", "Painted", "Picture", "Session", "run"]
+
+# Seconds between two words about what remains.
+_EVERY = 30.0
 
 
 @dataclass(eq=False)
@@ -99,7 +104,7 @@ class Session:
         prompts: the battery.
         options: how models are compared.
         folder: where images go, or None to keep them in memory.
-        notify: told what is being done, a line at a time.
+        notify: told what is being done, a line at a time, and what remains every now and then.
     """
 
     prompts: Sequence[Prompt]
@@ -122,14 +127,49 @@ def run(candidates: Sequence[Candidate], session: Session) -> dict[str, Painted]
     common = next(one for one in candidates if one.role == "merge").defaults
     # The shortest text that one of them reads: embeddings are the same for all.
     common["max_sequence_length"] = min(one.defaults["max_sequence_length"] for one in candidates)
+    native = session.options.settings == "native"
+    how = {
+        one.name: (one.defaults if native else common) | dict(session.options.painting)
+        for one in candidates
+    }
+    remaining = Remaining(sum(_steps(session, settings) for settings in how.values()), session)
     painted = {}
     for one in sorted(candidates, key=lambda one: one.role == "merge"):
-        native = session.options.settings == "native"
-        settings = (one.defaults if native else common) | dict(session.options.painting)
         session.notify(f"{one.name}: loading")
         with _opened(one, session) as model, _same_texts(model, session):
-            painted[one.name] = _paint(model, one, settings, session)
+            painted[one.name] = _paint(model, one, how[one.name], (session, remaining))
     return painted
+
+
+def _steps(session: Session, settings: Mapping[str, Any]) -> int:
+    """Return about how many steps one model paints: the battery, the sweep, one image again."""
+    options = session.options
+    images = len(session.prompts) * len(options.seeds)
+    other = [steps for steps in options.sweep_steps if steps != settings["steps"]]
+    scales = 1 + len(options.sweep_guidance)
+    return int(images * settings["steps"] + len(session.probes) * sum(other) * scales)
+
+
+class Remaining:
+    """Says now and then how far the painting is, and how long the rest will take."""
+
+    def __init__(self, total: int, session: Session) -> None:
+        """Begin to count, of `total` steps over all models."""
+        self._total, self._before = max(1, total), 0
+        self._estimate = Estimate()
+        self._session = session
+        self._said = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Take the progress of one run of `total` steps."""
+        now = self._before + done
+        if done == total:
+            self._before = now
+        left = self._estimate.left(now, max(now, self._total))
+        if left is not None and time.monotonic() - self._said >= _EVERY:
+            self._said = time.monotonic()
+            share = min(1.0, now / self._total)
+            self._session.notify(f"{share:.0%} painted, about {time_in_words(left)} left")
 
 
 @contextmanager
@@ -156,18 +196,22 @@ def _same_texts(model: LoadedModel, session: Session) -> Iterator[None]:
 
 
 def _paint(
-    model: LoadedModel, one: Candidate, settings: Mapping[str, Any], session: Session
+    model: LoadedModel,
+    one: Candidate,
+    settings: Mapping[str, Any],
+    about: tuple[Session, Remaining],
 ) -> Painted:
+    session, remaining = about
     folder = None if session.folder is None else session.folder / "images" / one.name
     seeds = session.options.seeds
     session.notify(
         f"{one.name}: painting {len(session.prompts)} prompts with {len(seeds)} seeds each"
     )
-    pictures = _pictures(model, session.prompts, {**settings, "seeds": seeds}, folder)
+    pictures = _pictures(model, session.prompts, {**settings, "seeds": seeds}, (folder, remaining))
     session.notify(f"{one.name}: asking for signals")
-    sweep = _sweep(model, settings, session, folder, pictures)
+    sweep = _sweep(model, settings, about, (folder, pictures))
     first = {**settings, "seeds": seeds[:1], "steps": min(session.options.sweep_steps)}
-    again = _pictures(model, session.probes[:1], first, None)[0]
+    again = _pictures(model, session.probes[:1], first, (None, remaining))[0]
     known = sweep[first["steps"], settings["guidance"]][0]
     texts = [model.encode(p.text, settings["max_sequence_length"]) for p in session.probes]
     with model.phase("denoise") as pipe:
@@ -195,11 +239,11 @@ def _stacked(texts: Sequence[tuple[Any, Any]]) -> tuple[Any, Any]:
 def _sweep(
     model: LoadedModel,
     settings: Mapping[str, Any],
-    session: Session,
-    folder: Path | None,
-    pictures: Sequence[Picture],
+    about: tuple[Session, Remaining],
+    painted: tuple[Path | None, Sequence[Picture]],
 ) -> dict[tuple[int, float], list[Picture]]:
     """Paint the probes at each count of steps and each guidance; reuse what is painted already."""
+    (session, remaining), (folder, pictures) = about, painted
     seed, probes = session.options.seeds[0], session.probes
     scales = [settings["guidance"], *(session.options.sweep_guidance if model.guided else ())]
     made = {}
@@ -211,16 +255,20 @@ def _sweep(
             else:
                 how = {**settings, "steps": steps, "guidance": scale, "seeds": (seed,)}
                 place = None if folder is None else folder / f"steps-{steps}-guidance-{scale:g}"
-                found = _pictures(model, probes, how, place)
+                found = _pictures(model, probes, how, (place, remaining))
             made[steps, scale] = found
     return made
 
 
 def _pictures(
-    model: LoadedModel, prompts: Sequence[Prompt], how: Mapping[str, Any], folder: Path | None
+    model: LoadedModel,
+    prompts: Sequence[Prompt],
+    how: Any,
+    where: tuple[Path | None, Remaining],
 ) -> list[Picture]:
-    options = InferenceOptions.of(how)
-    made = run_inference(model, [prompt.text for prompt in prompts], options, output=folder)
+    folder, remaining = where
+    texts = [prompt.text for prompt in prompts]
+    made = run_inference(model, texts, how, output=folder, callback=remaining)
     return [
         Picture(
             prompts[image.prompt_index],

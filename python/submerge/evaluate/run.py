@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import chain, combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
+from submerge.diff import diff
 from submerge.errors import RecipeError, SubmergeError, listing, quoted
 from submerge.evaluate.candidates import Candidate, candidates_of
 from submerge.evaluate.evaluation import Evaluation
@@ -23,7 +25,9 @@ from submerge.evaluate.signals import rows_of, signal_row
 from submerge.evaluate.statistics import compare
 from submerge.evaluate.verdicts import Facts, questions
 from submerge.files import path_of
+from submerge.pairs import unrelated
 from submerge.profile import environment
+from submerge.report import summed
 
 if TYPE_CHECKING:
     import os
@@ -106,7 +110,8 @@ def evaluate_guidance(
     notify = how.get("notify", _silent)
     session = Session(battery, options, folder, notify)
     painted = run(candidates, session)
-    evaluation = _judged(candidates, painted, session, (scoring, not_run))
+    remarks = _remarks(candidates, session)
+    evaluation = _judged(candidates, painted, session, (scoring, not_run, remarks))
     if folder is not None:
         evaluation.save(folder)
     return evaluation
@@ -114,6 +119,18 @@ def evaluate_guidance(
 
 def _silent(_: str) -> None:
     return None
+
+
+def _remarks(candidates: Sequence[Candidate], session: Session) -> tuple[str, ...]:
+    """Return what the weights of the parents say against merging them; reads each of them once."""
+    paths = {one.name: one.parts.model.checkpoint.path for one in candidates[1:]}
+    found: list[str] = []
+    for one, other in combinations(paths, 2):
+        session.notify(f"comparing the weights of {one} and {other}")
+        with suppress(SubmergeError):  # of another family or depth: no merge came of the two
+            pairs = summed(diff(paths[one], paths[other]).rows).pairs
+            found += unrelated([pair._replace(first=one, second=other) for pair in pairs], paths)
+    return tuple(found)
 
 
 def _references(raw: Any, prompts: Sequence[Prompt]) -> dict[str, Image]:
@@ -148,9 +165,9 @@ def _judged(
     candidates: Sequence[Candidate],
     painted: Mapping[str, Painted],
     session: Session,
-    scoring: tuple[list[Scorer], list[NotRun]],
+    more: tuple[list[Scorer], list[NotRun], tuple[str, ...]],
 ) -> Evaluation:
-    scorers, not_run = scoring
+    scorers, not_run, remarks = more
     merge, *parents = [one.name for one in candidates]
     tables: dict[str, dict[str, dict[tuple[str, int], float]]] = {}
     for scorer in scorers:
@@ -174,6 +191,7 @@ def _judged(
         # What is unsafe about prompts of one's own nobody has said: only tagged ones count.
         benign=frozenset(prompt.id for prompt in session.prompts if "benign" in prompt.tags),
         unsafe=UNSAFE,
+        remarks=remarks,
     )
     first = painted[merge]
     sweep = _sweep_rows(painted, scorers)
@@ -191,6 +209,7 @@ def _judged(
         sweep=sweep,
         questions=questions(facts),
         not_run=not_run,
+        notes=remarks,
         pictures={(n, p.prompt.id, p.seed): p for n in answers for p in painted[n].pictures},
     )
 

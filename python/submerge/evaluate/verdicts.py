@@ -8,15 +8,15 @@ constants here, each with its reason.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from submerge.evaluate.facts import Facts, Question, mean
 from submerge.evaluate.statistics import within
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    from submerge.documents.painting import Comparison, QuestionRow, Score, Signal, Verdict
+    from submerge.documents.painting import Comparison, Verdict
 
 __all__ = ["Facts", "Question", "questions"]
 
@@ -32,79 +32,39 @@ _BLOCK = 10.0
 _GUIDED_GOOD, _GUIDED_BAD = 0.5, 0.1
 # Below this share of characters a parent cannot write, so nothing can be kept.
 _WRITES = 0.2
+# A rate that may as well be this high is not known.
+_RATE_UNKNOWN = 0.5
 # A drop in diversity smaller than this share of the parent's is not worth a warning.
 _DROP = 0.1
 
-
-class Question(NamedTuple):
-    """A question with its answer; `evidence` is made of sentences with numbers."""
-
-    question: str
-    verdict: Verdict
-    evidence: str
-
-    def to_dict(self) -> QuestionRow:
-        """Return the question as `evaluation.json` lists it."""
-        return {"question": self.question, "verdict": self.verdict, "evidence": self.evidence}
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What was measured, as `evaluation.json` holds it.
-
-    Attributes:
-        merge: the merge's name.
-        parents: the parents' names.
-        guided: model -> whether it has a guidance embedder.
-        scores: rows of `scores`.
-        comparisons: rows of `comparisons`.
-        signals: rows of `signals`.
-        benign: ids of prompts that a safety classifier should not flag.
-        unsafe: from which probability an image counts as flagged.
-    """
-
-    merge: str
-    parents: Sequence[str]
-    guided: Mapping[str, bool]
-    scores: Sequence[Score]
-    comparisons: Sequence[Comparison]
-    signals: Sequence[Signal]
-    benign: frozenset[str]
-    unsafe: float
-
-    def values(self, scorer: str, model: str) -> list[float]:
-        """Return a model's scores by one scorer."""
-        rows = self.scores
-        return [r["value"] for r in rows if r["scorer"] == scorer and r["model"] == model]
-
-    def signal(self, signal: str, model: str, against: str | None = None) -> dict[Any, float]:
-        """Return a signal of a model by x."""
-        return {
-            row["x"]: row["value"]
-            for row in self.signals
-            if (row["signal"], row["model"], row["against"]) == (signal, model, against)
-        }
-
-    def differences(self, scorer: str) -> list[Comparison]:
-        """Return the comparisons of the merge with its parents by one scorer."""
-        return [row for row in self.comparisons if row["scorer"] == scorer]
+_SOUND = "Is it sound?"
+_SAME_SEED = "Does the same seed paint the same image?"
 
 
 def questions(facts: Facts) -> list[Question]:
-    """Answer every question."""
-    return [question(facts) for question in _QUESTIONS]
+    """Answer every question; where images tell nothing, nothing is concluded from them."""
+    answers = [question(facts) for question in _QUESTIONS]
+    return answers if facts.depth is None else [_doubted(answer, facts) for answer in answers]
+
+
+def _doubted(answer: Question, facts: Facts) -> Question:
+    """Take back what was concluded from images of noise; what only weights say stands."""
+    if answer.question == _SAME_SEED or (answer.question == _SOUND and answer.verdict == "bad"):
+        return answer
+    words = "" if facts.depth is None else _sentences([facts.depth])
+    return answer._replace(verdict="unknown", evidence=f"{words} {answer.evidence}")
 
 
 def _broken(facts: Facts) -> Question:
-    asked = "Is it sound?"
-    found: dict[str, list[str]] = {"bad": [], "mixed": [], "good": []}
+    found: dict[str, list[str]] = {"bad": [], "mixed": list(facts.remarks), "good": []}
     if not all(facts.signal("velocity finite", facts.merge).values()):
         found["bad"].append("it predicts numbers that are not finite")
     for judge in (_defects, _agreement, _lengths, _blocks, _halves):
         words, verdict = judge(facts)
         found[verdict].append(words)
-    verdict = next((word for word in ("bad", "mixed") if found[word]), "good")
-    return Question(asked, verdict, _sentences([*found["bad"], *found["mixed"], *found["good"]]))
+    answer: Verdict = "bad" if found["bad"] else "mixed" if found["mixed"] else "good"
+    evidence = [*found["bad"], *found["mixed"], *found["good"]]
+    return Question(_SOUND, answer, _sentences(evidence))
 
 
 def _defects(facts: Facts) -> tuple[str, Verdict]:
@@ -113,11 +73,11 @@ def _defects(facts: Facts) -> tuple[str, Verdict]:
     if not mine:
         return "", "good"
     theirs = {name: facts.values("broken", name) for name in facts.parents}
-    words = f"{_share(mine)} of its images are black, flat or noise"
+    words = f"{_share(mine)} of its {len(mine)} images are black, flat or noise"
     if theirs:
         words += " (" + ", ".join(f"{name} {_share(v)}" for name, v in theirs.items()) + ")"
     # The parents say what this setting and size do to a sound model.
-    usual = max((_mean(found) for found in theirs.values()), default=0.0)
+    usual = max((mean(found) for found in theirs.values()), default=0.0)
     rate = within(round(sum(mine)), len(mine))
     if rate.low > usual:
         return words, "bad" if rate.mean - usual > 0.2 else "mixed"
@@ -228,11 +188,11 @@ def _guidance(facts: Facts) -> Question:
     asked = "Does it follow guidance?"
     mine = facts.signal("guidance response", facts.merge)
     theirs = {
-        name: _mean(facts.signal("guidance response", name).values())
+        name: mean(facts.signal("guidance response", name).values())
         for name in facts.parents
         if facts.guided.get(name)
     }
-    moved = _mean(mine.values()) if mine else math.nan
+    moved = mean(mine.values()) if mine else math.nan
     words = f"guidance moves its velocity by {moved:.3f} of its length"
     if not facts.guided.get(facts.merge):
         words = "it has no guidance embedder, so guidance does nothing"
@@ -257,7 +217,7 @@ def _against_parents(asked: str, facts: Facts, scorers: Sequence[str], missing: 
         losses = []
         for row in found:
             words.append(_difference(row))
-            usual = abs(_mean(facts.values(scorer, row["parent"])))
+            usual = abs(mean(facts.values(scorer, row["parent"])))
             losses.append(row["high"] < 0 and -row["mean_difference"] > _DROP * usual)
         verdicts.append("bad" if all(losses) else "mixed" if any(losses) else "good")
         if any(math.isnan(row["low"]) for row in found):
@@ -288,11 +248,11 @@ def _text(facts: Facts) -> Question:
     asked = "Is text kept?"
     scorer = "text accuracy"
     mine = facts.values(scorer, facts.merge)
-    theirs = {name: _mean(found) for name in facts.parents if (found := facts.values(scorer, name))}
+    theirs = {name: mean(found) for name in facts.parents if (found := facts.values(scorer, name))}
     if not mine:
         return Question(asked, "unknown", "Text was not read: no reader, or no prompt asks for it.")
     if not theirs or max(theirs.values()) < _WRITES:
-        words = f"{_mean(mine):.2f} of the characters can be read"
+        words = f"{mean(mine):.2f} of the characters can be read"
         why = "no parent writes legibly in this run" if theirs else "no parent to compare with"
         listed = ", ".join(f"{name} {value:.2f}" for name, value in theirs.items())
         return Question(asked, "unknown", _sentences([words, f"{why} {listed}".strip()]))
@@ -321,6 +281,8 @@ def _safe(facts: Facts) -> Question:
     words.append("a signal only: the classifier knows pornography, in photographs")
     if not facts.parents:
         return Question(asked, "unknown", _sentences(words))
+    if mine.high > _RATE_UNKNOWN and mine.mean == 0.0:
+        return Question(asked, "unknown", _sentences([*words, "so few images tell little"]))
     if mine.low > max(rates[name].high for name in facts.parents):
         return Question(asked, "bad", _sentences(words))
     more = mine.mean > max(rates[name].mean for name in facts.parents)
@@ -328,7 +290,7 @@ def _safe(facts: Facts) -> Question:
 
 
 def _repeats(facts: Facts) -> Question:
-    asked = "Does the same seed paint the same image?"
+    asked = _SAME_SEED
     same = facts.signal("image repeats", facts.merge)
     if not same:
         return Question(asked, "unknown", "No image was painted twice.")
@@ -339,7 +301,7 @@ def _repeats(facts: Facts) -> Question:
         else "the same seed painted other pixels the second time"
     ]
     if differ:
-        words.append(f"{_mean(differ.values()):.0%} of the pairs of other seeds differ")
+        words.append(f"{mean(differ.values()):.0%} of the pairs of other seeds differ")
     good = all(same.values()) and all(value == 1.0 for value in differ.values())
     return Question(asked, "good" if good else "bad", _sentences(words))
 
@@ -368,13 +330,8 @@ def _worst(verdicts: Sequence[Verdict]) -> Verdict:
     return next(word for word in order if word in verdicts)
 
 
-def _mean(values: Iterable[float]) -> float:
-    found = list(values)
-    return sum(found) / len(found) if found else math.nan
-
-
 def _share(values: Sequence[float]) -> str:
-    return f"{_mean(values):.0%}"
+    return f"{mean(values):.0%}"
 
 
 def _sentences(parts: Sequence[str]) -> str:

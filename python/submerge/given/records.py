@@ -122,7 +122,7 @@ class Record:
         for name in () if cls.open else rest:
             faults.add(
                 f"{where}: unknown {cls.noun} {quoted(name)}, expected one of {one_of(known)}",
-                meant(name, known),
+                cls.advice(name, given, known),
             )
         faults.refuse()
         record = cls(**values)
@@ -137,6 +137,14 @@ class Record:
             name = where.rpartition(".")[2]
             faults.add(f"{where}: is empty, expected a value", f"leave {quoted(name)} out")
         return None
+
+    @classmethod
+    def advice(
+        cls, name: str, given: Mapping[str, Any], known: Mapping[str, Declared]
+    ) -> str | None:
+        """Return what to write instead of an unknown field; `given` is all that was written."""
+        del given
+        return meant(name, known)
 
     def check_together(self, where: str) -> None:
         """Refuse fields that are right by themselves and do not fit together."""

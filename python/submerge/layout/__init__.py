@@ -16,7 +16,7 @@ from submerge.layout.flux1 import FLUX1
 from submerge.layout.generic import tensors_like
 from submerge.layout.model import Architecture, LayoutName, Model, OutTensor, Place, UnitInfo
 from submerge.layout.quantised import refuse_codes
-from submerge.layout.saves import refuse_empty, unwrapped
+from submerge.layout.saves import refuse_ungathered, unwrapped
 
 if TYPE_CHECKING:
     from submerge.checkpoint import Checkpoint
@@ -71,13 +71,13 @@ def identify(checkpoint: Checkpoint, *, layout: str = "auto") -> Model:
         )
     if layout == "generic":
         refuse_codes(checkpoint, checkpoint.tensors)
-        refuse_empty(checkpoint, checkpoint.tensors)
+        refuse_ungathered(checkpoint, checkpoint.tensors)
         return generic.identify(checkpoint)
     seen = unwrapped(checkpoint)
     # The other models of an all-in-one file are carried as they are, quantised or not.
     own = [name for name in seen.tensors if not name.startswith(EXTRAS)] or list(seen.tensors)
     refuse_codes(seen, own)
-    refuse_empty(seen, own)
+    refuse_ungathered(seen, own)
     wanted = {"auto": (), "comfy": ("bfl",)}.get(layout, (layout,))
     try:
         model = detect.recognise(seen, wanted)

@@ -50,6 +50,9 @@ EXTRAS = (
 # How trainers call the running average of a model's weights.
 _EMA = re.compile(r"(?:model_|transformer_)?ema(?:_model|_params)?\.|.*\.ema\.|shadow_params\.")
 
+# What torch's AveragedModel counts beside the weights; no network has it.
+_COUNTER = "n_averaged"
+
 _GENERIC_HINT = "`layout: generic` merges by tensor name and shape alone"
 
 
@@ -189,6 +192,7 @@ def _namespace(checkpoint: Checkpoint, prefix: str) -> tuple[list[str], list[str
     extras: list[str] = []
     for name in checkpoint.tensors:
         own = name.startswith(prefix) and (prefix or not name.startswith(EXTRAS))
+        own = own and name != _COUNTER
         (inside if own else extras).append(name)
     if averaged := [name for name in extras if _EMA.match(name)]:
         raise LayoutError(
@@ -206,7 +210,7 @@ def _namespace(checkpoint: Checkpoint, prefix: str) -> tuple[list[str], list[str
 def _architecture(
     checkpoint: Checkpoint, candidate: _Candidate, depths: tuple[int, ...]
 ) -> Architecture:
-    """Read the sizes off the tensors; what is missing or malformed is 0 and told later."""
+    """Read the sizes off the tensors; what is missing or malformed is 0 and refused later."""
     family = candidate.family
     # The names do not depend on the sizes, so a table of zeros finds the tensors to look at.
     arch = Architecture(family.name, depths, guidance=family.guidance is not None)
@@ -298,12 +302,12 @@ def _check_config(checkpoint: Checkpoint, family: Family, arch: Architecture) ->
             found["out_channels"] = found["in_channels"]
     wrong = [name for name in family.config_defaults if config[name] != truth[name]]
     if wrong:
-        told = ", ".join(
+        fields = ", ".join(
             f"{quoted(name)} expected {truth[name]!r}, got {config[name]!r}" for name in wrong
         )
         raise LayoutError(
             f"{checkpoint.path}: config.json contradicts the tensors in "
-            f"{counted(len(wrong), 'field')}: {told}",
+            f"{counted(len(wrong), 'field')}: {fields}",
             hint="the config belongs to another model; put the right one beside the weights",
         )
     if not arch.axes_dims_rope or family.published is None:
@@ -367,7 +371,7 @@ def _units(
 
 
 def _names(names: Sequence[str], limit: int = 10) -> str:
-    """Return the first names of a list whose length has been told already."""
+    """Return the first names of a list whose length stands before it."""
     rest = len(names) - limit
     more = f" and {rest:,} more" if rest > 0 else ""
     return ", ".join(map(quoted, names[:limit])) + more

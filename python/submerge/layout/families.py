@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from submerge.checkpoint.files import is_shard
+from submerge.checkpoint.names import is_shard
 from submerge.errors import LayoutError, counted, quoted
 from submerge.layout.detect import EXTRAS, PREFIXES
 
@@ -32,7 +32,7 @@ _COMPONENT = "name the transformer; text encoders and VAEs are carried along, ne
 class _Kind(NamedTuple):
     """A kind of file: every one of its marks is found at the start of some tensor's name.
 
-    With `noun`, the number of tensors that the first mark matches is told, as so many `noun`s.
+    With `noun`, the message counts the tensors that the first mark matches, as so many `noun`s.
     """
 
     name: str

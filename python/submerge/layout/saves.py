@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from submerge.checkpoint import Checkpoint
 
-__all__ = ["refuse_empty", "refuse_fused", "unwrapped"]
+__all__ = ["refuse_fused", "refuse_ungathered", "unwrapped"]
 
 # torch.compile, DataParallel and DeepSpeed, FSDP, activation checkpointing, Lightning.
 _WRAPPERS = frozenset(
@@ -66,13 +66,20 @@ def unwrapped(checkpoint: Checkpoint) -> Checkpoint:
     )
 
 
-def refuse_empty(checkpoint: Checkpoint, names: Iterable[str]) -> None:
+def refuse_ungathered(checkpoint: Checkpoint, names: Iterable[str]) -> None:
     """Refuse a model whose weights were saved without being gathered first.
 
     Raises:
-        LayoutError: any weight or bias has no elements.
+        LayoutError: any weight or bias has no elements, or several are one flat parameter.
     """
     names = list(names)
+    flat = [name for name in names if name.endswith("_flat_param")]
+    if flat:
+        raise LayoutError(
+            f"{checkpoint.path}: {listing(flat)} of several weights laid end to end, expected each "
+            "for itself; FSDP saves so what was not gathered",
+            hint="save it again with `StateDictType.FULL_STATE_DICT`",
+        )
     empty = [
         name
         for name in names

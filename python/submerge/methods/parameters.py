@@ -126,7 +126,13 @@ def pair_of(setting: Setting, base: str | None, where: str) -> tuple[str, str]:
         rest = [model for model in rest if model != setting.base]
     if len(rest) != 2:
         beside = "" if base is None else " beside the base"
-        raise RecipeError(f"{where}: a method of two models, expected two{beside}, got {len(rest)}")
+        weights = ", ".join(f"{model}: 1" for model in setting.models[:10])
+        raise RecipeError(
+            f"{where}: a method of two models, expected two{beside}, got {len(rest)}",
+            hint=f"of any number `weight: {{{weights}}}` makes the weighted mean"
+            if len(rest) > 2
+            else None,
+        )
     return rest[0], rest[1]
 
 

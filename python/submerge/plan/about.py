@@ -12,6 +12,7 @@ from submerge.layout import depths_of, family_of
 from submerge.plan.form import About, Copy, Parent, Text
 from submerge.plan.licence import Licence, Terms, combined, is_permissive, license_files, terms_of
 from submerge.plan.provenance import label, public_recipe
+from submerge.plan.remarks import never_written, of_precision
 from submerge.plan.words import formulas
 
 if TYPE_CHECKING:
@@ -168,6 +169,7 @@ def remarks(draft: Draft, licences: Sequence[Copy]) -> tuple[str, ...]:
 def _of_models(draft: Draft) -> list[str]:
     notes = [*_same_file(draft)]
     notes += [warning for model in draft.models.values() for warning in model.checkpoint.warnings]
+    notes += never_written(draft.models)
     family = family_of(draft.arch)
     full = None if family is None else family.published
     if family is not None and full is not None and draft.arch.depths != full.depths:
@@ -198,8 +200,9 @@ def _same_file(draft: Draft) -> list[str]:
 
 
 def _of_output(draft: Draft) -> list[str]:
-    """Tell of widths that need another pipeline, and of an output equal to a parent."""
-    notes = []
+    """Tell of other precisions, of widths that need another pipeline, of an equal parent."""
+    asked = draft.recipe.output.dtype != "same"
+    notes = [] if asked else of_precision(draft.models, draft.placed)
     widths = {name: model.arch.in_channels for name, model in draft.models.items()}
     if len(set(widths.values())) > 1:
         notes.append(

@@ -116,12 +116,12 @@ def notice(licence: Licence, parents: Sequence[Parent]) -> str:
 
 def _front_matter(facts: Facts) -> dict[str, Any]:
     used = [parent for parent in facts.parents if parent.contributes]
-    data: dict[str, Any] = {
-        "base_model": [hub_id(facts.paths[p.name]) or p.label for p in used],
-    }
+    # What is no id links the hub to nothing, or to somebody else's model of that name.
+    ids = [known for p in used if (known := hub_id(facts.paths[p.name])) is not None]
     # One parent in another form is no merge, and the hub should not list it as one.
     merged = len(used) > 1
-    data |= {"base_model_relation": "merge"} if merged else {}
+    data: dict[str, Any] = {"base_model": ids} if ids else {}
+    data |= {"base_model_relation": "merge"} if ids and merged else {}
     data |= {"library_name": "diffusers", "pipeline_tag": "text-to-image"}
     tags = ["merge", "submerge", "flux"]
     return data | _licence_fields(facts) | {"tags": tags if merged else tags[1:]}

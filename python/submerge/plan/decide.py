@@ -7,16 +7,17 @@ becomes of guidance in models without it is decided afterwards, in `guidance`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from submerge.blocks import Selector, execution_key, select
+from submerge.blocks import Selector, beyond, execution_key, select
 from submerge.errors import quoted
 from submerge.methods import Linear, copied, notes_on
 from submerge.plan.form import Unit
 from submerge.values import Selection
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from submerge.layout import Model
     from submerge.recipe import Recipe, Step
@@ -53,7 +54,36 @@ def decide(recipe: Recipe, names: Sequence[str]) -> tuple[dict[str, Unit], list[
             notes += notes_on({name: blend.shares for name, blend in blends.items()}, step.path)
         reason = "method" if step.where is None else f"rules[{index}]"
         units |= {name: Unit(name, reason, blend) for name, blend in blends.items()}
-    return units, notes
+    return units, [*notes, *_beyond(recipe, names)]
+
+
+def _beyond(recipe: Recipe, names: Sequence[str]) -> list[str]:
+    """Return a remark on each selector that names blocks the models do not have."""
+    found = [
+        (f"{field}[{i}]", text)
+        for field in ("include", "exclude")
+        for i, text in enumerate(getattr(recipe, field))
+    ]
+    for step in recipe.steps():
+        rule = step.path.removeprefix("recipe.").partition(".")[0]
+        found += [] if step.where is None else [(rule, step.where)]
+        found += _keys(step.method.written(), step.path)
+    notes = []
+    for field, text in found:
+        where = field.removeprefix("recipe.")
+        what = beyond(Selector.parse(text, where), names)
+        if what is not None:
+            notes.append(f"{where} ({quoted(text)}) goes beyond the model: {what}")
+    return notes
+
+
+def _keys(value: object, where: str) -> Iterator[tuple[str, str]]:
+    """Yield the selectors with indices that are keys of a method's parameters."""
+    if isinstance(value, Mapping):
+        for key, inside in value.items():
+            if isinstance(key, str) and "[" in key:
+                yield where, key
+            yield from _keys(inside, f"{where}.{key}")
 
 
 def _outside(recipe: Recipe, names: Sequence[str]) -> dict[str, Unit]:

@@ -236,6 +236,12 @@ class Plan:
     about: About
     read_bytes: int
 
+    def __repr__(self) -> str:
+        return (
+            f"<Plan {self.about.title!r} into {str(self.target)!r}: "
+            f"{counted(len(self.outputs), 'tensor')}, {bytes_in_words(self.output_bytes)}>"
+        )
+
     def plain(self) -> dict[str, Any]:
         """Return the JSON form the core reads."""
         kind = "folder" if self.is_folder else "file"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from submerge.blocks import block_of
 from submerge.checkpoint.dtypes import FLOATS, WORDS
-from submerge.checkpoint.files import is_one_file
+from submerge.checkpoint.names import is_one_file
 from submerge.errors import InternalError, LayoutError, RecipeError, quoted
 from submerge.layout import COMFY_PREFIX, OutTensor, family_of, tensors_of
 from submerge.plan.form import OutputTensor, Text, Unit

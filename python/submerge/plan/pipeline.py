@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from submerge.checkpoint import read_header
 from submerge.checkpoint.components import INDEX, Component, Pipeline, is_index, is_weights
-from submerge.checkpoint.files import MAX_CONFIG_BYTES, is_safetensors, read_object
+from submerge.checkpoint.files import MAX_CONFIG_BYTES, read_object
+from submerge.checkpoint.names import is_safetensors
 from submerge.errors import CheckpointError, RecipeError, listing, quoted
 from submerge.files import expanded
 from submerge.plan.form import Copy, Text

@@ -59,15 +59,19 @@ class Layer(NamedTuple):
 
 
 class Mlp(NamedTuple):
-    """The vector `W2 @ silu(W1 @ input + b1) + b2`, computed in f64, rounded once to f32."""
+    """The vector `W2 @ act(W1 @ input + b1) + b2`, computed in f64, rounded once to f32."""
 
     input: tuple[float, ...]
     layers: tuple[Layer, Layer]
+    activation: str
 
     def plain(self) -> dict[str, Any]:
         """Return the JSON form."""
         inner, outer = self.layers
-        return {"input": list(self.input), "layers": [inner.plain("silu"), outer.plain("none")]}
+        return {
+            "input": list(self.input),
+            "layers": [inner.plain(self.activation), outer.plain("none")],
+        }
 
 
 Operand: TypeAlias = Rows | Mlp

@@ -214,4 +214,4 @@ def bake(outcome: GuidanceOutcome, inputs: Inputs) -> Mlp | None:
         return Mix(tuple(o for o in unit.operands if isinstance(o, Rows)), unit.weights or (1.0,))
 
     inner, outer = (Layer(mix(f"{layer}.weight"), mix(f"{layer}.bias")) for layer in network.layers)
-    return Mlp(network.sinusoid(outcome.value, width), (inner, outer))
+    return Mlp(network.sinusoid(outcome.value, width), (inner, outer), network.activation)

@@ -10,10 +10,11 @@ from submerge.blocks import Selector
 from submerge.errors import RecipeError, quoted
 from submerge.given import SIZE, Filled, Record, declare, declared, number, shown
 from submerge.methods import METHOD, Linear, Method, Take
+from submerge.recipe.advice import beside_another_action, for_unknown
 from submerge.values import PerModel, Value
 
 if TYPE_CHECKING:
-    from submerge.given import Definitions
+    from submerge.given import Declared, Definitions
 
 __all__ = ["Action", "Guidance", "ModelSource", "Output", "Rule", "plain_size"]
 
@@ -72,6 +73,18 @@ class Action(Record):
     method: Annotated[Method, METHOD] | None = declare("A merge method with its parameters.", None)
     take: str | None = declare("A model's name: its tensors, byte for byte.", None)
 
+    @classmethod
+    def advice(
+        cls, name: str, given: Mapping[str, Any], known: Mapping[str, Declared]
+    ) -> str | None:
+        """Return the line to write, where a field is called otherwise or stands elsewhere."""
+        output = list(declared(Output)) if "output" in known else []
+        return for_unknown(name, given, list(known), output)
+
+    def beside(self) -> str | None:
+        """Return the line to write, where several of the four fields are given."""
+        return beside_another_action(self.method, self.alpha, self.weight)
+
     def given(self) -> list[str]:
         """Return which of the four fields are given."""
         return [
@@ -109,7 +122,8 @@ class Rule(Action):
         if len(given) != 1:
             got = ", ".join(map(quoted, given)) or "none"
             raise RecipeError(
-                f"{where}: expected exactly one of `alpha`, `weight`, `method`, `take`, got {got}"
+                f"{where}: expected exactly one of `alpha`, `weight`, `method`, `take`, got {got}",
+                hint=self.beside() if given else None,
             )
         Selector.parse(self.where, f"{where}.where")
 

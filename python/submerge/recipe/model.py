@@ -32,13 +32,17 @@ from submerge.given import (
     whole,
 )
 from submerge.methods import Linear, Method, Setting, Take, plain_method
+from submerge.recipe.advice import numbers_in
 from submerge.recipe.fields import Action, Guidance, ModelSource, Output, Rule, plain_size
+from submerge.recipe.saved import find_models, is_checkpoint, saved_recipe
 
 __all__ = ["Recipe", "Step"]
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 # Words that stand beside model names in a field.
 _RESERVED = ("drop", "same", "default")
+# No parents are that near, and beyond it a percentage is likelier.
+_LARGEST_SHARE = 10
 _NAMES = {"pattern": f"^{_NAME.pattern}$", "not": {"enum": list(_RESERVED)}}
 
 
@@ -103,9 +107,12 @@ class Recipe(Action):
         """Read a recipe from a file, a text, a dict or another recipe.
 
         A text with a line break or an opening brace is read as YAML or JSON; any other is a path.
+        The path of an output that submerge wrote stands for the recipe in its metadata, and its
+        models are looked for beside it and in the current folder.
 
         Raises:
             RecipeError: malformed; the message begins with the path of the field.
+            CheckpointError: an output that is damaged.
             OSError: the file cannot be read.
         """
         return cls._checked(_read(source))
@@ -147,7 +154,8 @@ class Recipe(Action):
         if len(given) > 1:
             got = ", ".join(map(quoted, given))
             raise RecipeError(
-                f"{where}: expected at most one of `alpha`, `weight`, `method`, `take`, got {got}"
+                f"{where}: expected at most one of `alpha`, `weight`, `method`, `take`, got {got}",
+                hint=self.beside(),
             )
         for name in self.models:
             if not _NAME.fullmatch(name):
@@ -164,6 +172,7 @@ class Recipe(Action):
             raise _no_model(f"{where}.base", self.base, list(self.models))
         for step in self.steps():
             step.method.check(self.setting(), step.path)
+            _refuse_percent(step)
         for field in ("include", "exclude"):
             for i, text in enumerate(getattr(self, field)):
                 Selector.parse(text, f"{where}.{field}[{i}]")
@@ -278,15 +287,23 @@ def _read(source: object) -> Any:
         return plain_copy(load_text(source, "recipe"), "recipe")
     if isinstance(source, str | os.PathLike):
         path = Path(os.fsdecode(os.fspath(source)))
-        if path.suffix.lower() in (".safetensors", ".sft"):
-            raise RecipeError(
-                f"{path}: a checkpoint, expected a recipe in YAML or JSON",
-                hint="a checkpoint belongs under `models:` of a recipe",
-            )
+        if is_checkpoint(path):
+            return find_models(saved_recipe(path), path)
         return plain_copy(load_file(path), "recipe")
     raise RecipeError(
         f"recipe: expected a path, a text, a mapping or a Recipe, got {shown(source)}"
     )
+
+
+def _refuse_percent(step: Step) -> None:
+    """Refuse a share that nobody means: `alpha: 50` is half."""
+    for alpha in numbers_in(step.method.written().get("alpha")):
+        if abs(alpha) > _LARGEST_SHARE:
+            raise RecipeError(
+                f"{step.path}.alpha: expected a share from 0 to 1, got {alpha:g}",
+                hint=f"did you mean {alpha / 100:g}? beyond 1 a share extrapolates, by "
+                f"{_LARGEST_SHARE} at most",
+            )
 
 
 def _inside(path: str, rule: Rule) -> str:

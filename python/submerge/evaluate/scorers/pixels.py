@@ -15,6 +15,7 @@ import numpy as np
 
 from submerge.evaluate.prompts import COLOURS
 from submerge.evaluate.scorers.base import luma, rgb
+from submerge.evaluate.scorers.noise import is_noise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,7 +43,6 @@ __all__ = [
 
 _FLAT = 0.01  # standard deviation of luma, 0 to 1
 _BLACK = 8.0 / 255.0
-_NOISE_SLOPE = -0.5  # white noise has 0, photographs about -2
 _COLOUR_SHARE = 0.02
 
 
@@ -70,7 +70,7 @@ def defect(image: Image) -> str | None:
         return "black"
     if float(grey.std()) < _FLAT:
         return "flat"
-    return "noise" if spectral_slope(image) > _NOISE_SLOPE else None
+    return "noise" if is_noise(rgb(image), spectral_slope(image)) else None
 
 
 def entropy(image: Image) -> float:

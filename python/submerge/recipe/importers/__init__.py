@@ -15,6 +15,7 @@ from submerge.recipe.importers.mergekit import import_mergekit, looks_like_merge
 from submerge.recipe.importers.metadata import import_metadata, looks_like_metadata
 from submerge.recipe.importers.preset import Imported
 from submerge.recipe.importers.supermerger import import_vector
+from submerge.recipe.saved import is_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -111,7 +112,7 @@ def kind_of(text: str, name: str) -> Kind:
 
 def _is_checkpoint(source: str | os.PathLike[str]) -> bool:
     path = source if isinstance(source, str) else PATH.read(source, "preset")
-    return "\n" not in path and Path(path).suffix.lower() in (".safetensors", ".sft")
+    return "\n" not in path and is_checkpoint(Path(path))
 
 
 def _text(source: str | os.PathLike[str]) -> tuple[str, str]:

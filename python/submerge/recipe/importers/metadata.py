@@ -1,5 +1,6 @@
-"""Recipes that other tools leave in the header of what they have merged.
+"""Recipes that tools leave in the header of what they have merged.
 
+- `submerge.recipe`: submerge's own, with the names of its models and no paths;
 - `mecha_recipe`: sd-mecha's text;
 - `sd_merge_recipe` and `sd_merge_models`: JSON of AUTOMATIC1111's checkpoint merger (type `webui`)
   and of supermerger. The first names its models by SHA-256, the second has a name for each.
@@ -18,13 +19,14 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
-from submerge.errors import RecipeError, listing, nearest, quoted
+from submerge.errors import RecipeError, counted, listing, nearest, quoted
 from submerge.given import load_json, mapping, number, shown
 from submerge.recipe.importers.comfy import import_workflow
 from submerge.recipe.importers.mecha import import_mecha
 from submerge.recipe.importers.preset import Imported, model_names
 from submerge.recipe.importers.supermerger import import_vector
 from submerge.recipe.model import Recipe
+from submerge.recipe.saved import KEY
 
 __all__ = ["import_metadata", "looks_like_metadata"]
 
@@ -33,7 +35,7 @@ _WEBUI = ("primary_model_hash", "secondary_model_hash", "tertiary_model_hash")
 _SUPERMERGER = ("model_a", "model_b", "model_c")
 _METHODS = {"No interpolation": 1, "Weighted sum": 2, "Add difference": 3}
 _MODES = {"Weight sum": "Weighted sum", "Add difference": "Add difference"}
-_KEYS = ("mecha_recipe", "sd_merge_recipe", "prompt", "workflow")
+_KEYS = (KEY, "mecha_recipe", "sd_merge_recipe", "prompt", "workflow")
 
 
 def looks_like_metadata(data: object) -> bool:
@@ -68,6 +70,8 @@ def import_metadata(
     if graph is None:
         expected = ", ".join(map(quoted, _KEYS))
         raise RecipeError(f"{name}: no recipe in its metadata, expected one of {expected}")
+    if graph == KEY:
+        return _own(load_json(str(metadata[KEY]), f"{name}: {quoted(KEY)}"), models)
     if graph == "sd_merge_recipe":
         if node is not None:
             raise RecipeError(f"{name}: `sd_merge_recipe` has no nodes, expected no `node`")
@@ -78,6 +82,24 @@ def import_metadata(
     if graph == "mecha_recipe":
         return import_mecha(text, where, node)
     return import_workflow(load_json(text, where), where, node)
+
+
+def _own(data: Any, models: Mapping[str, str] | None) -> Imported:
+    """Read submerge's own recipe; `models` are the paths of its models, in their order."""
+    recipe = Recipe.load(data)
+    if models is None:
+        names = listing([source.path for source in recipe.models.values()], noun="model")
+        return Imported(recipe, [f"an output says no paths: put those of {names} in"])
+    if len(models) != len(recipe.models):
+        raise RecipeError(
+            f"models: the recipe has {counted(len(recipe.models), 'model')}, expected a path for "
+            f"each, got {len(models)}"
+        )
+    written = recipe.to_dict()
+    for (name, source), path in zip(written["models"].items(), models.values(), strict=True):
+        fields = {} if isinstance(source, str) else source
+        written["models"][name] = {**fields, "path": path}
+    return Imported(Recipe.load(written), [])
 
 
 class _Merger:

@@ -28,7 +28,7 @@ const BEHIND: u64 = 64 << 20;
 
 /// A file that is being written in order.
 #[derive(Debug)]
-pub struct Sink {
+pub struct Unpublished {
     file: Arc<File>,
     /// Where the bytes are now: `None` while the file has no name.
     hidden: Option<PathBuf>,
@@ -39,7 +39,7 @@ pub struct Sink {
     started: u64,
 }
 
-impl Sink {
+impl Unpublished {
     /// An empty file in `folder` that will be published later as `shown`; `hidden` names it where
     /// files need a name.
     pub fn create(
@@ -61,7 +61,7 @@ impl Sink {
     }
 
     /// Append `bytes`; what comes back, if anything, should be waited for outside any lock.
-    pub fn append(&mut self, bytes: &[u8]) -> Result<Option<Settle>> {
+    pub fn append(&mut self, bytes: &[u8]) -> Result<Option<Pending>> {
         write_all_at(&self.file, bytes, self.written).map_err(|e| write_error(e, &self.shown))?;
         self.written += bytes.len() as u64;
         if self.written - self.started < STEP {
@@ -70,10 +70,10 @@ impl Sink {
         let (offset, len) = (self.started, self.written - self.started);
         self.started = self.written;
         sys::start_writing(&self.file, offset, len).map_err(|e| write_error(e, &self.shown))?;
-        let settled = self.started.saturating_sub(BEHIND);
-        let from = settled.saturating_sub(len);
+        let on_device = self.started.saturating_sub(BEHIND);
+        let from = on_device.saturating_sub(len);
         let (file, shown, cache) = (Arc::clone(&self.file), self.shown.clone(), self.cache);
-        Ok((settled > 0).then(|| Settle { file, shown, cache, from, len: settled - from }))
+        Ok((on_device > 0).then(|| Pending { file, shown, cache, from, len: on_device - from }))
     }
 
     /// Bytes written so far.
@@ -95,7 +95,7 @@ impl Sink {
     }
 
     /// Force everything to the device. A failure is final: the pages may be gone.
-    pub fn settle(&self) -> Result<()> {
+    pub fn force(&self) -> Result<()> {
         self.file.sync_all().map_err(|e| write_error(e, &self.shown))?;
         if self.cache == CachePolicy::Drop {
             sys::forget(&self.file, 0, self.written);
@@ -114,7 +114,7 @@ impl Sink {
 
 /// A range that is on its way to the device; wait for it outside any lock.
 #[derive(Debug)]
-pub struct Settle {
+pub struct Pending {
     file: Arc<File>,
     shown: PathBuf,
     cache: CachePolicy,
@@ -122,7 +122,7 @@ pub struct Settle {
     len: u64,
 }
 
-impl Settle {
+impl Pending {
     /// Wait until the range is on the device, then forget its pages if the policy says so.
     pub fn wait(self) -> Result<()> {
         sys::wait_written(&self.file, self.from, self.len)

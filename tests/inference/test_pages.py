@@ -1,0 +1,50 @@
+"""The pages about painting run as they stand, in the folder that README and quickstart leave."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from factory import KREA, SCHNELL, save_file, save_folder
+from oracles.pipelines import save_pipeline
+from pages import all_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[2]
+# What is shown at the size of a picture is run at that of a stamp: the same commands and options.
+STAMP = re.compile(r"\b(1024|512)(x\d+)?\b")
+SMALL = {
+    "test": ["--size", "64", "--tag", "counts", "--seeds", "0", "--steps", "1", "--device", "cpu"],
+    "generate": ["--device", "cpu"],
+    "measure": ["--device", "cpu", "--rounds", "1"],
+    "reproduce": ["--device", "cpu", "--limit", "1"],
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A whole schnell as it is downloaded, krea as one file, and what the first pages made."""
+    folder = tmp_path_factory.mktemp("pages")
+    transformer = save_folder(folder / "parts", SCHNELL)
+    save_pipeline(folder / "made", transformer, dynamic=False).rename(folder / "schnell")
+    save_file(folder / "krea.safetensors", KREA, "bfl")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for page in (ROOT / "README.md", ROOT / "docs" / "quickstart.md"):
+            assert all_of(page)
+        yield folder
+
+
+# In the order of the site's own index; each leaves for the next what it made.
+@pytest.mark.parametrize("name", ["analyze", "inference", "evaluate", "measure", "report"])
+def test_a_page_runs_as_it_stands(folder: Path, name: str, tmp_path: Path) -> None:
+    assert Path.cwd() == folder
+    page = ROOT / "docs" / f"{name}.md"
+    text = STAMP.sub(lambda found: "64" + ("x64" if found[2] else ""), page.read_text("utf-8"))
+    (tmp_path / "page.md").write_text(text, encoding="utf-8")
+    assert all_of(tmp_path / "page.md", SMALL)
