@@ -342,7 +342,7 @@ CORE = {
         lambda b: op(b, {"x": np.ones(3, np.int8)}, linear(0.5), "I8"),
         PlanError,
         "plan unit `x`",
-        "I8 cannot be computed with, expected F32",
+        "I8 cannot be computed with, expected F64",
         None,
     ),
     "a network of integers": Row(

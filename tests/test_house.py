@@ -44,7 +44,7 @@ TEST_MODULE = re.compile(r"#\[cfg\(test\)\]\s*mod (\w+);")
 # Each floor may use those before it, and its own.
 RUST_FLOORS = (
     ("error",),
-    ("dtype",),
+    ("dtype", "memory"),
     ("simd",),
     ("io", "math"),
     ("format", "linalg"),

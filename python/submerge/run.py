@@ -229,7 +229,7 @@ def _kept(cache: StatisticsCache, plan: Plan, known: Statistics | None, found: S
     if cache.folder is None:
         return "off"
     if known is None:
-        return "unused: a model changed within the last 2 seconds"
+        return "unused: a model was touched within the last 2 seconds"
     if found and not cache.keep(plan, known, found):
         return f"unused: `{cache.folder}` cannot be written"
     return "on"
