@@ -51,7 +51,7 @@ FORM: dict[str, set[str]] = {
     "mix": {"operands", "weights"},
 }
 # Bits of a dtype, and its rank in a file: larger dtypes first.
-BITS = {"F32": 32, "BF16": 16, "F16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "I64": 64, "U8": 8}
+BITS = {"F64": 64, "F32": 32, "BF16": 16, "F16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "I64": 64, "U8": 8}
 
 
 def opened(paths: Mapping[str, Path], layout: str = "auto") -> dict[str, Model]:
