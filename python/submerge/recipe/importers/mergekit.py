@@ -71,7 +71,7 @@ _WITH_WEIGHTS = frozenset(
 
 def looks_like_mergekit(text: str) -> bool:
     """Tell whether a text has the field that every mergekit configuration has."""
-    return re.search(r"^merge_method\s*:", text, re.MULTILINE) is not None
+    return re.search(r"^merge_method[ \t]*:", text, re.MULTILINE) is not None
 
 
 def import_mergekit(data: Any, name: str) -> Imported:
