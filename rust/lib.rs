@@ -31,4 +31,4 @@ pub mod stats;
 pub use error::{Error, Result};
 
 /// The version of the arithmetic: the same recipe and inputs give the same bytes as long as it stays.
-pub const NUMERICS: u32 = 1;
+pub const NUMERICS: u32 = 2;

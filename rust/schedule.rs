@@ -122,7 +122,7 @@ pub fn fit(work: &Work, options: &Options) -> Result<Shape> {
                  streams",
                 need(1, cell)
             );
-            return Err(Error::plan(what).hint("raise `--memory-budget`"));
+            return Err(Error::plan(what).hint("raise `memory_budget`"));
         }
     }
     Ok(Shape { threads, item_elements: elements, working_bytes: need(threads, elements) })

@@ -161,6 +161,7 @@ def test_help_imports_click_and_little_more() -> None:
         "submerge.cli.page",
         "submerge.cli.paint",
         "submerge.cli.recipe",
+        "submerge.cli.terminal",
         "submerge.cli.test",
         "submerge.cli.tools",
         "submerge.cli.write",

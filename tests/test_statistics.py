@@ -77,8 +77,10 @@ def test_a_second_merge_reads_less(shop: Shop, method: str) -> None:
         _, second = shop.merge(made)
         once = submerge.plan(made, shop.folder / "out.safetensors").read_bytes
         if second.run.recalled:
-            # Of the one the divergence of each row is found again.
-            again = 2 if method == "arcee_fusion" else 1
+            # Of the one the divergence of each row is found again, of others the signs of a vote
+            # that hangs on weights.
+            votes = case.compat is None and case.parameters.get("consensus") in ("sum", "count")
+            again = 2 if method == "arcee_fusion" or votes else 1
             assert second.run.bytes_read == once * again < first.run.bytes_read
         counts.append(second.run.recalled)
     assert max(counts) == len(SHAPES)

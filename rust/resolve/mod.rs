@@ -220,7 +220,7 @@ fn action_of(
     let whole = Whole { operands: operands.len(), elements };
     let action = match op.clone().action(whole)? {
         Action::Copy if operands.len() == 1 && same_bytes => return Ok(Action::Copy),
-        Action::Copy => Action::Compute(runner(Linear { weights: vec![1.0] }, whole)?),
+        Action::Copy => Action::Compute(runner(Linear::sum(vec![1.0]), whole)?),
         Action::Same if !operands.is_empty() && same_bytes => return Ok(Action::Same),
         Action::Same => return Err(format!("`same` needs operands of dtype {}", dtype.name())),
         action => action,

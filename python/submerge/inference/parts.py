@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from submerge.checkpoint import open_checkpoint
 from submerge.checkpoint.dtypes import FLOATS
 from submerge.checkpoint.reading import Reading
 from submerge.errors import LayoutError, RecipeError, listing
-from submerge.given import shown
+from submerge.files import path_of
 from submerge.inference.activations import Shapes
 from submerge.inference.companions import Companions, check_pipeline, open_companions
 from submerge.inference.planner import Sizes, Stored
@@ -29,7 +27,9 @@ from submerge.merge import MergedModel
 from submerge.plan.provenance import label
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
 __all__ = ["Parts", "find_parts", "with_lent"]
 
@@ -195,7 +195,7 @@ def find_parts(source: Any, components: str | os.PathLike[str] | None = None) ->
         RecipeError: a transformer alone, without `components`.
         OSError: a file cannot be read.
     """
-    path = source.path if isinstance(source, MergedModel) else _path(source, "model")
+    path = source.path if isinstance(source, MergedModel) else path_of(source, "model")
     model = identify(open_checkpoint(path))
     if model.arch.family != "flux1" or model.arch.in_channels != _CHANNELS:
         raise LayoutError(
@@ -205,7 +205,7 @@ def find_parts(source: Any, components: str | os.PathLike[str] | None = None) ->
     _check_floats(model)
     own = model.checkpoint.pipeline
     if components is not None:
-        folder = check_pipeline(_path(components, "components"), "components")
+        folder = check_pipeline(path_of(components, "components"), "components")
     elif own is not None:
         folder = own
     else:
@@ -235,12 +235,6 @@ def with_lent(
         if (found := next(filter(None, lent), None)) is not None:
             how["components"] = str(found)
     return how
-
-
-def _path(given: Any, where: str) -> Path:
-    if not isinstance(given, str | os.PathLike):
-        raise RecipeError(f"{where}: expected a path, got {shown(given)}")
-    return Path(given)
 
 
 def _check_floats(model: Model) -> None:

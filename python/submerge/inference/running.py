@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from warnings import catch_warnings, simplefilter
 
 from submerge.errors import Cancelled, CheckpointError, RecipeError, counted
+from submerge.files import path_of
 from submerge.given import shown
 from submerge.inference.adapters import adapted
 from submerge.inference.failures import explained
@@ -25,6 +25,7 @@ from submerge.run import __version__
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from submerge.documents import ImageDocument
     from submerge.documents.painting import PaintedModel
@@ -131,7 +132,7 @@ def run_inference(
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             raise RecipeError(f"prompts[{index}]: expected a text, got {shown(text)}")
-    folder = None if output is None else Path(output)
+    folder = None if output is None else path_of(output, "output")
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     if isinstance(model, LoadedModel):

@@ -25,6 +25,7 @@ from submerge.checkpoint.components import (
 from submerge.checkpoint.files import MAX_CONFIG_BYTES, MAX_INDEX_BYTES, read_object
 from submerge.checkpoint.names import is_safetensors
 from submerge.errors import CheckpointError, RecipeError, listing, quoted
+from submerge.files import expanded
 from submerge.plan.form import Copy, Text
 from submerge.plan.licence import is_licence
 from submerge.plan.provenance import label
@@ -106,7 +107,7 @@ def _left_behind(models: Mapping[str, Model]) -> list[str]:
 
 
 def _open(name: str, models: Mapping[str, Model], field: str) -> _Giver:
-    folder = models[name].checkpoint.pipeline if name in models else Path(name)
+    folder = models[name].checkpoint.pipeline if name in models else expanded(name)
     where = f"recipe.output.{field}"
     if folder is None or not (folder / INDEX).is_file():
         raise RecipeError(

@@ -103,7 +103,7 @@ impl LocalFile {
                     "{}: cannot be mapped, expected a local file of your own that nobody writes",
                     path.display()
                 );
-                Error::plan(what).hint("use `--io auto` or `--io pread`")
+                Error::plan(what).hint("use `io='auto'` or `io='pread'`")
             })?),
         };
         let (path, links, mapping) = (path.to_owned(), links(&kind), Mutex::new(mapping));
