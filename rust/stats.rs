@@ -9,6 +9,7 @@
 use serde::Serialize;
 
 pub use self::analysis::{Analysis, Analyze, matrix, pieces};
+pub use self::grid::CELL;
 
 use crate::format::codec::{Codec, Run};
 use crate::simd::{BLOCK, Body, Isa, LANES, total};
@@ -16,12 +17,10 @@ use crate::simd::{BLOCK, Body, Isa, LANES, total};
 pub use crate::simd::Pair;
 
 mod analysis;
+mod grid;
 mod sketch;
 #[cfg(test)]
 mod tests;
-
-/// Elements per cell of the reduction grid.
-pub const CELL: usize = 65_536;
 
 /// Of how many blocks of a cell one is sampled for the energy of rounding: all would cost the
 /// statistics of two bf16 operands half as much again.

@@ -3,7 +3,7 @@
 
 #![allow(clippy::inline_always)]
 
-use super::{Pair, Written};
+use super::figures::{Pair, Written};
 use crate::dtype::{Float, Overflow};
 
 /// f32 accumulators per sum: four registers of AVX2, and enough to hide the adder's latency. Part

@@ -2,7 +2,7 @@
 
 use std::arch::asm;
 
-use super::{Isa, isa};
+use super::isa::{Isa, isa};
 
 static NEON: Isa = isa!("neon", "neon");
 

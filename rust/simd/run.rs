@@ -1,6 +1,6 @@
 //! The loops of one kernel, written beside it and compiled for every instruction set.
 
-use super::Isa;
+use super::isa::Isa;
 
 /// A loop that vectorises. `run` must be `#[inline(always)]`, and everything it calls too: code
 /// that is not inlined is compiled for the baseline.

@@ -4,7 +4,7 @@
 use std::arch::asm;
 use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 
-use super::{Isa, isa};
+use super::isa::{Isa, isa};
 
 static AVX2: Isa = isa!("avx2", "avx2");
 static AVX512: Isa = isa!("avx512", "avx512f,avx512bw,avx512vl,avx512dq");

@@ -10,11 +10,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::CELL;
+use super::grid::CELL;
+use super::sketch::{Sketch, Spread};
 use crate::dtype::Float;
 use crate::kernels::tile::Tile;
 use crate::simd::{BLOCK, Body, Isa, LANES, total};
-use crate::stats::sketch::{Sketch, Spread};
 
 /// The arguments of an analysis. Operands are the two models, or base and the two models.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq)]

@@ -15,7 +15,7 @@ use std::sync::OnceLock;
 
 use serde::Serialize;
 
-use super::CELL;
+use super::grid::CELL;
 use crate::math::noise;
 use crate::simd::{BLOCK, Body, Isa, LANES, Lanes, total};
 

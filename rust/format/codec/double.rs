@@ -2,7 +2,7 @@
 
 #![allow(clippy::float_cmp)] // whether it is exact is asked
 
-use super::{Block, Codec, Run};
+use super::contract::{Block, Codec, Run};
 use crate::dtype::Overflow;
 use crate::simd::Isa;
 

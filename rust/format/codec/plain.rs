@@ -1,6 +1,6 @@
 //! Elements that stand alone, each a float.
 
-use super::{Block, Codec, Run};
+use super::contract::{Block, Codec, Run};
 use crate::dtype::{Float, Overflow};
 use crate::simd::{Isa, Written};
 

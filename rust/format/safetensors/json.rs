@@ -6,8 +6,8 @@ use std::path::Path;
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::{Checked, Flaw, Tensor, no_memory, twice};
-use super::{DAMAGED, MAX_METADATA, MAX_NAME, MAX_RANK, MAX_TENSORS, METADATA};
+use super::tensor::{Checked, Flaw, Tensor, no_memory, twice};
+use super::tensor::{DAMAGED, MAX_METADATA, MAX_NAME, MAX_RANK, MAX_TENSORS, METADATA};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result, quoted};
 

@@ -1,6 +1,8 @@
 //! From an open source to the JSON text of its header.
 
-use super::{Checked, DAMAGED, Flaw, Header, INCOMPLETE, foreign, no_memory, parse};
+use super::foreign;
+use super::header::{Header, parse};
+use super::tensor::{Checked, DAMAGED, Flaw, INCOMPLETE, no_memory};
 use crate::error::Result;
 use crate::io::source::Source;
 use crate::memory;

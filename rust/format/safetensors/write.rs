@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
-use super::{Checked, Flaw, METADATA, Tensor, index, json, tile, twice};
+use super::json;
+use super::tensor::{Checked, Flaw, METADATA, Tensor, index, tile, twice};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result, quoted};
 
