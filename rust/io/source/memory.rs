@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Identity, Source, Version, Window, vanished};
+use super::contract::{Source, Window, vanished};
+use super::identity::{Identity, Version};
 use crate::error::Result;
 
 /// Memory that nobody writes to any more.

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::{Identity, Source, Version, vanished};
+use super::contract::{Source, vanished};
+use super::identity::{Identity, Version};
 use crate::error::{Error, Result};
 
 /// Answers ranges; any thread may ask, several at once.

@@ -7,7 +7,9 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use super::{File, Path, io};
+use std::fs::File;
+use std::io;
+use std::path::Path;
 
 fn page_size() -> usize {
     static SIZE: OnceLock<usize> = OnceLock::new();

@@ -3,7 +3,9 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use super::{File, Path, io};
+use std::fs::File;
+use std::io;
+use std::path::Path;
 
 /// No mapped files here: the types exist so that `Source` reads the same everywhere.
 #[derive(Debug)]
