@@ -194,7 +194,7 @@ fn conversions(quick: bool, table: &mut impl io::Write) -> io::Result<()> {
 fn methods(quick: bool, table: &mut impl io::Write) -> io::Result<()> {
     let delta = |consensus: &str, sparsify: Value| {
         json!({"delta": {"weights": [1.0, 1.0], "lambda": 1.0, "normalize": true,
-                         "consensus": consensus, "sparsify": sparsify}})
+                         "consensus": consensus, "even": "majority", "sparsify": sparsify}})
     };
     let (half, keys) = ([0.5, 0.5], [1, 2]);
     let random = json!({"random": {"density": half, "keys": keys, "rescale": "inverse"}});

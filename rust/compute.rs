@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::format::codec::{Codec, Run};
 use crate::inputs::{Decoded, Inputs, split};
 use crate::kernels::runner::{Map, Pass};
+use crate::memory;
 use crate::resolve::{Action, Unit, Work};
 use crate::schedule::Part;
 use crate::simd::{BLOCK, Isa};
@@ -42,13 +43,13 @@ struct Room {
 
 impl Room {
     /// The next `len` bytes.
-    fn next(&mut self, len: usize) -> &mut [u8] {
+    fn next(&mut self, len: usize) -> Result<&mut [u8]> {
         let start = self.filled;
         self.filled += len;
         if self.bytes.len() < self.filled {
-            self.bytes.resize(self.filled, 0);
+            memory::resize(&mut self.bytes, self.filled)?;
         }
-        &mut self.bytes[start..self.filled]
+        Ok(&mut self.bytes[start..self.filled])
     }
 }
 
@@ -104,7 +105,7 @@ impl<'a> Setting<'a> {
                 Action::Analyze(_) => 0,
                 _ => part.elements,
             };
-            let out = out.next(unit.bytes_of(made)?);
+            let out = out.next(unit.bytes_of(made)?)?;
             let buffers = Buffers { out, decoded, result };
             let mut combine =
                 Combining { setting: *self, inputs: &inputs, map: map.as_deref(), buffers };

@@ -71,7 +71,7 @@ impl Error {
     /// A defect of the core: the host gets an exception instead of an abort.
     #[cold]
     pub fn internal(message: impl Into<String>) -> Self {
-        let hint = "this is a defect of submerge; please report it with the plan (`--dry-run`)";
+        let hint = "this is a defect of submerge; please report it with the recipe";
         Self { kind: Kind::Internal, message: message.into(), hint: Some(hint.into()) }
     }
 

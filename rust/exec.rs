@@ -12,19 +12,22 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use self::leaving::Leaving;
 use self::turn::Turn;
 use crate::compute::{Scratch, Setting};
 use crate::error::{Error, Result};
 use crate::io::sys;
 use crate::kernels::runner::Run;
+use crate::memory;
 use crate::plan::{self, Mode, Options, Plan};
 use crate::report::{Phases, Report, UnitReport};
 use crate::resolve::{Sources, Unit, resolve};
 
-use crate::schedule::{Item, Part, Pass, Shape, cut, fit};
+use crate::schedule::{Item, Part, Pass, STACK, Shape, affordable, cut};
 use crate::simd::Isa;
 use crate::sink::{self, Sink, Written};
 
+mod leaving;
 mod turn;
 
 /// Called on the calling thread, at most every [`WAKE`], with bytes done and bytes in all; an error
@@ -66,6 +69,8 @@ pub fn execute_with(
     observer: Observer,
 ) -> Result<Report> {
     let run = || {
+        let read = 16 * (plan.len() + options.len()); // a byte of JSON becomes no more than that
+        memory::expect(read as u64)?;
         let plan = plan::parse_plan(plan)?;
         let options = plan::parse_options(options)?;
         run(&plan, &options, given, cancel, observer)
@@ -99,7 +104,7 @@ fn run(
             ))
         })?;
     let mut work = resolve(plan, options, &given.sources)?;
-    let shape = fit(&work, options)?;
+    let shape = affordable(&work, options)?;
     let how = Report::planned(shape, work.sources.iter().any(|source| source.is_mapped()), isa);
     if options.mode == Mode::Fit {
         return Ok(how);
@@ -125,7 +130,7 @@ fn run(
         &parts,
         sink,
     );
-    job.work_through(shape, observer)?;
+    let threads = job.work_through(shape, observer)?;
     let computed = begun.elapsed();
 
     let Finished { units, read, found } = job.finish()?;
@@ -147,6 +152,7 @@ fn run(
             compute: computed.saturating_sub(opened).as_secs_f64(),
             commit: ended.saturating_sub(computed).as_secs_f64(),
         },
+        threads,
         peak_rss: sys::peak_rss(),
         looked: work.units.iter().filter_map(Unit::run).filter(seen).count(),
         recalled,
@@ -206,25 +212,46 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// Start the workers, watch them, and return when all have ended and their threads are joined.
-    fn work_through(&self, shape: Shape, observer: Observer) -> Result<()> {
-        let threads = shape.threads.min(self.items.len()).max(1);
+    /// Start the workers, watch them, and return how many there were when all have ended and their
+    /// threads are joined. Where so many threads cannot be had, fewer do the same work.
+    fn work_through(&self, shape: Shape, observer: Observer) -> Result<usize> {
+        let mut threads = shape.threads.min(self.items.len()).max(1);
+        loop {
+            match self.work_with(threads, &mut *observer) {
+                Ok(()) => return Ok(threads),
+                Err(_) if threads > 1 => threads /= 2,
+                Err(refused) => {
+                    let what =
+                        format!("no thread can be started, expected at least one: {refused}");
+                    return Err(Error::plan(what).hint(
+                        "close other programs, or raise this process's limits (`ulimit -u`, `ulimit -v`)",
+                    ));
+                }
+            }
+        }
+    }
+
+    /// An error says that not all threads could be started: nothing was done.
+    fn work_with(
+        &self,
+        threads: usize,
+        observer: Observer,
+    ) -> std::result::Result<(), rayon::ThreadPoolBuildError> {
         self.lock().running = threads;
         let builder = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
+            .stack_size(STACK)
             .thread_name(|i| format!("submerge-{i}"))
             .start_handler(|_| crate::simd::standard_arithmetic())
             .panic_handler(|_| {}); // a panic reaches `scope` below; it must not abort the host
-        builder
-            .build_scoped(rayon::ThreadBuilder::run, |pool| {
-                pool.in_place_scope(|scope| {
-                    for _ in 0..threads {
-                        scope.spawn(|_| self.worker());
-                    }
-                    self.watch(observer);
-                });
-            })
-            .map_err(|e| Error::internal(format!("cannot start {threads} threads: {e}")))
+        builder.build_scoped(rayon::ThreadBuilder::run, |pool| {
+            pool.in_place_scope(|scope| {
+                for _ in 0..threads {
+                    scope.spawn(|_| self.worker());
+                }
+                self.watch(observer);
+            });
+        })
     }
 
     fn finish(self) -> Result<Finished> {
@@ -310,7 +337,8 @@ impl<'a> Job<'a> {
     }
 
     fn worker(&self) {
-        let _leaving = Leaving(self);
+        let waiting = [&self.changed, &self.left];
+        let _leaving = Leaving { turn: &self.turn, waiting };
         let mut scratch = Scratch::default();
         loop {
             let index = self.next.fetch_add(1, Ordering::Relaxed);
@@ -366,21 +394,5 @@ impl<'a> Job<'a> {
         self.done.fetch_add(item.len as u64, Ordering::Relaxed);
         // Waiting for the device happens outside the turn, so that others go on computing.
         pending.map_or(Ok(()), |pending| pending.wait().map_err(Some))
-    }
-}
-
-/// Counts a worker out, even if it panics, so that nobody waits for it for ever.
-struct Leaving<'b, 'a>(&'b Job<'a>);
-
-impl Drop for Leaving<'_, '_> {
-    fn drop(&mut self) {
-        let mut turn = self.0.lock();
-        turn.running -= 1;
-        if std::thread::panicking() {
-            turn.stopped = true;
-        }
-        drop(turn);
-        self.0.changed.notify_all();
-        self.0.left.notify_all();
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! The core knows no model family, no default value and no Python object outside `python.rs`.
 //! Modules stand on floors and import only downwards:
-//! `error -> dtype -> simd -> {io, math} -> {linalg, format} -> kernels -> {plan, stats, reader} ->
+//! `error -> {dtype, memory} -> simd -> {io, math} -> {linalg, format} -> kernels -> {plan, stats, reader} ->
 //! {resolve, schedule, report} -> {inputs, sink} -> compute -> exec -> python`.
 
 pub mod compute;
@@ -16,6 +16,7 @@ pub mod io;
 pub mod kernels;
 mod linalg;
 mod math;
+pub mod memory;
 pub mod plan;
 #[cfg(feature = "python")]
 mod python;
@@ -30,4 +31,4 @@ pub mod stats;
 pub use error::{Error, Result};
 
 /// The version of the arithmetic: the same recipe and inputs give the same bytes as long as it stays.
-pub const NUMERICS: u32 = 1;
+pub const NUMERICS: u32 = 2;

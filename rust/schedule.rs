@@ -2,10 +2,18 @@
 //! the reduction grid, so that no cut can change a bit of a result or of a statistic.
 
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::plan::Options;
 use crate::resolve::{Unit, Work};
 use crate::simd::BLOCK;
 use crate::stats::CELL;
+
+/// Bytes of a worker's stack.
+pub const STACK: usize = 2 << 20;
+
+/// What a worker may take besides the buffers that the schedule counts: tables of threads and
+/// allocators, sums of a cell, an error.
+const BESIDE: u64 = 1 << 20;
 
 /// What one worker makes in one go.
 #[derive(Debug)]
@@ -114,10 +122,25 @@ pub fn fit(work: &Work, options: &Options) -> Result<Shape> {
                  streams",
                 need(1, cell)
             );
-            return Err(Error::plan(what).hint("raise `--memory-budget`"));
+            return Err(Error::plan(what).hint("raise `memory_budget`"));
         }
     }
     Ok(Shape { threads, item_elements: elements, working_bytes: need(threads, elements) })
+}
+
+/// How the job runs: as [`fit`] says, with fewer threads where there is no room for so many. Asked
+/// before anything is written: a worker has no way to go on without its buffers.
+pub fn affordable(work: &Work, options: &Options) -> Result<Shape> {
+    let mut options = options.clone();
+    loop {
+        let shape = fit(work, &options)?;
+        let beside = shape.threads as u64 * (STACK as u64 + BESIDE);
+        match memory::expect(shape.working_bytes + beside) {
+            Ok(()) => return Ok(shape),
+            Err(none_left) if shape.threads == 1 => return Err(none_left),
+            Err(_) => options.threads = shape.threads / 2,
+        }
+    }
 }
 
 /// Cut the units into items of at most `item_elements` elements.

@@ -31,14 +31,14 @@ DTYPES: dict[str, tuple[np.dtype[Any], str]] = {
     "BF16": (np.dtype(ml_dtypes.bfloat16), "bfloat16"),
     "F8_E4M3": (np.dtype(ml_dtypes.float8_e4m3fn), "float8_e4m3fn"),
     "F8_E5M2": (np.dtype(ml_dtypes.float8_e5m2), "float8_e5m2"),
+    "F64": (np.dtype(np.float64), "float64"),
 }
-FLOATS = tuple(DTYPES)
+FLOATS = tuple(DTYPES)[:5]  # what is merged into
 _OTHERS = {
     "I8": "int8",
     "U8": "uint8",
     "I32": "int32",
     "I64": "int64",
-    "F64": "float64",
     "BOOL": "bool",
 }
 _NUMPY: dict[str, np.dtype[Any]] = {
@@ -327,7 +327,9 @@ def save_pipeline(path: Path, flux: Flux, shards: int = 1) -> Path:
     )
     for component in ("text_encoder", "text_encoder_2", "vae"):
         weights = WEIGHTS if component == "vae" else "model"
-        write_json(path / component / "config.json", {"_class_name": components[component][1]})
+        fields = {"scaling_factor": 0.3611, "shift_factor": 0.1159} if component == "vae" else {}
+        kind = {"_class_name": components[component][1]}
+        write_json(path / component / "config.json", {**kind, **fields})
         array = np.full((3, 5), len(component), dtype=np.float32)
         write(path / component / f"{weights}.safetensors", {"stand_in.weight": array})
     for component in ("tokenizer", "tokenizer_2"):

@@ -73,7 +73,7 @@ def multislerp(*vectors: Vector, weights: list[float], eps: float = 1e-8) -> Vec
     return np.asarray(mean / norm(mean) * length)
 
 
-def karcher(*vectors: Vector, max_iter: int = 10, tol: float = 1e-5) -> Vector:
+def karcher(*vectors: Vector, max_iter: int = 100, tol: float = 1e-9) -> Vector:
     units = [x / norm(x) for x in vectors]
     u: Vector = np.mean(units, axis=0)
     u = u / norm(u)
@@ -215,8 +215,9 @@ def delta(
     scale: float = 1.0,
     normalize: bool = False,
     consensus: str = "none",
+    even: str = "majority",
 ) -> Vector:
-    """`models` are deltas, thinned out already."""
+    """`models` are deltas, thinned out already; those of one unit."""
     w = [F32(x) for x in weights]
     parts = [d * wi for d, wi in zip(models, w, strict=True)]
     zero = np.zeros_like(base)
@@ -225,7 +226,10 @@ def delta(
         total, voters = zero, models if consensus == "plain" else parts
         for voter in voters:
             total = total + (np.sign(voter) if consensus == "count" else voter)
-        majority = np.where(total >= 0, F32(1), F32(-1))
+        sign = np.sign(total)
+        # Of one model nothing cancels: what is 0 stays so whatever wins.
+        wins = 1 if even == "positive" or sign.sum() > 0 else -1
+        majority = np.where(sign == 0, F32(wins), sign)
         masks = [(np.sign(voter) == majority).astype(np.float32) for voter in voters]
     mixed, divisor = zero, zero
     for part, mask, wi in zip(parts, masks, w, strict=True):

@@ -267,7 +267,7 @@ fn slerp_over_many_cells_and_in_rows_is_that_of_whole_vectors() {
         let note = unit["note"].as_str()?;
         Some((TENSORS[unit["unit"].as_u64()? as usize].0, note))
     });
-    let line = "nearly parallel: linear";
+    let line = "nearly parallel (cosine above 0.9995): linear";
     assert_eq!(notes.collect::<Vec<_>>(), [("equal", line), ("one", line), ("scalar", line)]);
 }
 

@@ -51,7 +51,7 @@ FORM: dict[str, set[str]] = {
     "mix": {"operands", "weights"},
 }
 # Bits of a dtype, and its rank in a file: larger dtypes first.
-BITS = {"F32": 32, "BF16": 16, "F16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "I64": 64, "U8": 8}
+BITS = {"F64": 64, "F32": 32, "BF16": 16, "F16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "I64": 64, "U8": 8}
 
 
 def opened(paths: Mapping[str, Path], layout: str = "auto") -> dict[str, Model]:
@@ -153,7 +153,8 @@ def _check_units(made: dict[str, Any]) -> None:
         count = len(unit["operands"])
         assert op in json.loads(_core.build_info())["ops"]
         if op in ("copy", "linear", "same"):
-            assert set(arguments) == ({"weights"} if op == "linear" else set())
+            known = {"weights", "divisor"} if op == "linear" else set()
+            assert set(arguments) <= known
         assert (count == 1) if op == "copy" else count >= 1
         if op == "linear":
             assert len(arguments["weights"]) == count
@@ -217,6 +218,7 @@ def interpret(plan: Plan) -> dict[str, Array]:
             for i, (weight, operand) in enumerate(zip(arguments["weights"], operands, strict=True)):
                 term = np.float32(weight) * operand.astype(np.float32)
                 value = term if i == 0 else value + term
+            value = value / np.float32(arguments.get("divisor", 1))
         rows = out.reshape((out.shape or (1,))[0], -1)
         rows[unit["start"] : unit["end"]] = value.astype(out.dtype).reshape(
             unit["end"] - unit["start"], -1

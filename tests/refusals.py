@@ -237,7 +237,7 @@ CORE = {
         PlanError,
         "out.safetensors",
         "exists, expected a path that is free",
-        "--overwrite",
+        "`overwrite=True`",
     ),
     "an output that is a folder": Row(
         partial(existing, directory=True, overwrite=True),
@@ -279,14 +279,14 @@ CORE = {
         PlanError,
         "krea.safetensors",
         "cannot be mapped, expected a local file",
-        "--io pread",
+        "io='pread'",
     ),
     "an output made by another meanwhile": Row(
         in_the_way,
         PlanError,
         "out.safetensors",
         "exists, expected a path that is free",
-        "--overwrite",
+        "`overwrite=True`",
         leaves=("out.safetensors",),
     ),
     "an input that changes": Row(
@@ -329,7 +329,7 @@ CORE = {
         PlanError,
         "memory budget",
         "expected at least",
-        "--memory-budget",
+        "`memory_budget`",
     ),
     "a copy of what differs in dtype": Row(
         lambda b: op(b, {"x": np.ones(3, F32)}, {"same": {}}, "F16"),
@@ -342,7 +342,7 @@ CORE = {
         lambda b: op(b, {"x": np.ones(3, np.int8)}, linear(0.5), "I8"),
         PlanError,
         "plan unit `x`",
-        "I8 cannot be computed with, expected F32",
+        "I8 cannot be computed with, expected F64",
         None,
     ),
     "a network of integers": Row(

@@ -137,7 +137,7 @@ def test_half_a_surrogate_pair_is_written_as_its_escape_and_refused_where_it_is_
     data["prompts"][0]["text"] = "a \ud800 fox"
     text = documents.text(data)
     assert json.loads(text.encode()) == data
-    with pytest.raises(RecipeError, match=r"prompts\[0\].text: .* half a surrogate pair"):
+    with pytest.raises(RecipeError, match=r"prompts\[0\].text: .* bytes that are not UTF-8"):
         build(evaluation=data)
 
 

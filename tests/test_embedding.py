@@ -359,7 +359,7 @@ def test_an_existing_output_is_replaced_in_one_step_or_not_at_all(
     old = weights.read_bytes()
     with pytest.raises(PlanError, match="exists") as caught:
         submerge.merge({"models": pair, "alpha": 0.9}, out)
-    assert "--overwrite" in str(caught.value.hint)
+    assert "`overwrite=True`" in str(caught.value.hint)
     assert weights.read_bytes() == old
     with weights.open("rb") as reader:
         submerge.merge({"models": pair, "alpha": 0.9}, out, overwrite=True)

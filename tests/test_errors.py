@@ -30,7 +30,7 @@ VERBS = {
         lambda b: b.merge(run={"threads": 0}),
         RecipeError,
         "threads",
-        "expected a whole number of at least 1, got 0",
+        "expected a whole number from 1 to 4096, got 0",
         None,
     ),
     "io": Row(

@@ -183,4 +183,4 @@ def test_a_remark_stays_with_the_unit_it_is_about(tmp_path: Path) -> None:
     for _ in range(20):
         report = merge(made, out, overwrite=True, threads=6, chunk="64KiB")
         (note,) = [note for note in report.summary["notes"] if "parallel" in note]
-        assert note == "nearly parallel: linear, in 1 unit: `a`"
+        assert note == "nearly parallel (cosine above 0.9995): linear, in 1 unit: `a`"

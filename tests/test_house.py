@@ -44,7 +44,7 @@ TEST_MODULE = re.compile(r"#\[cfg\(test\)\]\s*mod (\w+);")
 # Each floor may use those before it, and its own.
 RUST_FLOORS = (
     ("error",),
-    ("dtype",),
+    ("dtype", "memory"),
     ("simd",),
     ("io", "math"),
     ("format", "linalg"),
@@ -161,6 +161,7 @@ def test_help_imports_click_and_little_more() -> None:
         "submerge.cli.page",
         "submerge.cli.paint",
         "submerge.cli.recipe",
+        "submerge.cli.terminal",
         "submerge.cli.test",
         "submerge.cli.tools",
         "submerge.cli.write",

@@ -18,7 +18,13 @@ BIG = 1e300  # finite, but no f32
 
 
 def delta(weights: list[float], sparsify: dict[str, Any], scale: float = 1.0) -> dict[str, Any]:
-    fields = {"weights": weights, "lambda": scale, "normalize": False, "consensus": "none"}
+    fields = {
+        "weights": weights,
+        "lambda": scale,
+        "normalize": False,
+        "consensus": "none",
+        "even": "positive",
+    }
     return {"delta": fields | {"sparsify": sparsify}}
 
 

@@ -235,7 +235,7 @@ def test_the_plan_says_what_a_matrix_needs(tmp_path: Path) -> None:
         PlanError, match=r"too few, expected at least \d+ for whole matrices"
     ) as caught:
         merged(tmp_path, [d], "iso_c", memory_budget=8 * MEGABYTE)
-    assert "--memory-budget" in str(caught.value.hint)
+    assert "`memory_budget`" in str(caught.value.hint)
     _, report = merged(tmp_path, [d], "iso_c", threads=2, memory_budget=one + MEGABYTE)
     assert report.run.threads == 1
 

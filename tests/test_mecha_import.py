@@ -144,7 +144,7 @@ def test_every_node_without_a_counterpart_is_named_at_once() -> None:
     assert "line 5 (`geometric_sum`): complex powers of elements" in message
     assert "line 6 (`rebasin`): permutes neurons of SD1 and SDXL" in message
     assert "line 7 (`their_own`)" in message
-    assert "--node" in message
+    assert "`node`" in message
 
 
 # What the text says after the three models, and the error.

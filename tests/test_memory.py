@@ -154,7 +154,7 @@ def test_a_budget_too_small_names_the_smallest_that_works(tmp_path: Path) -> Non
     out = tmp_path / "out.safetensors"
     with pytest.raises(PlanError, match="memory budget: 1000 bytes are too few") as caught:
         submerge.merge(made, out, memory_budget=1000)
-    assert "--memory-budget" in str(caught.value.hint)
+    assert "`memory_budget`" in str(caught.value.hint)
     assert not out.exists()
     smallest = re.search(r"at least (\d+)", caught.value.message)
     assert smallest is not None

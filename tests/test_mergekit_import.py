@@ -56,6 +56,7 @@ def test_deltas_weights_and_base() -> None:
         "lambda": 0.8,
         "normalize": True,
         "consensus": "sum",
+        "even": "positive",
         "sparsify": {"magnitude": {"density": [0.5, 0.25]}},
     }
     said = "\n".join(notes)
@@ -106,9 +107,11 @@ def test_its_arithmetic_comes_with_the_recipe() -> None:
     recipe, notes = read(TIES)
     assert recipe.compat == "mergekit"
     assert Recipe.load(recipe.to_yaml()).compat == "mergekit"
+    assert recipe.scope == "tensor"
     assert any("`scope: tensor`" in note for note in notes)
     plain, notes = read("merge_method: linear\nmodels:\n  - {model: a, parameters: {weight: 1}}\n")
     assert plain.compat == "mergekit"
+    assert plain.scope == "unit"
     assert not any("`scope: tensor`" in note for note in notes)
 
 

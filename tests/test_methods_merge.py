@@ -181,7 +181,8 @@ CASES = [
          deltas(thinned(formulas.largest, 0.4), THREE, normalize=True, consensus="plain"),
          "base + ties(anna + 0.50 * carl - 0.25 * dora; density 0.40)", exact=True, base="base"),
     Case("ties", {"weight": THREE, "density": 0.4}, ALL,
-         deltas(thinned(formulas.largest, 0.4), THREE, normalize=True, consensus="sum"),
+         deltas(thinned(formulas.largest, 0.4), THREE, normalize=True, consensus="sum",
+                even="positive"),
          "base + ties(anna + 0.50 * carl - 0.25 * dora; density 0.40)",
          exact=True, base="base", compat="mergekit"),
     Case("ties", {"density": {"anna": 0.5, "carl": 0.5, "dora": 1}, "consensus": "count"}, ALL,
@@ -377,7 +378,7 @@ def test_the_report_says_which_units_took_another_branch(tmp_path: Path) -> None
     models = {name: {"path": str(path), "layout": "generic"} for name, path in paths.items()}
     made = submerge.merge({"models": models, "method": "slerp"}, tmp_path / "out.safetensors")
     (note,) = [note for note in made.summary["notes"] if "parallel" in note]
-    assert note.startswith("nearly parallel: linear, in 3 units: ")
+    assert note.startswith("nearly parallel (cosine above 0.9995): linear, in 3 units: ")
     assert "c.bias" not in note
 
 
@@ -390,4 +391,6 @@ def test_the_command_line_tells_them_too(
     lines = [f"  {n}: {{path: {tmp_path / n}.safetensors, layout: generic}}" for n in TWO]
     made.write_text("\n".join(["models:", *lines, "method: slerp", ""]), encoding="utf-8")
     assert cli._run(["merge", str(made), "-o", str(tmp_path / "out.safetensors")]) == 0
-    assert "nearly parallel: linear, in 4 units: `**`" in capsys.readouterr().out
+    assert (
+        "nearly parallel (cosine above 0.9995): linear, in 4 units: `**`" in capsys.readouterr().out
+    )

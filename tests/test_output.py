@@ -157,7 +157,14 @@ def test_the_first_models_prefix_stays_in_a_file_and_goes_in_a_folder(tmp_path: 
     [
         ("BF16", "BF16", 0.5, "same", "BF16"),
         ("F16", "F16", 0.5, "same", "F16"),
-        ("F16", "F32", 0.5, "same", "BF16"),
+        ("F16", "F32", 0.5, "same", "F32"),
+        ("F16", "BF16", 0.5, "same", "BF16"),
+        ("F8_E4M3", "F16", 0.5, "same", "F16"),
+        ("F8_E4M3", "F8_E5M2", 0.5, "same", "BF16"),
+        ("F64", "F16", 0.5, "same", "F32"),
+        ("F64", "F64", 0.5, "same", "F32"),
+        ("F64", "F64", 1, "same", "F64"),
+        ("F64", "F64", 1, "bf16", "BF16"),
         ("F16", "F32", 1, "same", "F32"),
         ("F16", "F32", 0, "same", "F16"),
         ("BF16", "BF16", 0.5, "f32", "F32"),
@@ -181,7 +188,8 @@ def test_a_fused_tensor_has_one_dtype(tmp_path: Path) -> None:
     model = factory.write(tmp_path / "m.safetensors", arrays)
     plan = planned(tmp_path, {"m": model}, {"take": "m", "output": {"layout": "bfl"}})
     dtypes = {output.name: output.dtype for output in plan.outputs}
-    assert dtypes["double_blocks.0.img_attn.qkv.weight"] == "BF16"
+    assert dtypes["double_blocks.0.img_attn.qkv.weight"] == "F32"
+    assert any("1 tensor of BF16 and F32 written in F32" in note for note in plan.about.notes)
     plan = planned(tmp_path, {"m": model}, {"take": "m"})
     assert {o.name: o.dtype for o in plan.outputs}[name] == "F32"
     order = [(o.dtype, o.name) for o in plan.outputs]

@@ -15,6 +15,7 @@ import pytest
 import factory
 from factory import KREA, SCHNELL, Flux
 from planning import planned
+from submerge.checkpoint.components import variant_of
 from submerge.errors import CheckpointError, RecipeError, SubmergeError
 from submerge.plan.sizes import bytes_in_words
 from submerge.run import RunOptions, fit
@@ -333,3 +334,62 @@ def test_describe_names_what_is_written_and_what_it_takes(tmp_path: Path) -> Non
     assert "memory" not in plan.describe()  # how it is run is not the plan's business
     assert "licence   flux-1-dev-non-commercial-license (from krea)" in text
     assert "shift 3.0, dynamic shifting" in text
+
+
+def test_a_variant_takes_the_plain_name(tmp_path: Path) -> None:
+    """What is written must open without being asked for the variant; its index names its shards."""
+    models = pair(tmp_path)
+    vae = tmp_path / "krea" / "vae"
+    text = tmp_path / "krea" / "text_encoder"
+    (vae / "diffusion_pytorch_model.safetensors").rename(
+        vae / "diffusion_pytorch_model.fp16.safetensors"
+    )
+    held = (text / "model.safetensors").read_bytes()
+    (text / "model.safetensors").unlink()
+    for shard in ("model.fp16-00001-of-00001", "model.ema"):
+        (text / f"{shard}.safetensors").write_bytes(held)
+    index = {
+        "metadata": {},
+        "weight_map": {"stand_in.weight": "model.fp16-00001-of-00001.safetensors"},
+    }
+    factory.write_json(text / "model.safetensors.index.fp16.json", index)
+    (text / "model.ema.safetensors").rename(text / "model.none.safetensors")
+    plan = planned(tmp_path, models, {"alpha": 0.3, "output": {"pipeline_from": "krea"}}, "out")
+    found = copies(plan)
+    assert found["vae/diffusion_pytorch_model.safetensors"][0] == (
+        vae / "diffusion_pytorch_model.fp16.safetensors"
+    )
+    assert found["text_encoder/model-00001-of-00001.safetensors"][0] == (
+        text / "model.fp16-00001-of-00001.safetensors"
+    )
+    texts = {text.path: text.text for text in plan.texts}
+    written = json.loads(texts["text_encoder/model.safetensors.index.json"])
+    assert written["weight_map"] == {"stand_in.weight": "model-00001-of-00001.safetensors"}
+    assert not any("fp16" in name or "none" in name for name in (*found, *texts))
+    notes = "\n".join(plan.about.notes)
+    assert "vae: its variant `fp16` is taken over under the plain name" in notes
+    assert "not taken over from `krea`: 1 item: `text_encoder/model.none.safetensors`" in notes
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "plain"),
+    [
+        ("model.safetensors", None, None),
+        ("model-00001-of-00002.safetensors", None, None),
+        ("model.safetensors.index.json", None, None),
+        ("pytorch_model.fp16.bin", None, None),
+        ("model.fp16.safetensors", "fp16", "model.safetensors"),
+        ("model.fp16-00001-of-00002.safetensors", "fp16", "model-00001-of-00002.safetensors"),
+        ("model-00001-of-00002.fp16.safetensors", "fp16", "model-00001-of-00002.safetensors"),
+        ("model.safetensors.index.fp16.json", "fp16", "model.safetensors.index.json"),
+        (
+            "diffusion_pytorch_model.non_ema.safetensors",
+            "non_ema",
+            "diffusion_pytorch_model.safetensors",
+        ),
+    ],
+)
+def test_variants_are_told_by_their_names(
+    name: str, variant: str | None, plain: str | None
+) -> None:
+    assert variant_of(name) == (None if variant is None else (variant, plain))

@@ -67,4 +67,4 @@ def test_a_process_tells_what_it_raises(tmp_path: Path) -> None:
     kinds = (ROOT / "python/submerge/given/kinds.py").read_text()
     line = kinds.split('raise _wrong(f"a whole number {between}"')[0].count("\n") + 1
     assert f'"place": "given/kinds.py:{line}"' in told.read_text()
-    assert '"message": "threads: expected a whole number of at least 1, got 0"' in told.read_text()
+    assert '"message": "threads: expected a whole number from 1 to 4096, got 0"' in told.read_text()

@@ -16,7 +16,7 @@ import pytest
 import factory
 import submerge
 from factory import KREA, SCHNELL
-from shop import Shop, random, settle
+from shop import Shop, random, settle, trusting
 from submerge import RecipeError, cli, statistics
 from submerge.statistics import StatisticsCache
 from test_methods_merge import CASES, IDS, SHAPES, Case, recipe
@@ -34,7 +34,8 @@ LOOKERS = {
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Shop:
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    trusting(monkeypatch)
     return Shop(tmp_path)
 
 
@@ -46,7 +47,7 @@ def told(report: Report) -> dict[str, Any]:
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_a_recalled_merge_is_the_same_merge(shop: Shop, case: Case) -> None:
     made = recipe(shop.folder, case)
-    settle(*shop.folder.glob("*.safetensors"))
+    settle()
     plain, off = shop.merge(made, statistics_cache="off")
     first, looked = shop.merge(made)
     second, recalled = shop.merge(made, threads=3, chunk="64KiB")
@@ -69,13 +70,17 @@ def test_a_second_merge_reads_less(shop: Shop, method: str) -> None:
     counts = []
     for case in (case for case in CASES if case.method == method):
         made = recipe(shop.folder, case)
-        settle(*shop.folder.glob("*.safetensors"))
+        for path in shop.folder.glob("*.safetensors"):
+            path.touch()  # what the case before found counts no more
+        settle()
         _, first = shop.merge(made)
         _, second = shop.merge(made)
         once = submerge.plan(made, shop.folder / "out.safetensors").read_bytes
         if second.run.recalled:
-            # Of the one the divergence of each row is found again.
-            again = 2 if method == "arcee_fusion" else 1
+            # Of the one the divergence of each row is found again, of others the signs of a vote
+            # that hangs on weights.
+            votes = case.compat is None and case.parameters.get("consensus") in ("sum", "count")
+            again = 2 if method == "arcee_fusion" or votes else 1
             assert second.run.bytes_read == once * again < first.run.bytes_read
         counts.append(second.run.recalled)
     assert max(counts) == len(SHAPES)
@@ -133,7 +138,7 @@ def test_other_output_and_other_rules_recall(shop: Shop) -> None:
         "schnell": factory.save_file(shop.folder / "schnell.safetensors", SCHNELL),
         "krea": factory.save_file(shop.folder / "krea.safetensors", KREA, "bfl"),
     }
-    settle(*paths.values())
+    settle()
     models = {name: str(path) for name, path in paths.items()}
     made: dict[str, Any] = {"models": models, "method": {"slerp": {"alpha": 0.3}}}
     _, first = shop.merge(made)
@@ -155,25 +160,43 @@ def test_a_file_changed_in_place_is_looked_at_again(shop: Shop) -> None:
     made = {"models": models, "method": "slerp"}
     before, _ = shop.merge(made)
     path = Path(models["m1"]["path"])
-    inode = path.stat().st_ino
+    times = path.stat()
+    inode = times.st_ino
     with path.open("r+b") as file:
         file.seek(-4 * 60 * 70, os.SEEK_END)
         file.write(random(3, (60, 70))["t0"].tobytes())
-    settle(path)
-    path_times = path.stat().st_mtime_ns + 1
-    os.utime(path, ns=(path_times, path_times))
-    assert path.stat().st_ino == inode
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # as `touch -r` and `rsync -t` do
+    settle()
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (inode, times.st_mtime_ns)
     after, report = shop.merge(made)
     assert report.run.recalled == 0
     assert after == shop.merge(made, statistics_cache="off")[0] != before
 
 
-def test_a_file_that_changed_a_moment_ago_is_not_trusted(shop: Shop) -> None:
+def test_another_model_with_the_inode_size_and_time_of_the_first_is_another(shop: Shop) -> None:
     models = shop.models(random(1, (60, 70)), random(2, (60, 70)))
-    now = time.time_ns()
-    os.utime(models["m1"]["path"], ns=(now, now))
+    made = {"models": models, "method": "slerp"}
+    before, _ = shop.merge(made)
+    path = Path(models["m1"]["path"])
+    times = path.stat()
+    other = factory.write(shop.folder / "other.safetensors", random(3, (60, 70))).read_bytes()
+    path.unlink()
+    path.write_bytes(other)  # often in the inode that has just become free
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    settle()
+    after, report = shop.merge(made)
+    assert report.run.recalled == 0
+    assert after == shop.merge(made, statistics_cache="off")[0] != before
+
+
+def test_a_file_that_changed_a_moment_ago_is_not_trusted(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    models = shop.models(random(1, (60, 70)), random(2, (60, 70)))
+    os.utime(models["m1"]["path"], ns=(1, 1))  # says nothing: anybody can do it
     _, report = shop.merge({"models": models, "method": "slerp"})
-    assert report.run.statistics_cache == "unused: a model changed within the last 2 seconds"
+    assert report.run.statistics_cache == "unused: a model was touched within the last 2 seconds"
     assert shop.files() == []
 
 
@@ -273,6 +296,7 @@ def test_the_command_line_keeps_and_uses_it(shop: Shop) -> None:
         found: dict[str, Any] = json.loads(done.stdout)["run"]
         return found
 
+    time.sleep(2.1)  # other processes trust no file that changed just now
     assert run(SUBMERGE_STATISTICS_CACHE="off")["statistics_cache"] == "off"
     first, second = (run(SUBMERGE_STATISTICS_CACHE=str(shop.cache)) for _ in range(2))
     assert (first["looked"], second["recalled"]) == (1, 1)

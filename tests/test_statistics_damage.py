@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import factory
 import submerge
 from factory import KREA, SCHNELL
-from shop import Shop, random, settle
+from shop import Shop, random, settle, trusting
 from submerge import statistics
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Shop:
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    trusting(monkeypatch)
     return Shop(tmp_path)
 
 
@@ -128,7 +129,7 @@ def test_who_verifies_looks(shop: Shop) -> None:
         name: factory.save_file(shop.folder / f"{name}.safetensors", flux)
         for name, flux in (("schnell", SCHNELL), ("krea", KREA))
     }
-    settle(*paths.values())
+    settle()
     made = {"models": {k: str(path) for k, path in paths.items()}, "method": "slerp"}
     shop.merge(made)
     (file,) = shop.files()

@@ -77,7 +77,7 @@ def test_models_are_named_after_their_files(paths: list[str], names: list[str]) 
             {"isa": "sse"},
             "isa: expected one of `auto`, `scalar`, `avx2`, `avx512`, `neon`, got the text `sse`",
         ),
-        ({"threads": 0}, "threads: expected a whole number of at least 1, got 0"),
+        ({"threads": 0}, "threads: expected a whole number from 1 to 4096, got 0"),
         ({"memory_budget": "much"}, "memory_budget: expected bytes or a size, got the text `much`"),
         ({"chunk": 0}, "chunk: expected bytes or a size, got 0"),
     ],

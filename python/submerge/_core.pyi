@@ -106,4 +106,7 @@ def execute(
     """
 
 def build_info() -> str:
-    """Return JSON `{"version", "numerics", "profile", "plan_version", "isas", "ops", "dtypes"}`."""
+    """Return JSON of version, numerics, profile, plan version, instruction sets and dtypes.
+
+    `ops` are the operations a plan may name, `families` what it may name inside of some.
+    """

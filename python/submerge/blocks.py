@@ -53,6 +53,7 @@ _LAST = 1_000
 _PIECE = re.compile(r"(?P<word>[^\[\]]+)(?:\[(?P<indices>[^\[\]]*)\])?")
 _SLICE = re.compile(r"(?P<start>[0-9]{0,5}):(?P<stop>[0-9]{0,5})(?::(?P<step>[0-9]{1,5}))?")
 _INDEX = re.compile(r"[0-9]{1,5}")
+_LONGEST = 2000
 
 
 class _Slice(NamedTuple):
@@ -275,6 +276,11 @@ def _split(text: str, where: str) -> list[str]:
     """Split a selector at the dots outside brackets; `double.7` is read as `double[7]`."""
     if not text:
         raise RecipeError(f"{where}: the selector is empty", hint="write `**` to select everything")
+    if len(text) > _LONGEST:
+        raise RecipeError(
+            f"{where}: a selector of {len(text):,} characters, expected at most {_LONGEST:,}",
+            hint="write several rules",
+        )
     parts = re.split(r"\.(?![^\[]*\])", text)
     if "" in parts:
         raise RecipeError(f"{where}: the selector {quoted(text)} has an empty segment between dots")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from submerge.errors import counted
+from submerge.files import path_of
 from submerge.plan.sizes import bytes_in_words
 from submerge.profile.environment import cores, installed, physical_memory
 from submerge.run import build_info
@@ -103,7 +104,7 @@ def doctor(folders: Sequence[str | os.PathLike[str]] = (".",)) -> Findings:
             "memory": physical_memory() or 0,
         },
         packages={name: installed(name) for name in _PACKAGES},
-        paths={str(folder): _folder(Path(folder)) for folder in folders},
+        paths={str(folder): _folder(path_of(folder, "folder")) for folder in folders},
         statistics=_statistics(),
         problems=tuple(problems),
     )

@@ -34,6 +34,7 @@ __all__ = [
     "counted",
     "listing",
     "nearest",
+    "printable",
     "quoted",
 ]
 
@@ -55,8 +56,8 @@ class SubmergeError(Exception):
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = printable(message)
+        self.hint = None if hint is None else printable(hint)
 
     def __str__(self) -> str:
         return self.message if self.hint is None else f"{self.message}\nhint: {self.hint}"
@@ -113,14 +114,28 @@ class InternalError(SubmergeError):
     """A defect of submerge itself; please report it."""
 
 
+def printable(text: str) -> str:
+    """Return a text that only shows: line breaks stay, everything else unprintable is escaped.
+
+    Text of files may hold sequences that move a terminal's cursor or retype its input, marks that
+    reorder what stands around them, and halves of surrogate pairs, which no output can encode.
+    """
+    return text if text.isascii() and text.isprintable() else "".join(map(_shown, text))
+
+
+def _shown(character: str) -> str:
+    # Spaces of other scripts are not "printable" to Python; those that end lines are no spaces.
+    wide = character.isspace() and character > "\x9f" and character not in "\u2028\u2029"
+    visible = character.isprintable() or wide or character == "\n"
+    return character if visible else f"\\u{{{ord(character):x}}}"
+
+
 def quoted(name: str) -> str:
     """Return a name from a file in backticks, safe to print: escaped, and cut at 120 characters.
 
     Everything unprintable is escaped, which includes the marks that reorder the text around them.
     """
-    shown = "".join(
-        c if c.isprintable() and c != "`" else f"\\u{{{ord(c):x}}}" for c in name[:_NAME_LIMIT]
-    )
+    shown = printable(name[:_NAME_LIMIT]).replace("`", "\\u{60}").replace("\n", "\\u{a}")
     return f"`{shown}…`" if len(name) > _NAME_LIMIT else f"`{shown}`"
 
 

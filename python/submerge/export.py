@@ -12,13 +12,13 @@ nearest even, saturated. Formats with scales beside the numbers are not written.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from submerge.checkpoint import open_checkpoint
 from submerge.checkpoint.dtypes import WORDS
 from submerge.checkpoint.names import is_one_file
 from submerge.errors import CheckpointError, RecipeError, counted, nearest, quoted
+from submerge.files import path_of
 from submerge.findings import nonfinite_inputs
 from submerge.inference import LoadedModel
 from submerge.layout import identify
@@ -30,6 +30,7 @@ from submerge.verify import verify
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
+    from pathlib import Path
     from typing import Any, Literal, Unpack
 
     from submerge.plan import Plan
@@ -77,7 +78,7 @@ def export_merged_model(
     """
     options = RunOptions.of(run)
     source = _path(model)
-    wanted = _output(source, Path(output_path), quantization, layout)
+    wanted = _output(source, path_of(output_path, "output_path"), quantization, layout)
     if wanted["layout"] == "bfl" and layout == "auto" and extras is None:
         wanted["layout"] = "comfy" if identify(open_checkpoint(source)).extras else "bfl"
     recipe = _recipe(source, wanted, extras)
@@ -144,4 +145,4 @@ def _output(source: Path, output: Path, quantization: str | None, layout: str) -
 def _path(model: MergedModel | LoadedModel | str | os.PathLike[str]) -> Path:
     if isinstance(model, MergedModel):
         return model.path
-    return model.source if isinstance(model, LoadedModel) else Path(model)
+    return model.source if isinstance(model, LoadedModel) else path_of(model, "model")

@@ -6,12 +6,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from submerge.given import PATH
+
 if TYPE_CHECKING:
     import os
 
-__all__ = ["expanded", "same_bytes", "write_whole"]
+__all__ = ["expanded", "path_of", "same_bytes", "write_whole"]
 
 _STEP = 1 << 20
+
+
+def path_of(raw: object, where: str) -> Path:
+    """Return an argument as a path.
+
+    Raises:
+        RecipeError: bytes, something else, or a name that no plan can hold: with NUL, not UTF-8.
+    """
+    return Path(PATH.read(raw, where))
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from submerge.checkpoint import open_checkpoint
-from submerge.errors import RecipeError
-from submerge.given import shown
+from submerge.files import expanded, path_of
 from submerge.layout import identify
 from submerge.plan import Plan, compile_plan
 from submerge.recipe import Recipe
@@ -73,10 +72,10 @@ def plan(
     """
     loaded = Recipe.load(recipe)
     models = {
-        name: identify(open_checkpoint(source.path), layout=source.layout)
+        name: identify(open_checkpoint(expanded(source.path)), layout=source.layout)
         for name, source in loaded.models.items()
     }
-    return compile_plan(loaded, models, Path(output))
+    return compile_plan(loaded, models, path_of(output, "output"))
 
 
 def merge(
@@ -150,7 +149,7 @@ def merge_flux_models(
     if isinstance(config, Mapping):
         config = dict(config)
         output = config.pop("output_path", None)
-    path = Path("-".join(models)) if output is None else _output_path(output)
+    path = Path("-".join(models)) if output is None else path_of(output, "config.output_path")
     recipe = Recipe.for_models(models, config)
     report = carry_out(plan(recipe, path), options)
     return MergedModel(path, report, recipe)
@@ -184,7 +183,7 @@ def named(paths: Sequence[str | os.PathLike[str]]) -> dict[str, str]:
 
     Models whose names would be equal or say nothing become `a`, `b`, ...
     """
-    names = [_name(Path(path)) for path in paths]
+    names = [_name(path_of(path, "model")) for path in paths]
     letters = [chr(ord("a") + i) for i in range(len(paths))]
     plain = [
         letter if not name or names.count(name) > 1 else name
@@ -206,9 +205,3 @@ def _name(path: Path) -> str:
         if name.lower() not in _ANONYMOUS | _RESERVED:
             return name if re.match(r"[A-Za-z_]", name) else f"model_{name}"
     return ""
-
-
-def _output_path(value: object) -> Path:
-    if not isinstance(value, str | Path):
-        raise RecipeError(f"config.output_path: expected a path, got {shown(value)}")
-    return Path(value)

@@ -17,12 +17,12 @@ from __future__ import annotations
 import hashlib
 import itertools
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from submerge import documents
 from submerge.documents import EvaluationDocument
 from submerge.errors import CheckpointError, RecipeError, counted, listing, quoted
+from submerge.files import path_of
 from submerge.inference import load_model, read_metadata, run_inference
 from submerge.inference.images import opened
 from submerge.profile import environment
@@ -31,6 +31,7 @@ from submerge.run import __version__
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from submerge.documents import ImageDocument, ReproductionDocument
     from submerge.documents.painting import PaintedModel, ReproducedImage
@@ -136,7 +137,7 @@ def reproduce(
         SubmergeError: as `load_model`.
         OSError: a file cannot be read or written.
     """
-    path = Path(report)
+    path = path_of(report, "report")
     path = path / "evaluation.json" if path.is_dir() else path
     single = path.suffix.lower() == ".png"
     recorded = None if single else documents.read(EvaluationDocument, path)
@@ -151,7 +152,7 @@ def reproduce(
         with _loaded(places[name], wanted[0].metadata["model"], load or {}) as model:
             changed |= _other_model(name, wanted, model)
             batch = recorded["options"].get("batch") if recorded else None
-            folder = None if output is None else Path(output) / name
+            folder = None if output is None else path_of(output, "output") / name
             images += [
                 _compared(one, again, _relative(one.path, path.parent), name)
                 for one, again in _repeated(model, wanted, batch or 1, folder)

@@ -38,6 +38,7 @@ __all__ = [
 
 Mode = Literal["write", "measure", "check", "fit"]
 
+MOST_THREADS = 4096
 _BUDGET, _MATRIX_BUDGET = "64MiB", "512MiB"
 _IO = Literal["auto", "mmap", "pread"]
 _Cache = Literal["drop", "keep"]
@@ -135,7 +136,7 @@ class RunOptions(Options):
 
     where: ClassVar[str] = ""
 
-    threads: Annotated[int, whole(1)] | None = None
+    threads: Annotated[int, whole(1, MOST_THREADS + 1)] | None = None
     memory_budget: Annotated[int | str, SIZE] | None = None
     chunk: Annotated[int | str, SIZE] = "1MiB"
     io: _IO = "auto"
@@ -228,7 +229,7 @@ def _kept(cache: StatisticsCache, plan: Plan, known: Statistics | None, found: S
     if cache.folder is None:
         return "off"
     if known is None:
-        return "unused: a model changed within the last 2 seconds"
+        return "unused: a model was touched within the last 2 seconds"
     if found and not cache.keep(plan, known, found):
         return f"unused: `{cache.folder}` cannot be written"
     return "on"

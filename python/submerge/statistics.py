@@ -3,8 +3,8 @@
 Methods that look at a whole unit before they merge it read the models twice or more often. What a
 look finds depends on the models, and on few of a method's arguments, so a later merge of the same
 files need not look again. The core says under which keys: they name the arithmetic's version, the
-device, inode, size, time of change and place of every operand, and what was looked for. Nothing is
-found by the contents of a model.
+device, inode, size and times of change of every operand's file (the inode's own too, which nobody
+can put back), the place in it, and what was searched. Nothing is found by a model's contents.
 
 There is one file for each set of models, of JSON behind a checksum. Whatever is wrong with one (cut
 short, foreign, changed) makes it count as absent; a folder that cannot be written keeps nothing.
@@ -81,12 +81,13 @@ class StatisticsCache:
     def recall(self, plan: Plan) -> Statistics | None:
         """Return what is known of a plan's models; None if nothing may be kept of them.
 
-        A model that changed within the last two seconds may change again without a trace.
+        A model that changed within the last two seconds may change again without a trace, and so
+        may any where the system does not say when a file was last touched.
         """
         if self.folder is None:
             return None
-        newest = max((source.identity["mtime_ns"] for source in plan.sources), default=0)
-        if newest > time.time_ns() - _SETTLED_NS:
+        changed = [source.identity["ctime_ns"] for source in plan.sources]
+        if not all(changed) or max(changed, default=0) > time.time_ns() - _SETTLED_NS:
             return None
         path = _path(self.folder, plan)
         with suppress(OSError):

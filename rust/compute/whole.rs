@@ -43,7 +43,7 @@ impl Setting<'_> {
         done.notes.extend(map.note().map(|note| (index, note.to_owned())));
 
         let Scratch { out, windows, decoded, result } = scratch;
-        let out = out.next(unit.bytes_of(part.elements)?);
+        let out = out.next(unit.bytes_of(part.elements)?)?;
         for cell in cells(part, unit) {
             let inputs = Inputs::open(self.work, &cell, windows)?;
             done.read += inputs.read();

@@ -218,7 +218,7 @@ fn size_of(copied: &Copied) -> u64 {
 /// The error of a path that is not free.
 pub(super) fn taken(path: &Path) -> Error {
     Error::plan(format!("{}: exists, expected a path that is free", path.display()))
-        .hint("pass `--overwrite` (`overwrite=True`) or choose another output")
+        .hint("pass `overwrite=True` or choose another output")
 }
 
 fn is_input(path: &Path, input: &Path, is: &str) -> Error {

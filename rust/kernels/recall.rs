@@ -62,9 +62,17 @@ fn mapped(run: &dyn Run, x: &[Vec<f32>]) -> (Vec<u32>, Option<String>) {
     (out.iter().map(|x| x.to_bits()).collect(), note)
 }
 
+/// The vote counts the signs of the whole unit, without weights.
+fn plain(sparsify: &Value, lambda: f64) -> Spec {
+    Spec::Delta(json!({
+        "weights": [0.5, 0.25], "lambda": lambda, "normalize": false, "consensus": "plain",
+        "even": "majority", "sparsify": sparsify,
+    }))
+}
+
 fn delta(sparsify: &Value, lambda: f64) -> Spec {
     Spec::Delta(json!({
-        "weights": [0.5, 0.25], "lambda": lambda, "normalize": false, "consensus": "sum",
+        "weights": [0.5, 0.25], "lambda": lambda, "normalize": false, "consensus": "sum", "even": "positive",
         "sparsify": sparsify,
     }))
 }
@@ -88,6 +96,8 @@ fn pairs() -> Vec<[Spec; 2]> {
         [stock(0.0), Spec::Combine(json!({"karcher": {"max_iter": 9, "tol": 1e-9}}))],
         [delta(&stays, 1.5), delta(&stays, 0.5)],
         [delta(&without, 1.5), delta(&without, 0.5)],
+        [plain(&stays, 1.5), plain(&stays, 0.5)],
+        [plain(&json!({"none": {}}), 1.5), plain(&json!({"none": {}}), 0.5)],
         [delta(&random, 1.5), delta(&random, 0.5)],
         [delta(&rank, 1.5), delta(&rank, 0.5)],
         [sce(0.4, 0.0), sce(0.4, 0.5)],
@@ -146,6 +156,22 @@ fn quartiles_are_recalled_beside_rows_that_are_passed() {
 }
 
 #[test]
+fn signs_that_depend_on_weights_are_counted_again() {
+    let x = operands(1 << 18);
+    let raw = json!({
+        "weights": [0.5, 0.25], "lambda": 1.0, "normalize": false, "consensus": "sum",
+        "even": "majority", "sparsify": {"magnitude": {"density": [0.3, 1.0]}},
+    });
+    let kernel = Spec::Delta(raw);
+    let (passed, kept) = kernel.passed(&x);
+    let recalled = kernel.recalled(whole(&x), &kept.expect("an end")).expect("true statistics");
+    assert_eq!(recalled.passes(), 1);
+    assert!(recalled.map().is_none(), "the signs are not known yet");
+    assert_eq!(driven::pass(&*recalled, 64, &x), None);
+    assert_eq!(mapped(&*recalled, &x), mapped(&*passed, &x));
+}
+
+#[test]
 fn numbers_that_no_pass_can_find_are_not_believed() {
     let x = operands(BLOCK);
     let whole = whole(&x);
@@ -171,7 +197,7 @@ fn kernels_without_statistics_ask_for_none() {
     let whole = Whole { operands: 3, elements: 9 };
     let random = json!({"density": [0.5, 0.5], "keys": [1, 2], "rescale": "inverse"});
     let kernels = [
-        runner(Linear { weights: vec![1.0; 3] }, whole).expect("weights"),
+        runner(Linear::sum(vec![1.0; 3]), whole).expect("weights"),
         delta(&json!({"none": {}}), 1.0).run(whole),
         delta(&json!({"random": random}), 1.0).run(whole),
         // A number for each column.

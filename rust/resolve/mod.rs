@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use self::opened::{Inputs, open_inputs, too_large, uncomputable};
 use self::operand::Extent;
-use crate::dtype::{Dtype, Overflow};
+use crate::dtype::{Dtype, Float, Overflow};
 use crate::error::{Error, Result, quoted};
 use crate::format::codec::{Block, CodecSpec};
 use crate::format::safetensors::{self, Tensor};
@@ -189,7 +189,7 @@ fn resolve_unit(
     }
     let extent = Extent { rows, row_elements };
     let operands = spec.operands.iter().map(|terms| Operand::check(terms, extent, inputs, &here));
-    let operands = operands.collect::<Result<Vec<_>>>()?;
+    let mut operands = operands.collect::<Result<Vec<_>>>()?;
     let action = action_of(&spec.op, output.dtype, &operands, elements)
         .map_err(|what| Error::plan(format!("{here}: {what}")))?;
     if let Action::Compute(run) = &action
@@ -200,6 +200,10 @@ fn resolve_unit(
         return Err(Error::plan(what));
     }
     let (name, dtype) = (spec.name.clone(), output.dtype);
+    let narrows = dtype.float().is_some_and(|float| float != Float::F32);
+    if narrows && matches!(spec.op, OpSpec::Copy(_)) {
+        operands.iter_mut().for_each(Operand::round_to_odd);
+    }
     let row_elements = usize::try_from(row_elements).map_err(|_| too_large(&here))?;
     let codec = CodecSpec::Plain.codec(dtype);
     Ok(Unit { name, file: output.file, elements, row_elements, dtype, codec, action, operands })
@@ -216,14 +220,18 @@ fn action_of(
     let whole = Whole { operands: operands.len(), elements };
     let action = match op.clone().action(whole)? {
         Action::Copy if operands.len() == 1 && same_bytes => return Ok(Action::Copy),
-        Action::Copy => Action::Compute(runner(Linear { weights: vec![1.0] }, whole)?),
+        Action::Copy => Action::Compute(runner(Linear::sum(vec![1.0]), whole)?),
         Action::Same if !operands.is_empty() && same_bytes => return Ok(Action::Same),
         Action::Same => return Err(format!("`same` needs operands of dtype {}", dtype.name())),
         action => action,
     };
     let rows = operands.iter().flat_map(Operand::rows);
     let opaque = rows.filter(|rows| rows.codec.is_none()).map(|rows| rows.dtype);
-    match opaque.chain(dtype.float().is_none().then_some(dtype)).next() {
+    let written = match action {
+        Action::Analyze(_) => dtype.float().is_some(), // its rounding is asked about
+        _ => CodecSpec::Plain.codec(dtype).is_some(),
+    };
+    match opaque.chain((!written).then_some(dtype)).next() {
         None => Ok(action),
         Some(other) => Err(uncomputable(other)),
     }

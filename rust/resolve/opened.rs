@@ -71,7 +71,7 @@ fn open_source(spec: &SourceSpec, options: &Options, given: &Sources) -> Result<
 /// What is said of a dtype that is no number format.
 pub(super) fn uncomputable(dtype: Dtype) -> String {
     format!(
-        "dtype {} cannot be computed with, expected F32, F16, BF16, F8_E4M3 or F8_E5M2",
+        "dtype {} cannot be computed with, expected F64, F32, F16, BF16, F8_E4M3 or F8_E5M2",
         dtype.name()
     )
 }

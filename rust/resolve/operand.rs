@@ -1,13 +1,14 @@
 //! What one model is at one unit: a sum of terms, each checked against the source it names.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use super::network::Network;
 use super::opened::{Inputs, expect_equal, too_large, uncomputable};
 use super::rows::Rows;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
-use crate::format::codec::CodecSpec;
+use crate::format::codec::{CodecSpec, Double, Rounding};
 use crate::plan::{LowRankSpec, TermSpec};
 
 /// The sum of its terms: the first is decoded, each of the others added to it, in order, in f32.
@@ -72,6 +73,17 @@ impl Operand {
             rows.dtype == dtype && plain == rows.codec.as_ref().map(|codec| codec.name())
         };
         matches!(self.terms.as_slice(), [Term::Rows(rows)] if plain(rows))
+    }
+
+    /// Keep what rounding to f32 loses for the rounding that follows: of a copy to a narrower dtype.
+    pub(super) fn round_to_odd(&mut self) {
+        for term in &mut self.terms {
+            if let Term::Rows(rows) = term
+                && rows.dtype == Dtype::F64
+            {
+                rows.codec = Some(Arc::new(Double(Rounding::Odd)));
+            }
+        }
     }
 
     /// The rows of all its terms.

@@ -20,6 +20,10 @@ pub struct Formula<'a> {
     pub keys: [u64; 3],
 }
 
+fn sign(p: f32) -> f32 {
+    if p == 0.0 { 0.0 } else { p.signum() }
+}
+
 impl Formula<'_> {
     pub fn of(&self, inputs: &Inputs) -> Vec<f32> {
         let base = &inputs.values[0];
@@ -30,17 +34,22 @@ impl Formula<'_> {
             deltas.iter().zip(factors).map(|(d, f)| d * f * self.weights[model]).collect()
         };
         let products = [0, 1, 2].map(weighted);
-        let element = |i: usize| self.mix(base[i], [0, 1, 2].map(|model| products[model][i]));
-        (0..base.len()).map(element).collect()
+        let parts = |i: usize| [0, 1, 2].map(|model| products[model][i]);
+        let signs: f64 = (0..base.len()).map(|i| f64::from(sign(self.score(parts(i))))).sum();
+        let even = if signs > 0.0 { 1.0 } else { -1.0 };
+        (0..base.len()).map(|i| self.mix(base[i], parts(i), even)).collect()
     }
 
-    fn mix(&self, base: f32, p: [f32; 3]) -> f32 {
-        let sign = |p: f32| if p == 0.0 { 0.0 } else { p.signum() };
-        let score = match self.consensus {
+    fn score(&self, p: [f32; 3]) -> f32 {
+        match self.consensus {
             "count" => p.iter().map(|p| sign(*p)).sum::<f32>(),
             _ => p[0] + p[1] + p[2],
-        };
-        let majority = if score >= 0.0 { 1.0 } else { -1.0 };
+        }
+    }
+
+    fn mix(&self, base: f32, p: [f32; 3], even: f32) -> f32 {
+        let elected = sign(self.score(p));
+        let majority = if elected == 0.0 { even } else { elected };
         let (mut mixed, mut divisor) = (0.0, 0.0);
         for (p, w) in p.iter().zip(self.weights) {
             let takes_part = self.consensus == "none" || sign(*p) == majority;

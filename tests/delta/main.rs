@@ -16,7 +16,7 @@ const KEYS: [u64; 3] = [0x0123_4567_89AB_CDEF, 42, u64::MAX];
 fn op(sparsify: &Value, consensus: &str, normalize: bool) -> Value {
     let weights = [0.7, -0.4, 1.3];
     json!({"delta": {"weights": weights, "lambda": 0.9, "normalize": normalize,
-        "consensus": consensus, "sparsify": sparsify}})
+        "consensus": consensus, "even": "majority", "sparsify": sparsify}})
 }
 
 /// Every sparsifier, as the plan spells it and as the oracle does.
@@ -150,9 +150,42 @@ fn zero_differences_equal_ones_and_opposite_weights() {
         };
         // These weights sum to as good as 0, so nothing is divided.
         let op = json!({"delta": {"weights": [0.7, -0.4, -0.3], "lambda": 1.0,
-            "normalize": true, "consensus": "none", "sparsify": sparsify}});
+            "normalize": true, "consensus": "none", "even": "majority", "sparsify": sparsify}});
         let ulps = if sparsify.to_string().contains("l1") { 4 } else { 0 };
         assert!(same(&equal.run(&op), &formula.of(&equal), ulps), "{op}");
+    }
+}
+
+/// A base of zeros, two models that add `pairs` again and again, and one that adds nothing.
+fn cancelling(pairs: &[[f32; 2]], n: usize) -> Inputs {
+    let of = |model: usize| -> Vec<f32> { (0..n).map(|i| pairs[i % pairs.len()][model]).collect() };
+    Inputs::of(n, 1, [&vec![0.0; n], &of(0), &of(1), &vec![0.0; n]])
+}
+
+#[test]
+fn where_differences_cancel_the_sign_of_more_elements_of_the_unit_wins() {
+    // 1 - 1 is elected by what the other elements of the unit have, as in the code of the authors:
+    // several cells, the last one cut short.
+    let n = 3 * 65_536 + 77;
+    let up = cancelling(&[[1.0, -1.0], [2.0, 3.0], [2.0, 3.0], [-4.0, -1.0]], n);
+    let down = cancelling(&[[1.0, -1.0], [-2.0, -3.0], [-2.0, -3.0], [4.0, 1.0]], n);
+    // As many of either: the negative one, as `torch.where(0 > 0, x > 0, x < 0)` has it.
+    let even = cancelling(&[[1.0, -1.0], [2.0, 3.0], [-2.0, -3.0]], n / 3 * 3);
+    let op = |consensus: &str, even: &str, sparsify: &Value| {
+        json!({"delta": {"weights": [1.0, 1.0, 1.0], "lambda": 1.0, "normalize": true,
+            "consensus": consensus, "even": even, "sparsify": sparsify}})
+    };
+    let thinned = json!({"magnitude": {"density": [0.9, 0.9, 1.0]}});
+    for sparsify in [json!({"none": {}}), thinned] {
+        for consensus in ["plain", "sum", "count"] {
+            for (inputs, wins) in [(&up, 1.0), (&down, -1.0), (&even, -1.0)] {
+                let got = inputs.run(&op(consensus, "majority", &sparsify));
+                // Of equal magnitudes the first stay: the first element is whole.
+                assert_eq!(got[0], wins, "{consensus} {sparsify}");
+                let got = inputs.run(&op(consensus, "positive", &sparsify));
+                assert_eq!(got[0], 1.0, "{consensus} {sparsify}");
+            }
+        }
     }
 }
 
@@ -166,7 +199,7 @@ fn a_vote_without_winners_keeps_the_base_and_nan_stays() {
     let inputs = Inputs::of(3000, 1, [&base, &up, &down, &base]);
     let ties = |weights: [f64; 3], sparsify: Value| {
         json!({"delta": {"weights": weights, "lambda": 1.0, "normalize": true, "consensus": "sum",
-            "sparsify": sparsify}})
+            "even": "positive", "sparsify": sparsify}})
     };
     let none = json!({"none": {}});
     assert!(same(&inputs.run(&ties([1.0; 3], none.clone())), &up, 0));

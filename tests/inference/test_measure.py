@@ -210,7 +210,7 @@ def test_a_process_that_dies_is_an_error(
 
 
 def test_an_error_of_the_process_is_raised_as_it_was_there(pipelines: dict[str, Path]) -> None:
-    with pytest.raises(RecipeError, match=r"options\.width: expected a multiple of 4, got 33"):
+    with pytest.raises(RecipeError, match=r"^width: expected a multiple of 4, got 33"):
         submerge.measure(
             pipelines["merged"],
             rounds=1,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 
 import submerge
 from factory import KREA, SCHNELL, save_file, save_folder
@@ -75,6 +75,23 @@ def test_transformer_alone_becomes_a_pipeline(tmp_path: Path, pipelines: dict[st
     recipe = {"models": models, "alpha": 1.0, "output": {"pipeline_from": "krea"}}
     submerge.merge(recipe, out)
     assert torch.equal(image(out), image(pipelines["krea"]))
+
+
+@pytest.mark.parametrize("shards", [{}, {"max_shard_size": "20KB"}])
+def test_pipeline_of_variant_files_opens_as_any_other(
+    tmp_path: Path, pipelines: dict[str, Path], shards: dict[str, str]
+) -> None:
+    """In one file each and in shards: what is written is loaded without naming the variant."""
+    half, plain, out = tmp_path / "half", tmp_path / "plain", tmp_path / "out"
+    pipe = FluxPipeline.from_pretrained(pipelines["krea"], torch_dtype=torch.float16)
+    pipe.save_pretrained(half, variant="fp16", **shards)
+    pipe.save_pretrained(plain)
+    assert not list(half.rglob("model.safetensors"))
+    output = {"pipeline_from": "krea"}
+    submerge.merge({"models": {"krea": half}, "take": "krea", "output": output}, out)
+    assert not [path for path in out.rglob("*") if "fp16" in path.name]
+    assert torch.equal(image(out), image(plain))
+    assert submerge.verify(out).passed
 
 
 def test_index_names_the_parts_that_are_there(tmp_path: Path, pipelines: dict[str, Path]) -> None:

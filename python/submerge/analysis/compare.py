@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from submerge import documents
 from submerge.analysis.heatmap import draw
 from submerge.analysis.rows import BlockRow, Sums, grouped, rows_of
-from submerge.checkpoint import FLOATS, open_checkpoint
+from submerge.checkpoint import open_checkpoint
+from submerge.checkpoint.dtypes import WORDS
 from submerge.documents import AnalysisDocument
 from submerge.errors import RecipeError, listing
 from submerge.files import write_whole
@@ -238,10 +239,11 @@ def analyze(
 def _dtype(word: str) -> str | None:
     if word == "same":
         return None
-    if word.upper() not in FLOATS:
-        known = ", ".join(["same", *sorted(name.lower() for name in FLOATS)])
+    names = {name.lower(): name for name in WORDS.values()}
+    if word not in names:
+        known = ", ".join(["same", *sorted(names)])
         raise RecipeError(f"dtype: expected one of {known}, got `{word}`")
-    return word.upper()
+    return names[word]
 
 
 def _columns(*, based: bool) -> dict[str, Callable[[Sums], str]]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from submerge.checkpoint import files as _files
 from submerge.checkpoint.dtypes import DTYPES, FLOATS
 from submerge.errors import CheckpointError, listing, quoted
+from submerge.files import path_of
 
 if TYPE_CHECKING:
     import os
@@ -116,7 +117,8 @@ def open_checkpoint(
         CheckpointError: not safetensors, damaged, incomplete, or several candidates.
         OSError: a file that cannot be found or read.
     """
-    found = _files.find(Path(path))
+    source = path_of(path, "model")
+    found = _files.find(source)
     headers = [read_header(file, max_header_bytes) for file in found.files]
     files = tuple(
         FileInfo(
@@ -143,7 +145,7 @@ def open_checkpoint(
         )
     form: Literal["file", "sharded", "pipeline"] = "sharded" if found.index is not None else "file"
     return Checkpoint(
-        path=Path(path),
+        path=source,
         form="pipeline" if found.is_pipeline else form,
         files=files,
         tensors=MappingProxyType(tensors),
@@ -162,6 +164,11 @@ def read_header(path: Path, max_header_bytes: int = MAX_HEADER_BYTES) -> dict[st
     """
     from submerge import _core
 
+    if not str(path).isascii() and any("\ud800" <= c <= "\udfff" for c in str(path)):
+        raise CheckpointError(
+            f"{quoted(str(path))}: the name is not UTF-8, expected one that is",
+            hint="rename the file or its folder",
+        )
     header: dict[str, Any] = json.loads(_core.read_header(str(path), max_header_bytes))
     return header
 

@@ -41,6 +41,12 @@ _WEIGHTS = (
     ".pth",
 )
 _INDEX_OF_SHARDS = re.compile(r"\.index(\.[^.]+)?\.json\Z")
+# `model.fp16.safetensors`, a shard of it, and the index of its shards.
+_VARIANT = re.compile(
+    r"(?P<stem>[^.]+?)(?P<early>-[0-9]{5}-of-[0-9]{5})?\.(?P<file>[^.]+?)"
+    r"(?P<part>-[0-9]{5}-of-[0-9]{5})?\.safetensors"
+    r"|(?P<whole>[^.]+\.safetensors\.index)\.(?P<index>[^.]+)\.json"
+)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # What these classes are made of is text alone; every other component is a network.
 _WITHOUT_WEIGHTS = re.compile(r"Scheduler|Tokenizer|Processor|Extractor")
@@ -172,6 +178,20 @@ def is_weights(name: str) -> bool:
 def is_index(name: str) -> bool:
     """Tell whether a file lists the shards of a model, by its name."""
     return _INDEX_OF_SHARDS.search(name) is not None
+
+
+def variant_of(name: str) -> tuple[str, str] | None:
+    """Return which variant a file of weights is, and its name without that; None for a plain one.
+
+    `model.fp16-00001-of-00002.safetensors` is `fp16`, and `model-00001-of-00002.safetensors`
+    without: the name that the libraries look for unless they are asked for the variant.
+    """
+    match = _VARIANT.fullmatch(name)
+    if match is None:
+        return None
+    if match["index"] is not None:
+        return match["index"], f"{match['whole']}.json"
+    return match["file"], f"{match['stem']}{match['early'] or match['part'] or ''}.safetensors"
 
 
 def _walk(folder: Path, above: tuple[os.stat_result, ...]) -> Iterator[tuple[Path, bool]]:

@@ -32,6 +32,7 @@ _BITS = {
     "I32": 32, "U32": 32, "F32": 32, "C64": 64, "F64": 64, "I64": 64, "U64": 64,
 }  # fmt: skip
 _TORCH = {
+    "F64": "float64",
     "F32": "float32",
     "F16": "float16",
     "BF16": "bfloat16",
@@ -47,9 +48,11 @@ DTYPES: Mapping[str, Dtype] = MappingProxyType(
 # The element types arithmetic is defined on; tensors of any other type are copied whole or refused.
 FLOATS = frozenset(_TORCH)
 
+# Sums are formed in F32, so nothing but a copy is ever F64.
+_WRITTEN = {name: word for name, word in _TORCH.items() if name != "F64"}
 # As users write them -> as the files spell them.
 WORDS: Mapping[str, str] = MappingProxyType(
-    {name.lower(): name for name in _TORCH}
-    | {word: name for name, word in _TORCH.items()}
+    {name.lower(): name for name in _WRITTEN}
+    | {word: name for name, word in _WRITTEN.items()}
     | {"fp16": "F16", "fp32": "F32"}
 )

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import gc
 import importlib
+import io
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from submerge.cli.terminal import say, spoken
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -128,7 +131,9 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         result: Any = app.main(args=arguments, prog_name="submerge", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        with io.StringIO() as shown:
+            error.show(shown)
+            say(shown.getvalue(), err=True, nl=False)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt, Cancelled):
         click.echo("cancelled: nothing was written", err=True)
@@ -137,11 +142,23 @@ def _run(arguments: Sequence[str] | None) -> int:
         click.echo("stopped: nothing was written", err=True)
         return 128 + stop.number
     except (SubmergeError, OSError) as error:
-        return _failed(error)
+        return _failed(error, _command(sys.argv[1:] if arguments is None else arguments))
     return result if isinstance(result, int) else OK
 
 
-def _failed(error: SubmergeError | OSError) -> int:
+def _command(arguments: Sequence[str]) -> click.Command | None:
+    """Return the command that arguments name."""
+    context = click.Context(app)
+    command: click.Command | None = app
+    for word in arguments:
+        if not isinstance(command, click.Group):
+            break
+        if not word.startswith("-"):
+            command = command.get_command(context, word)
+    return command
+
+
+def _failed(error: SubmergeError | OSError, command: click.Command | None) -> int:
     """Say what went wrong, without a traceback, and return the exit code for it."""
     from submerge.errors import CheckpointError, LayoutError, RecipeError
 
@@ -149,14 +166,18 @@ def _failed(error: SubmergeError | OSError) -> int:
         # Whoever read our output has gone: say nothing, and let the exit not flush into the void.
         sys.stdout = None
         return FAILED
-    text = _in_words(error) if isinstance(error, OSError) else str(error)
-    click.echo(f"error: {text}", err=True)
+    say(f"error: {_in_words(error, command)}", err=True)
     if isinstance(error, RecipeError):
         return USAGE
     return BAD_INPUT if isinstance(error, CheckpointError | LayoutError) else FAILED
 
 
-def _in_words(error: OSError) -> str:
+def _in_words(error: SubmergeError | OSError, command: click.Command | None) -> str:
+    if not isinstance(error, OSError):
+        # A recipe's fields are called in hints as they are written there.
+        of_recipe = error.message.startswith("recipe")
+        hint = error.hint if of_recipe or error.hint is None else spoken(error.hint, command)
+        return error.message if hint is None else f"{error.message}\nhint: {hint}"
     what = error.strerror or str(error)
     text = f"{error.filename}: {what}" if error.filename is not None else what
-    return "\n".join([text, *getattr(error, "__notes__", [])])
+    return "\n".join([text, *(spoken(note, command) for note in getattr(error, "__notes__", []))])

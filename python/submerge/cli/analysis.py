@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from submerge.cli.options import DTYPES, quiet, reading, run_arguments
+from submerge.cli.terminal import say, say_json
 
 _LAYOUT = click.option(
     "--layout",
@@ -79,9 +80,9 @@ def analyze(a: str, b: str, **options: Any) -> None:
     if options["heatmap"] is not None:
         found.heatmap(options["heatmap"])
     if to == "-":
-        click.echo(found.to_json())
+        say_json(found.to_json())
     elif not options["quiet"]:
-        click.echo(found.text(options["by"]))
+        say(found.text(options["by"]))
 
 
 @click.command()
@@ -122,11 +123,11 @@ def suggest(sources: tuple[str, ...], **options: Any) -> None:
         asked = {name: options[name] for name in ("base", "goal", "layout")}
         found = advise(*sources, **asked, **run)
     if options["output"] is None:
-        click.echo(found.text, nl=False)
+        say(found.text, nl=False)
         return
     found.save(options["output"])
     if not options["quiet"]:
-        click.echo(f"{options['output']}: submerge merge {options['output']} -o merged/")
+        say(f"{options['output']}: submerge merge {options['output']} -o merged/")
 
 
 def _check_heatmap(path: str | None) -> None:

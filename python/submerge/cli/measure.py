@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from submerge.cli.options import as_json, emit, given, quantized, quiet
+from submerge.cli.terminal import say
 
 
 @click.command()
@@ -110,4 +111,4 @@ def reproduce(report: str, **options: Any) -> int:
 
 
 def _told(line: str) -> None:
-    click.echo(line, err=True)
+    say(line, err=True)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import click
 
+from submerge.cli.terminal import say, say_json
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -74,7 +76,9 @@ def reading(command: F) -> F:
             metavar="SIZE",
             help="Working memory.  [default: 64MiB, for whole matrices up to 512MiB]",
         ),
-        click.option("--threads", type=click.IntRange(1), help="Threads.  [default: all cores]"),
+        click.option(
+            "--threads", type=click.IntRange(1, 4096), help="Threads.  [default: all cores]"
+        ),
     ):
         command = option(command)
     return command
@@ -147,6 +151,6 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
 def emit(told: _Told, text: str, *, as_json: bool, quiet: bool) -> None:
     """Print a result on standard output: as JSON, as text, or not at all."""
     if as_json:
-        click.echo(told.to_json())
+        say_json(told.to_json())
     elif not quiet:
-        click.echo(text)
+        say(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from submerge.cli.options import given, quiet
+from submerge.cli.terminal import say
 
 _FILE = click.Path(exists=True, dir_okay=False)
 
@@ -35,4 +36,4 @@ def report(output: str, quiet: bool, **inputs: str | None) -> None:
     page = build(**given(inputs))
     page.save(output)
     if not quiet:
-        click.echo(output)
+        say(output)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from submerge.cli.options import as_json, embedded, given, quantized, quiet
+from submerge.cli.terminal import say, say_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -125,7 +126,7 @@ def generate(model: str, **options: Any) -> int:
     how["memory_budget"] = budget(options["memory_budget"])
     if options["only_plan"]:
         made = plan_loading(model, **how)
-        click.echo(json.dumps(made.to_dict(), indent=2) if options["as_json"] else made.describe())
+        say_json(json.dumps(made.to_dict(), indent=2) if options["as_json"] else made.describe())
         return OK
     prompts = _prompts(options["prompts"], options["file"])
     folder = options["output"]
@@ -136,7 +137,7 @@ def generate(model: str, **options: Any) -> int:
         ):
             result = run_inference(loaded, prompts, asked, output=folder, callback=progress)
     except KeyboardInterrupt:
-        click.echo(f"stopped: `{folder}` keeps what is painted; run again to go on", err=True)
+        say(f"stopped: `{folder}` keeps what is painted; run again to go on", err=True)
         return INTERRUPTED
     _tell(result, options)
     return OK
@@ -190,16 +191,16 @@ def _prompts(prompts: Sequence[str], file: str | None) -> list[str]:
 
 def _tell(result: InferenceResult, options: Mapping[str, Any]) -> None:
     if options["as_json"]:
-        click.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False))
+        say_json(json.dumps(result.to_dict(), indent=2, ensure_ascii=False))
         return
     if options["quiet"]:
         return
     for note in result.notes:
-        click.echo(note, err=True)
+        say(note, err=True)
     for image in result:
-        click.echo(image.path)
+        say(image.path)
     phases = "; ".join(_phase(result, name) for name in result.phases)
-    click.echo(f"{len(result)} images, {result.resumed} of them already there; {phases}", err=True)
+    say(f"{len(result)} images, {result.resumed} of them already there; {phases}", err=True)
 
 
 def _phase(result: InferenceResult, name: str) -> str:

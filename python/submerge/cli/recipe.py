@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from submerge.cli.options import as_json, quiet
+from submerge.cli.terminal import say, say_json
 
 
 @click.group()
@@ -28,7 +29,7 @@ def new(template: str, list_all: bool) -> None:
     from submerge.recipe.template import template as text
     from submerge.recipe.template import template_names
 
-    click.echo("\n".join(template_names()) if list_all else text(template).rstrip())
+    say("\n".join(template_names()) if list_all else text(template).rstrip())
 
 
 @recipe.command()
@@ -42,9 +43,9 @@ def check(files: tuple[str, ...], as_json: bool, quiet: bool) -> None:
     for file in files:
         loaded = Recipe.load(Path(file))
         if as_json:
-            click.echo(json.dumps(loaded.to_dict(), indent=2, ensure_ascii=False))
+            say_json(json.dumps(loaded.to_dict(), indent=2, ensure_ascii=False))
         elif not quiet:
-            click.echo(f"{file}: ok, {len(loaded.models)} models, digest {loaded.digest()[:16]}")
+            say(f"{file}: ok, {len(loaded.models)} models, digest {loaded.digest()[:16]}")
 
 
 @recipe.command()
@@ -52,7 +53,7 @@ def schema() -> None:
     """Print the JSON Schema of recipes, for editors that complete and check YAML."""
     from submerge.recipe import Recipe
 
-    click.echo(json.dumps(Recipe.schema(), indent=2, ensure_ascii=False))
+    say_json(json.dumps(Recipe.schema(), indent=2, ensure_ascii=False))
 
 
 @recipe.command("import")
@@ -87,5 +88,5 @@ def import_(
     else:
         found = import_recipe(Path(source), models=models, node=node)
     for note in found.notes:
-        click.echo(note, err=True)
-    click.echo(found.recipe.to_yaml().rstrip())
+        say(note, err=True)
+    say(found.recipe.to_yaml().rstrip())

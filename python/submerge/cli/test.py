@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from submerge.cli.options import as_json, embedded, given, quantized, quiet
+from submerge.cli.terminal import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,7 +135,7 @@ def _painting(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _told(line: str) -> None:
-    click.echo(line, err=True)
+    say(line, err=True)
 
 
 def _silent(_: str) -> None:

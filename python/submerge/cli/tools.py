@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from submerge.cli.options import as_json, emit, quiet
+from submerge.cli.terminal import say
 
 
 @click.command()
@@ -24,19 +25,19 @@ def demo(keep: str | None, quiet: bool) -> None:
     from submerge.demo import demo as run
     from submerge.demo import next_steps
 
-    def say(text: str) -> None:
+    def told(text: str) -> None:
         if not quiet:
-            click.echo(text.replace(away, ""))
+            say(text.replace(away, ""))
 
     away = ""
     if keep is not None:
-        run(Path(keep), say)
-        say(next_steps(Path(keep)))
+        run(Path(keep), told)
+        told(next_steps(Path(keep)))
         return
     with tempfile.TemporaryDirectory(prefix="submerge-demo-") as folder:
         away = f"{folder}{os.sep}"  # what is gone when this ends need not be named
-        run(Path(folder), say)
-    say("The models were made in a temporary folder and are gone; `--keep FOLDER` leaves them.")
+        run(Path(folder), told)
+    told("The models were made in a temporary folder and are gone; `--keep FOLDER` leaves them.")
 
 
 @click.command()

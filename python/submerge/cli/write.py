@@ -20,6 +20,7 @@ from submerge.cli.options import (
     shape,
     writing,
 )
+from submerge.cli.terminal import say, say_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -184,7 +185,7 @@ def export(model: str, output: str, **options: Any) -> None:
     if not (options["quiet"] or options["as_json"]):
         for note in report.summary["notes"]:
             if note not in report.remarks:
-                click.echo(note, err=True)
+                say(note, err=True)
     emit(report, _summary(report), as_json=options["as_json"], quiet=options["quiet"])
 
 
@@ -197,7 +198,7 @@ def _write(made: Plan, what: str, options: dict[str, Any]) -> None:
     silent = options["quiet"] or options["as_json"]
     if not silent:
         for note in made.about.notes:
-            click.echo(note, err=True)
+            say(note, err=True)
     traced = profile() if options.get("trace") else nullcontext()
     with bar(what, quiet=options["quiet"]) as progress, traced as seen, span(what):
         report = carry_out(made, RunOptions.of(run_arguments(options, progress=progress)))
@@ -221,9 +222,9 @@ def _tell_plan(made: Plan, options: dict[str, Any]) -> None:
 
     run = RunOptions.of(run_arguments(options))
     if options["as_json"]:
-        click.echo(json.dumps(made.plain(), indent=2, ensure_ascii=False))
+        say_json(json.dumps(made.plain(), indent=2, ensure_ascii=False))
     elif not options["quiet"]:
-        click.echo(made.describe(fit(made, run)))
+        say(made.describe(fit(made, run)))
 
 
 def _recipe(sources: Sequence[str], options: dict[str, Any]) -> Recipe:

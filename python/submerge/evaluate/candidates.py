@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from submerge.checkpoint import open_checkpoint
 from submerge.errors import RecipeError, listing
-from submerge.inference.loading import LoadedModel, fetched, plan_loading
+from submerge.inference.loading import LoadedModel, plan_loading
 from submerge.inference.options import defaults_for
-from submerge.inference.parts import Parts, find_parts
+from submerge.inference.parts import Parts, find_parts, with_lent
+from submerge.inference.request import fetched
 from submerge.merge import MergedModel
 
 if TYPE_CHECKING:
@@ -65,7 +65,11 @@ def candidates_of(
         parents = {name: source.path for name, source in model.recipe.models.items()}
     others = parents.values() if isinstance(parents, Mapping) else parents
     sources = [one if isinstance(one, LoadedModel) else fetched(one) for one in (model, *others)]
-    loads = [_load(one, load) for one in sources]
+    unloaded = [one for one in sources if not isinstance(one, LoadedModel)]
+    loads = [
+        dict(load) if isinstance(one, LoadedModel) else with_lent(load, one, unloaded)
+        for one in sources
+    ]
     parts = [
         one.parts if isinstance(one, LoadedModel) else find_parts(one, how.get("components"))
         for one, how in zip(sources, loads, strict=True)
@@ -86,15 +90,6 @@ def candidates_of(
             zip(names, sources, parts, loads, strict=True)
         )
     ]
-
-
-def _load(source: Any, load: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how to load a model: one that is a whole pipeline keeps its own components."""
-    if "components" not in load or isinstance(source, LoadedModel | MergedModel):
-        return dict(load)
-    if open_checkpoint(source).pipeline is None:
-        return dict(load)
-    return {name: value for name, value in load.items() if name != "components"}
 
 
 def _dtype(sources: Sequence[Any], load: Mapping[str, Any]) -> str:

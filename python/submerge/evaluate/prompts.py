@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 from submerge.errors import RecipeError, listing
+from submerge.files import path_of
 from submerge.given import (
     PROMPTS,
     Count,
@@ -199,7 +200,7 @@ def read_prompts(path: str | os.PathLike[str]) -> tuple[Prompt, ...]:
         RecipeError: no prompts, one malformed, or two of one id.
         OSError: the file cannot be read.
     """
-    path = Path(path)
+    path = path_of(path, "prompts")
     # Not splitlines: a prompt may hold any of Unicode's line ends.
     lines = read_text(path, PROMPTS).split("\n")
     rows: list[Prompt] = []

@@ -24,6 +24,7 @@ from submerge.evaluate.scorers.safety import UNSAFE, blurred
 from submerge.evaluate.signals import rows_of, signal_row
 from submerge.evaluate.statistics import compare
 from submerge.evaluate.verdicts import Facts, questions
+from submerge.files import path_of
 from submerge.pairs import unrelated
 from submerge.profile import environment
 from submerge.report import summed
@@ -105,7 +106,7 @@ def evaluate_guidance(
     candidates = candidates_of(model, parents, how.get("load", {}))
     for package in ("torch", "diffusers", "transformers", "PIL"):
         need(package, "submerge[evaluate]")
-    folder = None if how.get("output") is None else Path(how["output"])  # type: ignore[arg-type]
+    folder = None if how.get("output") is None else path_of(how["output"], "output")
     notify = how.get("notify", _silent)
     session = Session(battery, options, folder, notify)
     painted = run(candidates, session)

@@ -46,6 +46,7 @@ __all__ = [
 Definitions: TypeAlias = dict[str, Any]
 """JSON Schemas by name, of what several fields take."""
 
+_LARGEST = 1 << 63  # no file and no memory is as large
 _NARROW = 1 << 20  # a range up to here is told whole
 _SIZE = re.compile(r"(?P<count>[0-9]{1,18}(?:\.[0-9]{1,9})?) ?(?P<unit>[KMGT]i?B|B)", re.IGNORECASE)
 _SIZE_UNITS = {"b": 1} | {
@@ -87,7 +88,7 @@ def _wrong(expected: str, raw: object, where: str, hint: str | None = None) -> R
 def clean(text: str, where: str) -> str:
     """Refuse text that no file name and no UTF-8 file can hold."""
     if "\0" in text or any("\ud800" <= c <= "\udfff" for c in text):
-        raise RecipeError(f"{where}: {shown(text)} holds NUL or half a surrogate pair")
+        raise RecipeError(f"{where}: {shown(text)} holds NUL, or bytes that are not UTF-8")
     return text
 
 
@@ -141,13 +142,13 @@ def size(raw: object, where: str) -> int:
     """Return bytes from a whole number or a text like `10GB` (decimal) or `64MiB` (binary).
 
     Raises:
-        RecipeError: neither, or not at least one byte.
+        RecipeError: neither, not at least one byte, or more than any file has.
     """
-    if isinstance(raw, int) and not isinstance(raw, bool) and raw > 0:
+    if isinstance(raw, int) and not isinstance(raw, bool) and 0 < raw < _LARGEST:
         return raw
     match = _SIZE.fullmatch(raw.strip()) if isinstance(raw, str) else None
     found = int(float(match["count"]) * _SIZE_UNITS[match["unit"].lower()]) if match else 0
-    if found <= 0:
+    if not 0 < found < _LARGEST:
         raise _wrong("bytes or a size", raw, where, "for example `10GB` or `64MiB`")
     return found
 

@@ -18,7 +18,7 @@ from submerge.given.faults import inside, shown
 from submerge.given.kinds import clean, mapping, number
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ruamel.yaml.error import MarkedYAMLError
 
@@ -101,9 +101,11 @@ def read_text(path: str | os.PathLike[str], bounds: Bounds = RECIPE) -> str:
         RecipeError: not UTF-8, too large, or a name that no file can have.
         OSError: the file cannot be read.
     """
-    name = os.fspath(path)
+    name: object = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(name, str):
+        raise RecipeError(f"expected the path of {bounds.what}, got {shown(name)}")
     try:
-        with Path(path).open("rb") as stream:
+        with Path(name).open("rb") as stream:
             data = stream.read(bounds.text + 1)
     except ValueError:  # NUL, or what the file system's encoding does not have
         raise RecipeError(f"{quoted(name)}: no file can have this name, expected a path") from None
@@ -175,19 +177,13 @@ def _yaml(text: str, name: str) -> Any:
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     class Constructor(SafeConstructor):
-        """Says where a value stands that a tag makes something else of than it is."""
+        """Says where a value stands that its tag cannot be made of, or a key that is no name."""
 
         def construct_object(self, node: Any, deep: bool = False) -> Any:  # noqa: FBT001, FBT002
-            try:
-                return super().construct_object(node, deep=deep)
-            except (YAMLError, RecipeError):
-                raise
-            except Exception:  # noqa: BLE001 - KeyError, IndexError, TypeError, ... as it comes
-                at, tag = node.start_mark, quoted(str(node.tag).rpartition(":")[2])
-                raise RecipeError(
-                    f"{name}:{at.line + 1}:{at.column + 1}: not YAML: no {tag} can be made of this",
-                    hint="names and values are written plain, without tags",
-                ) from None
+            return _placed(super().construct_object, node, name, deep=deep)
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:  # noqa: FBT001, FBT002
+            return _placed(super().construct_mapping, node, name, deep=deep)
 
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = Constructor
@@ -203,18 +199,36 @@ def _yaml(text: str, name: str) -> Any:
         raise RecipeError(f"{name}: not YAML: {first[0] if first else 'unreadable'}") from None
 
 
+def _placed(make: Callable[..., Any], node: Any, name: str, *, deep: bool) -> Any:
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        return make(node, deep=deep)
+    except (YAMLError, RecipeError):
+        raise
+    except Exception:  # noqa: BLE001 - KeyError, IndexError, TypeError, ... as it comes
+        at, tag = node.start_mark, quoted(str(node.tag).rpartition(":")[2])
+        raise RecipeError(
+            f"{name}:{at.line + 1}:{at.column + 1}: not YAML: no {tag} can be made of this",
+            hint="write names and values plain, without tags, and names as text",
+        ) from None
+
+
 def _bound(events: Iterator[Any], name: str) -> None:
     """Refuse what would be costly to build, before it is built."""
-    from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
+    from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
 
-    aliases = depth = 0
+    aliases = depth = values = 0
     for event in events:
+        values += isinstance(event, ScalarEvent | CollectionStartEvent)
         aliases += isinstance(event, AliasEvent)
         depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
         if aliases > MAX_ALIASES:
             raise RecipeError(f"{name}: more than {MAX_ALIASES} aliases, expected {RECIPE.what}")
         if depth > RECIPE.depth:
             raise _too_deep(name, RECIPE)
+        if values > RECIPE.values:
+            raise _too_many(name, RECIPE)
 
 
 def _marked(error: MarkedYAMLError, name: str) -> RecipeError:
@@ -232,6 +246,10 @@ def _too_large(name: str, bounds: Bounds) -> RecipeError:
     return RecipeError(
         f"{name}: larger than {bounds.text:,} bytes, expected {bounds.what}", hint=bounds.hint
     )
+
+
+def _too_many(name: str, bounds: Bounds) -> RecipeError:
+    return RecipeError(f"{name}: more than {bounds.values:,} values, expected {bounds.what}")
 
 
 def _too_deep(name: str, bounds: Bounds) -> RecipeError:
@@ -257,8 +275,7 @@ class _Copier:
     def copy(self, raw: object, where: str, depth: int) -> Any:
         self.values += 1
         if self.values > self.bounds.values:
-            most = f"{self.bounds.values:,}"
-            raise RecipeError(f"{self.name}: more than {most} values, expected {self.bounds.what}")
+            raise _too_many(self.name, self.bounds)
         if depth > self.bounds.depth:
             raise _too_deep(self.name, self.bounds)
         match raw:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from submerge.errors import AdapterError, RecipeError
+from submerge.errors import AdapterError, RecipeError, quoted
 from submerge.inference.placing import computing_on
 
 if TYPE_CHECKING:
@@ -21,24 +21,29 @@ __all__ = ["adapted"]
 
 
 @contextmanager
-def adapted(model: LoadedModel, options: InferenceOptions) -> Iterator[dict[str, Any]]:
+def adapted(
+    model: LoadedModel, options: InferenceOptions
+) -> Iterator[tuple[dict[str, Any], tuple[str, ...]]]:
     """Give the keywords a run's adapters add to the call of the pipeline, `pipe` among them.
+
+    Beside them what is worth telling: LoRAs that change nothing.
 
     Raises:
         AdapterError: diffusers cannot apply an adapter.
         RecipeError: an adapter's fields are malformed.
     """
     keywords: dict[str, Any] = dict(options.more)
+    idle: tuple[str, ...] = ()
     with model.phase("denoise") as pipe:
         try:
             if options.loras:
-                _applied("loras", _load_loras, pipe, options.loras)
+                idle = _applied("loras", _load_loras, pipe, options.loras)
             if options.ip_adapter is not None:
                 given = options.ip_adapter
                 keywords |= _applied("ip_adapter", _load_ip_adapter, pipe, given, model.device)
             if options.controlnet is not None:
                 keywords |= _applied("controlnet", _load_controlnet, pipe, options.controlnet)
-            yield keywords
+            yield keywords, idle
         finally:
             if options.loras:
                 pipe.unload_lora_weights()
@@ -46,8 +51,11 @@ def adapted(model: LoadedModel, options: InferenceOptions) -> Iterator[dict[str,
                 pipe.unload_ip_adapter()
 
 
-def _load_loras(pipe: Any, loras: Mapping[str, float]) -> None:
-    """Load LoRAs and set their scales; text encoder parts have no effect on encoded prompts."""
+def _load_loras(pipe: Any, loras: Mapping[str, float]) -> tuple[str, ...]:
+    """Load LoRAs and set their scales; text encoder parts have no effect on encoded prompts.
+
+    Returns what is to be said of those that change nothing.
+    """
     names = [f"lora_{index}" for index in range(len(loras))]
     encoders = {name: getattr(pipe, name) for name in ("text_encoder", "text_encoder_2")}
     # diffusers would take hooks of encoders streamed from their files for an offload of its own.
@@ -58,6 +66,22 @@ def _load_loras(pipe: Any, loras: Mapping[str, float]) -> None:
         pipe.set_adapters(names, [float(scale) for scale in loras.values()])
     finally:
         pipe.register_modules(**encoders)
+    return tuple(
+        f"LoRA {quoted(str(path))}: has no effect, "
+        + ("its scale is 0" if scale == 0 else "all it adds is zero")
+        for name, (path, scale) in zip(names, loras.items(), strict=True)
+        if scale == 0 or not _adds(pipe.transformer, name)
+    )
+
+
+def _adds(transformer: Any, name: str) -> bool:
+    """Return whether a LoRA changes any layer."""
+    for layer in transformer.modules():
+        if name in getattr(layer, "lora_magnitude_vector", {}):
+            return True  # a magnitude changes a layer whatever the rest adds
+        if name in getattr(layer, "lora_B", {}) and layer.lora_B[name].weight.any():
+            return True
+    return False
 
 
 def _load_ip_adapter(pipe: Any, given: Mapping[str, Any], device: Any) -> dict[str, Any]:

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from submerge.checkpoint import open_checkpoint
 from submerge.checkpoint.reading import Reading
-from submerge.files import write_whole
+from submerge.files import path_of, write_whole
 from submerge.profile.environment import installed
 
 if TYPE_CHECKING:
     import os
+    from pathlib import Path
 
     import torch
 
@@ -51,7 +51,7 @@ class Embeddings:
         Raises:
             OSError: the folder cannot be made, or the encoders' files not be read.
         """
-        self._folder = Path(folder)
+        self._folder = path_of(folder, "embeddings")
         self._folder.mkdir(parents=True, exist_ok=True)
         self._known = {
             "format": "submerge-embeddings/1",

@@ -2,62 +2,39 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import re
-from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypedDict
+from typing import TYPE_CHECKING, Any, Self
 
-from submerge.checkpoint.dtypes import DTYPES, WORDS
-from submerge.errors import RecipeError, SubmergeError, nearest, quoted
-from submerge.given import shown, size
-from submerge.inference.activations import Work
+from submerge.checkpoint.dtypes import DTYPES
+from submerge.errors import RecipeError
 from submerge.inference.embeddings import Embeddings
+from submerge.inference.failures import explained
 from submerge.inference.options import Defaults, defaults_for
-from submerge.inference.parts import Parts, find_parts
-from submerge.inference.planner import LoadPlan, Machine, plan_load
-from submerge.inference.quantized import PACKED, QUANTIZATIONS
+from submerge.inference.planner import LoadPlan, plan_load
+from submerge.inference.quantized import PACKED
 from submerge.inference.quiet import quiet
+from submerge.inference.request import (
+    LoadArguments,
+    Request,
+    check_device,
+    fetched,
+    libraries,
+    requested,
+)
 from submerge.profile import read
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import os
+    from collections.abc import Iterator, Mapping
     from typing import Unpack
 
+    from submerge.inference.parts import Parts
     from submerge.inference.placing import Placed
     from submerge.merge import MergedModel
 
 __all__ = ["LoadArguments", "LoadedModel", "fetched", "load_model", "plan_loading"]
-
-_COMPUTED = ("BF16", "F16", "F32")
-_HUB_ID = re.compile(r"(?:hf://)?([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?")
-
-
-class LoadArguments(TypedDict, total=False):
-    """Further keywords of `load_model`.
-
-    Attributes:
-        components: the pipeline folder to take text encoders, tokenizers, VAE and scheduler from.
-        width: pixels the memory plan is made for; 1024 for FLUX.1.
-        height: as `width`.
-        batch: images denoised together that the plan is made for.
-        tokens: text tokens the plan is made for; 512, or 256 without guidance.
-        checkpointing: recompute the transformer's activations where gradients flow through it.
-        embeddings: a folder to keep prompt embeddings in; the text encoders are then loaded when
-            the first prompt comes that is not there, and not at all where every one is.
-    """
-
-    components: str | os.PathLike[str] | None
-    width: int
-    height: int
-    batch: int
-    tokens: int
-    checkpointing: bool
-    embeddings: str | os.PathLike[str] | None
 
 
 class LoadedModel:
@@ -190,23 +167,31 @@ def load_model(
             `int8` and `int4` are stored.
         OSError: a file cannot be read.
     """
-    _libraries("torch", "transformers", "accelerate", "diffusers")
+    asked = requested(source, (device, dtype, quantization), memory_budget, more)
+    libraries("torch", "transformers", "accelerate", "diffusers")
     import torch
 
     from submerge.inference.placing import Placed, import_all
 
     import_all()
     # What the libraries take differs threefold between builds of torch: measured, not assumed.
-    base = read()[0].rss
-    parts, plan = _planned(source, (device, dtype, quantization), memory_budget, (more, base))
+    parts, plan = asked.parts, _planned(asked, read()[0].rss)
+    check_device(plan.machine.device)
     if plan.chosen.quantization in PACKED:
-        _libraries("gguf")
+        libraries("gguf")
 
     folder, kept = more.get("embeddings"), None
     if folder is not None:
         kind = _encoder_device(plan).partition(":")[0]
         kept = Embeddings(folder, parts.companions, dtype=plan.dtype, device=kind)
-    with quiet():
+    with (
+        quiet(),
+        explained(
+            f"{parts.name}: cannot be loaded",
+            f"{plan.chosen.words} on {plan.machine.device}",
+            hint="this is a defect worth reporting, or versions of libraries that do not fit",
+        ),
+    ):
         placed = Placed(
             parts,
             plan,
@@ -236,115 +221,20 @@ def plan_loading(
     Takes what `load_model` takes and raises what it raises. With a named `device` it needs no
     torch, unless the budget is left to the device's free memory.
     """
-    return _planned(source, (device, dtype, quantization), memory_budget, (more, None))[1]
+    return _planned(requested(source, (device, dtype, quantization), memory_budget, more))
 
 
-def _planned(
-    source: str | os.PathLike[str] | MergedModel,
-    how: tuple[str, str, str | None],
-    memory_budget: int | str | Mapping[str, int | str] | None,
-    rest: tuple[LoadArguments, int | None],
-) -> tuple[Parts, LoadPlan]:
-    (device, dtype, quantization), (more, base) = how, rest
-    known = LoadArguments.__annotations__
-    if unknown := [name for name in more if name not in known]:
-        close = nearest(unknown[0], known) or list(known)
-        raise TypeError(f"load_model: unknown keyword {quoted(unknown[0])}, expected {close[0]}")
-    if quantization not in (None, "auto", *QUANTIZATIONS):
-        raise RecipeError(
-            "quantization: expected `auto`, `fp8`, `int8`, `int4` or nothing, "
-            f"got {shown(quantization)}"
-        )
-    parts = find_parts(fetched(source), more.get("components"))
-    wanted = _dtype(dtype, parts)
-    pixels = parts.default_size()
-    work = Work(
-        more.get("width", pixels),
-        more.get("height", pixels),
-        more.get("batch", 1),
-        more.get("tokens", 512 if parts.guided else 256),
-    )
-    machine = _machine(device, memory_budget)
-    if base is not None:
-        machine = replace(machine, base=base)
+def _planned(asked: Request, base: int | None = None) -> LoadPlan:
+    """Plan for the machine; `base` is what the libraries take of its main memory."""
+    machine = asked.machine()
     plan = plan_load(
-        parts.sizes(DTYPES[wanted].bits // 8),
-        machine,
-        work,
-        quantization=quantization,
+        asked.parts.sizes(DTYPES[asked.dtype].bits // 8),
+        machine if base is None else replace(machine, base=base),
+        asked.work,
+        quantization=asked.quantization,
         packages=find_spec("gguf") is not None,
     )
-    return parts, plan.with_dtype(str(DTYPES[wanted].torch))
-
-
-def _dtype(dtype: str, parts: Parts) -> str:
-    """Return the dtype to compute in, as files spell it."""
-    if dtype == "auto":
-        counts: dict[str, int] = {}
-        for unit in parts.model.units.values():
-            elements = unit.rows * unit.row_elements
-            counts[unit.dtype] = counts.get(unit.dtype, 0) + elements
-        most = max(counts, key=counts.__getitem__)
-        return most if most in _COMPUTED else "BF16"
-    name = WORDS.get(str(dtype))
-    if name not in _COMPUTED:
-        raise RecipeError(f"dtype: expected `auto`, `bf16`, `f16` or `f32`, got {shown(dtype)}")
-    return str(name)
-
-
-def _machine(device: str, memory_budget: int | str | Mapping[str, int | str] | None) -> Machine:
-    """Return the device with its limits."""
-    if device == "auto":
-        _libraries("torch")
-        import torch
-
-        found = torch.accelerator.current_accelerator(check_available=True)
-        device = "cpu" if found is None else str(found)
-    bare = Machine(device)
-    pool = "ram" if bare.shares_memory else "vram"
-    if memory_budget is None:
-        limits = {} if bare.shares_memory else {"vram": _free(device)}
-    elif isinstance(memory_budget, Mapping):
-        if unknown := set(memory_budget) - {"vram", "ram"}:
-            raise RecipeError(
-                f"memory_budget: expected `vram` and `ram`, got {quoted(str(min(unknown)))}"
-            )
-        limits = {name: size(raw, f"memory_budget.{name}") for name, raw in memory_budget.items()}
-        if bare.shares_memory and "vram" in limits:
-            # One memory: the tighter limit counts.
-            limits = {"ram": min(limits.values())}
-    else:
-        limits = {pool: size(memory_budget, "memory_budget")}
-    return Machine(device, limits.get("vram"), limits.get("ram"))
-
-
-def _free(device: str) -> int:
-    """Return the free bytes of an accelerator's memory."""
-    _libraries("torch")
-    import torch
-
-    return int(torch.accelerator.get_memory_info(torch.device(device))[0])
-
-
-def fetched(source: str | os.PathLike[str] | MergedModel) -> str | os.PathLike[str] | MergedModel:
-    """Return the source, fetched first where it is a hub id."""
-    if not isinstance(source, str) or os.path.exists(source):  # noqa: PTH110
-        return source
-    match = _HUB_ID.fullmatch(source)
-    if match is None:
-        return source
-    _libraries("huggingface_hub")
-    from huggingface_hub import snapshot_download
-
-    # The repositories of FLUX.1 hold every weight a second time, as single files at the top.
-    patterns = ["model_index.json", "*/*.json", "*/*.safetensors", "*/*.txt", "*/*.model"]
-    try:
-        return Path(snapshot_download(match[1], revision=match[2], allow_patterns=patterns))
-    except (OSError, ValueError) as error:
-        raise SubmergeError(
-            f"{source}: no such file or folder, and not fetched from the hub: {error}",
-            hint="check the path, or log in with `hf auth login` for a gated model",
-        ) from error
+    return plan.with_dtype(str(DTYPES[asked.dtype].torch))
 
 
 def _fit_scheduler(pipe: Any, parts: Parts) -> tuple[str, ...]:
@@ -364,20 +254,3 @@ def _fit_scheduler(pipe: Any, parts: Parts) -> tuple[str, ...]:
     shift = {"use_dynamic_shifting": parts.guided, "shift": 3.0 if parts.guided else 1.0}
     pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **shift)
     return (f"scheduler: {suited}, because the model is one {kind} guidance",)
-
-
-def _libraries(*names: str) -> None:
-    """Import optional libraries, or say which extra brings them.
-
-    Raises:
-        SubmergeError: one is not installed.
-    """
-    for name in names:
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            extra = {"huggingface_hub": "hub", "gguf": "gguf"}.get(name, "diffusers")
-            raise SubmergeError(
-                f"{name}: cannot be imported, expected to be installed: {error}",
-                hint=f"pip install 'submerge[{extra}]'",
-            ) from error

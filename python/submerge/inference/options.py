@@ -34,8 +34,9 @@ _SEEDS = hinted(
 
 def _scales(raw: object, where: str) -> dict[str, float]:
     """Read scales by their files, whose names may be path objects."""
-    texts = {os.fspath(p): s for p, s in raw.items()} if isinstance(raw, Mapping) else raw
-    return _SCALES.read(texts, where)  # type: ignore[no-any-return]
+    if isinstance(raw, Mapping):
+        raw = {os.fspath(p) if isinstance(p, os.PathLike) else p: s for p, s in raw.items()}
+    return _SCALES.read(raw, where)  # type: ignore[no-any-return]
 
 
 _SCALES = hinted(named(kind_of(float)), "give each file its scale: `{'style.safetensors': 0.8}`")

@@ -11,14 +11,15 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from submerge.checkpoint import Checkpoint, open_checkpoint
-from submerge.checkpoint.files import MAX_CONFIG_BYTES, read_object
+from submerge.checkpoint import open_checkpoint
+from submerge.checkpoint.dtypes import FLOATS
 from submerge.checkpoint.reading import Reading
-from submerge.errors import CheckpointError, LayoutError, RecipeError, listing, quoted
+from submerge.errors import LayoutError, RecipeError, listing
+from submerge.files import path_of
 from submerge.inference.activations import Shapes
+from submerge.inference.companions import Companions, check_pipeline, open_companions
 from submerge.inference.planner import Sizes, Stored
 from submerge.inference.quantized import QUANTIZATIONS, stored_bytes, unpacked_bytes
 from submerge.layout import Model, identify, tensors_of
@@ -27,20 +28,12 @@ from submerge.plan.provenance import label
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
-__all__ = ["Parts", "find_parts"]
+__all__ = ["Parts", "find_parts", "with_lent"]
 
-_INDEX = "model_index.json"
 _TEXT = ("text_encoder", "text_encoder_2")
-_NEEDED = {
-    "scheduler": "scheduler_config.json",
-    "text_encoder": "config.json",
-    "text_encoder_2": "config.json",
-    "tokenizer": "tokenizer_config.json",
-    "tokenizer_2": "tokenizer_config.json",
-    "vae": "config.json",
-}
 _CHANNELS = 64
 # How much of each tensor speaks for it in the fingerprint.
 _SAMPLE = 4096
@@ -52,17 +45,20 @@ class Parts:
 
     Attributes:
         model: the transformer, its layout known.
-        companions: the pipeline folder with text encoders, tokenizers, VAE and scheduler.
+        beside: text encoders, tokenizers, VAE and scheduler.
         name: what the model is called in public.
         own_scheduler: whether the scheduler belongs to this model.
-        weights: the headers of text encoders and VAE.
     """
 
     model: Model
-    companions: Path
+    beside: Companions
     name: str
     own_scheduler: bool
-    weights: Mapping[str, Checkpoint]
+
+    @property
+    def companions(self) -> Path:
+        """The pipeline folder that text encoders, tokenizers, VAE and scheduler are from."""
+        return self.beside.folder
 
     @property
     def guided(self) -> bool:
@@ -97,23 +93,34 @@ class Parts:
 
     def config(self, component: str) -> dict[str, Any]:
         """Return the config of a companion."""
-        return read_object(self.companions / component / _NEEDED[component], MAX_CONFIG_BYTES)
+        return self.beside.configs[component]
 
     def default_size(self) -> int:
         """Pixels along each side of an image: 1024 for FLUX.1."""
         levels = len(self.config("vae").get("block_out_channels", (1,) * 4))
         return int(128 * 2 ** (levels - 1))
 
+    def check_size(self, width: int, height: int, where: str = "") -> None:
+        """Refuse sides of an image that are no multiple of the pipeline's patch.
+
+        Raises:
+            RecipeError: naming the field after `where`.
+        """
+        patch = self.default_size() // 64
+        for field, pixels in (("width", width), ("height", height)):
+            if pixels % patch:
+                raise RecipeError(f"{where}{field}: expected a multiple of {patch}, got {pixels}")
+
     def sizes(self, itemsize: int) -> Sizes:
         """Return the bytes of the parts when every number takes `itemsize` bytes."""
         text = [
             _layers(
                 (name, tensor.elements * itemsize)
-                for name, tensor in self.weights[part].tensors.items()
+                for name, tensor in self.beside.weights[part].tensors.items()
             )
             for part in _TEXT
         ]
-        vae = self.weights["vae"].tensors.values()
+        vae = self.beside.weights["vae"].tensors.values()
         return Sizes(
             text=sum(sum(part.values()) for part in text),
             text_layer=max(max(part.values()) for part in text),
@@ -188,23 +195,59 @@ def find_parts(source: Any, components: str | os.PathLike[str] | None = None) ->
         RecipeError: a transformer alone, without `components`.
         OSError: a file cannot be read.
     """
-    path = source.path if isinstance(source, MergedModel) else Path(source)
+    path = source.path if isinstance(source, MergedModel) else path_of(source, "model")
     model = identify(open_checkpoint(path))
     if model.arch.family != "flux1" or model.arch.in_channels != _CHANNELS:
         raise LayoutError(
             f"{path}: is {model.variant}, expected a FLUX.1 text-to-image transformer",
             hint="it paints from further images; use the diffusers pipeline made for it",
         )
+    _check_floats(model)
     own = model.checkpoint.pipeline
     if components is not None:
-        folder = _pipeline(Path(components), "components")
+        folder = check_pipeline(path_of(components, "components"), "components")
     elif own is not None:
         folder = own
     else:
         folder = _of_parents(source, model)
-    _check_companions(folder)
-    weights = {part: open_checkpoint(folder / part) for part in (*_TEXT, "vae")}
-    return Parts(model, folder, label(str(path)), own_scheduler=own == folder, weights=weights)
+    beside = open_companions(folder, model.arch)
+    return Parts(model, beside, label(str(path)), own_scheduler=own == folder)
+
+
+def with_lent(
+    load: Mapping[str, Any], source: Any, others: Iterable[str | os.PathLike[str] | MergedModel]
+) -> dict[str, Any]:
+    """Return keywords of loading in which a transformer alone is given another model's components.
+
+    A whole pipeline keeps its own, and a merge its parents'; what `load` names goes before.
+
+    Raises:
+        CheckpointError, OSError: a model cannot be opened.
+    """
+    how = dict(load)
+    if isinstance(source, MergedModel):
+        return how
+    if open_checkpoint(source).pipeline is not None:
+        how.pop("components", None)
+    elif how.get("components") is None:
+        paths = (one.path if isinstance(one, MergedModel) else one for one in others)
+        lent = (open_checkpoint(path).pipeline for path in paths)
+        if (found := next(filter(None, lent), None)) is not None:
+            how["components"] = str(found)
+    return how
+
+
+def _check_floats(model: Model) -> None:
+    """Refuse numbers of a type that nothing is painted from."""
+    others: dict[str, str] = {
+        unit.place.tensor: unit.dtype for unit in model.units.values() if unit.dtype not in FLOATS
+    }
+    if others:
+        raise LayoutError(
+            f"{model.checkpoint.path}: {listing(others)} in {', '.join(sorted({*others.values()}))}"
+            f", expected one of {', '.join(sorted(FLOATS))}",
+            hint="write the model in F32 or BF16 first",
+        )
 
 
 def _of_parents(source: Any, model: Model) -> Path:
@@ -223,34 +266,6 @@ def _of_parents(source: Any, model: Model) -> Path:
             "tokenizers, VAE and scheduler from",
         )
     return min(found, key=lambda entry: entry[0])[1]
-
-
-def _pipeline(folder: Path, where: str) -> Path:
-    if folder.name == _INDEX:
-        folder = folder.parent
-    if not (folder / _INDEX).is_file():
-        raise RecipeError(
-            f"{where}: {quoted(str(folder))} is no diffusers pipeline, expected a folder with "
-            f"`{_INDEX}`"
-        )
-    return folder
-
-
-def _check_companions(folder: Path) -> None:
-    index = read_object(folder / _INDEX, MAX_CONFIG_BYTES)
-    kind = index.get("_class_name")
-    if kind != "FluxPipeline":
-        raise CheckpointError(
-            f"{folder / _INDEX}: the pipeline is {quoted(str(kind))}, expected `FluxPipeline`",
-            hint="take the components of a FLUX.1 text-to-image pipeline",
-        )
-    missing = [part for part, file in _NEEDED.items() if not (folder / part / file).is_file()]
-    if missing:
-        raise CheckpointError(
-            f"{folder}: {listing(missing, noun='component')} missing, expected the folders of a "
-            "whole pipeline",
-            hint="download the whole pipeline, or name another one as `components`",
-        )
 
 
 def _layers(tensors: Iterator[tuple[str, int]]) -> dict[str, int]:

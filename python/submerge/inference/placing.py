@@ -8,14 +8,15 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from submerge.checkpoint.reading import Reading
-from submerge.errors import CheckpointError
+from submerge.errors import CheckpointError, listing
 from submerge.inference.activations import TILE
+from submerge.inference.failures import is_out_of_memory
 from submerge.inference.quantized import NOT_CAST, PACKED, casts, packed, packs, replace_layers
 from submerge.inference.weights import Weights
 from submerge.layout import config_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     import torch
@@ -135,7 +136,9 @@ class Placed:
         from diffusers.image_processor import VaeImageProcessor
 
         folder = self._parts.companions
-        nothing = dict.fromkeys(module for part in _MODULES.values() for module in part)
+        # Nor what pipelines that paint from pictures have besides.
+        further = ("image_encoder", "feature_extractor")
+        nothing = dict.fromkeys((*(name for part in _MODULES.values() for name in part), *further))
         with _explained(folder):
             pipe = computing_on(FluxPipeline, self._device).from_pretrained(
                 folder, local_files_only=True, **nothing
@@ -182,9 +185,15 @@ class Placed:
                 # transformers reads each layer from the file itself; the folder stays empty.
                 more = {"device_map": {"": "disk"}, "offload_folder": self._folder()}
             with self._loading(name):
-                module = getattr(transformers, kind).from_pretrained(
-                    folder, dtype=self._dtype, local_files_only=True, **more
+                module, about = getattr(transformers, kind).from_pretrained(
+                    folder,
+                    output_loading_info=True,
+                    dtype=self._dtype,
+                    local_files_only=True,
+                    variant=self._parts.beside.variants[name],
+                    **more,
                 )
+            _check_whole(folder, about)
             modules[name] = self._put(module, place)
         return modules
 
@@ -193,9 +202,14 @@ class Placed:
 
         folder = self._parts.companions / "vae"
         with self._loading("vae"):
-            vae = AutoencoderKL.from_pretrained(
-                folder, torch_dtype=self._dtype, local_files_only=True
+            vae, about = AutoencoderKL.from_pretrained(
+                folder,
+                output_loading_info=True,
+                torch_dtype=self._dtype,
+                local_files_only=True,
+                variant=self._parts.beside.variants["vae"],
             )
+        _check_whole(folder, about)
         if self._plan.chosen.tiles:
             vae.enable_tiling()
             # The config's own tile is a whole image of 1024 x 1024.
@@ -289,7 +303,7 @@ class Placed:
     @contextmanager
     def _loading(self, component: str) -> Iterator[None]:
         """Have a library load a component, from the files whose headers were read."""
-        with Reading(self._parts.weights[component]) as reading:
+        with Reading(self._parts.beside.weights[component]) as reading:
             try:
                 with _explained(self._parts.companions / component):
                     yield
@@ -300,6 +314,15 @@ class Placed:
         if self._scratch is None:
             self._scratch = tempfile.TemporaryDirectory(prefix="submerge-")
         return self._scratch.name
+
+
+def _check_whole(folder: Path, about: Mapping[str, Any]) -> None:
+    """Refuse a component that lacks weights: the libraries make them up, and only warn."""
+    if missing := sorted(about["missing_keys"]):
+        raise CheckpointError(
+            f"{folder}: {listing(missing)} missing, expected those of its config",
+            hint="the component was only partly saved or downloaded; fetch it again",
+        )
 
 
 def _empty(module: Any) -> None:
@@ -365,6 +388,8 @@ def _explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         raise CheckpointError(
             f"{folder}: cannot be loaded: {error}",
             hint="the component may be damaged or of another version; download it again",

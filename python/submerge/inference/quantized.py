@@ -116,7 +116,7 @@ def packed(quantization: str, name: str, weight: torch.Tensor) -> Any:
         if not np.isfinite(numbers).all():
             raise CheckpointError(
                 f"{name}: cannot be stored in {quantization}, expected finite numbers",
-                hint="load it without `quantization`; `submerge analyze` counts such numbers",
+                hint="load it without `quantization`; `submerge.analyze` counts such numbers",
             )
         made[at : at + step] = quants.quantize(numbers, kind)
     return GGUFParameter(torch.from_numpy(made), quant_type=kind)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from warnings import catch_warnings, simplefilter
 
 from submerge.errors import Cancelled, CheckpointError, RecipeError, counted
+from submerge.files import path_of
 from submerge.given import shown
 from submerge.inference.adapters import adapted
+from submerge.inference.failures import explained
 from submerge.inference.images import GeneratedImage, InferenceResult, read_metadata
 from submerge.inference.loading import LoadedModel, load_model
 from submerge.inference.options import InferenceOptions, InferenceOptionsDict
@@ -23,6 +25,7 @@ from submerge.run import __version__
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from submerge.documents import ImageDocument
     from submerge.documents.painting import PaintedModel
@@ -60,6 +63,7 @@ class _Run:
     images: int = 0
     total: int = 0
     done: int = 0
+    raised: Exception | None = None
     watch: Watch = field(default_factory=Watch)
     phases: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     memory: dict[str, dict[str, int | None]] = field(default_factory=dict)
@@ -81,7 +85,14 @@ class _Run:
             Cancelled: the callback returned False.
         """
         self.done += steps
-        if self.callback is not None and self.callback(self.done, self.total) is False:
+        if self.callback is None:
+            return
+        try:
+            goes_on = self.callback(self.done, self.total) is not False
+        except Exception as error:
+            self.raised = error
+            raise
+        if not goes_on:
             raise Cancelled(
                 f"painting: stopped by the callback after step {self.done} of {self.total}",
                 hint="images already written stay; the same call with the same output goes on",
@@ -121,7 +132,7 @@ def run_inference(
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             raise RecipeError(f"prompts[{index}]: expected a text, got {shown(text)}")
-    folder = None if output is None else Path(output)
+    folder = None if output is None else path_of(output, "output")
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     if isinstance(model, LoadedModel):
@@ -138,37 +149,59 @@ def run_inference(
 def _painted(
     run: _Run, prompts: Sequence[str], folder: Path | None, notes: tuple[str, ...]
 ) -> InferenceResult:
-    _check_size(run)
+    options: Any = run.options
+    run.model.parts.check_size(options.width, options.height, "options.")
     jobs = _jobs(run, prompts, folder)
+    ineffective = _ineffective(run)
     found = {job.place: image for job in jobs if (image := _already(job)) is not None}
     todo = [job for job in jobs if job.place not in found]
     run.images = len(todo)
     run.total = run.options.steps * len(todo)  # type: ignore[operator]
-    cut = _texts(run, todo)
     batches = [todo[i : i + run.options.batch] for i in range(0, len(todo), run.options.batch)]
-    if todo:
-        with adapted(run.model, run.options) as keywords:
-            for batch in batches:
-                found |= _batch(run, batch, keywords)
+    asked = run.options
+    with explained(
+        f"{run.model.name}: cannot be painted with",
+        f"{asked.width} x {asked.height} pixels, {asked.batch} at a time on {run.model.device}",
+        hint="check `more` and the adapters; without them this is a defect worth reporting",
+        own=lambda error: error is run.raised,
+    ):
+        cut = _texts(run, todo)
+        if todo:
+            with adapted(run.model, run.options) as (keywords, idle):
+                ineffective += idle
+                for batch in batches:
+                    found |= _batch(run, batch, keywords)
     for job in todo:
         text = [note for index, note in cut.items() if index == job.prompt_index]
-        found[job.place].notes = tuple(text)
+        found[job.place].notes += tuple(text)
     return InferenceResult(
         images=[found[job.place] for job in jobs],
         model=run.model.name,
         phases=run.phases,
         memory=run.memory,
-        notes=(*run.model.notes, *run.model.recomputed, *notes, *cut.values()),
+        notes=(
+            *run.model.notes,
+            *run.model.recomputed,
+            *notes,
+            *ineffective,
+            *cut.values(),
+            *(note for job in jobs for note in found[job.place].notes if note not in cut.values()),
+        ),
         resumed=len(jobs) - len(todo),
     )
 
 
-def _check_size(run: _Run) -> None:
-    patch = run.model.parts.default_size() // 64
-    for side in ("width", "height"):
-        pixels = getattr(run.options, side)
-        if pixels % patch:
-            raise RecipeError(f"options.{side}: expected a multiple of {patch}, got {pixels}")
+def _ineffective(run: _Run) -> tuple[str, ...]:
+    """Say which options change nothing, before anything is painted."""
+    guidance = run.options.guidance
+    if guidance and not run.model.guided:
+        return (
+            (
+                f"guidance {guidance}: has no effect, the model has no guidance embedder; "
+                "`true_cfg` works with every model"
+            ),
+        )
+    return ()
 
 
 def _jobs(run: _Run, prompts: Sequence[str], folder: Path | None) -> list[_Job]:
@@ -247,7 +280,7 @@ def _batch(
     images = {}
     for job, latent in zip(jobs, latents, strict=True):
         with run.phase("decode", prompt=job.prompt_index) as decode, run.model.phase("decode"):
-            picture = _decode(run, latent[None])
+            picture, notes = _decode(run, latent[None])
         phases = {
             "text": run.phases["text"] / run.images,
             "denoise": denoise.seconds / len(jobs),
@@ -263,6 +296,7 @@ def _batch(
             seconds=sum(phases.values()),
             phases=phases,
             memory={**run.memory, "denoise": denoise.memory, "decode": decode.memory},
+            notes=tuple(f"prompt {job.prompt_index}, seed {job.seed}: {note}" for note in notes),
         )
         if job.path is not None:
             image.save(job.path)
@@ -334,8 +368,8 @@ def _shifted(pipe: Any, shift: float | None) -> Iterator[None]:
         pipe.scheduler = kept
 
 
-def _decode(run: _Run, latents: Any) -> Any:
-    """Return the picture of one image's packed latents, as the pipeline itself decodes it."""
+def _decode(run: _Run, latents: Any) -> tuple[Any, list[str]]:
+    """Return the picture of one image's packed latents, as the pipeline decodes it, and remarks."""
     import torch
 
     pipe, options = run.model.pipe, run.options
@@ -345,4 +379,11 @@ def _decode(run: _Run, latents: Any) -> Any:
         )
         scaled = unpacked / pipe.vae.config.scaling_factor + pipe.vae.config.shift_factor
         pixels = pipe.vae.decode(scaled.to(run.model.device), return_dict=False)[0]
-        return pipe.image_processor.postprocess(pixels, output_type="pil")[0]
+        finite = bool(torch.isfinite(latents).all() and torch.isfinite(pixels).all())
+        with catch_warnings():
+            simplefilter("ignore", RuntimeWarning)  # numbers that are none, told below
+            picture = pipe.image_processor.postprocess(pixels, output_type="pil")[0]
+    notes = [] if finite else ["numbers that are not finite were computed"]
+    if all(low == high for low, high in picture.getextrema()):
+        notes.append("one colour all over")
+    return picture, notes

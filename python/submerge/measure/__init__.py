@@ -32,6 +32,8 @@ from submerge import errors
 from submerge.errors import SubmergeError
 from submerge.given import shown
 from submerge.inference import plan_loading
+from submerge.inference.parts import with_lent
+from submerge.inference.request import fetched
 from submerge.measure.measurement import Measurement, gathered
 from submerge.measure.workload import Workload, WorkloadDict
 from submerge.merge import MergedModel, named
@@ -82,10 +84,14 @@ def measure(
     asked = [Workload.of(given) for given in workloads or ({},)]
     paths = [model.path if isinstance(model, MergedModel) else model, *parents]
     models = named(paths)
+    lenders = [fetched(path) for path in models.values()]
+    if isinstance(model, MergedModel):
+        lenders += [parent.path for parent in model.recipe.models.values()]
+    loads = {name: with_lent(load or {}, fetched(path), lenders) for name, path in models.items()}
     jobs = {
         name: {
             "path": path,
-            "load": {key: _plain(value) for key, value in (load or {}).items()},
+            "load": {key: _plain(value) for key, value in loads[name].items()},
             "workloads": [
                 dict(w.options) | {"images": w.images, "prompt": w.prompt} for w in asked
             ],
@@ -93,8 +99,8 @@ def measure(
         }
         for name, path in models.items()
     }
-    for path in models.values():
-        _check(path, load or {})
+    for name, path in models.items():
+        _check(path, loads[name])
     seen: dict[str, list[dict[str, Any]]] = {name: [] for name in models}
     for turn in range(rounds):
         for name, job in jobs.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 import typing
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -123,20 +124,41 @@ Blends: TypeAlias = Mapping[str, Blend]
 """Unit name to what the unit is made by."""
 
 
-def weighted_sum(weights: Mapping[str, float]) -> Blend:
+def weighted_sum(weights: Mapping[str, float], total: float = 1.0) -> Blend:
     """Return the weighted sum of the models, those of weight 0 left out, in order of their names.
 
     The order of the operands is one that permuting the models of a recipe does not change.
+
+    Args:
+        weights: a weight for each model, before it is divided.
+        total: what they are divided by. Where they fit into F32 and what they would become does
+            not, as thirds, the core divides the sum instead: that of numbers in BF16 or F16 is
+            mostly exact, so what lies in the middle between two numbers of the output is rounded
+            as it should be.
     """
     given = {model: weight for model, weight in weights.items() if weight != 0}
+    shares = {model: weight / total for model, weight in weights.items()}
     models = tuple(sorted(given))
+    arguments: dict[str, Any] = {"weights": [shares[model] for model in models]}
+    whole = len(models) > 1 and all(map(_fits, (*given.values(), total)))
+    if whole and not all(_fits(shares[model]) for model in models):
+        arguments = {"weights": [given[model] for model in models], "divisor": total}
     return Blend(
         op="linear",
-        arguments={"weights": [given[model] for model in models]},
+        arguments=arguments,
         models=models,
-        words=weighted_words(given),
-        shares=weights,
+        words=weighted_words({model: shares[model] for model in given}),
+        shares=shares,
     )
+
+
+def _fits(number: float) -> bool:
+    """Whether F32 has the number."""
+    try:
+        rounded: float = struct.unpack("f", struct.pack("f", number))[0]
+    except OverflowError:
+        return False
+    return rounded == number
 
 
 def copied(model: str) -> Blend:

@@ -62,6 +62,7 @@ class DareTies(Voted, _Random):
 
     name: ClassVar[str] = "dare_ties"
     formula: ClassVar[str] = f"C + {SUM} random(d_i) [agrees]"
+    passes: ClassVar[int] = 3
 
     consensus: Consensus = parameter(CONSENSUS)
 
@@ -110,6 +111,7 @@ class Della(Voted, _Ranked):
 
     name: ClassVar[str] = "della"
     formula: ClassVar[str] = f"C + {SUM} rank(d_i) [agrees] / sum_i w_i [agrees]"
+    passes: ClassVar[int] = 3
 
     normalize: bool = parameter(NORMALIZE, default=True)
     consensus: Consensus = parameter(CONSENSUS)

@@ -52,7 +52,9 @@ Consensus: TypeAlias = Literal["plain", "sum", "count"] | None
 CONSENSUS = (
     "which sign wins: that of the sum of deltas (`plain`, as the papers), of their sum with "
     "weights (`sum`, as mergekit), or that of more models (`count`). Left out it is `plain`, and "
-    "`sum` under `compat: mergekit`; they differ only where weights do."
+    "`sum` under `compat: mergekit`; they differ only where weights do. Where deltas cancel "
+    "exactly, the sign of more elements of the unit wins, as in the code of TIES' authors, and the "
+    "positive one under `compat: mergekit`."
 )
 
 
@@ -97,12 +99,14 @@ class Delta(Method):
                 found[unit] = weighted_sum({base: 1.0})
                 continue
             given = {name: [table[m][unit] for m in row] for name, table in thin.items()}
+            sparsify = self._sparsify(given, setting, unit, list(row))
             arguments = {
                 "weights": list(row.values()),
                 "lambda": scales[unit],
                 "normalize": self.normalize,
                 "consensus": self.voting(setting),
-                "sparsify": self._sparsify(given, setting, unit, list(row)),
+                "even": _even(sparsify, setting),
+                "sparsify": sparsify,
             }
             found[unit] = Blend(
                 op="delta",
@@ -230,6 +234,7 @@ class Ties(Voted, Thin):
     name: ClassVar[str] = "ties"
     formula: ClassVar[str] = f"C + {SUM} top(d_i) [agrees] / sum_i w_i [agrees]"
     source: ClassVar[str] = f"Yadav et al. 2023 (arXiv 2306.01708); {MERGEKIT}"
+    passes: ClassVar[int] = 8
     equal: ClassVar[Equality] = {"numpy": EXACT, MERGEKIT: OUTSIDE_TIES}
 
     normalize: bool = parameter(NORMALIZE, default=True)
@@ -275,8 +280,18 @@ class BreadcrumbsTies(Voted, _Outliers):
 
     name: ClassVar[str] = "breadcrumbs_ties"
     formula: ClassVar[str] = f"C + {SUM} middle(d_i) [agrees]"
+    passes: ClassVar[int] = 8
 
     consensus: Consensus = parameter(CONSENSUS)
+
+
+def _even(sparsify: Mapping[str, Any], setting: Setting) -> str:
+    """Return which sign wins where deltas cancel, in the core's word.
+
+    Where every element has a factor of its own they do so by chance alone: not worth a pass.
+    """
+    own = sparsify.get("rank", {}).get("rescale") == "inverse"
+    return "positive" if own or setting.compat == "mergekit" else "majority"
 
 
 def _words(

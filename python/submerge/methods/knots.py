@@ -28,8 +28,8 @@ class Knots(Ties):
     directions of no strength are left out first (here below a millionth of the strongest, there
     below 1e-5); its `topK` is `density` (and keeps one element more), its `scaling_coeffs` are
     `lambda`, and shares are of a unit, there of all layers together. The signs of singular vectors
-    change nothing but where models cancel to 0: there the vote is as even as in `ties`, and hangs
-    on rounding; the largest element of each vector of the shorter side is positive. Where singular
+    change nothing but where models cancel to 0: there, where it hangs on rounding, the positive
+    sign wins; the largest element of each vector of the shorter side is positive. Where singular
     values are equal any basis of their space is right, and the result differs with it: it is the
     one that the decomposition finds, the same on every machine.
 

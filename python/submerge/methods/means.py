@@ -105,13 +105,13 @@ class _Mean(Method):
         models = tuple(sorted(setting.models))
         even = dict.fromkeys(models, 1.0 / len(models))
         words = f"{self.name} of {', '.join(models)}"
-        given = (self.name, self._arguments(len(models)))
+        given = (self.name, self._arguments(setting))
         blend = combined(given, None, even, words, rowwise=self.rowwise)
         return dict.fromkeys(selection.wanted, blend)
 
     @abstractmethod
-    def _arguments(self, count: int) -> dict[str, Any]:
-        """Return what the core is told for this many models."""
+    def _arguments(self, setting: Setting) -> dict[str, Any]:
+        """Return what the core is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +123,20 @@ class Karcher(_Mean):
     source: ClassVar[str] = MERGEKIT
     equal: ClassVar[Equality] = EQUAL
 
-    max_iter: Count = parameter("steps at most.", 10)
-    tol: float = parameter("a step shorter than this is the last.", 1e-5)
+    max_iter: Count | None = parameter(
+        "steps at most. Left out it is 100, and 10 under `compat: mergekit`."
+    )
+    tol: float | None = parameter(
+        "a step shorter than this is the last. Left out it is 1e-9, below all that F32 shows, and "
+        "1e-5 under `compat: mergekit`."
+    )
 
-    def _arguments(self, count: int) -> dict[str, Any]:  # noqa: ARG002
-        return {"max_iter": self.max_iter, "tol": self.tol}
+    def _arguments(self, setting: Setting) -> dict[str, Any]:
+        steps, step = (10, 1e-5) if setting.compat == "mergekit" else (100, 1e-9)
+        return {
+            "max_iter": steps if self.max_iter is None else self.max_iter,
+            "tol": step if self.tol is None else self.tol,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +155,8 @@ class GeometricMedian(_Mean):
     tol: float = parameter("a relative change of the sum of distances that counts as none.", 1e-20)
     eps: float = parameter("the least distance that is divided by.", 1e-6)
 
-    def _arguments(self, count: int) -> dict[str, Any]:
+    def _arguments(self, setting: Setting) -> dict[str, Any]:
+        count = len(setting.models)
         weights = [1.0 / count] * count
         return {"weights": weights, "max_iter": self.max_iter, "tol": self.tol, "eps": self.eps}
 

@@ -85,11 +85,17 @@ class Linear(Method):
 
     def blends(self, setting: Setting, selection: Selection, where: str) -> Blends:
         """Return the sums."""
-        rows = self.weights(setting.models, selection, where)
-        return {unit: weighted_sum(row) for unit, row in rows.items()}
+        rows = self._rows(setting.models, selection, where)
+        at = f"{where}.weight"
+        return {unit: weighted_sum(row, self._total(row, unit, at)) for unit, row in rows.items()}
 
     def weights(self, models: Sequence[str], selection: Selection, where: str) -> Weights:
         """Return `1 - alpha` and `alpha`, or the named weights over their sum."""
+        found = self.blends(Setting(tuple(models)), selection, where)
+        return {unit: dict(blend.shares) for unit, blend in found.items()}
+
+    def _rows(self, models: Sequence[str], selection: Selection, where: str) -> Weights:
+        """Return the weights before they are divided by their sum."""
         self._check(models, where)
         if self.weight is not None:
             return self._named(self.weight, models, selection, f"{where}.weight")
@@ -111,10 +117,13 @@ class Linear(Method):
         result: Weights = {}
         for unit in selection.wanted:
             row = {model: tables[model][unit] if model in tables else 0.0 for model in models}
-            result[unit] = self._normalized(row, unit, where) if self.normalize else row
+            result[unit] = row
         return result
 
-    def _normalized(self, row: dict[str, float], unit: str, where: str) -> dict[str, float]:
+    def _total(self, row: Mapping[str, float], unit: str, where: str) -> float:
+        """Return what the weights of a unit are divided by."""
+        if self.weight is None or not self.normalize:
+            return 1.0
         try:
             total = math.fsum(row.values())
         except OverflowError:
@@ -126,10 +135,9 @@ class Linear(Method):
                 f"expected a sum other than 0, got {total:g}",
                 hint="`method: {linear: {weight: ..., normalize: false}}` uses them as they are",
             )
-        scaled = {model: weight / total for model, weight in row.items()}
-        if not math.isfinite(total) or not all(map(math.isfinite, scaled.values())):
+        if not math.isfinite(total) or not all(math.isfinite(w / total) for w in row.values()):
             raise RecipeError(f"{where}: the weights of {quoted(unit)} are too large to normalise")
-        return scaled
+        return total
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from submerge.documents import read
+from submerge.files import path_of
 
 if TYPE_CHECKING:
     from submerge.documents import Source
@@ -34,7 +35,7 @@ def load(form: type[Document], source: Source, name: str) -> tuple[Document, Pat
     """
     if isinstance(source, Mapping):
         return read(form, source), Path()
-    path = Path(source)
+    path = path_of(source, "report")
     path = path / name if path.is_dir() else path
     return read(form, path), path.parent
 

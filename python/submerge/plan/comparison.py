@@ -12,6 +12,7 @@ from submerge.methods import Blend
 from submerge.plan.compile import agree
 from submerge.plan.decide import union
 from submerge.plan.form import About, OutFile, OutputTensor, Parent, Plan, Unit, Unused
+from submerge.plan.outputs import dtype_of
 from submerge.plan.provenance import label
 from submerge.plan.unit import Inputs
 
@@ -74,7 +75,7 @@ def comparison_plan(models: Mapping[str, Model], question: Question | None = Non
         unit = _compared(inputs, using, name, question)
         units.append(unit._replace(output=len(outputs)))
         info = pair[first].units[name]
-        dtype = (question.dtype if question else None) or info.dtype
+        dtype = (question.dtype if question else None) or dtype_of(name, (info.dtype,), "same")
         shape = (info.rows, *inputs.tensor(first, name).shape[1:])
         outputs.append(OutputTensor(0, name, dtype, shape))
         read += inputs.nbytes(unit)

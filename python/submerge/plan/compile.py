@@ -18,7 +18,7 @@ from submerge.plan.about import Draft, about, beside, remarks
 from submerge.plan.decide import decide, union
 from submerge.plan.form import OutFile, OutputTensor, Plan
 from submerge.plan.guidance import decide_guidance
-from submerge.plan.outputs import lay_out, place, shape_of
+from submerge.plan.outputs import lay_out, place, precision_notes, shape_of
 from submerge.plan.pipeline import take_over
 from submerge.plan.provenance import metadata
 from submerge.plan.scope import spanned
@@ -68,6 +68,7 @@ def compile_plan(recipe: Recipe, models: Mapping[str, Model], target: Path) -> P
     arch = _architecture(next(iter(models.values())).arch, units, guidance, inputs)
     read_bytes = sum(map(inputs.nbytes, units.values()))
     tensors = lay_out(shape, arch, units, inputs, recipe.output.dtype)
+    precision = precision_notes(tensors, inputs, recipe.output.dtype)
     if recipe.scope == "tensor":
         tensors = spanned(tensors, inputs)
     carried = _carried(inputs, owner)
@@ -96,7 +97,7 @@ def compile_plan(recipe: Recipe, models: Mapping[str, Model], target: Path) -> P
         outputs=placed.outputs,
         units=placed.units,
         about=about(draft)._replace(
-            notes=(*notes, *guidance.notes, *taken.notes, *remarks(draft, licences)),
+            notes=(*notes, *precision, *guidance.notes, *taken.notes, *remarks(draft, licences)),
             unused=list_unused(inputs, decided, guidance, owner, recipe.extras),
         ),
         read_bytes=read_bytes + sum(tensor.nbytes for tensor, _ in carried),

@@ -110,8 +110,10 @@ class Unit(NamedTuple):
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """The weights of a `linear` sum, else none."""
-        return tuple(self.blend.arguments["weights"]) if self.op == "linear" else ()
+        """The weights of a `linear` sum, each over what the sum is divided by, else none."""
+        given = self.blend.arguments
+        divisor = given.get("divisor", 1.0)
+        return tuple(w / divisor for w in given["weights"]) if self.op == "linear" else ()
 
 
 class OutputTensor(NamedTuple):

@@ -14,13 +14,14 @@ These are facts for the user to judge, not legal advice.
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from submerge.errors import RecipeError, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from submerge.layout import Model
@@ -46,8 +47,6 @@ _PERMISSIVE = frozenset(
 _GRANTED = " (granted)"
 _KEYS = ("submerge.license", "modelspec.license")
 _CARD_BYTES = 1 << 16
-_FRONT_MATTER = re.compile(r"\A\ufeff?---\r?\n(?P<yaml>.*?)\r?\n---\s*(?:\r?\n|\Z)", re.DOTALL)
-_FIELD = re.compile(r"^(?P<key>license|license_name):[ \t]*(?P<value>\S.*?)[ \t]*$", re.MULTILINE)
 
 
 class Terms(NamedTuple):
@@ -177,14 +176,20 @@ def _card_licence(model: Model) -> str:
             text = file.read(_CARD_BYTES).decode("utf-8", "replace")
     except OSError:
         return ""  # no card, or none that can be read: the other evidence stands
-    matter = _FRONT_MATTER.match(text)
-    fields = (
-        {m["key"]: m["value"].strip("'\"") for m in _FIELD.finditer(matter["yaml"])}
-        if matter
-        else {}
-    )
+    fields = dict(_fields(text))
     licence = fields.get("license", "")
     return fields.get("license_name", licence) if licence == "other" else licence
+
+
+def _fields(card: str) -> Iterator[tuple[str, str]]:
+    """Yield what a card's front matter says of its licence."""
+    first, *lines = card.removeprefix("\ufeff").split("\n")
+    if first.rstrip() != "---" or "---" not in map(str.rstrip, lines):
+        return
+    for line in itertools.takewhile(lambda line: line.rstrip() != "---", lines):
+        key, _, value = line.partition(":")
+        if key in ("license", "license_name") and value.strip():
+            yield key, value.strip().strip("'\"")
 
 
 def license_files(model: Model) -> list[Path]:

@@ -7,12 +7,13 @@ laid out, the index that of the shards that are planned.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from submerge.blocks import block_of
-from submerge.checkpoint.dtypes import FLOATS, WORDS
+from submerge.checkpoint.dtypes import DTYPES, FLOATS, WORDS
 from submerge.checkpoint.names import is_one_file
-from submerge.errors import InternalError, LayoutError, RecipeError, quoted
+from submerge.errors import InternalError, LayoutError, RecipeError, counted, quoted
 from submerge.layout import COMFY_PREFIX, OutTensor, family_of, tensors_of
 from submerge.plan.form import OutputTensor, Text, Unit
 from submerge.plan.sizes import data_key, split_shards
@@ -25,11 +26,22 @@ if TYPE_CHECKING:
     from submerge.plan.unit import Inputs
     from submerge.recipe import Output as Wanted
 
-__all__ = ["Filled", "Placed", "Shape", "dtype_of", "lay_out", "place", "shape_of"]
+__all__ = [
+    "Filled",
+    "Placed",
+    "Shape",
+    "dtype_of",
+    "lay_out",
+    "place",
+    "precision_notes",
+    "shape_of",
+]
 
 Filled: TypeAlias = tuple[OutputTensor, list[Unit]]
 """A tensor of the output and the units that fill it, in row order."""
 
+# What numbers of a type are computed in, where that is another.
+_COMPUTED = {"F64": "F32"}
 # diffusers' own default for save_pretrained; decimal.
 _SHARD_SIZE = 10_000_000_000
 
@@ -168,7 +180,11 @@ def _filled(tensor: OutTensor, units: Sequence[Unit], inputs: Inputs, dtype: str
     if dtype == "fp8":
         dtype = "f8_e4m3" if _is_block_matrix(tensor) else "same"
     dtypes = frozenset().union(*(inputs.dtypes(unit) for unit in units))
-    return OutputTensor(0, tensor.name, dtype_of(tensor.name, dtypes, dtype), tensor.shape), placed
+    if dtype == "same" and len(dtypes) == 1 and all(unit.op == "copy" for unit in units):
+        (found,) = dtypes  # the bytes as they are
+    else:
+        found = dtype_of(tensor.name, dtypes, dtype)
+    return OutputTensor(0, tensor.name, found, tensor.shape), placed
 
 
 def _is_block_matrix(tensor: OutTensor) -> bool:
@@ -180,9 +196,11 @@ def _is_block_matrix(tensor: OutTensor) -> bool:
 
 
 def dtype_of(name: str, dtypes: Collection[str], wanted: str) -> str:
-    """Return the dtype of a tensor: the one wanted, or what its operands have in common.
+    """Return the dtype of a tensor: the one wanted, or with `same` the widest of its operands.
 
-    With `same`, BF16 where the operands disagree. What is no float keeps its dtype.
+    Of two as wide as each other (F16 and BF16, or the two of 8 bits) neither holds the other's
+    numbers: BF16 is taken. Sums are formed in F32, so that is what F64 becomes. What is no float
+    keeps its dtype.
 
     Raises:
         LayoutError: floats and others in one tensor.
@@ -199,7 +217,26 @@ def dtype_of(name: str, dtypes: Collection[str], wanted: str) -> str:
         return others[0]
     if wanted != "same":
         return WORDS[wanted]
-    return found[0] if len(found) == 1 else "BF16"
+    floats = {_COMPUTED.get(dtype, dtype) for dtype in found}
+    bits = max(DTYPES[dtype].bits for dtype in floats)
+    widest = [dtype for dtype in floats if DTYPES[dtype].bits == bits]
+    return widest[0] if len(widest) == 1 else "BF16"
+
+
+def precision_notes(tensors: Sequence[Filled], inputs: Inputs, wanted: str) -> tuple[str, ...]:
+    """Return what `same` made of the tensors that no model or not every model has in that type."""
+    if wanted != "same":
+        return ()
+    changed: Counter[tuple[tuple[str, ...], str]] = Counter()
+    for tensor, units in tensors:
+        dtypes = frozenset().union(*(inputs.dtypes(unit) for unit in units))
+        if dtypes != {tensor.dtype}:
+            changed[tuple(sorted(dtypes)), tensor.dtype] += 1
+    return tuple(
+        f"{counted(count, 'tensor')} of {' and '.join(dtypes)} written in {dtype}; "
+        "`dtype` chooses another type"
+        for (dtypes, dtype), count in changed.items()
+    )
 
 
 def place(shape: Shape, tensors: Sequence[Filled], arch: Architecture) -> Placed:

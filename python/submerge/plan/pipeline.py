@@ -14,10 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from submerge.checkpoint import read_header
-from submerge.checkpoint.components import INDEX, Component, Pipeline, is_index, is_weights
-from submerge.checkpoint.files import MAX_CONFIG_BYTES, read_object
+from submerge.checkpoint.components import (
+    INDEX,
+    Component,
+    Pipeline,
+    is_index,
+    is_weights,
+    variant_of,
+)
+from submerge.checkpoint.files import MAX_CONFIG_BYTES, MAX_INDEX_BYTES, read_object
 from submerge.checkpoint.names import is_safetensors
 from submerge.errors import CheckpointError, RecipeError, listing, quoted
+from submerge.files import expanded
 from submerge.plan.form import Copy, Text
 from submerge.plan.licence import is_licence
 from submerge.plan.provenance import label
@@ -69,18 +77,21 @@ def take_over(wanted: Output, models: Mapping[str, Model], *, guidance: bool) ->
     listed = base.pipeline.listed
     index = {key: value for key, value in listed.items() if key != "_name_or_path"}
     copies: list[Copy] = []
+    texts: list[Text] = []
+    notes = [_scheduler_note(scheduler, guidance=guidance)]
     left = [n for n in base.pipeline.beside if not is_licence(n) and n not in _OWN]
     for name in _components(base):
         source = scheduler if name == "scheduler" else base
         index[name] = source.pipeline.listed.get(name, index[name])
-        found, skipped = _files(source.pipeline.component(name), wanted.link)
-        copies += found
-        left += skipped
-    notes = [_scheduler_note(scheduler, guidance=guidance)]
+        found = _files(source.pipeline.component(name), wanted.link)
+        copies += found.copies
+        texts += found.texts
+        left += found.left
+        notes += found.notes
     if left:
         notes.append(f"not taken over from {quoted(base.name)}: {listing(left, noun='item')}")
     text = json.dumps(index, indent=2) + "\n"
-    return Taken(tuple(copies), (Text(INDEX, text),), tuple(notes))
+    return Taken(tuple(copies), (*texts, Text(INDEX, text)), tuple(notes))
 
 
 def _left_behind(models: Mapping[str, Model]) -> list[str]:
@@ -96,7 +107,7 @@ def _left_behind(models: Mapping[str, Model]) -> list[str]:
 
 
 def _open(name: str, models: Mapping[str, Model], field: str) -> _Giver:
-    folder = models[name].checkpoint.pipeline if name in models else Path(name)
+    folder = models[name].checkpoint.pipeline if name in models else expanded(name)
     where = f"recipe.output.{field}"
     if folder is None or not (folder / INDEX).is_file():
         raise RecipeError(
@@ -118,29 +129,62 @@ def _components(giver: _Giver) -> list[str]:
     return [name for name in giver.pipeline.names if name != "transformer"]
 
 
-def _files(
-    component: Component, link: Literal["auto", "link", "reflink", "copy"]
-) -> tuple[list[Copy], list[str]]:
-    """Return the files of a component to take over, and those to leave: weights in other forms."""
+class _Files(NamedTuple):
+    """The files of a component: what is copied, what is written anew, what is left, remarks."""
+
+    copies: list[Copy]
+    texts: list[Text]
+    left: list[str]
+    notes: list[str]
+
+
+def _files(component: Component, link: Literal["auto", "link", "reflink", "copy"]) -> _Files:
+    """Return which files of a component to take over; weights in other forms are left.
+
+    Where there is only a variant (`model.fp16.safetensors`), it takes the plain name: the pipeline
+    must open without being asked for it, as its transformer does.
+    """
     files = [Path(file) for file in component.files]
     has_plain = any(_PLAIN.fullmatch(file.name) and file.suffix != ".json" for file in files)
-    copies = []
-    left = [f"{component.name}/{name}" for name in component.litter]
+    variants = {found[0] for file in files if (found := variant_of(file.name)) is not None}
+    chosen = None if has_plain else min(variants, default=None)
+    made = _Files([], [], [f"{component.name}/{name}" for name in component.litter], [])
+    if chosen is not None:
+        made.notes.append(
+            f"{component.name}: its variant {quoted(chosen)} is taken over under the plain name"
+        )
     for file in files:
-        inside = f"{component.name}/{file.as_posix()}"
-        numbers = is_weights(file.name)
-        if has_plain and (numbers or is_index(file.name)) and not _PLAIN.fullmatch(file.name):
-            left.append(inside)
+        numbers, listing_shards = is_weights(file.name), is_index(file.name)
+        variant = variant_of(file.name)
+        wanted = _PLAIN.fullmatch(file.name) is not None if has_plain else chosen is None
+        if variant is not None and variant[0] == chosen:
+            wanted = True
+        if (numbers or listing_shards) and not wanted:
+            made.left.append(f"{component.name}/{file.as_posix()}")
             continue
         path = component.folder / file
-        if is_index(file.name):
+        name = file if chosen is None or variant is None else file.with_name(variant[1])
+        inside = f"{component.name}/{name.as_posix()}"
+        if listing_shards:
             component.check_shards(file.as_posix())
+            if name != file:
+                made.texts.append(Text(inside, _renamed(path)))
+                continue
         elif is_safetensors(file.name):
             read_header(path)
         # A hub cache holds links; a hard link must be to the file itself.
         real = Path(os.path.realpath(path))
-        copies.append(Copy(inside, real, link if numbers else "copy", real.stat().st_size))
-    return copies, left
+        made.copies.append(Copy(inside, real, link if numbers else "copy", real.stat().st_size))
+    return made
+
+
+def _renamed(path: Path) -> str:
+    """Return an index whose shards go by their plain names."""
+    index = read_object(path, MAX_INDEX_BYTES)
+    shards = {tensor: str(shard) for tensor, shard in index["weight_map"].items()}
+    plain = {shard: (variant_of(shard) or ("", shard))[1] for shard in shards.values()}
+    index["weight_map"] = {tensor: plain[shard] for tensor, shard in shards.items()}
+    return json.dumps(index, indent=2) + "\n"
 
 
 def _scheduler_note(giver: _Giver, *, guidance: bool) -> str:

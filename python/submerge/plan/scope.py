@@ -66,7 +66,10 @@ def _spanned(tensor: str, units: list[Unit], inputs: Inputs) -> list[Unit]:
 def _depends(unit: Unit) -> bool:
     """Tell whether the numbers of a unit depend on what it is a part of."""
     if unit.op == "delta":
-        return "none" not in unit.blend.arguments["sparsify"]
+        # Where deltas cancel, a vote asks for the signs of the whole.
+        given = unit.blend.arguments
+        votes = given["consensus"] != "none" and given["even"] == "majority"
+        return votes or "none" not in given["sparsify"]
     return unit.op not in _ELEMENTWISE
 
 

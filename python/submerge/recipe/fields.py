@@ -206,8 +206,8 @@ class Output(Record):
         "same",
     )
     dtype: Literal["same", "f32", "f16", "bf16", "fp8", "f8_e4m3", "f8_e5m2"] = declare(
-        "Type of every float tensor; `same` is the first model's, tensor by tensor; `fp8` is "
-        "`f8_e4m3` for the matrices of the blocks and `same` for the rest.",
+        "Type of every float tensor; `same` is the models', tensor by tensor, and the widest where "
+        "they differ; `fp8` is `f8_e4m3` for the matrices of the blocks and `same` for the rest.",
         "same",
     )
     overflow: Literal["saturate", "nan"] = declare(

@@ -16,8 +16,10 @@ use serde::Deserialize;
 use crate::dtype::{Dtype, Float, Overflow};
 use crate::simd::{BLOCK, Isa, Written};
 
+mod double;
 mod plain;
 
+pub use double::{Double, Rounding};
 pub use plain::Plain;
 
 /// The fewest neighbours in a row that can be read without others, and the bytes they take.
@@ -150,6 +152,7 @@ impl CodecSpec {
     #[must_use]
     pub fn codec(self, dtype: Dtype) -> Option<Arc<dyn Codec>> {
         match self {
+            Self::Plain if dtype == Dtype::F64 => Some(Arc::new(Double(Rounding::Nearest))),
             Self::Plain => dtype.float().map(|float| Arc::new(Plain(float)) as Arc<dyn Codec>),
         }
     }

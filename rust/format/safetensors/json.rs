@@ -60,7 +60,11 @@ pub(super) fn charge(total: &mut usize, key: &str, value: &str) -> Checked<()> {
     *total += key.len() + value.len() + size_of::<(String, String)>();
     if *total > MAX_METADATA {
         let what = format!("too much metadata, expected at most {MAX_METADATA} bytes, got more");
-        return Err(Flaw::new(what, "metadata holds notes, not data; write the file without it"));
+        return Err(Flaw::new(
+            what,
+            "metadata holds notes, not data; write the file without: `from safetensors.torch import \
+             load_file, save_file`, `save_file(load_file(path), \"without.safetensors\")`",
+        ));
     }
     Ok(())
 }

@@ -3,9 +3,12 @@
 use super::{Checked, DAMAGED, Flaw, Header, INCOMPLETE, foreign, no_memory, parse};
 use crate::error::Result;
 use crate::io::source::Source;
+use crate::memory;
 
 /// Bytes of the length field before the JSON.
 const LENGTH: u64 = 8;
+/// Bytes that a byte of the JSON may become when it is read.
+const PARSED: u64 = 8;
 /// How much of a file's beginning is looked at to tell what else it may be.
 const HEAD: u64 = 512;
 
@@ -18,6 +21,7 @@ pub fn read(source: &dyn Source, max_header_bytes: u64) -> Result<Header> {
     let length = header_length(&head, size, max_header_bytes)
         .map_err(|flaw| flaw.at(&path.display().to_string()))?;
     let json = read_bytes(source, LENGTH, length)?;
+    memory::expect(PARSED * length)?;
     let data_start = LENGTH + length;
     parse(&json, data_start, size - data_start, path)
 }

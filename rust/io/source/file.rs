@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{Identity, ReadMode, Source, Window, vanished};
 use crate::error::{Error, Result};
 use crate::io::sys;
+use crate::memory;
 
 /// What tells one version of a local file from another without reading it.
 ///
@@ -102,7 +103,7 @@ impl LocalFile {
                     "{}: cannot be mapped, expected a local file of your own that nobody writes",
                     path.display()
                 );
-                Error::plan(what).hint("use `--io auto` or `--io pread`")
+                Error::plan(what).hint("use `io='auto'` or `io='pread'`")
             })?),
         };
         let (path, links, mapping) = (path.to_owned(), links(&kind), Mutex::new(mapping));
@@ -183,7 +184,7 @@ impl Source for LocalFile {
                 Err(e) => Err(Error::io(e, &self.path, "cannot read")),
             };
         }
-        buffer.resize(len, 0);
+        memory::resize(buffer, len)?;
         self.read(offset, buffer)?;
         Ok(Window::Read(buffer))
     }

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::sys;
 use crate::error::{Error, Result};
+use crate::memory::resize;
 
 mod file;
 mod memory;
@@ -110,7 +111,7 @@ pub trait Source: Debug + Send + Sync {
         len: usize,
         buffer: &'a mut Vec<u8>,
     ) -> Result<Window<'a>> {
-        buffer.resize(len, 0);
+        resize(buffer, len)?;
         self.read(offset, buffer)?;
         Ok(Window::Read(buffer))
     }

@@ -34,7 +34,7 @@ impl Rule for Slerp {
         let lengths = [0, 1].map(|i| if norms[i] > 1e-8 { norms[i] } else { 1.0 });
         let angle = angle(vectors, &norms, lengths);
         let line = trig::cos(angle).abs() > 0.9995;
-        arc(self.t, angle, line).into_weights(false)
+        arc(self.t, angle, line, false, "nearly parallel (cosine above 0.9995): linear")
     }
 }
 
@@ -69,7 +69,7 @@ impl Rule for NuSlerp {
         let norms = vectors.norms();
         let angle = angle(vectors, &norms, [0, 1].map(|i| norms[i].max(1e-7)));
         let line = trig::sin(angle).abs() <= 1e-8;
-        arc(t, angle, line).into_weights(self.base)
+        arc(t, angle, line, self.base, "nearly parallel: linear")
     }
 }
 
@@ -84,25 +84,12 @@ fn angle(vectors: Vectors, norms: &[f64], lengths: [f64; 2]) -> f64 {
     2.0 * trig::angle((1.0 - cosine).sqrt(), (1.0 + cosine).sqrt())
 }
 
-/// The weights of two vectors, and whether they lie along a line.
-struct Arc {
-    weights: [f64; 2],
-    line: bool,
-}
-
-fn arc(t: f64, angle: f64, line: bool) -> Arc {
-    let sine = trig::sin(angle);
-    let weights = if line {
-        [1.0 - t, t]
-    } else {
-        [trig::sin((1.0 - t) * angle) / sine, trig::sin(t * angle) / sine]
-    };
-    Arc { weights, line }
-}
-
-impl Arc {
-    fn into_weights(self, base: bool) -> Weights {
-        let weights = Weights::new(base, &self.weights);
-        if self.line { weights.noting("nearly parallel: linear") } else { weights }
+/// The weights of two vectors, with a note if they lie along a line.
+fn arc(t: f64, angle: f64, line: bool, base: bool, note: &'static str) -> Weights {
+    if line {
+        return Weights::new(base, &[1.0 - t, t]).noting(note);
     }
+    let sine = trig::sin(angle);
+    let weights = [trig::sin((1.0 - t) * angle) / sine, trig::sin(t * angle) / sine];
+    Weights::new(base, &weights)
 }

@@ -56,10 +56,23 @@ pub enum Consensus {
     Count,
 }
 
+/// Which sign wins where the sum that decides is exactly 0.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Even {
+    /// The positive one.
+    Positive,
+    /// That of more elements of the unit, counted where the sum is not 0; the negative one if as many
+    /// are of either.
+    Majority,
+}
+
 /// What is done with what is left of the differences.
 #[derive(Clone, Copy)]
 pub(super) struct Formula {
     pub(super) consensus: Consensus,
+    /// Whether the positive sign wins where the sum is 0.
+    pub(super) positive: bool,
     /// Whether the sum is divided by the weights that went into it.
     pub(super) normalize: bool,
     /// What the sum is multiplied by.
@@ -70,7 +83,7 @@ pub(super) struct Formula {
 
 /// The formula, element by element; nothing is stored between its steps.
 pub(super) struct Mix<'a> {
-    pub(super) formula: Formula,
+    pub(super) formula: &'a Formula,
     pub(super) operands: &'a [&'a [f32]],
     pub(super) masks: &'a [Mask],
     pub(super) weights: &'a [f32],
@@ -83,27 +96,80 @@ impl Body for Mix<'_> {
     #[inline(always)]
     fn run(self) {
         let Self { formula, operands, masks, weights, out } = self;
-        let mut few = [[0.0; ROW]; FEW];
-        let mut many = Vec::new();
-        let products = if weights.len() <= FEW {
-            &mut few[..weights.len()]
-        } else {
-            many.resize(weights.len(), [0.0; ROW]);
-            &mut many[..]
-        };
-        let mut mixer = Mixer { formula, masks, weights, products };
+        let mut room = Products::of(weights.len());
+        let mut mixer = Mixer { formula, masks, weights, products: room.rows() };
         let (rows, rest) = out.as_chunks_mut::<ROW>();
         let whole = rows.len() * ROW;
         for (i, out) in rows.iter_mut().enumerate() {
-            mixer.row(operands, [i * ROW; 2], out);
+            let sum = mixer.sum(operands, [i * ROW; 2]);
+            mixer.mix(row_of(operands[0], i * ROW), sum, out);
         }
         if !rest.is_empty() {
             let padded: Vec<_> = operands.iter().map(|x| padded(&x[whole..])).collect();
             let operands: Vec<_> = padded.iter().map(|x| &x[..]).collect();
             let mut out = [0.0; ROW];
-            mixer.row(&operands, [0, whole], &mut out);
+            let sum = mixer.sum(&operands, [0, whole]);
+            mixer.mix(row_of(operands[0], 0), sum, &mut out);
             rest.copy_from_slice(&out[..rest.len()]);
         }
+    }
+}
+
+/// In how many elements of a tile the sum that decides is positive, less those where it is negative.
+pub(super) struct Signs<'a> {
+    pub(super) formula: &'a Formula,
+    pub(super) operands: &'a [&'a [f32]],
+    pub(super) masks: &'a [Mask],
+    pub(super) weights: &'a [f32],
+}
+
+impl Body for Signs<'_> {
+    type Output = i64;
+
+    #[inline(always)]
+    fn run(self) -> i64 {
+        let Self { formula, operands, masks, weights } = self;
+        let mut room = Products::of(weights.len());
+        let mut mixer = Mixer { formula, masks, weights, products: room.rows() };
+        let n = operands[0].len();
+        let whole = n / ROW * ROW;
+        let mut total = 0;
+        for at in (0..whole).step_by(ROW) {
+            total += signs(&mixer.sum(operands, [at; 2]));
+        }
+        if whole < n {
+            // What fills the row up has a sum of 0.
+            let padded: Vec<_> = operands.iter().map(|x| padded(&x[whole..])).collect();
+            let operands: Vec<_> = padded.iter().map(|x| &x[..]).collect();
+            total += signs(&mixer.sum(&operands, [0, whole]));
+        }
+        total
+    }
+}
+
+#[inline(always)]
+fn signs(sum: &Row) -> i64 {
+    let sign = |x: &f32| i32::from(*x > 0.0) - i32::from(*x < 0.0);
+    sum.iter().map(sign).sum::<i32>().into()
+}
+
+/// Room for what each model gives to a row.
+struct Products {
+    few: [Row; FEW],
+    many: Vec<Row>,
+    models: usize,
+}
+
+impl Products {
+    #[inline(always)]
+    fn of(models: usize) -> Self {
+        let many = if models > FEW { vec![[0.0; ROW]; models] } else { Vec::new() };
+        Self { few: [[0.0; ROW]; FEW], many, models }
+    }
+
+    #[inline(always)]
+    fn rows(&mut self) -> &mut [Row] {
+        if self.models > FEW { &mut self.many } else { &mut self.few[..self.models] }
     }
 }
 
@@ -121,7 +187,7 @@ fn padded(x: &[f32]) -> Row {
 }
 
 struct Mixer<'a> {
-    formula: Formula,
+    formula: &'a Formula,
     masks: &'a [Mask],
     weights: &'a [f32],
     /// What each model gives to a row.
@@ -129,20 +195,19 @@ struct Mixer<'a> {
 }
 
 impl Mixer<'_> {
-    /// The row at `from` of the operands, which is the one at `at` of the masks.
+    /// What decides in the row at `from` of the operands, which is the one at `at` of the masks: the
+    /// sum of what each model gives to it, which is kept.
     #[inline(always)]
-    fn row(&mut self, operands: &[&[f32]], [from, at]: [usize; 2], out: &mut Row) {
+    fn sum(&mut self, operands: &[&[f32]], [from, at]: [usize; 2]) -> Row {
         let base = row_of(operands[0], from);
-        let Formula { consensus, normalize, lambda, divisor } = self.formula;
-        let (weights, mut sum) = (self.weights, [0.0; ROW]);
-        // Without weights in the vote, they come after it.
-        let plain = consensus == Consensus::Plain;
-        for (model, weight) in weights.iter().enumerate() {
-            let weight = if plain { 1.0 } else { *weight };
+        let mut sum = [0.0; ROW];
+        for (model, weight) in self.weights.iter().enumerate() {
+            // Without weights in the vote, they come after it.
+            let weight = if self.formula.consensus == Consensus::Plain { 1.0 } else { *weight };
             let x = row_of(operands[model + 1], from);
             let mut products = [0.0; ROW];
             product((&self.masks[model], weight), at, [x, base], &mut products);
-            if consensus == Consensus::Count {
+            if self.formula.consensus == Consensus::Count {
                 for lane in 0..ROW {
                     let p = products[lane];
                     sum[lane] += if p > 0.0 { 1.0 } else { 0.0 } - if p < 0.0 { 1.0 } else { 0.0 };
@@ -154,27 +219,39 @@ impl Mixer<'_> {
             }
             self.products[model] = products;
         }
-        let (mut mixed, mut divisor) = (sum, [divisor; ROW]);
-        if consensus != Consensus::None {
-            (mixed, divisor) = ([0.0; ROW], [0.0; ROW]);
-            for (products, weight) in self.products.iter().zip(weights) {
-                let after = if plain { *weight } else { 1.0 };
-                for lane in 0..ROW {
-                    let p = products[lane];
-                    let along = if sum[lane] >= 0.0 { p } else { -p };
-                    let mask = if along > 0.0 { 1.0 } else { 0.0 };
-                    mixed[lane] += p * after * mask;
-                    divisor[lane] += weight * mask;
+        sum
+    }
+
+    /// What comes out of what was kept.
+    #[inline(always)]
+    fn mix(&self, base: &Row, sum: Row, out: &mut Row) {
+        let formula = self.formula;
+        let plain = formula.consensus == Consensus::Plain;
+        // The smallest number that wins for the positive sign: 0, or what is next above it.
+        let least = if formula.positive { 0.0 } else { f32::from_bits(1) };
+        // Few lanes at a time, so that their sums stay in registers from model to model.
+        for first in (0..ROW).step_by(LANES) {
+            let (mut mixed, mut divisor) = ([0.0; LANES], [formula.divisor; LANES]);
+            mixed.copy_from_slice(&sum[first..first + LANES]);
+            if formula.consensus != Consensus::None {
+                let elected = mixed;
+                (mixed, divisor) = ([0.0; LANES], [0.0; LANES]);
+                for (products, weight) in self.products.iter().zip(self.weights) {
+                    let after = if plain { *weight } else { 1.0 };
+                    for lane in 0..LANES {
+                        let p = products[first + lane];
+                        let along = if elected[lane] >= least { p } else { -p };
+                        let mask = if along > 0.0 { 1.0 } else { 0.0 };
+                        mixed[lane] += p * after * mask;
+                        divisor[lane] += weight * mask;
+                    }
                 }
             }
-        }
-        if normalize {
-            for lane in 0..ROW {
-                mixed[lane] /= if divisor[lane] == 0.0 { 1.0 } else { divisor[lane] };
+            for lane in 0..LANES {
+                let divisor = if divisor[lane] == 0.0 { 1.0 } else { divisor[lane] };
+                let mixed = if formula.normalize { mixed[lane] / divisor } else { mixed[lane] };
+                out[first + lane] = base[first + lane] + mixed * formula.lambda;
             }
-        }
-        for lane in 0..ROW {
-            out[lane] = base[lane] + mixed[lane] * lambda;
         }
     }
 }

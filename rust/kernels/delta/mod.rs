@@ -1,14 +1,18 @@
 //! What models add to a base: task arithmetic, and its thinned and voted variants.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use serde::Deserialize;
 
-pub use self::mix::Consensus;
-use self::mix::{Formula, Mix};
+use self::mask::Mask;
+pub use self::mix::{Consensus, Even};
+use self::mix::{Formula, Mix, Signs};
 pub use self::sparsify::{Everything, Sparsify};
+pub use self::vote::Known;
+use self::vote::{Seen, Stage};
 use super::family::family;
-use super::kernel::{Kernel, Next};
+use super::kernel::{Kernel, Next, Step};
 use super::runner::{Running, runner};
 use super::select::LONGEST;
 use super::tile::{Tile, Whole};
@@ -23,6 +27,7 @@ mod mix;
 mod order;
 mod random;
 mod sparsify;
+mod vote;
 
 pub use self::largest::{Held, Magnitude};
 
@@ -59,8 +64,8 @@ family! {
 /// 2. The sparsifier multiplies `d_i` by 0 or 1, or by 0 or its scale ([`Sparsifier`]).
 /// 3. `p_i = d_i w_i`, the weight rounded to f32 once.
 /// 4. With a consensus, `S = ((0 + v_0) + v_1) + ...`, where `v_i` is `p_i`, its sign, or without
-///    weights what step 2 left of `d_i`; the majority is positive if `S >= 0`, so also if it is 0.
-///    `m_i` is 1 where `v_i` has the sign of the majority and is not 0, else 0. Without a consensus
+///    weights what step 2 left of `d_i`; the majority is positive if `S > 0`, and
+///    where `S = 0` as [`Even`] says. `m_i` is 1 where `v_i` has the sign of the majority and is not 0, else 0. Without a consensus
 ///    every `m_i` is 1.
 /// 5. `M = ((0 + p_0 m_0) + p_1 m_1) + ...` and `D = ((0 + w_0 m_0) + w_1 m_1) + ...`.
 /// 6. If normalised, `M = M / D`, where `D = 0` (or without a consensus `|D| < 1e-8`) counts as 1.
@@ -84,6 +89,8 @@ pub struct Delta<S> {
     pub normalize: bool,
     /// Which models take part in an element.
     pub consensus: Consensus,
+    /// Which sign wins where their sum is exactly 0.
+    pub even: Even,
     /// What of a difference is left.
     pub sparsify: S,
 }
@@ -91,8 +98,8 @@ pub struct Delta<S> {
 impl<S> Delta<S> {
     /// The same with what another sparsifier leaves.
     pub fn with<T>(self, sparsify: T) -> Delta<T> {
-        let Self { weights, lambda, normalize, consensus, .. } = self;
-        Delta { weights, lambda, normalize, consensus, sparsify }
+        let Self { weights, lambda, normalize, consensus, even, .. } = self;
+        Delta { weights, lambda, normalize, consensus, even, sparsify }
     }
 }
 
@@ -108,8 +115,8 @@ impl Delta<Sparsifier> {
 }
 
 impl<S: Sparsify> Kernel for Delta<S> {
-    type Sums = S::Sums;
-    type Learned = S::Learned;
+    type Sums = Seen<S::Sums, S::Learned>;
+    type Learned = Known<S::Learned>;
 
     fn check(&self, operands: usize) -> Result<(), String> {
         let models = self.weights.len();
@@ -126,41 +133,46 @@ impl<S: Sparsify> Kernel for Delta<S> {
     }
 
     fn passes(&self) -> usize {
-        self.sparsify.passes()
+        self.sparsify.passes() + usize::from(self.votes())
     }
 
     fn start(&self, whole: Whole) -> Next<Self> {
-        self.sparsify.start(whole)
+        self.next(self.sparsify.start(whole))
     }
 
-    fn reduce(&self, tile: Tile, sums: &mut S::Sums) {
-        self.sparsify.reduce(tile, sums);
-    }
-
-    fn learn(&self, total: S::Sums) -> Next<Self> {
-        self.sparsify.learn(total)
-    }
-
-    fn map(&self, tile: Tile, learned: &S::Learned, out: &mut [f32]) {
-        let weights: Vec<_> = self.weights.iter().map(|w| *w as f32).collect();
-        let mix = |tile: Tile, out: &mut [f32]| {
-            let mask = |model| self.sparsify.mask(model, tile, learned);
-            let masks: Vec<_> = (0..weights.len()).map(mask).collect();
-            let (operands, formula) = (tile.operands, self.formula());
-            let (masks, weights) = (&masks[..], &weights[..]);
-            tile.isa.run(Mix { formula, operands, masks, weights, out });
-        };
-        let Some(step) = self.sparsify.step(tile.row.max(1)) else { return mix(tile, out) };
-        for (i, out) in out.chunks_mut(step).enumerate() {
-            let range = i * step..i * step + out.len();
-            let operands: Vec<_> = tile.operands.iter().map(|x| &x[range.clone()]).collect();
-            let first = tile.first + range.start as u64;
-            mix(Tile { first, operands: &operands, ..tile }, out);
+    fn reduce(&self, tile: Tile, seen: &mut Self::Sums) {
+        match &mut seen.stage {
+            Stage::Sparsify(sums) => self.sparsify.reduce(tile, sums),
+            Stage::Vote(kept) => {
+                let mut signs = 0;
+                let formula = &self.formula(true);
+                self.each(tile, kept, |_, operands, masks, weights| {
+                    signs += tile.isa.run(Signs { formula, operands, masks, weights });
+                });
+                seen.signs += signs;
+            }
         }
     }
 
-    fn spans(&self, sums: &S::Sums, part: Range<u64>) -> Vec<Range<u64>> {
-        self.sparsify.spans(sums, part)
+    fn learn(&self, total: Self::Sums) -> Next<Self> {
+        match total.stage {
+            Stage::Sparsify(sums) => self.next(self.sparsify.learn(sums)),
+            Stage::Vote(kept) => Step::Known(Known { kept, positive: total.signs > 0 }),
+        }
+    }
+
+    fn map(&self, tile: Tile, known: &Self::Learned, out: &mut [f32]) {
+        let formula = &self.formula(known.positive);
+        self.each(tile, &known.kept, |range, operands, masks, weights| {
+            tile.isa.run(Mix { formula, operands, masks, weights, out: &mut out[range] });
+        });
+    }
+
+    fn spans(&self, seen: &Self::Sums, part: Range<u64>) -> Vec<Range<u64>> {
+        match &seen.stage {
+            Stage::Sparsify(sums) => self.sparsify.spans(sums, part),
+            Stage::Vote(_) => vec![part],
+        }
     }
 
     fn by_rows(&self) -> bool {
@@ -180,24 +192,96 @@ impl<S: Sparsify> Kernel for Delta<S> {
     }
 
     fn key(&self) -> Option<String> {
+        if self.remembers() {
+            return Some(format!("signs {:?}", self.sparsify));
+        }
         self.sparsify.key()
     }
 
-    fn statistics(&self, learned: &S::Learned) -> Option<Vec<u64>> {
-        self.sparsify.statistics(learned)
+    fn statistics(&self, known: &Self::Learned) -> Option<Vec<u64>> {
+        let kept = self.sparsify.statistics(&known.kept);
+        if self.remembers() {
+            let sign = u64::from(known.positive);
+            return Some(kept.unwrap_or_default().into_iter().chain([sign]).collect());
+        }
+        kept
     }
 
     fn recall(&self, whole: Whole, statistics: &[u64]) -> Option<Next<Self>> {
-        self.sparsify.recall(whole, statistics).map(Next::<Self>::Known)
+        let (sign, kept) = if self.remembers() {
+            let (sign, kept) = statistics.split_last()?;
+            (Some(*sign), kept)
+        } else {
+            (None, statistics)
+        };
+        let kept = match self.sparsify.start(whole) {
+            Step::Known(known) => kept.is_empty().then_some(known)?,
+            Step::Pass(_) => self.sparsify.recall(whole, kept)?,
+        };
+        match sign {
+            Some(sign @ 0..=1) => {
+                Some(Step::Known(Known { kept: Arc::new(kept), positive: sign == 1 }))
+            }
+            Some(_) => None,
+            None => Some(self.next(Step::Known(kept))),
+        }
     }
 }
 
-impl<S> Delta<S> {
-    fn formula(&self) -> Formula {
+impl<S: Sparsify> Delta<S> {
+    /// Whether it must be known whose sign has the majority; of one model nothing can cancel.
+    fn votes(&self) -> bool {
+        let several = self.weights.len() > 1 && self.consensus != Consensus::None;
+        several && self.even == Even::Majority
+    }
+
+    /// Whether that is worth keeping: it depends on no weight.
+    fn remembers(&self) -> bool {
+        self.votes() && self.consensus == Consensus::Plain
+    }
+
+    /// What comes after a step of the sparsifier.
+    fn next(&self, step: Step<S::Sums, S::Learned>) -> Next<Self> {
+        let stage = match step {
+            Step::Pass(sums) => Stage::Sparsify(sums),
+            Step::Known(kept) if self.votes() => Stage::Vote(Arc::new(kept)),
+            Step::Known(kept) => {
+                return Step::Known(Known { kept: Arc::new(kept), positive: true });
+            }
+        };
+        Step::Pass(Seen { stage, signs: 0 })
+    }
+
+    /// Shows the operands and what stays of them, as much of a tile at once as the sparsifier wants.
+    fn each(
+        &self,
+        tile: Tile,
+        kept: &S::Learned,
+        mut show: impl FnMut(Range<usize>, &[&[f32]], &[Mask], &[f32]),
+    ) {
+        let weights: Vec<_> = self.weights.iter().map(|w| *w as f32).collect();
+        let masks = |tile: Tile| -> Vec<Mask> {
+            (0..weights.len()).map(|model| self.sparsify.mask(model, tile, kept)).collect()
+        };
+        let n = tile.operands[0].len();
+        let Some(step) = self.sparsify.step(tile.row.max(1)) else {
+            return show(0..n, tile.operands, &masks(tile), &weights);
+        };
+        for at in (0..n).step_by(step) {
+            let range = at..n.min(at + step);
+            let operands: Vec<_> = tile.operands.iter().map(|x| &x[range.clone()]).collect();
+            let first = tile.first + at as u64;
+            let masks = masks(Tile { first, operands: &operands, ..tile });
+            show(range, &operands, &masks, &weights);
+        }
+    }
+
+    fn formula(&self, positive: bool) -> Formula {
         // The sum of all weights; 1 if there is as good as none.
         let sum = self.weights.iter().fold(0.0, |sum, w| sum + *w as f32);
         Formula {
             consensus: self.consensus,
+            positive,
             normalize: self.normalize,
             lambda: self.lambda as f32,
             divisor: if sum.abs() < 1e-8 { 1.0 } else { sum },
@@ -207,13 +291,14 @@ impl<S> Delta<S> {
 
 impl<S: Held> Delta<S> {
     /// What is known of differences that someone else holds, a model of `n` elements at a time; `None`
-    /// if `differences` gives none, or `stop` says so.
+    /// if `differences` gives none, or `stop` says so. Where they cancel the positive sign wins.
     pub fn hold(
         &self,
         on: (&Isa, &dyn Fn() -> bool),
         n: usize,
         mut differences: impl FnMut(usize) -> Option<Vec<f32>>,
-    ) -> Option<S::Learned> {
-        self.sparsify.hold(on, (self.weights.len(), n), &mut differences)
+    ) -> Option<Known<S::Learned>> {
+        let kept = self.sparsify.hold(on, (self.weights.len(), n), &mut differences)?;
+        Some(Known { kept: Arc::new(kept), positive: true })
     }
 }

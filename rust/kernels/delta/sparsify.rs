@@ -15,7 +15,7 @@ pub trait Sparsify: Clone + Debug + Send + Sync {
     /// What a pass sums.
     type Sums: Sums;
     /// What the masks follow from.
-    type Learned: Send + Sync;
+    type Learned: Debug + Send + Sync;
 
     /// Whether the arguments are usable with so many models; else what is wrong.
     ///

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::differences::Matrix;
 use super::make::{Bytes, Made, Make, Outcome, square};
 use super::operands::{Operands, SLAB, slabs};
-use crate::kernels::delta::{Consensus, Delta, Everything, Held, Magnitude};
+use crate::kernels::delta::{Consensus, Delta, Even, Everything, Held, Known, Magnitude};
 use crate::kernels::kernel::Kernel;
 use crate::kernels::tile::Tile;
 use crate::linalg::eigen::{Eigen, eigen};
@@ -48,6 +48,7 @@ impl Vote {
             lambda: 1.0,
             normalize: self.normalize,
             consensus: self.consensus,
+            even: Even::Positive,
             sparsify: sparsify.clone(),
         }
     }
@@ -291,7 +292,7 @@ fn from_right<S: Held>(
 /// The vote on elements from `first` on of every block.
 fn mix<S: Held>(
     engine: &Engine,
-    (vote, learned): (&Delta<S>, &S::Learned),
+    (vote, learned): (&Delta<S>, &Known<S::Learned>),
     (first, blocks): (usize, &[&[f32]]),
     out: &mut [f32],
 ) {

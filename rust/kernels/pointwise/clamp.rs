@@ -25,7 +25,7 @@ pub struct Clamp {
 
 impl Clamp {
     fn linear(&self) -> Linear {
-        Linear { weights: self.weights.clone() }
+        Linear::sum(self.weights.clone())
     }
 }
 

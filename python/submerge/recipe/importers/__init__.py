@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from submerge.errors import RecipeError
-from submerge.given import load_json, load_text, read_text
+from submerge.given import PATH, load_json, load_text, read_text
 from submerge.recipe.importers.comfy import import_workflow
 from submerge.recipe.importers.mecha import import_mecha
 from submerge.recipe.importers.mecha.instructions import looks_like_mecha
@@ -111,7 +111,7 @@ def kind_of(text: str, name: str) -> Kind:
 
 
 def _is_checkpoint(source: str | os.PathLike[str]) -> bool:
-    path = os.fspath(source)
+    path = source if isinstance(source, str) else PATH.read(source, "preset")
     return "\n" not in path and is_checkpoint(Path(path))
 
 

@@ -60,7 +60,7 @@ _KNOWN = frozenset(
         "passthrough",
     }
 )
-# Nothing of a tensor is looked at before its elements are merged.
+# Elements are merged without figures of their tensor.
 _BY_ELEMENT = ("linear", "task_arithmetic", "nearswap", "ram", "passthrough")
 # The base is the first of two models here, and no base.
 _FROM_BASE = ("slerp", "nearswap", "arcee_fusion")
@@ -71,7 +71,7 @@ _WITH_WEIGHTS = frozenset(
 
 def looks_like_mergekit(text: str) -> bool:
     """Tell whether a text has the field that every mergekit configuration has."""
-    return re.search(r"^merge_method\s*:", text, re.MULTILINE) is not None
+    return re.search(r"^merge_method[ \t]*:", text, re.MULTILINE) is not None
 
 
 def import_mergekit(data: Any, name: str) -> Imported:
@@ -163,6 +163,8 @@ class _Reader:
             recipe["compat"] = "mergekit"
             if base is not None and method not in (*_FROM_BASE, "linear", "karcher"):
                 recipe["base"] = names[base]
+            if method not in _BY_ELEMENT:
+                recipe["scope"] = "tensor"
         if dtype := self.config.out_dtype or self.config.dtype:
             recipe["output"] = {"dtype": _DTYPES[dtype]}
         self._say(method)
@@ -307,8 +309,8 @@ class _Reader:
             self.notes.append(f"{method}: weights belong to the models they are named for")
         if method not in _BY_ELEMENT:
             self.notes.append(
-                f"{method}: mergekit looks at whole tensors, submerge at units; `scope: tensor` "
-                "does as mergekit where all models have one layout"
+                f"{method}: mergekit takes figures of whole tensors, hence `scope: tensor`; models "
+                "and output must have one layout, or leave `scope` out and get those of units"
             )
         if self.config.dtype is not None:
             self.notes.append(

@@ -20,7 +20,7 @@ from fractions import Fraction
 from typing import Any
 
 from submerge.errors import RecipeError, counted, listing, nearest, quoted
-from submerge.given import load_json, number, shown
+from submerge.given import load_json, mapping, number, shown
 from submerge.recipe.importers.comfy import import_workflow
 from submerge.recipe.importers.mecha import import_mecha
 from submerge.recipe.importers.preset import Imported, model_names
@@ -63,6 +63,7 @@ def import_metadata(
     Raises:
         RecipeError: there is none, or one that cannot be expressed.
     """
+    metadata = mapping(metadata, name)
     if "interp_method" in metadata or "calcmode" in metadata:
         metadata = {"sd_merge_recipe": metadata}
     graph = next((key for key in _KEYS if metadata.get(key)), None)

@@ -12,11 +12,24 @@ from fractions import Fraction
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple, TypeAlias
 
+from submerge.errors import RecipeError
 from submerge.recipe.model import Recipe
 
-__all__ = ["DOUBLE", "GROUPS", "SINGLE", "Form", "Imported", "model_names", "to_recipe"]
+__all__ = [
+    "DOUBLE",
+    "GROUPS",
+    "LARGEST",
+    "SINGLE",
+    "Form",
+    "Imported",
+    "decimal",
+    "model_names",
+    "to_recipe",
+]
 
 DOUBLE, SINGLE = 19, 38
+# Of f32: merges compute in it, and what is larger is infinite there.
+LARGEST = 3.4028235e38
 _EMBEDDERS = ("img", "time", "vector", "txt")
 GROUPS = (
     *(f"embed.{part}" for part in _EMBEDDERS),
@@ -39,6 +52,19 @@ class Imported(NamedTuple):
 
     recipe: Recipe
     notes: list[str]
+
+
+def decimal(coefficient: Fraction) -> float:
+    """Return a coefficient as recipes write it.
+
+    Raises:
+        RecipeError: no finite number is as large.
+    """
+    if abs(coefficient) > LARGEST:
+        raise RecipeError(
+            f"preset: a coefficient above {LARGEST:g} comes out, expected numbers that f32 holds"
+        )
+    return float(coefficient)
 
 
 def model_names(paths: list[str]) -> dict[str, str]:
@@ -84,7 +110,7 @@ def _value(column: dict[str, Fraction]) -> Any:
     """
     default = column["guidance"]
     if set(column.values()) == {default}:
-        return float(default)
+        return decimal(default)
     embedders = {column[f"embed.{part}"] for part in _EMBEDDERS}
     if len(embedders) == 1:
         entries = {"embed": embedders.pop()}
@@ -93,8 +119,8 @@ def _value(column: dict[str, Fraction]) -> Any:
     entries |= _runs("double", [column[f"double[{i}]"] for i in range(DOUBLE)])
     entries |= _runs("single", [column[f"single[{i}]"] for i in range(SINGLE)])
     entries["final"] = column["final"]
-    written = {selector: float(value) for selector, value in entries.items() if value != default}
-    return {**written, "default": float(default)}
+    written = {selector: decimal(value) for selector, value in entries.items() if value != default}
+    return {**written, "default": decimal(default)}
 
 
 def _runs(stack: str, values: list[Fraction]) -> dict[str, Fraction]:

@@ -20,9 +20,7 @@ __all__ = ["import_vector"]
 
 _LENGTH = 3 + DOUBLE + SINGLE + 1
 _ELSEWHERE = {20: "SDXL", 26: "Stable Diffusion 1 and 2", 110: "SDXL (long form)"}
-_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]{1,3})?")
-# A preset line is its name and its numbers, parted by a tab or a colon.
-_NAMED = re.compile(r"\s*([^,\t:]*[A-Za-z_][^,\t:]*)[\t:]\s*(.*)", re.DOTALL)
+_NUMBER = re.compile(r"[-+]?([0-9]{1,40}\.?[0-9]{0,40}|\.[0-9]{1,40})([eE][-+]?[0-9]{1,2})?")
 
 
 def import_vector(text: str, name: str, models: Mapping[str, str]) -> Imported:
@@ -40,8 +38,7 @@ def import_vector(text: str, name: str, models: Mapping[str, str]) -> Imported:
         raise RecipeError(
             f"{name}: a vector merges model A with model B, expected two, got {len(models)}"
         )
-    named = _NAMED.fullmatch(text)
-    items = [item.strip() for item in (named[2] if named else text).strip().strip(",").split(",")]
+    items = [item.strip() for item in _numbers(text).strip().strip(",").split(",")]
     if len(items) != _LENGTH:
         other = _ELSEWHERE.get(len(items))
         raise RecipeError(
@@ -57,6 +54,14 @@ def import_vector(text: str, name: str, models: Mapping[str, str]) -> Imported:
     return Imported(
         to_recipe(dict(models), form), _notes(first, second, shares["double[0]"], (clip, t5))
     )
+
+
+def _numbers(text: str) -> str:
+    """Return a preset line without its name, which a tab or a colon parts from the numbers."""
+    colon = min((at for at in map(text.find, "\t:") if at >= 0), default=0)
+    name = text[:colon]
+    is_name = "," not in name and any(c.isascii() and (c.isalpha() or c == "_") for c in name)
+    return text[colon + 1 :] if is_name else text
 
 
 def _number(item: str, where: str) -> Fraction:

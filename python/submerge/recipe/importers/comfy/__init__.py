@@ -21,6 +21,7 @@ from submerge.recipe.importers.comfy.graph import (
     SLIDERS,
     Link,
     Node,
+    model_sources,
     model_users,
     read_graph,
     value_of,
@@ -28,7 +29,7 @@ from submerge.recipe.importers.comfy.graph import (
 from submerge.recipe.importers.preset import GROUPS, Form, Imported, model_names, to_recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 __all__ = ["import_workflow"]
 
@@ -81,7 +82,7 @@ def _chosen(graph: Mapping[str, Node], name: str, node: str | None) -> Node:
             f"{name}: no merge of FLUX.1 models, expected one of {', '.join(map(quoted, MERGES))}",
             hint=f"it has {', '.join(map(quoted, others))}" if others else None,
         )
-    used = {up for found in merges for up in _upstream(found, graph)}
+    used = _upstream(merges, graph)
     last = [found for found in merges if found.id not in used]
     if len(last) != 1:
         raise RecipeError(
@@ -96,10 +97,10 @@ def _ids(nodes: list[Node]) -> str:
     return ", ".join(str(node) for node in nodes[:10]) or "none"
 
 
-def _upstream(node: Node, graph: Mapping[str, Node]) -> set[str]:
-    """Return the ids of all nodes that feed a node."""
+def _upstream(nodes: Iterable[Node], graph: Mapping[str, Node]) -> set[str]:
+    """Return the ids of all nodes that feed one of these."""
     found: set[str] = set()
-    todo = [node]
+    todo = list(nodes)
     while todo:
         for item in todo.pop().inputs.values():
             if isinstance(item, Link) and item.node not in found and item.node in graph:
@@ -114,7 +115,8 @@ def _afterwards(graph: Mapping[str, Node], last: Node, name: str, *, named: bool
     A merge that was asked for by name, or that is saved as it is, stands for itself.
     """
     users = model_users(graph, last, through=_passes)
-    changing = [node for node in users if node.makes_model(graph)]
+    sources = model_sources(graph)
+    changing = [node for node in users if node.makes_model(sources)]
     if not changing:
         return []
     if not named and not any(node.kind in _SAVERS for node in users):

@@ -17,9 +17,9 @@ from submerge.given import Kind, Record, hinted, kind_of, number, shown, whole
 from submerge.recipe.importers.preset import DOUBLE, SINGLE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Container, Mapping
 
-__all__ = ["SLIDERS", "Link", "Node", "model_users", "read_graph", "value_of"]
+__all__ = ["SLIDERS", "Link", "Node", "model_sources", "model_users", "read_graph", "value_of"]
 
 # Sliders of ModelMergeFlux1 in the node's order, and the group each stands for.
 SLIDERS = {
@@ -96,17 +96,16 @@ class Node:
         """Whether nodes hide in it that this file does not show in their places."""
         return len(self.kind) == 36 and self.kind.count("-") == 4
 
-    def makes_model(self, graph: Mapping[str, Node]) -> bool:
-        """Tell whether a model comes out of it, by its outputs' types or by who takes them."""
+    def makes_model(self, sources: Container[str]) -> bool:
+        """Tell whether a model comes out of it, by its outputs' types or by who takes them.
+
+        `sources` are the ids of all nodes whose output is taken as a model, see `model_sources`.
+        """
         if self.is_subgraph or any(word in self.kind.lower() for word in ("lora", "merge")):
             return True
         if self.outputs is not None:
             return "MODEL" in self.outputs
-        return any(
-            isinstance(item, Link) and item.node == self.id and field.startswith("model")
-            for node in graph.values()
-            for field, item in node.inputs.items()
-        )
+        return self.id in sources
 
     def __str__(self) -> str:
         return f"node {self.id} ({quoted(self.kind)})"
@@ -250,18 +249,26 @@ def _widget_values(raw: _EditorNode, where: str) -> dict[str, Any]:
     return dict(zip(names, found, strict=False))
 
 
+def model_sources(graph: Mapping[str, Node]) -> set[str]:
+    """Return the ids of the nodes whose output another takes by an input named after models."""
+    return {
+        item.node
+        for node in graph.values()
+        for name, item in node.inputs.items()
+        if isinstance(item, Link) and name.startswith("model")
+    }
+
+
 def model_users(
     graph: Mapping[str, Node], node: Node, through: Callable[[Node], bool]
 ) -> list[Node]:
     """Return the nodes that take what a node puts out, also through nodes that hand it on."""
     found: dict[str, Node] = {}
-    todo, done = [node], {node.id}
+    users, done = _users(graph), {node.id}
+    todo = [node]
     while todo:
-        at = todo.pop()
-        for user in graph.values():
-            links = [i for i in user.inputs.values() if isinstance(i, Link) and i.node == at.id]
-            takes = any(link.output == 0 for link in links) or _by_name(at, user)
-            if user.id in done or user.muted or not takes:
+        for user in users.get(todo.pop().id, ()):
+            if user.id in done or user.muted:
                 continue
             done.add(user.id)
             if through(user) or user.kind in ("SetNode", "GetNode"):
@@ -271,10 +278,23 @@ def model_users(
     return list(found.values())
 
 
-def _by_name(source: Node, user: Node) -> bool:
-    """Tell whether a `GetNode` hands on what a `SetNode` of the same name was given."""
-    pair = (source.kind, user.kind) == ("SetNode", "GetNode")
-    return pair and source.inputs.get("name") == user.inputs.get("name")
+def _users(graph: Mapping[str, Node]) -> dict[str, list[Node]]:
+    """Return who takes the first output of each node.
+
+    A `GetNode` hands on what a `SetNode` of the same name was given.
+    """
+    users: dict[str, list[Node]] = {}
+    named: dict[str, list[Node]] = {}
+    for node in graph.values():
+        if node.kind == "GetNode":
+            named.setdefault(str(node.inputs.get("name")), []).append(node)
+        for item in node.inputs.values():
+            if isinstance(item, Link) and item.output == 0:
+                users.setdefault(item.node, []).append(node)
+    for node in graph.values():
+        if node.kind == "SetNode":
+            users.setdefault(node.id, []).extend(named.get(str(node.inputs.get("name")), ()))
+    return users
 
 
 def value_of(node: Node, field: str, graph: Mapping[str, Node], name: str) -> Fraction:

@@ -147,7 +147,7 @@ class _Reader:
             more = f"; and {len(lost) - 10} more" if len(lost) > 10 else ""
             raise RecipeError(
                 f"{self.name}: {counted(len(lost), 'node')} without a counterpart: {said}{more}",
-                hint="name a node before them, `--node`, to import that part",
+                hint="name a node before them (`node`) to import that part",
             )
 
     def _evaluate(self, instruction: Instruction, values: dict[int, Value]) -> Value:

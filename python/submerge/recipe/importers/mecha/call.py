@@ -93,7 +93,7 @@ class Call:
             raise RecipeError(
                 f"{self.where}: {quoted(name)} is made by {quoted(next(iter(found.method)))}, "
                 "expected a weighted sum of files: one recipe has one method",
-                hint="import that node alone, `--node`, merge it, and use the result as a model",
+                hint="import that node alone (`node`), merge it, and use the result as a model",
             )
         raise RecipeError(f"{self.where}: {quoted(name)}, expected a model")
 
@@ -103,7 +103,7 @@ class Call:
         if list(found.values()) != [_ONE]:
             raise RecipeError(
                 f"{self.where}: {quoted(name)} is a sum of models, expected a file",
-                hint="import that node alone, `--node`, merge it, and use the result as a model",
+                hint="import that node alone (`node`), merge it, and use the result as a model",
             )
         return next(iter(found))
 

@@ -14,12 +14,12 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from submerge.errors import RecipeError, quoted
+from submerge.recipe.importers.preset import LARGEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
-    "LARGEST",
     "VERSION",
     "Argument",
     "Instruction",
@@ -33,8 +33,6 @@ _COMMANDS = ("dict", "literal", "model", "merge")
 _CONSTANTS = {"null": None, "true": True, "false": False}
 _NUMBER = re.compile(r"[-+]?([0-9]{1,40}\.?[0-9]{0,40}|\.[0-9]{1,40})([eE][-+]?[0-9]{1,3})?")
 _MAX_LINES = 20_000
-# That of f32, in which sd-mecha computes.
-LARGEST = 3.4028235e38
 
 
 class Reference(NamedTuple):

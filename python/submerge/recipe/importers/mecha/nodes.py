@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from submerge.errors import RecipeError, quoted
 from submerge.recipe.importers.mecha.forms import Formula, Numbers, Sum, Value, value
-from submerge.recipe.importers.mecha.instructions import LARGEST
+from submerge.recipe.importers.preset import LARGEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -1,0 +1,116 @@
+"""Where the system gives too little, memory or threads, a job makes do with less or says so."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import factory
+from factory import Flux
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits as Linux keeps them")
+
+WIDE = Flux(1, 1, 512, 64, 256, 64)
+
+# Imports first, so that the limit is what is left for the job itself.
+LIMITED = """
+import json, os, resource, sys
+import submerge
+from submerge.report import Report
+models, out, run, limit, user = json.loads(sys.argv[1])
+plan = submerge.plan(models, out)
+if user is not None:
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+if "address_space" in limit:
+    used = int(open("/proc/self/statm").read().split()[0]) * 4096
+    resource.setrlimit(resource.RLIMIT_AS, (used + limit["address_space"],) * 2)
+else:
+    resource.setrlimit(resource.RLIMIT_NPROC, (limit["processes"],) * 2)
+try:
+    report = submerge.merge(models, out, **run)
+except submerge.SubmergeError as error:
+    print("refused", error.hint)
+except MemoryError as error:
+    print("refused", "python")
+else:
+    print("made", report.run.threads)
+"""
+
+
+def run(folder: Path, recipe: dict[str, Any], limit: dict[str, int], **how: Any) -> list[str]:
+    """What became of a merge under a limit, in a process of its own that must survive."""
+    out = folder / "out" / "out.safetensors"
+    user = how.pop("user", None)
+    given = [recipe, str(out), {"overwrite": True, "statistics_cache": "off", **how}, limit, user]
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, json.dumps(given)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, f"{limit}: {done.returncode}: {done.stderr[-2000:]}"
+    assert done.stdout.startswith("made") == out.exists()
+    assert [path.name for path in out.parent.iterdir()] == [out.name] * out.exists()
+    out.unlink(missing_ok=True)
+    return done.stdout.split(maxsplit=1)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> dict[str, Any]:
+    (tmp_path / "out").mkdir()
+    paths = {n: tmp_path / f"{n}.safetensors" for n in ("a", "b")}
+    for seed, path in enumerate(paths.values()):
+        factory.save_file(path, replace(WIDE, seed=seed))
+    return {"models": {name: str(path) for name, path in paths.items()}}
+
+
+@pytest.mark.parametrize(
+    "method", [{"linear": {"alpha": 0.5}}, {"slerp": {"alpha": 0.5}}, {"polar": {"direction": 0.2}}]
+)
+def test_too_little_address_space_is_an_error_and_no_abort(
+    tmp_path: Path, recipe: dict[str, Any], method: dict[str, Any]
+) -> None:
+    outcomes = []
+    for mebibytes in (1, 3, 6, 10, 16, 24, 40, 70, 120, 250, 1000):
+        limit = {"address_space": mebibytes << 20}
+        outcome, words = run(tmp_path, {**recipe, "method": method}, limit, threads=8)
+        if outcome == "refused" and words.strip() != "python":
+            assert "memory" in words
+        outcomes.append(outcome)
+    assert outcomes[0] == "refused"
+    assert outcomes[-1] == "made"
+
+
+def test_fewer_threads_do_where_many_cannot_be_had(recipe: dict[str, Any], tmp_path: Path) -> None:
+    outcome, threads = run(tmp_path, recipe, {"address_space": 400 << 20}, threads=500)
+    assert outcome == "made"
+    assert 1 <= int(threads) < 500
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="root changes who it is")
+@pytest.mark.parametrize(("allowed", "expected"), [(1, "refused"), (2, "1"), (3, "2"), (9, "8")])
+def test_threads_that_cannot_be_started_are_done_without(allowed: int, expected: str) -> None:
+    with tempfile.TemporaryDirectory() as there:
+        folder = Path(there)
+        folder.chmod(0o755)
+        (folder / "out").mkdir()
+        (folder / "out").chmod(0o777)
+        paths = [folder / f"{n}.safetensors" for n in "ab"]
+        for seed, path in enumerate(paths):
+            factory.save_file(path, replace(WIDE, seed=seed))
+            path.chmod(0o644)
+        models = {"models": {path.stem: str(path) for path in paths}}
+        # Nobody else's processes count: this user has none.
+        outcome, words = run(folder, models, {"processes": allowed}, threads=8, user=61_234)
+    assert (outcome if expected == "refused" else words.strip()) == expected
+    assert outcome == "made" or "ulimit -u" in words
