@@ -21,8 +21,6 @@ STAMP = re.compile(r"\b(1024|512)(x\d+)?\b")
 SMALL = {
     "test": ["--size", "64", "--tag", "counts", "--seeds", "0", "--steps", "1", "--device", "cpu"],
     "generate": ["--device", "cpu"],
-    "measure": ["--device", "cpu", "--rounds", "1"],
-    "reproduce": ["--device", "cpu", "--limit", "1"],
 }
 
 
@@ -41,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 # In the order of the site's own index; each leaves for the next what it made.
-@pytest.mark.parametrize("name", ["analyze", "inference", "evaluate", "measure", "report"])
+@pytest.mark.parametrize("name", ["analyze", "inference", "evaluate"])
 def test_a_page_runs_as_it_stands(folder: Path, name: str, tmp_path: Path) -> None:
     assert Path.cwd() == folder
     page = ROOT / "docs" / f"{name}.md"
