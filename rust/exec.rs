@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use self::leaving::Leaving;
+use self::leaving::{Leaving, unstartable};
 use self::turn::Turn;
 use crate::compute::{Scratch, Setting};
 use crate::error::{Error, Result};
@@ -212,21 +212,22 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// Start the workers, watch them, and return how many there were when all have ended and their
-    /// threads are joined. Where so many threads cannot be had, fewer do the same work.
+    /// Start the workers, watch them, and return how many there could be when all have ended and
+    /// their threads are joined. Where so many threads cannot be had, fewer do the same work.
     fn work_through(&self, shape: Shape, observer: Observer) -> Result<usize> {
-        let mut threads = shape.threads.min(self.items.len()).max(1);
+        let useful = shape.threads.min(self.items.len()).max(1);
+        let (mut threads, mut tries) = (useful, 10);
         loop {
             match self.work_with(threads, &mut *observer) {
-                Ok(()) => return Ok(threads),
-                Err(_) if threads > 1 => threads /= 2,
-                Err(refused) => {
-                    let what =
-                        format!("no thread can be started, expected at least one: {refused}");
-                    return Err(Error::plan(what).hint(
-                        "close other programs, or raise this process's limits (`ulimit -u`, `ulimit -v`)",
-                    ));
+                // As the plan says, whether there was work for all of them or not.
+                Ok(()) => return Ok(if threads == useful { shape.threads } else { threads }),
+                // What started and ended may count for a moment longer.
+                Err(_) if threads > 1 || tries > 0 => {
+                    tries -= i32::from(threads == 1);
+                    threads = (threads / 2).max(1);
+                    std::thread::sleep(Duration::from_millis(20));
                 }
+                Err(refused) => return Err(unstartable(&refused)),
             }
         }
     }

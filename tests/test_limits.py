@@ -91,10 +91,9 @@ def test_too_little_address_space_is_an_error_and_no_abort(
     assert outcomes[-1] == "made"
 
 
-def test_fewer_threads_do_where_many_cannot_be_had(recipe: dict[str, Any], tmp_path: Path) -> None:
-    outcome, threads = run(tmp_path, recipe, {"address_space": 400 << 20}, threads=500)
-    assert outcome == "made"
-    assert 1 <= int(threads) < 500
+def test_stacks_of_many_threads_are_not_asked_for(recipe: dict[str, Any], tmp_path: Path) -> None:
+    outcome, words = run(tmp_path, recipe, {"address_space": 400 << 20}, threads=500)
+    assert outcome == "made", words
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="root changes who it is")

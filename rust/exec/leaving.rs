@@ -1,8 +1,9 @@
-//! The end of a worker.
+//! The beginning and the end of workers.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 
 use super::turn::Turn;
+use crate::error::Error;
 
 /// Counts a worker out, even if it panics, so that nobody waits for it for ever.
 pub(super) struct Leaving<'b, 'a> {
@@ -21,4 +22,12 @@ impl Drop for Leaving<'_, '_> {
         drop(turn);
         self.waiting.iter().for_each(|waiting| waiting.notify_all());
     }
+}
+
+/// Not even one worker could begin.
+#[cold]
+pub(super) fn unstartable(refused: &rayon::ThreadPoolBuildError) -> Error {
+    let what = format!("no thread can be started, expected at least one: {refused}");
+    Error::plan(what)
+        .hint("close other programs, or raise this process's limits (`ulimit -u`, `ulimit -v`)")
 }
