@@ -26,7 +26,7 @@ impl Drop for Leaving<'_, '_> {
 
 /// Not even one worker could begin.
 #[cold]
-pub(super) fn unstartable(refused: &rayon::ThreadPoolBuildError) -> Error {
+pub(super) fn unstartable(refused: &dyn std::fmt::Display) -> Error {
     let what = format!("no thread can be started, expected at least one: {refused}");
     Error::plan(what)
         .hint("close other programs, or raise this process's limits (`ulimit -u`, `ulimit -v`)")
