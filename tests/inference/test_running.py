@@ -136,9 +136,9 @@ def test_memory_is_told_by_phase_and_not_in_the_file(merged: LoadedModel, tmp_pa
         ({"step": 4}, "did you mean `steps`"),
         ({"width": 65}, "multiple of"),
         ({"steps": 0}, "at least 1"),
-        ({"seeds": [-1]}, "from 0"),
+        ({"seeds": [-1]}, "at least 0"),
         ({"guidance": float("nan")}, "finite"),
-        ({"max_sequence_length": 513}, "at most 512"),
+        ({"max_sequence_length": 513}, "from 1 to 512"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(

@@ -22,7 +22,7 @@ fn refused(scene: &Scene, job: &Job, message: &str, hint: &str) {
 fn an_existing_output_is_kept() {
     let scene = Scene::small();
     fs::write(scene.output(), "precious").expect("a file in the way");
-    refused(&scene, &scene.to_file(), "exists", "--overwrite");
+    refused(&scene, &scene.to_file(), "exists", "overwrite=True");
     assert_eq!(fs::read(scene.output()).expect("the old file"), b"precious");
     scene.to_file().option("overwrite", true).run().expect("an allowed replacement");
     assert!(fs::metadata(scene.output()).expect("the new file").len() > scene.bytes());
@@ -35,7 +35,7 @@ fn an_existing_folder_is_kept_and_foreign_files_are_never_replaced() {
     let path = scene.folder().join("model");
     let job = || scene.job(&json!({"folder": {"path": path}}));
     fs::create_dir(&path).expect("a folder in the way");
-    refused(&scene, &job(), "exists", "--overwrite");
+    refused(&scene, &job(), "exists", "overwrite=True");
     fs::write(path.join("thesis.txt"), "precious").expect("a file in the folder");
     let overwriting = job().option("overwrite", true);
     refused(&scene, &overwriting, "got 1 others: `thesis.txt`", "another output");
@@ -82,7 +82,7 @@ fn symbolic_links_are_followed_for_inputs_and_never_replaced_as_outputs() {
     fs::remove_file(scene.output()).expect("the output");
     for target in ["nowhere", "/dev/null", "../b.safetensors"] {
         symlink(target, scene.output()).expect("a link in the way");
-        refused(&scene, &scene.to_file(), "exists", "--overwrite");
+        refused(&scene, &scene.to_file(), "exists", "overwrite=True");
         let overwriting = scene.to_file().option("overwrite", true);
         refused(&scene, &overwriting, "expected a regular file", "remove it yourself");
         assert_eq!(fs::read_link(scene.output()).expect("a link").to_str(), Some(target));

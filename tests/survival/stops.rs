@@ -35,7 +35,7 @@ fn the_observer_is_called_ten_times_a_second_at_most() {
         Ok(())
     };
     scene.to_file().slowly().watched(count).expect("a job undisturbed");
-    let most = begun.elapsed().as_millis() / 100;
+    let most = begun.elapsed().as_millis() / 100 + 2; // at the start and at the end as well
     assert!((1..=most).contains(&calls), "{calls} calls, expected at most {most}");
 }
 

@@ -62,7 +62,7 @@ fn every_kind_of_formula_sees_the_sum_of_the_terms() {
     let ops = [
         json!({"combine": {"slerp": {"t": 0.3}}}),
         json!({"delta": {"weights": [1.0, 0.5], "lambda": 1.0, "normalize": true,
-            "consensus": "sum", "sparsify": {"magnitude": {"density": [0.3, 0.6]}}}}),
+            "consensus": "sum", "even": "majority", "sparsify": {"magnitude": {"density": [0.3, 0.6]}}}}),
     ];
     for (op, count) in ops.iter().zip([2, 3]) {
         let terms = (0..count).map(|i| json!([rows(i, "w", 64), low_rank(i, &models, 0.5)]));

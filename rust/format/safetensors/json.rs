@@ -62,8 +62,8 @@ pub(super) fn charge(total: &mut usize, key: &str, value: &str) -> Checked<()> {
         let what = format!("too much metadata, expected at most {MAX_METADATA} bytes, got more");
         return Err(Flaw::new(
             what,
-            "metadata holds notes, not data; write the file without: `from safetensors.torch import \
-             load_file, save_file`, `save_file(load_file(path), \"without.safetensors\")`",
+            "metadata holds notes, not data; read the tensors with `safetensors.torch.load_file` and \
+             write them without it with `save_file`",
         ));
     }
     Ok(())
