@@ -393,10 +393,6 @@ def test_it_can_be_painted_again_and_told_in_a_page(judged: tuple[Evaluation, Pa
     assert again.identical
     assert len(again.images) == 6
     page = build(evaluation=folder)
-    assert [section.key for section in page.sections][:4] == [
-        "notes",
-        "questions",
-        "images",
-        "scores",
-    ]
+    keys = [section.key for section in page.sections]
+    assert keys[:4] == ["notes", "questions", "images", "scores"]
     assert page.html().count("<img ") == len(found.images)
