@@ -93,7 +93,8 @@ def test_writing_more_takes_no_more(tmp_path: Path, io: str) -> None:
         )
         assert out.stat().st_size > 2 * elements(flux)
         # What the job says of itself is what the system saw: it ends a little before the process.
-        assert 0.9 * peaks[name] < report["run"]["peak_rss"] <= peaks[name]
+        # The kernel counts pages in batches of each thread, so either may lag by a few hundred kB.
+        assert 0.9 * peaks[name] < report["run"]["peak_rss"] <= peaks[name] + MB
         out.unlink()
     assert peaks["large"] < LIMIT
     assert peaks["large"] - peaks["small"] < FLAT, peaks
