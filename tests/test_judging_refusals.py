@@ -158,7 +158,7 @@ class Sharp:
     better: Literal["higher", "lower", "none"] = "higher"
 
     def score(self, images: Any, prompts: Any) -> Any:
-        raise NotImplementedError
+        pytest.fail(f"asked about {len(images)} of {len(prompts)}, although its name is taken")
 
 
 @pytest.mark.parametrize("name", REFUSED)

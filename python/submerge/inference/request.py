@@ -171,7 +171,7 @@ def check_device(device: str) -> None:
 
     try:
         torch.zeros(1, device=device)
-    except (AssertionError, ImportError, NotImplementedError, RuntimeError) as error:
+    except (AssertionError, ImportError, RuntimeError) as error:
         raise SubmergeError(
             f"device: {quoted(device)} cannot be used: {_first_line(error)}",
             hint="paint with `cpu`, or install a build of torch and a driver for the device",
