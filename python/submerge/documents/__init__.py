@@ -12,15 +12,11 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, TypeVar, cast
 
+from submerge.documents.evaluation import EvaluationDocument
 from submerge.documents.figures import AnalysisDocument, MergeDocument
 from submerge.documents.form import checked, format_of, plain, schema
-from submerge.documents.painting import (
-    EmbeddingsDocument,
-    EvaluationDocument,
-    ImageDocument,
-    MeasureDocument,
-    ReproductionDocument,
-)
+from submerge.documents.measurement import MeasureDocument
+from submerge.documents.painting import EmbeddingsDocument, ImageDocument, ReproductionDocument
 from submerge.errors import RecipeError, quoted
 from submerge.given import shown
 from submerge.given.text import DOCUMENT, load_document, plain_copy, read_document

@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from submerge.documents import EvaluationDocument
-    from submerge.documents.painting import (
+    from submerge.documents.evaluation import (
         Comparison,
         ImageRow,
-        ModelRow,
         NotRun,
         PromptRow,
         Score,
         Signal,
         SweepRow,
     )
+    from submerge.documents.painting import ModelRow
     from submerge.evaluate.painting import Picture
     from submerge.evaluate.verdicts import Question
 

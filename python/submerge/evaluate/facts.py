@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from submerge.documents.painting import Comparison, QuestionRow, Score, Signal, Verdict
+    from submerge.documents.evaluation import Comparison, QuestionRow, Score, Signal, Verdict
 
 __all__ = ["Facts", "Question", "mean"]
 

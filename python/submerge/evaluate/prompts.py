@@ -38,7 +38,7 @@ from submerge.given import (
 if TYPE_CHECKING:
     import os
 
-    from submerge.documents.painting import PromptRow
+    from submerge.documents.evaluation import PromptRow
 
 __all__ = ["COLOURS", "RELATIONS", "Item", "Prompt", "battery", "prompts_of", "read_prompts"]
 

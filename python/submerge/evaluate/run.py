@@ -36,15 +36,8 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
-    from submerge.documents.painting import (
-        Comparison,
-        ImageRow,
-        ModelRow,
-        NotRun,
-        Score,
-        Signal,
-        SweepRow,
-    )
+    from submerge.documents.evaluation import Comparison, ImageRow, NotRun, Score, Signal, SweepRow
+    from submerge.documents.painting import ModelRow
     from submerge.evaluate.candidates import Model
     from submerge.evaluate.scorers.base import Scorer
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from submerge.documents.painting import Signal
+    from submerge.documents.evaluation import Signal
 
     Floats = NDArray[np.float32]
 

@@ -16,7 +16,7 @@ from submerge.evaluate.statistics import within
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from submerge.documents.painting import Comparison, Verdict
+    from submerge.documents.evaluation import Comparison, Verdict
 
 __all__ = ["Facts", "Question", "questions"]
 

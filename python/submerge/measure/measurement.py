@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from submerge.documents import MeasureDocument
-    from submerge.documents.painting import (
+    from submerge.documents.measurement import (
         MeasuredModel,
         MeasuredResult,
-        ModelRow,
         TimelineRow,
         WorkloadRow,
     )
+    from submerge.documents.painting import ModelRow
 
 __all__ = ["Measurement", "gathered"]
 

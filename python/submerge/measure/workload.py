@@ -12,7 +12,7 @@ from submerge.given import Count, Options, Record, shown
 from submerge.inference.options import InferenceOptions, InferenceOptionsDict
 
 if TYPE_CHECKING:
-    from submerge.documents.painting import WorkloadRow
+    from submerge.documents.measurement import WorkloadRow
 
 __all__ = ["Workload", "WorkloadDict"]
 

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from submerge.documents import ReportDocument, Source
-    from submerge.documents.painting import MeasuredModel, ModelRow
+    from submerge.documents.measurement import MeasuredModel
+    from submerge.documents.painting import ModelRow
 
 __all__ = ["Page", "build"]
 

@@ -10,7 +10,7 @@ from submerge.pictures.markup import Markup, coded, join, markdown, tag
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from submerge.documents.painting import Verdict
+    from submerge.documents.evaluation import Verdict
 
 __all__ = [
     "Block",

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from submerge.documents import EvaluationDocument
-    from submerge.documents.painting import ImageRow, ModelRow
+    from submerge.documents.evaluation import ImageRow
+    from submerge.documents.painting import ModelRow
 
     Key = tuple[str, int, str]
 

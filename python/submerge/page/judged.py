@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from submerge.documents import EvaluationDocument
-    from submerge.documents.painting import Comparison, Verdict
+    from submerge.documents.evaluation import Comparison, Verdict
 
 __all__ = ["images", "questions", "scores", "verdicts"]
 

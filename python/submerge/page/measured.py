@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from submerge.documents import MeasureDocument
-    from submerge.documents.painting import MeasuredModel, MeasuredResult, TimelineRow
+    from submerge.documents.measurement import MeasuredModel, MeasuredResult, TimelineRow
 
 __all__ = ["environments", "memory"]
 

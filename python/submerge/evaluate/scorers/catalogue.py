@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
-    from submerge.documents.painting import NotRun
+    from submerge.documents.evaluation import NotRun
 
     References = Mapping[str, Image]
     Made = Sequence[Scorer]
