@@ -18,12 +18,15 @@
 #   ml_dtypes float8_e4m3fn: 1.0 (nearest 1.125)
 #   numpy float16: 1.0009765625 (nearest 1.0009765625)
 set -euo pipefail
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-python3 -m venv "$work/venv"
-"$work/venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+cd "$folder"
+python3 -m venv venv
+venv/bin/python -m pip install --quiet --disable-pip-version-check \
     torch==2.15.0 ml_dtypes==0.6.0 numpy==2.4.6
-"$work/venv/bin/python" -W ignore - <<'PYTHON'
+cat > check.py <<'PYTHON'
+import sys
+
 import ml_dtypes
 import numpy as np
 import torch
@@ -53,5 +56,9 @@ for what, (cast, nearest) in seen.items():
 
 twice = all(cast == 1.0 for what, (cast, _) in seen.items() if what != "numpy float16")
 once = seen["numpy float16"][0] == seen["numpy float16"][1]
-raise SystemExit(0 if twice and once else "the casts changed")
+sys.exit(0 if twice and once else 1)
 PYTHON
+if ! venv/bin/python -W ignore check.py; then
+    echo "the casts changed: this is no longer what was seen" >&2
+    exit 1
+fi
