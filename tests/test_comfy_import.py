@@ -11,33 +11,17 @@ import pytest
 
 from flux_units import flux_units
 from submerge.errors import RecipeError
-from submerge.methods import Linear
 from submerge.recipe import Recipe
 from submerge.recipe.importers import import_recipe
-from submerge.values import Selection
+from workflows import graph, loader, shares
 
 DATA = Path(__file__).parent / "data" / "recipes"
-UNITS = flux_units()
 KREA, SCHNELL = "flux1-krea-dev", "flux1-schnell"
 MERGE = "ModelMergeSimple"
 
 
-def shares(recipe: Recipe, units: list[str] = UNITS) -> dict[str, dict[str, float]]:
-    (step,) = recipe.steps()
-    assert isinstance(step.method, Linear)
-    return step.method.weights(list(recipe.models), Selection.of(units), step.path)
-
-
-def loader(path: str) -> dict[str, Any]:
-    return {"class_type": "UNETLoader", "inputs": {"unet_name": path, "weight_dtype": "default"}}
-
-
 def node(kind: str, one: str, two: str, **numbers: object) -> dict[str, Any]:
     return {"class_type": kind, "inputs": {"model1": [one, 0], "model2": [two, 0], **numbers}}
-
-
-def graph(**nodes: dict[str, Any]) -> str:
-    return json.dumps({"a": loader("a.safetensors"), "b": loader("b.safetensors"), **nodes})
 
 
 @pytest.mark.parametrize("name", ["comfy-api.json", "comfy-workflow.json"])

@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from flux_units import flux_units
 from submerge.blocks import Selector, select
 from submerge.errors import RecipeError
-from submerge.methods import Linear, Take
+from submerge.methods import Take
 from submerge.recipe import Recipe
 from submerge.recipe.importers import import_recipe
 from submerge.values import Selection
+from workflows import UNITS, graph, shares
 
 DATA = Path(__file__).parent / "data" / "recipes"
-UNITS = flux_units()
-
-
-def shares(recipe: Recipe, units: list[str] = UNITS) -> dict[str, dict[str, float]]:
-    (step,) = recipe.steps()
-    assert isinstance(step.method, Linear)
-    return step.method.weights(list(recipe.models), Selection.of(units), step.path)
-
-
-def loader(path: str) -> dict[str, Any]:
-    return {"class_type": "UNETLoader", "inputs": {"unet_name": path, "weight_dtype": "default"}}
-
-
-def graph(**nodes: dict[str, Any]) -> str:
-    return json.dumps({"a": loader("a.safetensors"), "b": loader("b.safetensors"), **nodes})
 
 
 def vector(**changes: float) -> list[float]:
