@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from submerge.checkpoint.names import foreign, is_litter, is_safetensors, is_shard
 from submerge.errors import CheckpointError, listing, nearest, quoted
+from submerge.given.text import unique
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,7 +90,7 @@ def read_object(path: Path, limit: int) -> dict[str, Any]:
         raise CheckpointError(f"{path}: is too large, expected at most {limit} bytes")
     try:
         value = json.loads(
-            data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
+            data.decode("utf-8"), object_pairs_hook=unique, parse_constant=_no_constant
         )
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
@@ -297,15 +298,6 @@ def _is_there(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     return stat.S_ISREG(mode_of(path))
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in result:
-            raise ValueError(f"the key {quoted(key)} occurs twice")
-        result[key] = value
-    return result
 
 
 def _no_constant(word: str) -> None:

@@ -35,6 +35,7 @@ __all__ = [
     "plain_copy",
     "read_document",
     "read_text",
+    "unique",
 ]
 
 MAX_ALIASES = 100
@@ -149,21 +150,32 @@ class _NotJson(NamedTuple):
     why: str
 
 
-def _json(text: str, name: str, bounds: Bounds = RECIPE) -> Any:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in found:
-                raise RecipeError(f"{name}: {quoted(key)} is given twice, expected each name once")
-            found[key] = value
-        return found
+class DuplicateKeyError(ValueError):
+    """A key that stands twice in one object."""
 
+    def __init__(self, key: str) -> None:
+        super().__init__(f"the key {quoted(key)} occurs twice")
+        self.key = key
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object, as `object_pairs_hook` wants it; raises `DuplicateKeyError`: readers disagree."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise DuplicateKeyError(key)
+        found[key] = value
+    return found
+
+
+def _json(text: str, name: str, bounds: Bounds = RECIPE) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=once)
+        return json.loads(text, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
         return _NotJson(error.lineno, error.colno, error.msg.lower())
-    except RecipeError:
-        raise
+    except DuplicateKeyError as error:
+        message = f"{name}: {quoted(error.key)} is given twice, expected each name once"
+        raise RecipeError(message) from None
     except ValueError as error:  # a number with thousands of digits
         raise RecipeError(f"{name}: not JSON: {error}") from None
     except RecursionError:
