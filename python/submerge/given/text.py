@@ -159,7 +159,7 @@ class DuplicateKeyError(ValueError):
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object, as `object_pairs_hook` wants it; raises `DuplicateKeyError`: readers disagree."""
+    """Return a JSON object for `object_pairs_hook`; raises `DuplicateKeyError`."""
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
