@@ -109,7 +109,7 @@ fn run(
     if options.mode == Mode::Fit {
         return Ok(how);
     }
-    let recalled = options.statistics.as_ref().map_or(0, |known| work.recall(known));
+    let statistics_reused = options.statistics.as_ref().map_or(0, |known| work.recall(known));
     let (items, parts) = cut(&work, shape.item_elements)?;
     let seen = |run: &&dyn Run| !run.is_recalled() && run.passes() > 0;
     work.evaluate_networks()?;
@@ -154,8 +154,8 @@ fn run(
         },
         threads,
         peak_rss: sys::peak_rss(),
-        looked: work.units.iter().filter_map(Unit::run).filter(seen).count(),
-        recalled,
+        statistics_computed: work.units.iter().filter_map(Unit::run).filter(seen).count(),
+        statistics_reused,
         statistics: if options.statistics.is_some() { work.keyed(found) } else { BTreeMap::new() },
         ..how
     })

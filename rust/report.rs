@@ -34,11 +34,11 @@ pub struct Report {
     pub working_bytes: u64,
     /// Peak resident memory of the process, in bytes.
     pub peak_rss: u64,
-    /// Units that were looked at before they were made.
-    pub looked: usize,
-    /// Units that would have been, were it not known from an earlier job what a look finds.
-    pub recalled: usize,
-    /// What looks found, for a later job.
+    /// Units whose statistics were computed, in passes over them before they were made.
+    pub statistics_computed: usize,
+    /// Units whose statistics were those of an earlier job.
+    pub statistics_reused: usize,
+    /// What the passes found, for a later job.
     pub statistics: Statistics,
 }
 

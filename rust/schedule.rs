@@ -118,8 +118,8 @@ pub fn fit(work: &Work, options: &Options) -> Result<Shape> {
         } else {
             let of = if whole > 0 { "whole matrices and " } else { "" };
             let what = format!(
-                "memory budget: {budget} bytes are too few, expected at least {} for {of}{streams} \
-                 streams",
+                "memory_budget: {budget} bytes of working memory are too few, expected at least {} \
+                 for {of}{streams} streams",
                 need(1, cell)
             );
             return Err(Error::plan(what).hint("raise `memory_budget`"));

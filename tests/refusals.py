@@ -327,7 +327,7 @@ CORE = {
     "too small a budget": Row(
         lambda b: b.merge(run={"memory_budget": 1000}),
         PlanError,
-        "memory budget",
+        "memory_budget: 1000 bytes of working memory",
         "expected at least",
         "`memory_budget`",
     ),

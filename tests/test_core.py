@@ -292,7 +292,7 @@ def test_a_plan_that_does_not_fit_is_refused(pair: list[Path], tmp_path: Path, n
         ({"chunk": 0}, "chunks of 0 bytes"),
         ({"isa": "mmx"}, "isa `mmx`, expected auto or scalar"),
         ({"mode": "guess"}, "unknown variant `guess`"),
-        ({"memory_budget": 1000}, "1000 bytes are too few, expected at least"),
+        ({"memory_budget": 1000}, "1000 bytes of working memory are too few, expected at least"),
         ({"hurry": True}, "unknown field `hurry`"),
     ],
 )

@@ -153,7 +153,9 @@ def test_the_budget_is_kept(tmp_path: Path, budget: str, threads: int) -> None:
 def test_a_budget_too_small_names_the_smallest_that_works(tmp_path: Path) -> None:
     made = {"models": models(tmp_path, Flux(1, 1, 512, 64))}
     out = tmp_path / "out.safetensors"
-    with pytest.raises(PlanError, match="memory budget: 1000 bytes are too few") as caught:
+    with pytest.raises(
+        PlanError, match="memory_budget: 1000 bytes of working memory are too few"
+    ) as caught:
         submerge.merge(made, out, memory_budget=1000)
     assert "`memory_budget`" in str(caught.value.hint)
     assert not out.exists()

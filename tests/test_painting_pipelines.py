@@ -178,10 +178,13 @@ def test_a_variant_is_opened_where_there_is_nothing_else(tmp_path: Path) -> None
     folder = factory.save_pipeline(tmp_path / "pipeline", KREA)
     plain = folder / "text_encoder" / "model.safetensors"
     shutil.copy(plain, plain.with_name("model.fp16.safetensors"))
-    assert find_parts(folder).beside.variants["text_encoder"] is None
+
+    def opened() -> str:
+        return find_parts(folder).beside.weights["text_encoder"].files[0].path.name
+
+    assert opened() == "model.safetensors"
     plain.unlink()
-    parts = find_parts(folder)
-    assert parts.beside.variants == {"text_encoder": "fp16", "text_encoder_2": None, "vae": None}
+    assert opened() == "model.fp16.safetensors"
 
 
 def test_a_transformer_alone_is_lent_the_components_of_those_beside_it(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What looks found is kept between runs, changes no bit, and is believed only where it is true."""
+"""Statistics are kept between runs, change no bit, and are believed only where they are true."""
 
 from __future__ import annotations
 
@@ -53,15 +53,21 @@ def test_a_recalled_merge_is_the_same_merge(shop: Shop, case: Case) -> None:
     second, recalled = shop.merge(made, threads=3, chunk="64KiB")
     assert plain == first == second
     assert told(off) == told(looked) == told(recalled)
-    assert (off.run.looked, off.run.recalled) == (looked.run.looked, looked.run.recalled)
-    assert looked.run.recalled == 0
+    assert (off.run.statistics_computed, off.run.statistics_reused) == (
+        looked.run.statistics_computed,
+        looked.run.statistics_reused,
+    )
+    assert looked.run.statistics_reused == 0
     assert off.run.statistics_cache == "off"
     assert looked.run.statistics_cache == recalled.run.statistics_cache == "on"
-    if looked.run.looked == 0 or case.method in NEVER:
-        assert recalled.run.recalled == 0
+    if looked.run.statistics_computed == 0 or case.method in NEVER:
+        assert recalled.run.statistics_reused == 0
         assert shop.files() == []
     else:
-        assert (recalled.run.looked, recalled.run.recalled) == (0, looked.run.looked)
+        assert (recalled.run.statistics_computed, recalled.run.statistics_reused) == (
+            0,
+            looked.run.statistics_computed,
+        )
         assert recalled.run.bytes_read < looked.run.bytes_read
 
 
@@ -76,13 +82,13 @@ def test_a_second_merge_reads_less(shop: Shop, method: str) -> None:
         _, first = shop.merge(made)
         _, second = shop.merge(made)
         once = submerge.plan(made, shop.folder / "out.safetensors").read_bytes
-        if second.run.recalled:
+        if second.run.statistics_reused:
             # Of the one the divergence of each row is found again, of others the signs of a vote
             # that hangs on weights.
             votes = case.compat is None and case.parameters.get("consensus") in ("sum", "count")
             again = 2 if method == "arcee_fusion" or votes else 1
             assert second.run.bytes_read == once * again < first.run.bytes_read
-        counts.append(second.run.recalled)
+        counts.append(second.run.statistics_reused)
     assert max(counts) == len(SHAPES)
 
 
@@ -99,7 +105,7 @@ def test_inner_products_serve_every_method_that_wants_them(shop: Shop) -> None:
         made = {"models": models, "method": method}
         got, report = shop.merge(made)
         assert got == shop.merge(made, statistics_cache="off")[0]
-        recalled.append(report.run.recalled)
+        recalled.append(report.run.statistics_reused)
     assert recalled == [0] + [2] * (len(COMBINED) - 1)
     assert len(shop.files()) == 1
 
@@ -121,7 +127,7 @@ def test_cuts_are_kept_for_what_they_depend_on(shop: Shop, name: str) -> None:
     made = {"models": shop.models(*files), "base": "m0"}
     shop.merge(made | {"method": {"ties": first}})
     got, report = shop.merge(made | {"method": {"ties": second}})
-    assert report.run.recalled == (2 if hits else 0)
+    assert report.run.statistics_reused == (2 if hits else 0)
     assert got == shop.merge(made | {"method": {"ties": second}}, statistics_cache="off")[0]
 
 
@@ -129,7 +135,7 @@ def test_another_seed_is_another_look(shop: Shop) -> None:
     models = shop.models(*(random(i, (40, 60)) for i in range(3)))
     made: dict[str, Any] = {"models": models, "base": "m0"}
     made["method"] = {"dare_linear": {"density": 0.5, "rescale": "l1"}}
-    recalled = [shop.merge(made | {"seed": seed})[1].run.recalled for seed in (1, 1, 2)]
+    recalled = [shop.merge(made | {"seed": seed})[1].run.statistics_reused for seed in (1, 1, 2)]
     assert recalled == [0, 1, 0]
 
 
@@ -142,7 +148,7 @@ def test_other_output_and_other_rules_recall(shop: Shop) -> None:
     models = {name: str(path) for name, path in paths.items()}
     made: dict[str, Any] = {"models": models, "method": {"slerp": {"alpha": 0.3}}}
     _, first = shop.merge(made)
-    assert first.run.looked > 50
+    assert first.run.statistics_computed > 50
     for change in (
         {"output": {"layout": "bfl"}},
         {"output": {"dtype": "f8_e4m3"}},
@@ -151,7 +157,7 @@ def test_other_output_and_other_rules_recall(shop: Shop) -> None:
         {"models": {"first": models["schnell"], "second": models["krea"]}},
     ):
         got, report = shop.merge(made | change)
-        assert report.run.looked == 0 < report.run.recalled
+        assert report.run.statistics_computed == 0 < report.run.statistics_reused
         assert got == shop.merge(made | change, statistics_cache="off")[0]
 
 
@@ -169,7 +175,7 @@ def test_a_file_changed_in_place_is_looked_at_again(shop: Shop) -> None:
     settle()
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (inode, times.st_mtime_ns)
     after, report = shop.merge(made)
-    assert report.run.recalled == 0
+    assert report.run.statistics_reused == 0
     assert after == shop.merge(made, statistics_cache="off")[0] != before
 
 
@@ -185,7 +191,7 @@ def test_another_model_with_the_inode_size_and_time_of_the_first_is_another(shop
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     settle()
     after, report = shop.merge(made)
-    assert report.run.recalled == 0
+    assert report.run.statistics_reused == 0
     assert after == shop.merge(made, statistics_cache="off")[0] != before
 
 
@@ -247,7 +253,9 @@ def test_what_was_used_least_recently_goes_first(
     size = sum(path.stat().st_size for path in shop.files())
     monkeypatch.setattr(statistics, "LIMIT", size)
     shop.merge(recipes[2])
-    recalled = [shop.merge(each)[1].run.recalled for each in (recipes[0], recipes[2], recipes[1])]
+    recalled = [
+        shop.merge(each)[1].run.statistics_reused for each in (recipes[0], recipes[2], recipes[1])
+    ]
     assert recalled == [1, 1, 0]
     assert sum(path.stat().st_size for path in shop.files()) <= size
 
@@ -261,7 +269,7 @@ def test_one_file_is_bounded(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Non
         shop.merge(made)
         (file,) = shop.files()
         assert file.stat().st_size <= 2000
-    assert shop.merge(made)[1].run.recalled == 1  # the last stays
+    assert shop.merge(made)[1].run.statistics_reused == 1  # the last stays
 
 
 def test_doctor_tells_where_it_is(
@@ -299,9 +307,9 @@ def test_the_command_line_keeps_and_uses_it(shop: Shop) -> None:
     time.sleep(2.1)  # other processes trust no file that changed just now
     assert run(SUBMERGE_STATISTICS_CACHE="off")["statistics_cache"] == "off"
     first, second = (run(SUBMERGE_STATISTICS_CACHE=str(shop.cache)) for _ in range(2))
-    assert (first["looked"], second["recalled"]) == (1, 1)
+    assert (first["statistics_computed"], second["statistics_reused"]) == (1, 1)
     text = subprocess.run(
         [*command, "--statistics-cache", str(shop.cache)], capture_output=True, text=True,
         check=True,
     ).stdout  # fmt: skip
-    assert text.rstrip().endswith("1 look saved by the cache")
+    assert text.rstrip().endswith("statistics of 1 unit from the cache")

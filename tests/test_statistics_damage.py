@@ -86,9 +86,9 @@ def test_damage_is_met_by_looking_again(shop: Shop, damage: str, method: str) ->
     file.write_bytes(DAMAGE[damage](content))
     again, report = shop.merge(made)
     assert again == whole
-    assert (report.run.looked, report.run.recalled) == (1, 0)
+    assert (report.run.statistics_computed, report.run.statistics_reused) == (1, 0)
     # It is made anew, beside the entries that are only foreign to this merge.
-    assert shop.merge(made)[1].run.recalled == 1
+    assert shop.merge(made)[1].run.statistics_reused == 1
 
 
 def test_a_pipe_and_a_folder_in_its_place_are_passed_over(shop: Shop) -> None:
@@ -103,7 +103,7 @@ def test_a_pipe_and_a_folder_in_its_place_are_passed_over(shop: Shop) -> None:
         make(file)
         again, report = shop.merge(made)
         assert again == whole
-        assert report.run.looked == 1
+        assert report.run.statistics_computed == 1
 
 
 def test_a_folder_that_cannot_be_written_is_reported(shop: Shop) -> None:
@@ -135,7 +135,7 @@ def test_who_verifies_looks(shop: Shop) -> None:
     (file,) = shop.files()
     file.write_bytes(with_numbers(file.read_bytes(), lambda n: [n[0], 0, n[2]]))
     _, report = shop.merge(made)
-    assert report.run.looked == 0  # the checksum is right: somebody meant it
+    assert report.run.statistics_computed == 0  # the checksum is right: somebody meant it
     out = shop.folder / "out.safetensors"
     assert not submerge.verify(out, recipe=made, statistics_cache=shop.cache).passed
 
@@ -158,7 +158,7 @@ def test_jobs_side_by_side_leave_a_whole_file(shop: Shop) -> None:
     assert len(set(outputs)) == 1
     assert len(outputs) == 8
     assert [path.suffix for path in shop.files()] == [".statistics"]
-    assert shop.merge(made)[1].run.recalled == 1
+    assert shop.merge(made)[1].run.statistics_reused == 1
 
 
 @settings(max_examples=200)

@@ -96,7 +96,8 @@ def execute(
     Returns:
         JSON `{"units": [{"unit", "elements", "changed", "nonfinite", "nonfinite_out", "norm2",
         "dot", "delta2"}], "bytes_read", "bytes_written", "seconds", "phases", "threads", "chunk",
-        "io", "isa", "working_bytes", "peak_rss", "looked", "recalled", "statistics"}`.
+        "io", "isa", "working_bytes", "peak_rss", "statistics_computed",
+        "statistics_reused", "statistics"}`.
 
     Raises:
         PlanError: plan and files do not fit together, or a file changed meanwhile.

@@ -115,8 +115,8 @@ class Run(NamedTuple):
         chunk: elements computed at a time.
         io: how files were read.
         isa: the instruction set the kernels used.
-        looked: units that were looked at as a whole before they were made.
-        recalled: units that would have been, were not what a look finds in the statistics cache.
+        statistics_computed: units whose statistics were computed before they were made.
+        statistics_reused: units whose statistics were in the statistics cache.
         statistics_cache: `on`, `off`, or why it was not used.
     """
 
@@ -130,8 +130,8 @@ class Run(NamedTuple):
     chunk: int
     io: str
     isa: str
-    looked: int
-    recalled: int
+    statistics_computed: int
+    statistics_reused: int
     statistics_cache: str
 
     @classmethod
@@ -147,7 +147,8 @@ class Run(NamedTuple):
     def line(self) -> str:
         """Return the run in one line: `9.6 GB in 1.2 s (8.0 GB/s), peak memory 96.2 MB`."""
         moved = bytes_in_words(self.bytes_read + self.bytes_written)
-        saved = f", {counted(self.recalled, 'look')} saved by the cache" if self.recalled else ""
+        reused = self.statistics_reused
+        saved = f", statistics of {counted(reused, 'unit')} from the cache" if reused else ""
         return (
             f"{moved} read and written in {self.seconds:.2f} s "
             f"({bytes_in_words(int(self.speed))}/s), peak memory {bytes_in_words(self.peak_rss)}"

@@ -112,9 +112,10 @@ class RunOptions(Options):
 
     Attributes:
         threads: worker threads; None is one for each core this process may use.
-        memory_budget: bytes of working memory, as a number or `"64MiB"`. A job that does not fit
-            takes smaller chunks, then fewer threads, then is refused. None is 64 MiB, and what they
-            need up to 512 MiB for methods of whole matrices.
+        memory_budget: bytes of working memory, as a number or `"64MiB"`: buffers, not the process
+            (painting has its own, see `load_model`). A job that does not fit takes smaller chunks,
+            then fewer threads, then is refused. None is 64 MiB, and what they need up to 512 MiB
+            for methods of whole matrices.
         chunk: bytes of output computed at a time, as a number or `"1MiB"`; less with more than two
             models, so that memory stays the same.
         io: `mmap` windows, positioned reads (`pread`), or what was fastest where it was measured
@@ -198,7 +199,7 @@ def execute(plan: Plan, options: RunOptions, mode: Mode) -> dict[str, Any]:
     """Run a plan and return the core's figures.
 
     `write` makes the output, `measure` writes nothing, `check` recomputes and compares with the
-    existing output byte for byte. Only `write` uses the statistics cache: who checks, looks.
+    existing output byte for byte. Only `write` uses the statistics cache: a check computes them.
     """
     cache = StatisticsCache.of(options.statistics_cache if mode == "write" else OFF)
     known = cache.recall(plan)

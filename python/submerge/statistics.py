@@ -1,10 +1,11 @@
-"""What looks at units found, kept on disk between runs: the statistics cache.
+"""The statistics of units, kept on disk between runs: the statistics cache.
 
-Methods that look at a whole unit before they merge it read the models twice or more often. What a
-look finds depends on the models, and on few of a method's arguments, so a later merge of the same
-files need not look again. The core says under which keys: they name the arithmetic's version, the
-device, inode, size and times of change of every operand's file (the inode's own too, which nobody
-can put back), the place in it, and what was searched. Nothing is found by a model's contents.
+Methods that need statistics of a whole unit before they merge it read the models twice or more
+often. Statistics depend on the models, and on few of a method's arguments, so a later merge of the
+same files need not compute them again. The core says under which keys: they name the arithmetic's
+version, the device, inode, size and times of change of every operand's file (the inode's own too,
+which nobody can put back), the place in it, and what was searched. Nothing is found by a model's
+contents.
 
 There is one file for each set of models, of JSON behind a checksum. Whatever is wrong with one (cut
 short, foreign, changed) makes it count as absent; a folder that cannot be written keeps nothing.
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LIMIT", "OFF", "VARIABLE", "Statistics", "StatisticsCache"]
 
-# What looks found, as numbers, by key.
+# Statistics as numbers, by key.
 Statistics: TypeAlias = "dict[str, list[int]]"
 
 OFF = "off"

@@ -16,7 +16,7 @@ from factory import DTYPES, KREA, Flux, save_file, save_folder, tensors, write, 
 from inference.plans import CANDIDATES, on_a_gpu
 from submerge.checkpoint import open_checkpoint
 from submerge.inference import load_model, loading, plan_loading, run_inference
-from submerge.inference.weights import Weights
+from submerge.inference.weights import Weights, diffusers_places
 from submerge.layout import identify
 
 if TYPE_CHECKING:
@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 SMALL: Any = {"width": 32, "height": 32, "steps": 2, "max_sequence_length": 16}
 TEXT = "a fox in snow"
+
+
+def transformer_weights(path: Path, dtype: torch.dtype) -> Weights:
+    model = identify(open_checkpoint(path))
+    places = diffusers_places(model)
+    return Weights(model.checkpoint, places, dict.fromkeys(places, dtype))
 
 
 def painted(model: Any) -> bytes:
@@ -42,7 +48,7 @@ def expected(pipelines: dict[str, Path]) -> bytes:
 def test_every_layout_gives_the_tensors_of_the_diffusers_one(tmp_path: Path, layout: str) -> None:
     prefix = {"comfy": "model.diffusion_model."}.get(layout, "")
     path = save_file(tmp_path / "m.safetensors", KREA, "bfl" if prefix else layout, prefix)
-    weights = Weights(identify(open_checkpoint(path)), torch.bfloat16)
+    weights = transformer_weights(path, torch.bfloat16)
     truth = tensors(KREA)
     assert set(weights) == set(truth)
     for name, array in truth.items():
@@ -52,7 +58,7 @@ def test_every_layout_gives_the_tensors_of_the_diffusers_one(tmp_path: Path, lay
 
 def test_shards_are_read_where_they_lie(tmp_path: Path) -> None:
     folder = save_folder(tmp_path / "sharded", KREA, shards=3)
-    weights = Weights(identify(open_checkpoint(folder)), torch.float32)
+    weights = transformer_weights(folder, torch.float32)
     truth = FluxTransformer2DModel.from_pretrained(folder, torch_dtype=torch.float32).state_dict()
     assert len(weights) == len(truth)
     for name, tensor in truth.items():

@@ -110,10 +110,10 @@ fn statistics_are_kept_of_what_promises_a_version() {
     let models = models();
     let known = slerp(&models).with(&json!({"statistics": {}}));
     let first = known.run();
-    assert_eq!((first.report.recalled, first.report.statistics.len()), (0, 1));
+    assert_eq!((first.report.statistics_reused, first.report.statistics.len()), (0, 1));
     let again = slerp(&models).with(&json!({"statistics": first.report.statistics}));
     let second = again.run();
-    assert_eq!((second.report.recalled, &second.file), (1, &first.file));
+    assert_eq!((second.report.statistics_reused, &second.file), (1, &first.file));
     let mut nameless = slerp(&models).with(&json!({"statistics": {}}));
     nameless.given[0].1 = Arc::new(Memory::new("model 0", "", models[0].file().into()));
     nameless.plan["sources"][0]["given"]["identity"]["tag"] = json!("");

@@ -31,7 +31,9 @@ from submerge.cli.terminal import say
 )
 @click.option("--device", help="cpu, cuda, mps, ...  [default: what is there]")
 @click.option("--dtype", type=click.Choice(["bf16", "f16", "f32"]), help="To compute in.")
-@click.option("--memory-budget", metavar="SIZE", help="As in 12GB.  [default: what is free]")
+@click.option(
+    "--memory-budget", metavar="SIZE", help="Of the device, as in 12GB.  [default: what is free]"
+)
 @quantized
 @click.option("--components", type=click.Path(), help="A pipeline for a transformer alone.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="The JSON file to write.")
@@ -84,7 +86,9 @@ def _place(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> An
 )
 @click.option("--limit", type=click.IntRange(1), help="Images of each model.  [default: all]")
 @click.option("--device", help="cpu, cuda, mps, ...  [default: what is there]")
-@click.option("--memory-budget", metavar="SIZE", help="As in 12GB.  [default: what is free]")
+@click.option(
+    "--memory-budget", metavar="SIZE", help="Of the device, as in 12GB.  [default: what is free]"
+)
 @click.option("--components", type=click.Path(), help="A pipeline for a transformer alone.")
 @click.option("-o", "--output", type=click.Path(file_okay=False), help="Keep the new images here.")
 @as_json

@@ -95,7 +95,7 @@ def writing(command: F) -> F:
         click.option(
             "--statistics-cache",
             metavar="DIR|off",
-            help="Where to keep what looks at whole tensors found, for later merges of the same"
+            help="Where to keep statistics of whole tensors, for later merges of the same"
             " files.  [default: in the user's cache directory]",
         ),
         click.option("--overwrite", is_flag=True, default=None, help="Replace an existing output."),

@@ -63,14 +63,14 @@ def _pixels(_: click.Context, __: click.Parameter, value: str | None) -> tuple[i
 @click.option("--references", type=click.Path(), help="A folder with <id>.png as ground truth.")
 @click.option(
     "--blur-unsafe",
-    "--veil",
-    "blur_unsafe",
     is_flag=True,
     help="Blur images that the safety classifier flags.",
 )
 @click.option("--device", help="cpu, cuda, mps, ...  [default: what is there]")
 @click.option("--dtype", type=click.Choice(["bf16", "f16", "f32"]), help="To compute in.")
-@click.option("--memory-budget", metavar="SIZE", help="As in 12GB.  [default: what is free]")
+@click.option(
+    "--memory-budget", metavar="SIZE", help="Of the device, as in 12GB.  [default: what is free]"
+)
 @quantized
 @embedded
 @click.option("--components", type=click.Path(), help="A pipeline for a transformer alone.")

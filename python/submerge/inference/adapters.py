@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from submerge.errors import AdapterError, RecipeError, quoted
 from submerge.inference.placing import computing_on
+from submerge.inference.weights import unmap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -63,6 +64,8 @@ def _load_loras(pipe: Any, loras: Mapping[str, float]) -> tuple[str, ...]:
     try:
         for name, path in zip(names, loras, strict=True):
             pipe.load_lora_weights(str(path), adapter_name=name)
+            parameters = pipe.transformer.named_parameters()
+            unmap(tensor for known, tensor in parameters if f".{name}." in known)
         pipe.set_adapters(names, [float(scale) for scale in loras.values()])
     finally:
         pipe.register_modules(**encoders)
@@ -105,13 +108,14 @@ def _load_ip_adapter(pipe: Any, given: Mapping[str, Any], device: Any) -> dict[s
         dtype=fields.pop(f"{_ENCODER}_dtype", pipe.transformer.dtype),
         local_files_only=True,
     )
+    unmap((*vision.parameters(), *vision.buffers()))
     pipe.register_modules(image_encoder=vision.to(device).eval())
     pipe.load_ip_adapter(**fields)
     pipe.set_ip_adapter_scale(scale)
-    pipe.transformer.encoder_hid_proj.to(device)
+    unmap(pipe.transformer.encoder_hid_proj.to(device).parameters())
     for processor in pipe.transformer.attn_processors.values():
         if hasattr(processor, "to_k_ip"):
-            processor.to(device)
+            unmap(processor.to(device).parameters())
     return {"ip_adapter_image": _picture(image)}
 
 
@@ -125,6 +129,7 @@ def _load_controlnet(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     net = FluxControlNetModel.from_pretrained(
         fields.pop("model"), torch_dtype=pipe.transformer.dtype, local_files_only=True
     )
+    unmap((*net.parameters(), *net.buffers()))
     parts = {name: part for name, part in pipe.components.items() if name in _COMPONENTS}
     device = pipe._execution_device  # noqa: SLF001 - the only name it has
     kind = computing_on(FluxControlNetPipeline, device)

@@ -55,14 +55,11 @@ class Companions(NamedTuple):
         folder: the pipeline folder.
         configs: the config of each component.
         weights: the headers of text encoders and VAE.
-        variants: what stands in the names of their files, as in `model.fp16.safetensors`; None
-            where nothing does.
     """
 
     folder: Path
     configs: Mapping[str, dict[str, Any]]
     weights: Mapping[str, Checkpoint]
-    variants: Mapping[str, str | None]
 
 
 def check_pipeline(folder: Path, where: str) -> Path:
@@ -110,14 +107,9 @@ def open_companions(folder: Path, arch: Architecture) -> Companions:
     }
     _check_configs(folder, configs, arch)
     found = {name: _weights(folder / name, stem) for name, stem in _WEIGHTS.items()}
-    for name, (checkpoint, _) in found.items():
+    for name, checkpoint in found.items():
         _check_floats(folder / name, configs[name], checkpoint)
-    return Companions(
-        folder,
-        configs,
-        {name: checkpoint for name, (checkpoint, _) in found.items()},
-        {name: variant for name, (_, variant) in found.items()},
-    )
+    return Companions(folder, configs, found)
 
 
 def _check_class(folder: Path, name: str, entry: Any) -> None:
@@ -171,7 +163,7 @@ def _check_configs(folder: Path, configs: Mapping[str, dict[str, Any]], arch: Ar
             )
 
 
-def _weights(folder: Path, stem: str) -> tuple[Checkpoint, str | None]:
+def _weights(folder: Path, stem: str) -> Checkpoint:
     """Open a component's weights: those of the plain name, or of the one variant there is."""
     found: dict[str | None, Path] = {}
     for path in sorted(folder.iterdir()):
@@ -180,9 +172,8 @@ def _weights(folder: Path, stem: str) -> tuple[Checkpoint, str | None]:
         if plain in (f"{stem}.safetensors", f"{stem}.safetensors.index.json"):
             found.setdefault(variant, path)
     if not found:
-        return open_checkpoint(folder), None
-    chosen = None if None in found else min(found, key=str)
-    return open_checkpoint(found[chosen]), chosen
+        return open_checkpoint(folder)
+    return open_checkpoint(found[None if None in found else min(found, key=str)])
 
 
 def _check_floats(folder: Path, config: Mapping[str, Any], checkpoint: Checkpoint) -> None:

@@ -10,18 +10,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 from submerge.checkpoint import open_checkpoint
+from submerge.checkpoint.dtypes import DTYPES
 from submerge.checkpoint.reading import Reading
+from submerge.errors import CheckpointError
 from submerge.files import path_of, write_whole
+from submerge.inference.weights import Weights
+from submerge.layout import Place
 from submerge.profile.environment import installed
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Mapping
     from pathlib import Path
 
     import torch
+
+    from submerge.checkpoint import Checkpoint, TensorInfo
 
 __all__ = ["Embeddings", "texts_identity"]
 
@@ -65,19 +73,14 @@ class Embeddings:
 
     def find(self, prompt: str, tokens: int) -> tuple[Any, Any] | None:
         """Return both embeddings on the CPU, or None where they are not there or not usable."""
-        from safetensors import SafetensorError, safe_open
-
         path, key = self._place(prompt, tokens)
         if not path.exists():
             return None
-        try:
-            with safe_open(path, "pt") as file:
-                written = (file.metadata() or {}).get("key")
-                found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError):
-            written, found = None, {}
-        if written == key and _fits(found, tokens, self._known["dtype"]):
-            return found["t5"], found["clip"]
+        with suppress(OSError, CheckpointError):
+            file = open_checkpoint(path)
+            known = file.files[0].metadata.get("key") == key
+            if known and _fits(file.tensors, tokens, self._known["dtype"]):
+                return _pair(file)
         self.damaged.append(path)
         return None
 
@@ -101,13 +104,23 @@ class Embeddings:
         return self._folder / f"{digest}.safetensors", key
 
 
-def _fits(found: dict[str, Any], tokens: int, dtype: str | None) -> bool:
+def _fits(found: Mapping[str, TensorInfo], tokens: int, dtype: str | None) -> bool:
     """Return whether tensors are what encoding gives."""
     if set(found) != set(_NAMES):
         return False
-    t5, clip = found["t5"], found["clip"]
-    shaped = t5.ndim == 3 and t5.shape[:2] == (1, tokens) and clip.ndim == 2 and len(clip) == 1
-    return shaped and all(str(value.dtype) == f"torch.{dtype}" for value in (t5, clip))
+    t5, clip = found["t5"].shape, found["clip"].shape
+    shaped = len(t5) == 3 and t5[:2] == (1, tokens) and len(clip) == 2 and clip[0] == 1
+    return shaped and all(DTYPES[tensor.dtype].torch == dtype for tensor in found.values())
+
+
+def _pair(file: Checkpoint) -> tuple[torch.Tensor, torch.Tensor]:
+    """Read both embeddings as they are."""
+    import torch
+
+    places = {name: (Place(name, 0, file.tensors[name].rows),) for name in _NAMES}
+    dtypes = {name: getattr(torch, str(DTYPES[file.tensors[name].dtype].torch)) for name in _NAMES}
+    with closing(Weights(file, places, dtypes)) as weights:
+        return weights["t5"], weights["clip"]
 
 
 def texts_identity(pipeline: Path) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from submerge.errors import SubmergeError
+from submerge.errors import CheckpointError, SubmergeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
-__all__ = ["explained", "is_out_of_memory"]
+__all__ = ["explained", "explained_folder", "is_out_of_memory"]
 
 _FOREIGN = (
     ArithmeticError,
@@ -58,3 +59,21 @@ def explained(
                 hint="give a smaller `memory_budget`, or paint smaller or fewer at a time",
             ) from error
         raise SubmergeError(f"{where}: {type(error).__name__}: {error}", hint=hint) from error
+
+
+@contextmanager
+def explained_folder(folder: Path) -> Iterator[None]:
+    """Say which folder of a pipeline a library could not make sense of.
+
+    Raises:
+        CheckpointError: in place of what a library raised, but for a lack of memory.
+    """
+    try:
+        yield
+    except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise CheckpointError(
+            f"{folder}: cannot be loaded: {error}",
+            hint="the component may be damaged or of another version; download it again",
+        ) from error

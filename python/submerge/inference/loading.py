@@ -111,7 +111,7 @@ class LoadedModel:
 
         with quiet(), self.phase("text") as pipe, torch.no_grad():
             embeds, pooled, _ = pipe.encode_prompt(
-                prompt, device=_encoder_device(self.plan), max_sequence_length=tokens
+                prompt, device=self.device, max_sequence_length=tokens
             )
         return embeds.cpu(), pooled.cpu()
 
@@ -152,8 +152,9 @@ def load_model(
         device: `cpu`, `cuda`, `cuda:1`, `mps`, `xpu`, ...; `auto` is the accelerator torch finds.
         dtype: `bf16`, `f16` or `f32`; `auto` is the transformer's own, bf16 for fp8 files.
         memory_budget: the most that may be used: `"12GB"` of the device's memory, or
-            `{"vram": "12GB", "ram": "16GB"}`. `ram` counts the whole process, libraries included.
-            None is the device's free memory, and no limit in main memory.
+            `{"vram": "12GB", "ram": "16GB"}`. `ram` counts the whole process, libraries included,
+            unlike the working memory that a merge's `memory_budget` limits. None is the device's
+            free memory, and no limit in main memory.
         quantization: `fp8`, `int8` or `int4` stores the transformer's layers so and computes in
             `dtype`; `auto` takes the first of them that saves streaming and is installed; None
             never changes the weights. Layers streamed from their files are read as they are there.
@@ -182,8 +183,7 @@ def load_model(
 
     folder, kept = more.get("embeddings"), None
     if folder is not None:
-        kind = _encoder_device(plan).partition(":")[0]
-        kept = Embeddings(folder, parts.companions, dtype=plan.dtype, device=kind)
+        kept = Embeddings(folder, parts.companions, dtype=plan.dtype, device=plan.machine.kind)
     with (
         quiet(),
         explained(
@@ -200,11 +200,6 @@ def load_model(
             text_when_asked=kept is not None,
         )
     return LoadedModel(parts, plan, placed, kept)
-
-
-def _encoder_device(plan: LoadPlan) -> str:
-    """Return where texts are encoded: encoders streamed from their files compute on the CPU."""
-    return "cpu" if plan.chosen.placement["text"] == "disk" else plan.machine.device
 
 
 def plan_loading(

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import gc
-import tempfile
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from submerge.checkpoint.reading import Reading
-from submerge.errors import CheckpointError, listing
 from submerge.inference.activations import TILE
-from submerge.inference.failures import is_out_of_memory
+from submerge.inference.failures import explained_folder
+from submerge.inference.modules import build
 from submerge.inference.quantized import NOT_CAST, PACKED, casts, packed, packs, replace_layers
-from submerge.inference.weights import Weights
-from submerge.layout import config_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Hashable, Iterator
 
     import torch
 
     from submerge.inference.parts import Parts
     from submerge.inference.planner import LoadPlan
+    from submerge.inference.weights import Weights
 
 __all__ = ["Placed", "computing_on", "import_all"]
 
@@ -75,9 +71,8 @@ class Placed:
         self._plan = plan
         self._device = device
         self._dtype: torch.dtype = getattr(torch, plan.dtype)
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
-        # Files that are read while the model lives.
-        self._held: list[Weights | Reading] = []
+        # What is read while the model lives.
+        self._held: list[Weights] = []
         self.pipe = self._assemble()
         self._text_first = plan.chosen.placement["text"] == "once"
         if self._text_first:
@@ -106,29 +101,16 @@ class Placed:
         for module in modules:
             module.to(self._device)
         try:
-            with self._streaming(name):
-                yield
+            yield
         finally:
             for module in modules:
                 module.to("cpu")
 
-    @contextmanager
-    def _streaming(self, phase: str) -> Iterator[None]:
-        """Have transformers stream text encoders from the files whose headers were read."""
-        if phase != "text" or self._plan.chosen.placement["text"] != "disk":
-            yield
-            return
-        with self._loading("text_encoder"), self._loading("text_encoder_2"):
-            yield
-
     def close(self) -> None:
         """Drop everything that was loaded."""
         self._drop(*_MODULES)
-        for files in self._held:
-            files.close()
-        if self._scratch is not None:
-            self._scratch.cleanup()
-            self._scratch = None
+        for weights in self._held:
+            weights.close()
 
     def _assemble(self) -> Any:
         """Return the pipeline with scheduler and tokenizers, and no weights yet."""
@@ -139,7 +121,7 @@ class Placed:
         # Nor what pipelines that paint from pictures have besides.
         further = ("image_encoder", "feature_extractor")
         nothing = dict.fromkeys((*(name for part in _MODULES.values() for name in part), *further))
-        with _explained(folder):
+        with explained_folder(folder):
             pipe = computing_on(FluxPipeline, self._device).from_pretrained(
                 folder, local_files_only=True, **nothing
             )
@@ -173,117 +155,87 @@ class Placed:
             torch.accelerator.empty_cache()
 
     def _text(self) -> dict[str, Any]:
-        import transformers
-
         place = self._plan.chosen.placement["text"]
-        classes = {"text_encoder": "CLIPTextModel", "text_encoder_2": "T5EncoderModel"}
-        modules = {}
-        for name, kind in classes.items():
-            folder = self._parts.companions / name
-            more: dict[str, Any] = {}
-            if place == "disk":
-                # transformers reads each layer from the file itself; the folder stays empty.
-                more = {"device_map": {"": "disk"}, "offload_folder": self._folder()}
-            with self._loading(name):
-                module, about = getattr(transformers, kind).from_pretrained(
-                    folder,
-                    output_loading_info=True,
-                    dtype=self._dtype,
-                    local_files_only=True,
-                    variant=self._parts.beside.variants[name],
-                    **more,
-                )
-            _check_whole(folder, about)
-            modules[name] = self._put(module, place)
-        return modules
+        return {name: self._loaded(name, place) for name in _MODULES["text"]}
 
     def _vae(self) -> dict[str, Any]:
-        from diffusers import AutoencoderKL
-
-        folder = self._parts.companions / "vae"
-        with self._loading("vae"):
-            vae, about = AutoencoderKL.from_pretrained(
-                folder,
-                output_loading_info=True,
-                torch_dtype=self._dtype,
-                local_files_only=True,
-                variant=self._parts.beside.variants["vae"],
-            )
-        _check_whole(folder, about)
+        vae = self._loaded("vae", self._plan.chosen.placement["vae"])
         if self._plan.chosen.tiles:
             vae.enable_tiling()
             # The config's own tile is a whole image of 1024 x 1024.
             vae.tile_sample_min_size = TILE
             vae.tile_latent_min_size = TILE // 2 ** (len(vae.config.block_out_channels) - 1)
-        return {"vae": self._put(vae, self._plan.chosen.placement["vae"])}
+        return {"vae": vae}
 
     def _transformer(self) -> dict[str, Any]:
-        from accelerate import init_empty_weights
-        from diffusers import FluxTransformer2DModel
-
-        with init_empty_weights(include_buffers=False):
-            config = config_of(self._parts.model.arch)
-            transformer = FluxTransformer2DModel.from_config(config).to(self._dtype).eval()
-        place = self._plan.chosen.placement["transformer"]
-        weights = Weights(self._parts.model, self._dtype)
-        if place == "disk":
-            self._held.append(weights)
-            self._stream(transformer, weights)
-        else:
-            with closing(weights):
-                self._fill(transformer, weights, keep_on_host=place != "resident")
-                weights.check()
-            transformer = self._put(transformer, place)
+        place, kind = self._plan.chosen.placement["transformer"], self._plan.chosen.quantization
+        transformer = self._loaded("transformer", place, kind)
         if self._checkpointing:
             transformer.enable_gradient_checkpointing()
         return {"transformer": transformer}
 
-    def _fill(self, transformer: Any, weights: Weights, *, keep_on_host: bool) -> None:
-        """Give a transformer its weights, each moved on its own."""
+    def _loaded(self, name: str, place: str, quantization: str | None = None) -> Any:
+        """Return a module with its weights, in its place."""
+        module, weights = build(self._parts, name, self._dtype)
+        if place == "disk":
+            self._held.append(weights)
+            self._stream(module, weights)
+            return module.to(self._device)  # what is not read: positions
+        direct = place in ("resident", "once")
+        with closing(weights):
+            self._fill(module, weights, self._device if direct else "cpu", quantization)
+            weights.check()
+        if place in ("blocks", "layers"):
+            self._offload_groups(module, place)
+        return module.to(self._device) if direct else module
+
+    def _fill(
+        self, module: Any, weights: Weights, home: torch.device | str, quantization: str | None
+    ) -> None:
+        """Give a module its weights, each moved on its own."""
         import torch
 
-        home = torch.device("cpu") if keep_on_host else self._device
-        fp8, kind = torch.float8_e4m3fn, self._plan.chosen.quantization
-        shapes = {name: tensor.shape for name, tensor in transformer.named_parameters()}
-        if kind in PACKED:
-            replace_layers(transformer, [n for n in shapes if packs(n, shapes[n])], self._dtype)
+        fp8, packs_some = torch.float8_e4m3fn, quantization in PACKED
+        shapes = {name: tensor.shape for name, tensor in module.named_parameters()}
+        if packs_some:
+            replace_layers(module, [n for n in shapes if packs(n, shapes[n])], self._dtype)
+        read: dict[Hashable, Any] = {}  # parameters that several modules share
         for name in weights:
+            if (same := weights.alike(name)) in read:
+                _give(module, name, read[same])
+                continue
             weight = weights[name]
-            if kind in PACKED and packs(name, shapes[name]):
-                weight = packed(kind, name, weight)
-            elif kind == "fp8" and casts(name):
+            if packs_some and packs(name, shapes[name]):
+                weight = packed(str(quantization), name, weight)
+            elif quantization == "fp8" and casts(name):
                 weight = weight.to(fp8)
-            _give(transformer, name, weight.to(home))
-        if kind == "fp8":
-            transformer.enable_layerwise_casting(fp8, self._dtype, skip_modules_pattern=NOT_CAST)
+            read[same] = _give(module, name, weight.to(home))
+        if quantization == "fp8":
+            module.enable_layerwise_casting(fp8, self._dtype, skip_modules_pattern=NOT_CAST)
 
-    def _stream(self, transformer: Any, weights: Weights) -> None:
+    def _stream(self, module: Any, weights: Weights) -> None:
         """Have each layer read its weights when it is called and drop them afterwards."""
-        transformer.requires_grad_(requires_grad=False)
-        kept = self._plan.chosen.kept
-        blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
-        stays = {id(module) for block in blocks[:kept] for module in block.modules()}
-        for name, module in transformer.named_modules():
-            names = [parameter for parameter, _ in module.named_parameters(recurse=False)]
+        module.requires_grad_(requires_grad=False)
+        # Of the transformer some may stay.
+        blocks = [
+            block
+            for stack in ("transformer_blocks", "single_transformer_blocks")
+            for block in getattr(module, stack, ())
+        ]
+        kept = blocks[: self._plan.chosen.kept]
+        stays = {id(part) for block in kept for part in block.modules()}
+        for name, part in module.named_modules():
+            names = [parameter for parameter, _ in part.named_parameters(recurse=False)]
             if not names:
                 continue
             load = _loader({p: f"{name}.{p}" for p in names}, weights, self._device)
-            if id(module) in stays:
-                load(module)
+            if id(part) in stays:
+                load(part)
             else:
                 unload = _unloader(names, self._device)
-                unload(module)
-                module.register_forward_pre_hook(load)
-                module.register_forward_hook(unload, always_call=True)
-
-    def _put(self, module: Any, place: str) -> Any:
-        """Put a loaded module into its place and return it."""
-        module.eval()
-        if place in ("resident", "once"):
-            return module.to(self._device)
-        if place in ("blocks", "layers"):
-            self._offload_groups(module, place)
-        return module
+                unload(part)
+                part.register_forward_pre_hook(load)
+                part.register_forward_hook(unload, always_call=True)
 
     def _offload_groups(self, module: Any, place: str) -> None:
         import torch
@@ -298,30 +250,6 @@ class Placed:
             use_stream=self._device.type in ("cuda", "xpu"),
             low_cpu_mem_usage=True,
             **blocks,
-        )
-
-    @contextmanager
-    def _loading(self, component: str) -> Iterator[None]:
-        """Have a library load a component, from the files whose headers were read."""
-        with Reading(self._parts.beside.weights[component]) as reading:
-            try:
-                with _explained(self._parts.companions / component):
-                    yield
-            finally:
-                reading.check()
-
-    def _folder(self) -> str:
-        if self._scratch is None:
-            self._scratch = tempfile.TemporaryDirectory(prefix="submerge-")
-        return self._scratch.name
-
-
-def _check_whole(folder: Path, about: Mapping[str, Any]) -> None:
-    """Refuse a component that lacks weights: the libraries make them up, and only warn."""
-    if missing := sorted(about["missing_keys"]):
-        raise CheckpointError(
-            f"{folder}: {listing(missing)} missing, expected those of its config",
-            hint="the component was only partly saved or downloaded; fetch it again",
         )
 
 
@@ -346,8 +274,8 @@ def _loader(names: dict[str, str], weights: Weights, device: torch.device) -> Ca
     return load
 
 
-def _give(module: Any, name: str, tensor: Any) -> None:
-    """Make a tensor a parameter of a module; one that is a parameter already keeps its class."""
+def _give(module: Any, name: str, tensor: Any) -> Any:
+    """Make a tensor a parameter of a module, and return that; one that is one keeps its class."""
     import torch
 
     path, _, parameter = name.rpartition(".")
@@ -356,6 +284,7 @@ def _give(module: Any, name: str, tensor: Any) -> None:
         learns = getattr(owner, parameter).requires_grad
         tensor = torch.nn.Parameter(tensor, requires_grad=learns)
     setattr(owner, parameter, tensor)
+    return tensor
 
 
 def _unloader(names: list[str], device: torch.device) -> Callable[..., None]:
@@ -375,24 +304,3 @@ def _unloader(names: list[str], device: torch.device) -> Callable[..., None]:
             setattr(module, parameter, empty)
 
     return unload
-
-
-@contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    """Say which component could not be loaded."""
-    import torch
-
-    # diffusers sets the process's default dtype while it builds a model, and forgets to set it back
-    # when that fails.
-    dtype = torch.get_default_dtype()
-    try:
-        yield
-    except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
-        if is_out_of_memory(error):
-            raise
-        raise CheckpointError(
-            f"{folder}: cannot be loaded: {error}",
-            hint="the component may be damaged or of another version; download it again",
-        ) from error
-    finally:
-        torch.set_default_dtype(dtype)

@@ -1,4 +1,4 @@
-"""The tensors of a transformer in diffusers' names, read through the core from files of any layout.
+"""The weights of a module, read through the core from files of any layout.
 
 A tensor of one layout is a stack of row ranges of another: each range is read to its place in the
 tensor, once. Nothing is read before a tensor is asked for.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import mmap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from submerge.checkpoint.dtypes import DTYPES
@@ -17,35 +17,45 @@ from submerge.checkpoint.reading import Reading
 from submerge.layout import tensors_of
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Sequence
+
     import torch
 
+    from submerge.checkpoint import Checkpoint
     from submerge.layout import Model, Place
 
-__all__ = ["Weights"]
+__all__ = ["Weights", "diffusers_places", "unmap"]
 
 # Bytes from which on a tensor has memory of its own.
 _LARGE = 1 << 20
 
 
 class Weights(Mapping[str, "torch.Tensor"]):
-    """Diffusers' tensor names to new tensors on the CPU, in one dtype.
+    """Names of a module's parameters to new tensors on the CPU.
 
     Holds the files open until it is closed. A file that changes meanwhile is an error of the next
     tensor that is read from it.
+
+    Args:
+        checkpoint: the files.
+        places: parameter -> the rows that make it up, in order.
+        dtypes: parameter -> the dtype it is given in.
 
     Raises:
         CheckpointError: a file is no longer the one whose header was read.
         OSError: a file cannot be opened.
     """
 
-    def __init__(self, model: Model, dtype: torch.dtype) -> None:
-        self._tensors = model.checkpoint.tensors
-        self._dtype = dtype
-        self._places: dict[str, tuple[Place, ...]] = {
-            tensor.name: _joined(model, tensor.units)
-            for tensor in tensors_of(model.arch, "diffusers")
-        }
-        self._reading = Reading(model.checkpoint)
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        places: Mapping[str, tuple[Place, ...]],
+        dtypes: Mapping[str, torch.dtype],
+    ) -> None:
+        self._tensors = checkpoint.tensors
+        self._places = places
+        self._dtypes = dtypes
+        self._reading = Reading(checkpoint)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
@@ -60,19 +70,23 @@ class Weights(Mapping[str, "torch.Tensor"]):
         """Read one tensor.
 
         Raises:
-            KeyError: a name that the transformer does not have.
+            KeyError: a name that the module does not have.
             CheckpointError: its file was cut short, written or replaced meanwhile.
             OSError: its file cannot be read, or is no longer there.
         """
         places = self._places[name]
         rows = sum(place.end - place.start for place in places)
         shape = (rows, *self._tensors[places[0].tensor].shape[1:])
-        made, at = _empty(shape, self._dtype), 0
+        made, at = _empty(shape, self._dtypes[name]), 0
         for place in places:
             rows = place.end - place.start
             self._rows(place, made[at : at + rows])
             at += rows
         return made
+
+    def alike(self, name: str) -> Hashable:
+        """Return what is equal for parameters that are the same rows of the same tensors."""
+        return self._places[name]
 
     def close(self) -> None:
         """Let the files go; what was read stays."""
@@ -111,6 +125,21 @@ def _empty(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         with contextlib.suppress(OSError):  # a kernel without them
             memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=dtype).view(shape)
+
+
+def unmap(tensors: Iterable[torch.Tensor]) -> None:
+    """Copy what a library loaded out of the file that it mapped into memory.
+
+    What is mapped changes with its file, and ends the process when that is cut short.
+    """
+    for tensor in tensors:
+        tensor.data = tensor.data.clone()
+
+
+def diffusers_places(model: Model) -> dict[str, tuple[Place, ...]]:
+    """Return where each tensor of diffusers' transformer lies in a model of any layout."""
+    tensors = tensors_of(model.arch, "diffusers")
+    return {tensor.name: _joined(model, tensor.units) for tensor in tensors}
 
 
 def _joined(model: Model, units: tuple[str, ...]) -> tuple[Place, ...]:

@@ -178,7 +178,7 @@ class Method(Record, ABC):
         name: the word recipes use.
         ops: the core's operations that execute it.
         formula: the result in one line; `A` and `B` are the first and second model, `C` the base.
-        passes: how often a unit is read: looks at the whole of it, and the pass that merges.
+        passes: how often a unit is read: for statistics of the whole of it, and to merge it.
         state: what is kept of a unit between its passes.
         source: where the formula and its defaults come from.
         equal: how far results in F32 agree with those of others, by name; `numpy` is the formula

@@ -1,6 +1,6 @@
 """Sums whose weights follow from the norms and angles of the models, unit by unit.
 
-The core looks at every unit once for the inner products, then adds it up. With `rowwise: true`
+The core reads every unit once for the inner products, then adds it up. With `rowwise: true`
 each row of a matrix has norms and angles of its own.
 """
 

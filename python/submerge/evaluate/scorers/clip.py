@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from submerge.evaluate.scorers.base import batches, need
+from submerge.inference.weights import unmap
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,6 +94,7 @@ class ImageText:
         if self._loaded is None:
             transformers = need("transformers", "submerge[evaluate]")
             model = transformers.AutoModel.from_pretrained(self.path).eval()
+            unmap((*model.parameters(), *model.buffers()))
             self._loaded = model, transformers.AutoProcessor.from_pretrained(self.path)
         model, processor = self._loaded
         return model, processor

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from submerge.evaluate.scorers.base import batches, need, rgb
+from submerge.inference.weights import unmap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -130,6 +131,7 @@ class Features:
         if self._loaded is None:
             transformers = need("transformers", "submerge[evaluate]")
             model = transformers.AutoModel.from_pretrained(self.path).eval()
+            unmap((*model.parameters(), *model.buffers()))
             processor = transformers.AutoImageProcessor.from_pretrained(self.path)
             self._loaded = getattr(model, "vision_model", model), processor
         model, processor = self._loaded

@@ -15,6 +15,7 @@ import numpy as np
 
 from submerge.evaluate.scorers.base import need, rgb
 from submerge.evaluate.scorers.pixels import named_colours
+from submerge.inference.weights import unmap
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -58,7 +59,9 @@ class TransformersDetector:
             config = transformers.AutoConfig.from_pretrained(self.path)
             listed = transformers.MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING
             kind = "zero-shot-object-detection" if type(config) in listed else "object-detection"
-            self._loaded = kind, transformers.pipeline(kind, model=self.path, device="cpu")
+            detect = transformers.pipeline(kind, model=self.path, device="cpu")
+            unmap((*detect.model.parameters(), *detect.model.buffers()))
+            self._loaded = kind, detect
         kind, detect = self._loaded
         more = {"candidate_labels": list(names)} if kind.startswith("zero") else {}
         return [
