@@ -17,7 +17,7 @@ use crate::io::unpublished::CachePolicy;
 
 mod operation;
 
-pub use self::operation::{Action, FAMILIES, OpSpec};
+pub use self::operation::{Action, OpSpec};
 
 /// The version of the plan's form; Python and Rust ship together, so it must be equal.
 pub const PLAN_VERSION: u32 = 1;

@@ -19,7 +19,7 @@ use pyo3::types::{PyDict, PyMemoryView, PySlice};
 use crate::error::{Error, Kind};
 use crate::format::safetensors;
 use crate::io::source::{Identity, LocalFile, ReadMode, Source as _};
-use crate::plan::{FAMILIES, OpSpec, PLAN_VERSION};
+use crate::plan::{OpSpec, PLAN_VERSION};
 use crate::simd::Isa;
 use crate::{exec, reader};
 
@@ -210,7 +210,8 @@ impl Verdict for Py<PyAny> {
 fn build_info() -> String {
     let isas: Vec<_> = Isa::available().iter().map(|isa| isa.name()).collect();
     let dtypes: Vec<_> = crate::dtype::Dtype::ALL.iter().map(|dtype| dtype.name()).collect();
-    let families = FAMILIES.map(|(name, inside)| (name, BTreeSet::from_iter(inside)));
+    let families = OpSpec::FAMILIES.iter().filter(|(_, inside)| !inside.is_empty());
+    let families = families.map(|(name, inside)| (name, BTreeSet::from_iter(*inside)));
     serde_json::json!({
         "version": env!("CARGO_PKG_VERSION"),
         "numerics": crate::NUMERICS,
@@ -218,7 +219,7 @@ fn build_info() -> String {
         "plan_version": PLAN_VERSION,
         "isas": isas,
         "ops": OpSpec::NAMES,
-        "families": BTreeMap::from(families),
+        "families": families.collect::<BTreeMap<_, _>>(),
         "dtypes": dtypes,
     })
     .to_string()

@@ -19,11 +19,15 @@ from factory import Array, Flux
 from submerge import _core
 from submerge.checkpoint import open_checkpoint
 from submerge.layout import Model, identify
+from submerge.methods import Setting
 from submerge.plan import Plan, compile_plan
 from submerge.recipe import Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from submerge.methods import Method
+    from submerge.values import Selection
 
 # Every field of the form, by the kind of object that holds it.
 FORM: dict[str, set[str]] = {
@@ -290,3 +294,11 @@ def golden(plan: Plan, folder: Path) -> str:
     version = facts.get("submerge.version", "")
     text = "\n".join(lines) + "\n"
     return text.replace(f"submerge.version = {version}", "submerge.version = *")
+
+
+def weights_of(
+    method: Method, models: list[str], selection: Selection, where: str
+) -> dict[str, dict[str, float]]:
+    """Return the weight of each model at each unit."""
+    blends = method.blends(Setting(tuple(models)), selection, where)
+    return {unit: dict(blend.shares) for unit, blend in blends.items()}

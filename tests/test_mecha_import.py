@@ -15,6 +15,7 @@ import safetensors
 import factory
 import submerge
 from flux_units import flux_units
+from planning import weights_of
 from submerge import cli
 from submerge.errors import RecipeError
 from submerge.recipe import Recipe
@@ -93,7 +94,7 @@ def test_numbers_by_tensor_reach_the_units_of_flux() -> None:
         'merge "convert_singleton" &6\nmerge "fallback" &4 &7\nmerge "weighted_sum" &0 &1 &8\n'
     )
     (step,) = recipe.steps()
-    rows = step.method.weights(["a", "b"], Selection.of(flux_units()), step.path)  # type: ignore[attr-defined]
+    rows = weights_of(step.method, ["a", "b"], Selection.of(flux_units()), step.path)
     changed = {f"double.3.img.attn.{part}.weight" for part in "qkv"}
     assert {unit for unit, row in rows.items() if row["b"] == 0.1} == changed
     assert {row["b"] for row in rows.values()} == {0.1, 0.5}

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flux_units import flux_units
+from planning import weights_of
 from submerge.errors import RecipeError
 from submerge.methods import METHODS, Linear, Setting, Take, notes_on, parse_method, plain_method
 from submerge.values import PerModel, Selection, Value
@@ -29,7 +30,7 @@ def weight(raw: object, *, normalize: bool = True) -> Linear:
 
 
 def second(method: Linear, selection: Selection = ALL) -> dict[str, float]:
-    rows = method.weights(TWO, selection, "m")
+    rows = weights_of(method, TWO, selection, "m")
     assert all(list(row) == TWO for row in rows.values())
     assert all(row["schnell"] == 1.0 - row["krea"] for row in rows.values())
     return {unit: row["krea"] for unit, row in rows.items()}
@@ -40,8 +41,11 @@ def test_there_are_as_many_units_as_flux_has() -> None:
 
 
 def test_alpha_is_the_share_of_the_second_model() -> None:
-    assert alpha(0.3).weights(TWO, ALL, "m")["final.linear.bias"] == {"schnell": 0.7, "krea": 0.3}
-    assert alpha(0.3).weights(TWO[::-1], ALL, "m")["final.linear.bias"] == {
+    assert weights_of(alpha(0.3), TWO, ALL, "m")["final.linear.bias"] == {
+        "schnell": 0.7,
+        "krea": 0.3,
+    }
+    assert weights_of(alpha(0.3), TWO[::-1], ALL, "m")["final.linear.bias"] == {
         "krea": 0.7,
         "schnell": 0.3,
     }
@@ -57,7 +61,7 @@ def test_whole_models_have_whole_weights(share: int) -> None:
 
 
 def test_one_model_has_all_the_weight() -> None:
-    assert Linear().weights(["a"], ALL, "m")["guidance.in.bias"] == {"a": 1.0}
+    assert weights_of(Linear(), ["a"], ALL, "m")["guidance.in.bias"] == {"a": 1.0}
 
 
 def test_a_list_has_a_number_for_every_block_in_execution_order() -> None:
@@ -125,14 +129,14 @@ def test_units_decided_elsewhere_need_no_number() -> None:
 
 
 def test_weights_are_divided_by_their_sum() -> None:
-    row = weight({"krea": 3, "schnell": 1}).weights(THREE, ALL, "m")["single.4.mod.bias"]
+    row = weights_of(weight({"krea": 3, "schnell": 1}), THREE, ALL, "m")["single.4.mod.bias"]
     assert row == {"schnell": 0.25, "krea": 0.75, "dev": 0.0}
     assert list(row) == THREE
 
 
 def test_weights_can_stay_as_they_are() -> None:
     method = weight({"krea": 1, "schnell": 0.8, "dev": -0.8}, normalize=False)
-    assert method.weights(THREE, ALL, "m")["embed.img.bias"] == {
+    assert weights_of(method, THREE, ALL, "m")["embed.img.bias"] == {
         "schnell": 0.8,
         "krea": 1.0,
         "dev": -0.8,
@@ -141,7 +145,7 @@ def test_weights_can_stay_as_they_are() -> None:
 
 def test_weights_differ_by_block() -> None:
     method = weight({"schnell": {"double": 3, "default": 1}, "krea": 1})
-    rows = method.weights(TWO, ALL, "m")
+    rows = weights_of(method, TWO, ALL, "m")
     assert rows["double.7.img.attn.v.bias"] == {"schnell": 0.75, "krea": 0.25}
     assert rows["single.7.attn.v.bias"] == {"schnell": 0.5, "krea": 0.5}
 
@@ -151,15 +155,15 @@ def test_the_order_of_models_means_nothing_to_named_weights(
     order: list[str], numbers: tuple[float, float, float]
 ) -> None:
     raw = dict(zip(THREE, numbers, strict=True))
-    one = weight(raw).weights(THREE, ALL, "m")
-    other = weight(dict(reversed(raw.items()))).weights(order, ALL, "m")
+    one = weights_of(weight(raw), THREE, ALL, "m")
+    other = weights_of(weight(dict(reversed(raw.items()))), order, ALL, "m")
     assert one == other
 
 
 @given(st.lists(st.floats(0.001, 1000), min_size=1, max_size=8))
 def test_normalised_weights_are_shares(numbers: list[float]) -> None:
     models = [f"m{i}" for i in range(len(numbers))]
-    row = weight(dict(zip(models, numbers, strict=True))).weights(models, ALL, "m")[UNITS[0]]
+    row = weights_of(weight(dict(zip(models, numbers, strict=True))), models, ALL, "m")[UNITS[0]]
     for model, number in zip(models, numbers, strict=True):
         assert row[model] == pytest.approx(number / sum(numbers))
 
@@ -170,7 +174,7 @@ def test_take_is_one_model_whole() -> None:
 
 
 def test_shares_outside_the_unit_interval_are_noted() -> None:
-    rows = alpha({"double": 1.5, "default": 0.5}).weights(TWO, ALL, "m")
+    rows = weights_of(alpha({"double": 1.5, "default": 0.5}), TWO, ALL, "m")
     (note,) = notes_on(rows, "recipe.method")
     count = sum(unit.startswith("double.") for unit in UNITS)
     assert note.startswith(
@@ -179,12 +183,12 @@ def test_shares_outside_the_unit_interval_are_noted() -> None:
 
 
 def test_sums_other_than_one_are_noted() -> None:
-    rows = weight({"schnell": 1, "krea": 0.5}, normalize=False).weights(TWO, ALL, "m")
+    rows = weights_of(weight({"schnell": 1, "krea": 0.5}, normalize=False), TWO, ALL, "m")
     assert notes_on(rows, "m") == ["m: the weights of 1,162 units sum to 1.5, not 1"]
 
 
 def test_ordinary_weights_are_not_noted() -> None:
-    assert notes_on(weight(dict.fromkeys(THREE, 0.1)).weights(THREE, ALL, "m"), "m") == []
+    assert notes_on(weights_of(weight(dict.fromkeys(THREE, 0.1)), THREE, ALL, "m"), "m") == []
 
 
 EMBEDDERS = [unit for unit in UNITS if unit.startswith("embed.")]
@@ -315,7 +319,7 @@ def test_what_does_not_fit_is_refused(
 
 def test_a_selector_without_a_match_names_its_field_and_the_nearest() -> None:
     with pytest.raises(RecipeError) as caught:
-        alpha({"doubel[0:4]": 0.5, "default": 0}).weights(TWO, ALL, "m")
+        weights_of(alpha({"doubel[0:4]": 0.5, "default": 0}), TWO, ALL, "m")
     assert caught.value.message.startswith('m.alpha["doubel[0:4]"]: the selector `doubel[0:4]`')
     assert "double" in str(caught.value.hint)
 

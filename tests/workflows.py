@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from flux_units import flux_units
+from planning import weights_of
 from submerge.methods import Linear
 from submerge.values import Selection
 
@@ -18,7 +19,7 @@ UNITS = flux_units()
 def shares(recipe: Recipe, units: list[str] = UNITS) -> dict[str, dict[str, float]]:
     (step,) = recipe.steps()
     assert isinstance(step.method, Linear)
-    return step.method.weights(list(recipe.models), Selection.of(units), step.path)
+    return weights_of(step.method, list(recipe.models), Selection.of(units), step.path)
 
 
 def loader(path: str) -> dict[str, Any]:

@@ -32,7 +32,7 @@ pub enum Action {
 
 family! {
     /// An operation, with its arguments.
-    OpSpec: action(operation, whole: Whole) -> Acting { operation.action(whole) }
+    OpSpec[Operation]: action(operation, whole: Whole) -> Acting { operation.action(whole) }
     /// One operand: its bytes if the dtypes are equal, else decoded and rounded once.
     "copy" => Copy(Copy),
     /// Operands that must be equal byte for byte; the first is copied.
@@ -57,16 +57,6 @@ family! {
     "analyze" => Analyze(Analyze),
 }
 
-/// What a plan may name inside of an operation.
-pub const FAMILIES: [(&str, &[&str]); 6] = [
-    ("adaptive", Adaptive::NAMES),
-    ("combine", Combine::NAMES),
-    ("delta", Sparsifier::NAMES),
-    ("matrix", Making::NAMES),
-    ("pointwise", Pointwise::NAMES),
-    ("rows", Combine::NAMES),
-];
-
 /// The bytes of the only operand.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -87,6 +77,9 @@ pub type Acting = Result<Action, String>;
 
 /// Makes of arguments what fills a unit of this size.
 trait Operation {
+    /// What a plan may name inside of it.
+    const INSIDE: &'static [&'static str] = &[];
+
     fn action(self, whole: Whole) -> Acting;
 }
 
@@ -109,30 +102,40 @@ impl Operation for Linear {
 }
 
 impl Operation for Combine {
+    const INSIDE: &'static [&'static str] = Self::NAMES;
+
     fn action(self, whole: Whole) -> Acting {
         runner(Weighted(self.rule()), whole).map(Action::Compute)
     }
 }
 
 impl Operation for Rows {
+    const INSIDE: &'static [&'static str] = Combine::NAMES;
+
     fn action(self, whole: Whole) -> Acting {
         runner(EachRow(self.0.rule()), whole).map(Action::Compute)
     }
 }
 
 impl Operation for Delta<Sparsifier> {
+    const INSIDE: &'static [&'static str] = Sparsifier::NAMES;
+
     fn action(self, whole: Whole) -> Acting {
         self.runner(whole).map(Action::Compute)
     }
 }
 
 impl Operation for Pointwise {
+    const INSIDE: &'static [&'static str] = Self::NAMES;
+
     fn action(self, whole: Whole) -> Acting {
         self.runner(whole).map(Action::Compute)
     }
 }
 
 impl Operation for Adaptive {
+    const INSIDE: &'static [&'static str] = Self::NAMES;
+
     fn action(self, whole: Whole) -> Acting {
         self.runner(whole).map(Action::Compute)
     }
@@ -145,6 +148,8 @@ impl Operation for Smooth {
 }
 
 impl Operation for Matrix<Making> {
+    const INSIDE: &'static [&'static str] = Making::NAMES;
+
     fn action(self, whole: Whole) -> Acting {
         self.solver(whole).map(Action::Solve)
     }

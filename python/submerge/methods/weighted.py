@@ -15,6 +15,7 @@ from submerge.methods.base import (
     EXACT,
     MECHA,
     MERGEKIT,
+    Blend,
     Blends,
     Equality,
     Method,
@@ -84,15 +85,16 @@ class Linear(Method):
             )
 
     def blends(self, setting: Setting, selection: Selection, where: str) -> Blends:
-        """Return the sums."""
+        """Return the sums: `1 - alpha` and `alpha`, or the named weights over their sum."""
         rows = self._rows(setting.models, selection, where)
-        at = f"{where}.weight"
-        return {unit: weighted_sum(row, self._total(row, unit, at)) for unit, row in rows.items()}
-
-    def weights(self, models: Sequence[str], selection: Selection, where: str) -> Weights:
-        """Return `1 - alpha` and `alpha`, or the named weights over their sum."""
-        found = self.blends(Setting(tuple(models)), selection, where)
-        return {unit: dict(blend.shares) for unit, blend in found.items()}
+        made: dict[tuple[float, ...], Blend] = {}  # most units are made alike
+        found = {}
+        for unit, row in rows.items():
+            key = tuple(row.values())
+            if key not in made:
+                made[key] = weighted_sum(row, self._total(row, unit, f"{where}.weight"))
+            found[unit] = made[key]
+        return found
 
     def _rows(self, models: Sequence[str], selection: Selection, where: str) -> Weights:
         """Return the weights before they are divided by their sum."""
