@@ -1,7 +1,12 @@
-"""Plans of a GPU carried out on the CPU: what they stream or move is streamed and moved."""
+"""Ways to paint in tests: by a GPU's plans on the CPU, and in a process of its own."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from submerge.inference import LoadPlan, Machine, planner
@@ -11,13 +16,16 @@ if TYPE_CHECKING:
 
     from submerge.inference import Sizes, Work
 
-__all__ = ["CANDIDATES", "on_a_gpu"]
+__all__ = ["CANDIDATES", "alone", "on_a_gpu"]
 
 CANDIDATES = ("resident", "text-first", "time-share", "blocks", "layers", "disk")
 
 
 def on_a_gpu(name: str, kind: str | None = None) -> Callable[..., LoadPlan]:
-    """Return what plans a load by that candidate, in place of `plan_load`."""
+    """Return what plans a load by that candidate, in place of `plan_load`.
+
+    What it streams or moves is streamed and moved.
+    """
 
     def plan(
         sizes: Sizes, machine: Machine, work: Work, *, quantization: str | None, packages: bool
@@ -28,3 +36,17 @@ def on_a_gpu(name: str, kind: str | None = None) -> Callable[..., LoadPlan]:
         return LoadPlan(machine, work, sizes, found, ())
 
     return plan
+
+
+def alone(program: str, *arguments: object) -> str:
+    """Return what a program prints in a process of its own, which must end well."""
+    paths = os.pathsep.join([str(Path("python").absolute()), str(Path("tests").absolute())])
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

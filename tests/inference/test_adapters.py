@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,18 +15,19 @@ from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 import submerge
-from inference.plans import CANDIDATES, on_a_gpu
+from inference.plans import CANDIDATES, alone, on_a_gpu
 from submerge import RecipeError
 from submerge.inference import load_model, loading, run_inference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from submerge.inference import LoadedModel
 
 SMALL: Any = {"width": 32, "height": 32, "steps": 2, "max_sequence_length": 16}
 TEXT = "a fox in snow"
+LAYER = "transformer_blocks.0.attn.to_q"
+LORA = (("A", (4, 64)), ("B", (64, 4)))
 
 
 def painted(model: LoadedModel, **more: Any) -> bytes:
@@ -180,3 +183,43 @@ def test_adapters_paint_the_same_image_on_every_plan(
     with load_model(pipelines["krea"], device="cpu", dtype="f32") as model:
         assert model.plan.chosen.name == candidate
         assert [painted(model, **more) for more in each] == expected
+
+
+def test_adapters_whose_files_are_cut_short_once_they_are_loaded(
+    pipelines: dict[str, Path], ip_adapter: dict[str, Any], tmp_path: Path
+) -> None:
+    """In a process of its own: one mapped into memory would end it with a signal."""
+    program = """
+        import json, os, sys
+        from submerge.inference import load_model, run_inference
+
+        folder, options, files = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
+        options |= {"width": 32, "height": 32, "steps": 2, "max_sequence_length": 16}
+
+        def truncate(*_):
+            for file in files:
+                os.truncate(file, 0)
+
+        with load_model(folder, device="cpu", dtype="f32") as model:
+            plain = run_inference(model, "a fox", options)[0].image.tobytes()
+            cut = run_inference(model, "a fox", options, callback=truncate)[0].image.tobytes()
+            print(plain == cut)
+    """
+    wide = {f"transformer.{LAYER}.lora_{side}.weight": torch.randn(shape) for side, shape in LORA}
+    save_file(wide, tmp_path / "lora.safetensors")
+    transformer = FluxTransformer2DModel.from_pretrained(pipelines["krea"] / "transformer")
+    net = FluxControlNetModel.from_transformer(
+        transformer, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=4
+    )
+    net.save_pretrained(tmp_path / "net")
+    control = {"model": str(tmp_path / "net"), "image": ip_adapter["image"]}
+    for options in (
+        {"loras": {str(tmp_path / "lora.safetensors"): 1.0}},
+        {"controlnet": control},
+        {"ip_adapter": ip_adapter},
+    ):
+        files = [str(file) for file in tmp_path.rglob("*.safetensors")]
+        kept = {file: Path(file).read_bytes() for file in files}
+        assert alone(program, pipelines["krea"], json.dumps(options), json.dumps(files)) == "True\n"
+        for file, data in kept.items():
+            Path(file).write_bytes(data)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from factory import KREA, save_file
-from inference.plans import on_a_gpu
+from inference.plans import alone, on_a_gpu
 from submerge.errors import CheckpointError
 from submerge.inference import load_model, loading, run_inference
 from submerge.inference.placing import Placed
@@ -21,6 +16,7 @@ from test_reading import CHANGES, posix, replace, rewrite
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 pytestmark = posix
 
@@ -175,17 +171,3 @@ def test_the_host_outlives_a_file_cut_short_while_it_paints(
     said = alone(program, folder, file)
     assert str(file) in said
     assert "can no longer be read" in said
-
-
-def alone(program: str, *arguments: object) -> str:
-    """Return what a program prints in a process of its own, which must end well."""
-    paths = os.pathsep.join([str(Path("python").absolute()), str(Path("tests").absolute())])
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program), *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout

@@ -40,7 +40,7 @@ def no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the text encoder was loaded")
 
-    monkeypatch.setattr(T5EncoderModel, "from_pretrained", refuse)
+    monkeypatch.setattr(T5EncoderModel, "__init__", refuse)
 
 
 @pytest.mark.parametrize("candidate", CANDIDATES)

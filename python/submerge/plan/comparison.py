@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -117,13 +117,19 @@ def comparison_plan(models: Mapping[str, Model], question: Question | None = Non
 
 def _compared(inputs: Inputs, using: tuple[str, ...], name: str, question: Question | None) -> Unit:
     """Return the unit that measures the models' rows, the last two beside each other."""
-    second = using[-1]
-    blend = Blend("linear", {"weights": [0.0, 1.0]}, using, second, shares={second: 1.0})
-    if question is not None:
-        blend = replace(blend, op="analyze", arguments={"alpha": question.alpha})
     operands = tuple(inputs.rows(model, name) for model in using)
-    rows = inputs.models[second].units[name].rows
-    return Unit(name, "comparison", blend, operands, 0, rows)
+    rows = inputs.models[using[-1]].units[name].rows
+    return Unit(name, "comparison", _blend(using, question), operands, 0, rows)
+
+
+@lru_cache(maxsize=16)
+def _blend(using: tuple[str, ...], question: Question | None) -> Blend:
+    """Return the operation that measures models, the last two beside each other."""
+    second = using[-1]
+    shares = {second: 1.0}
+    if question is None:
+        return Blend("linear", {"weights": [0.0, 1.0]}, using, second, shares=shares)
+    return Blend("analyze", {"alpha": question.alpha}, using, second, shares=shares)
 
 
 def _obstacle(unit: str, models: Mapping[str, Model]) -> tuple[str, str] | None:

@@ -40,7 +40,7 @@ class Inputs:
         self.models = models
         self.used: set[tuple[str, str]] = set()
         self._sources: dict[Path, Source] = {}
-        self._index: dict[Path, int] = {}
+        self._index: dict[tuple[str, int], int] = {}
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -66,7 +66,8 @@ class Inputs:
 
     def dtypes(self, unit: Unit) -> frozenset[str]:
         """Return the dtypes a unit has in the files of its models."""
-        return frozenset(self.models[model].units[unit.name].dtype for model in self._of(unit))
+        name, models = unit.name, self.models
+        return frozenset([models[m].units[name].dtype for m in unit.blend.models if m in models])
 
     def nbytes(self, unit: Unit) -> int:
         """Return the bytes a unit takes in the files of its models."""
@@ -87,15 +88,19 @@ class Inputs:
 
     def _of(self, unit: Unit) -> list[str]:
         """Return the models of a unit; a baked network is none of them."""
-        return [model for model in unit.models if model in self.models]
+        models = self.models
+        return [model for model in unit.blend.models if model in models]
 
     def _source(self, model: str, tensor: str) -> int:
         checkpoint = self.models[model].checkpoint
-        info = checkpoint.files[checkpoint.tensors[tensor].file]
-        if info.path not in self._sources:
-            self._index[info.path] = len(self._sources)
-            self._sources[info.path] = Source(info.path, info.identity)
-        return self._index[info.path]
+        key = (model, checkpoint.tensors[tensor].file)
+        if (known := self._index.get(key)) is not None:
+            return known
+        info = checkpoint.files[key[1]]
+        # Two names may be one file.
+        self._sources.setdefault(info.path, Source(info.path, info.identity))
+        self._index[key] = list(self._sources).index(info.path)
+        return self._index[key]
 
 
 def compile_unit(unit: Unit, inputs: Inputs, added: Mlp | None = None) -> Unit:
