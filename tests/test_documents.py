@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +16,12 @@ import factory
 import reports
 import submerge
 from submerge import RecipeError, documents
-from submerge.documents import DOCUMENTS, AnalysisDocument, EvaluationDocument
+from submerge.documents import DOCUMENTS, AnalysisDocument, EvaluationDocument, figures
 from submerge.documents.form import fields, format_of
+from submerge.findings import Spot
 from submerge.page import build
+from submerge.plan import Parent, Unused
+from submerge.report import Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,6 +58,29 @@ def test_the_published_schema_is_that_of_the_type(kind: str) -> None:
         "python scripts/schemas.py"
     )
     jsonschema.Draft202012Validator.check_schema(schema(kind))
+
+
+@pytest.mark.parametrize(
+    ("inside", "written", "derived"),
+    [
+        (Spot, figures.Spot, set()),
+        (Run, figures.Run, {"bytes_per_second"}),
+        (Parent, figures.Parent, set()),
+        (Unused, figures.Unused, set()),
+    ],
+)
+def test_what_python_holds_is_what_documents_declare(
+    inside: Any, written: Any, derived: set[str]
+) -> None:
+    """In the same order too; beside it only what follows from the rest."""
+    declared = fields(written)
+    assert tuple(name for name in declared if name not in derived) == inside._fields
+    assert derived <= set(declared)
+    for name in inside._fields:
+        kind = declared[name][0]
+        given = typing.get_type_hints(inside, localns={"Mapping": Mapping})[name]
+        same = {list[str]: tuple[str, ...], dict[str, float]: Mapping[str, float]}
+        assert same.get(kind, kind) == given, name
 
 
 def test_no_schema_is_left_of_a_document_that_is_gone() -> None:

@@ -38,6 +38,9 @@ class Run(TypedDict):
         chunk: elements computed at a time.
         io: how files were read.
         isa: the instruction set the kernels used.
+        statistics_computed: units whose statistics were computed before they were made.
+        statistics_reused: units whose statistics were in the statistics cache.
+        statistics_cache: `on`, `off`, or why it was not used.
         bytes_per_second: bytes read and written for each second.
     """
 
@@ -51,6 +54,9 @@ class Run(TypedDict):
     chunk: int
     io: str
     isa: str
+    statistics_computed: NotRequired[int]
+    statistics_reused: NotRequired[int]
+    statistics_cache: NotRequired[str]
     bytes_per_second: NotRequired[float]
 
 
