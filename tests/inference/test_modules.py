@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, FluxPipeline
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, T5EncoderModel
 
@@ -74,6 +74,21 @@ def test_every_weight_is_the_libraries_own(copied: Path, dtype: str, stored: str
     for part in LIBRARIES:
         changed(copied, part, lambda t: {n: v.to(DTYPES[stored]) for n, v in t.items()})
     equal(copied, judged(copied, dtype), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("candidate", ["resident", "disk"])
+def test_texts_are_encoded_as_by_the_libraries(
+    pipelines: dict[str, Path], monkeypatch: pytest.MonkeyPatch, dtype: str, candidate: str
+) -> None:
+    monkeypatch.setattr(loading, "plan_load", on_a_gpu(candidate))
+    pipe = FluxPipeline.from_pretrained(pipelines["krea"], torch_dtype=DTYPES[dtype])
+    with torch.no_grad():
+        expected = pipe.encode_prompt("a fox in snow", max_sequence_length=16)
+    with load_model(pipelines["krea"], device="cpu", dtype=dtype) as model:
+        for found, right in zip(model.encode("a fox in snow", 16), expected, strict=False):
+            assert found.dtype == right.dtype
+            assert torch.equal(found, right)
 
 
 def old_attention(tensors: Tensors) -> Tensors:
