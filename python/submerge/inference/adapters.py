@@ -59,7 +59,7 @@ def _load_loras(pipe: Any, loras: Mapping[str, float]) -> tuple[str, ...]:
     """
     names = [f"lora_{index}" for index in range(len(loras))]
     encoders = {name: getattr(pipe, name) for name in ("text_encoder", "text_encoder_2")}
-    # diffusers would take hooks of encoders streamed from their files for an offload of its own.
+    # Out of the way: diffusers looks at every module of a pipeline for an offload of its own.
     pipe.register_modules(**dict.fromkeys(encoders))
     try:
         for name, path in zip(names, loras, strict=True):
