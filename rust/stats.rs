@@ -11,7 +11,7 @@ use serde::Serialize;
 pub use self::analysis::{Analysis, Analyze, matrix, pieces};
 pub use self::grid::CELL;
 
-use crate::format::codec::{Codec, Run};
+use crate::format::codec::{Codec, Run, Sides};
 use crate::simd::{BLOCK, Body, Isa, LANES, total};
 
 pub use crate::simd::Pair;
@@ -37,6 +37,16 @@ pub struct Made<'a> {
     pub to: &'a dyn Codec,
     /// The elements as written: whole blocks.
     pub bytes: &'a [u8],
+    /// Index of the first of them, from the first of the output.
+    pub first: u64,
+    /// What stands beside them.
+    pub sides: Sides<'a>,
+}
+
+impl<'a> Made<'a> {
+    fn written(&self) -> Run<'a> {
+        Run { first: self.first, bytes: self.bytes, sides: self.sides }
+    }
 }
 
 /// The statistics of one unit, or of one cell of it. Sums run over finite elements only; how many
@@ -107,11 +117,11 @@ impl UnitStats {
     /// # Panics
     /// If the number of operands is not the one given to [`UnitStats::new`] or the lengths differ.
     fn add_block(&mut self, isa: &Isa, made: Made) {
-        let Made { operands, to, bytes, .. } = made;
+        let Made { operands, to, .. } = made;
         debug_assert!((self.elements as usize).is_multiple_of(BLOCK), "a short block came before");
         self.add_operands(isa, operands);
         let reference = operands[0];
-        let written = to.written(isa, bytes, reference);
+        let written = to.written(isa, made.written(), reference);
         if written.at_limit {
             self.look_for_overflow(made);
         }
@@ -122,7 +132,7 @@ impl UnitStats {
         self.equal[0] &= written.changed == 0;
         for (equal, x) in self.equal.iter_mut().zip(operands).skip(1) {
             // Once a block of the cell differs, the others are not compared.
-            *equal = *equal && to.written(isa, bytes, x).changed == 0;
+            *equal = *equal && to.written(isa, made.written(), x).changed == 0;
         }
         if (self.elements as usize / BLOCK).is_multiple_of(SAMPLE) {
             let [rounding2, change2] = Energies::of(isa, made);
@@ -178,7 +188,7 @@ impl UnitStats {
 
     /// Adds the next tile of a cell, block by block.
     pub fn add(&mut self, isa: &Isa, made: Made) {
-        let Made { operands, values, to, bytes } = made;
+        let Made { operands, values, to, bytes, .. } = made;
         let n = values.len();
         if n <= BLOCK {
             return self.add_block(isa, made);
@@ -187,7 +197,9 @@ impl UnitStats {
             let block = first..n.min(first + BLOCK);
             let operands: Vec<_> = operands.iter().map(|x| &x[block.clone()]).collect();
             let bytes = &bytes[to.block().range(block.clone())];
-            self.add_block(isa, Made { operands: &operands, values: &values[block], to, bytes });
+            let first = made.first + (block.start / to.block().elements) as u64;
+            let values = &values[block];
+            self.add_block(isa, Made { operands: &operands, values, bytes, first, ..made });
         }
     }
 
@@ -300,7 +312,7 @@ impl Body for Energies<'_> {
 /// The elements as written.
 fn decoded<'a>(isa: &Isa, made: Made, buffer: &'a mut [f32; BLOCK]) -> &'a [f32] {
     let written = &mut buffer[..made.values.len()];
-    made.to.decode(isa, Run { first: 0, bytes: made.bytes, sides: &[] }, written);
+    made.to.decode(isa, made.written(), written);
     written
 }
 

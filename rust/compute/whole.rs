@@ -1,9 +1,11 @@
 //! Units whose formula needs all of them at once: gather, solve, combine.
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use super::{Buffers, Combining, Done, Room, Scratch, Setting};
+use super::{Buffers, Combining, Done, Into, Room, Scratch, Setting};
 use crate::error::{Error, Result, quoted};
+use crate::format::codec::Sides;
 use crate::inputs::{Inputs, split};
 use crate::kernels::matrix::{Read, Solve};
 use crate::linalg::engine::Engine;
@@ -43,15 +45,27 @@ impl Setting<'_> {
         done.notes.extend(map.note().map(|note| (index, note.to_owned())));
 
         let Scratch { out, windows, decoded, result } = scratch;
-        let out = out.next(unit.bytes_of(part.elements)?)?;
+        let made = if done.seen.is_some() { 0 } else { part.elements };
+        let out = out.next(unit.bytes_of(made)?)?;
+        let kept = match done.seen {
+            Some(_) => Arc::default(), // not yet
+            None => self.work.encoding(unit).sides()?,
+        };
+        let sides: Vec<_> = kept.iter().map(Vec::as_slice).collect();
         for cell in cells(part, unit) {
             let inputs = Inputs::open(self.work, &cell, windows)?;
             done.read += inputs.read();
-            let first = unit.bytes_of((cell.first - part.first) as usize)?;
-            let bytes = first..first + unit.bytes_of(cell.elements)?;
-            let buffers = Buffers { out: &mut out[bytes], decoded, result };
+            let into = match &mut done.seen {
+                Some(seen) => Into::Eye(seen),
+                None => {
+                    let first = unit.bytes_of((cell.first - part.first) as usize)?;
+                    let bytes = &mut out[first..first + unit.bytes_of(cell.elements)?];
+                    Into::Output { bytes, sides: Sides { first: 0, bytes: &sides } }
+                }
+            };
+            let buffers = Buffers { decoded, result };
             let mut combine =
-                Combining { setting: *self, inputs: &inputs, map: Some(&*map), buffers };
+                Combining { setting: *self, inputs: &inputs, map: Some(&*map), buffers, into };
             combine.part(&cell, &mut |cell| done.cells.push((index, cell)))?;
         }
         Ok(())

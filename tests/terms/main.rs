@@ -2,6 +2,7 @@
 #![allow(clippy::float_cmp)] // equality is meant
 
 mod codecs;
+mod encodings;
 mod job;
 mod sources;
 
