@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from submerge.checkpoint import DTYPES
 from submerge.errors import counted, listing
 from submerge.plan.sizes import bytes_in_words, header
-from submerge.plan.terms import Mlp
+from submerge.plan.terms import Network
 from submerge.plan.words import formulas
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Unit(NamedTuple):
 
     def plain(self) -> dict[str, Any]:
         """Return the JSON form."""
-        terms = [{"network" if isinstance(o, Mlp) else "rows": o.plain()} for o in self.operands]
+        terms = [{"network" if isinstance(o, Network) else "rows": o.plain()} for o in self.operands]
         return {
             "name": self.name,
             "output": self.output,

@@ -25,8 +25,8 @@ impl Scaled {
         Self { float, side: [side] }
     }
 
-    /// Calls `each` with every range of `elements` elements from `first` on that has one scale.
-    fn stretches(
+    /// Calls `each` with every group of `elements` elements from `first` on that has one scale.
+    fn groups(
         &self,
         first: u64,
         elements: usize,
@@ -36,10 +36,7 @@ impl Scaled {
         let end = first + elements as u64;
         let mut at = first;
         while at < end {
-            let next = match self.side[0] {
-                Side::Whole { .. } => end,
-                Side::Every { blocks, .. } => (at / blocks + 1) * blocks,
-            };
+            let next = self.needs().next(at);
             let bytes = sides.entry(self.side[0], 0, at).try_into();
             let scale = bytes.map_or(f32::NAN, f32::from_le_bytes);
             each((at - first) as usize..(next.min(end) - first) as usize, scale);
@@ -67,7 +64,7 @@ impl Codec for Scaled {
 
     fn decode(&self, isa: &Isa, run: Run, out: &mut [f32]) {
         isa.decode(self.float, run.bytes, out);
-        self.stretches(run.first, out.len(), run.sides, |range, scale| {
+        self.groups(run.first, out.len(), run.sides, |range, scale| {
             out[range].iter_mut().for_each(|value| *value *= scale);
         });
     }
@@ -90,7 +87,7 @@ impl Codec for Scaled {
     fn encode(&self, isa: &Isa, values: Values, out: &mut [u8]) {
         let Values { first, values, sides, overflow } = values;
         let mut quotients = [0.0; BLOCK];
-        self.stretches(first, values.len(), sides, |range, scale| {
+        self.groups(first, values.len(), sides, |range, scale| {
             let pieces = values[range.clone()].chunks(BLOCK).zip(out[range].chunks_mut(BLOCK));
             for (values, out) in pieces {
                 let quotients = &mut quotients[..values.len()];
