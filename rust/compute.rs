@@ -33,6 +33,12 @@ impl Scratch {
     pub fn bytes(&self) -> &[u8] {
         &self.out.bytes[..self.out.filled]
     }
+
+    /// Have room for the tiles of a unit.
+    fn fit(&mut self, unit: &Unit) -> Result<()> {
+        memory::at_least(&mut self.result, unit.tile().max(BLOCK))?;
+        self.decoded.fit(unit)
+    }
 }
 
 /// Bytes that are filled from item to item. What is taken up again is not cleared first: every byte
@@ -115,6 +121,7 @@ impl<'a> Setting<'a> {
         };
         let note = map.as_ref().and_then(|map| map.note());
         done.notes.extend(note.map(|note| (index, note.to_owned())));
+        scratch.fit(unit)?;
         let Scratch { out, windows, decoded, result } = scratch;
         let inputs = Inputs::open(self.work, part, windows)?;
         done.read += inputs.read();
@@ -184,6 +191,7 @@ impl<'a> Setting<'a> {
             let unit = &self.work.units[part.unit];
             let run = unit.run().ok_or_else(|| split(unit))?;
             let Some(mut sums) = run.pass() else { continue };
+            scratch.fit(unit)?;
             for span in sums.spans(part.range()) {
                 let elements = (span.end - span.start) as usize;
                 let part = Part { unit: part.unit, first: span.start, elements };
@@ -304,7 +312,8 @@ impl Combining<'_> {
                 if measured {
                     let inner = tile.inner();
                     let operands = inner.as_deref().unwrap_or(tile.operands);
-                    stats.add(isa, Made { operands, values, to, bytes, first: at, sides });
+                    let run = Run { first: at, bytes, sides };
+                    stats.add(isa, Made { operands, values, to, run });
                 }
             });
         }

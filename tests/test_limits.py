@@ -75,7 +75,17 @@ def recipe(tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "method", [{"linear": {"alpha": 0.5}}, {"slerp": {"alpha": 0.5}}, {"polar": {"direction": 0.2}}]
+    "method",
+    [
+        {"linear": {"alpha": 0.5}},
+        {"slerp": {"alpha": 0.5}},
+        {"polar": {"direction": 0.2}},
+        {"iso_c": {"base": "a"}},
+        {"tsv_m": {"base": "a"}},
+        {"truncated_svd": {"base": "a", "rank": 8}},
+        {"ties": {"base": "a", "density": 0.3}},
+    ],
+    ids=lambda method: next(iter(method)),
 )
 def test_too_little_address_space_is_an_error_and_no_abort(
     tmp_path: Path, recipe: dict[str, Any], method: dict[str, Any]

@@ -94,8 +94,8 @@ def execute(
             times a second; returning False cancels, raising cancels and raises.
 
     Returns:
-        JSON `{"units": [{"unit", "elements", "changed", "nonfinite", "nonfinite_out", "norm2",
-        "dot", "delta2"}], "bytes_read", "bytes_written", "seconds", "phases", "threads", "chunk",
+        JSON `{"units": [{"unit", "elements", "changed", "nonfinite", "nonfinite_out", "zero",
+        "norm2", "dot", "delta2"}], "bytes_read", "bytes_written", "seconds", "phases", "threads", "chunk",
         "io", "isa", "working_bytes", "peak_rss", "looked", "recalled", "statistics"}`.
 
     Raises:

@@ -1,5 +1,6 @@
 //! Units whose formula needs all of them at once: gather, solve, combine.
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use crate::format::codec::Sides;
 use crate::inputs::{Inputs, split};
 use crate::kernels::matrix::{Read, Solve};
 use crate::linalg::engine::Engine;
+use crate::memory;
 use crate::resolve::Unit;
 use crate::schedule::Part;
 use crate::simd::BLOCK;
@@ -31,7 +33,9 @@ impl Setting<'_> {
         if scratch.out.filled == 0 {
             scratch.out = Room::default(); // the bytes of the unit before make room for this one
         }
-        let engine = Engine { isa: self.isa, stop: &|| self.is_over() };
+        let lacking = Cell::new(0);
+        let engine = Engine { isa: self.isa, stop: &|| self.is_over(), lacking: &lacking };
+        scratch.fit(unit)?;
         let row = unit.row_elements.max(1);
         let mut reading =
             Reading { setting: *self, solve, part, row, scratch, read: 0, failed: None };
@@ -41,6 +45,9 @@ impl Setting<'_> {
             return Err(failed);
         }
         self.check_cancel()?;
+        if lacking.get() > 0 {
+            return Err(memory::none_left(lacking.get()));
+        }
         let map = solved.map_err(|what| unsolvable(unit, &what))?;
         done.notes.extend(map.note().map(|note| (index, note.to_owned())));
 

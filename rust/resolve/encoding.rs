@@ -5,14 +5,12 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::Work;
-use super::opened::{expect_equal, too_large};
-use super::unit::Unit;
+use super::opened::too_large;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result, quoted};
 use crate::format::codec::{Block, Codec, CodecSpec, Need};
 use crate::memory;
-use crate::plan::{Action, OutputSpec};
+use crate::plan::OutputSpec;
 use crate::simd::{Body, Isa};
 
 /// An output as it is written.
@@ -82,7 +80,7 @@ impl Encoding {
         groups * size_of::<f32>() as u64 + self.side_lengths().sum::<u64>()
     }
 
-    fn side_lengths(&self) -> impl Iterator<Item = u64> {
+    pub(super) fn side_lengths(&self) -> impl Iterator<Item = u64> {
         let sides = self.codec.as_ref().map_or(&[][..], |codec| codec.sides());
         sides.iter().map(|side| side.range(0..self.blocks).end)
     }
@@ -146,6 +144,10 @@ impl Encoding {
         Ok(sides)
     }
 
+    pub(super) fn begin(&self, units: usize) {
+        self.state().left = units;
+    }
+
     /// One of its units is made; what is known of it is given back with the last.
     pub fn made(&self) {
         let mut state = self.state();
@@ -153,41 +155,6 @@ impl Encoding {
         if state.left == 0 {
             *state = State::default();
         }
-    }
-}
-
-impl Work {
-    /// How the output of a unit is written.
-    #[must_use]
-    pub fn encoding(&self, unit: &Unit) -> &Encoding {
-        &self.encodings[unit.output]
-    }
-
-    /// Bytes of what is known of the units of one output while it is made.
-    #[must_use]
-    pub fn kept_bytes(&self, units: &[Unit]) -> u64 {
-        let encoding = self.encoding(&units[0]);
-        let kept = units.iter().map(Unit::kept_bytes);
-        // All are known until the last is written, if all are seen before the first is.
-        let kept = if encoding.looks() { kept.sum() } else { kept.max().unwrap_or(0) };
-        kept + encoding.kept_bytes()
-    }
-
-    /// Room for what is seen of some elements of a unit.
-    pub fn unseen(&self, unit: &Unit, elements: Range<u64>) -> Result<Seen> {
-        let n = unit.block().elements as u64;
-        let first = unit.first_block + elements.start / n;
-        let groups = self.encoding(unit).groups(first..first + (elements.end - elements.start) / n);
-        let mut largest = Vec::new();
-        memory::resize(&mut largest, (groups.end - groups.start) as usize)?;
-        Ok(Seen { first: groups.start, largest })
-    }
-
-    /// Bytes of what a worker sees of so many elements for the codec of their output.
-    #[must_use]
-    pub fn seen_bytes(&self, unit: &Unit, elements: u64) -> u64 {
-        let groups = self.encoding(unit).groups(0..elements / unit.block().elements as u64);
-        if groups.is_empty() { 0 } else { (groups.end + 1) * size_of::<f32>() as u64 }
     }
 }
 
@@ -241,44 +208,16 @@ pub(super) fn columns_of(
     (row / bytes as u64).checked_mul(elements as u64).ok_or_else(|| too_large(here))
 }
 
-/// Every side tensor of every output is filled once, whole, and next to its output.
-pub(super) fn check_sides(
-    units: &[Unit],
-    encodings: &[Encoding],
-    names: &[OutputSpec],
-) -> Result<()> {
-    let mut seen = vec![false; encodings.len()];
-    for group in units.chunk_by(|a, b| a.output == b.output) {
-        let of = group[0].output;
-        let (encoding, here) = (&encodings[of], format!("plan output {}", quoted(&names[of].name)));
-        if std::mem::replace(&mut seen[of], true) {
-            let what = "not beside the tensors its codec wants, expected these next to it";
-            return Err(Error::plan(format!("{here}: {what}")));
-        }
-        let mut found: Vec<usize> = group
-            .iter()
-            .filter_map(|unit| match unit.action {
-                Action::Beside(side) => Some(side),
-                _ => None,
-            })
-            .collect();
-        found.sort_unstable();
-        let lengths: Vec<u64> = encoding.side_lengths().collect();
-        if !found.iter().copied().eq(0..lengths.len()) {
-            let what = format!(
-                "{here}: tensors {found:?} beside it are filled, expected each of {}",
-                lengths.len()
-            );
-            return Err(Error::plan(what));
-        }
-        for unit in group {
-            if let Action::Beside(side) = unit.action {
-                let what = format!("bytes of {}", quoted(&unit.name));
-                let bytes = Block::of(unit.dtype).len(unit.elements).unwrap_or(0);
-                expect_equal(&here, &what, lengths[side], bytes)?;
-            }
-        }
-        encoding.state().left = group.iter().filter(|unit| unit.elements > 0).count();
+/// What a unit is written as.
+#[derive(Clone, Copy)]
+pub(super) struct To<'a> {
+    pub(super) dtype: Dtype,
+    pub(super) codec: Option<&'a dyn Codec>,
+}
+
+impl To<'_> {
+    /// Whether its dtype says all.
+    pub(super) fn is_plain(self) -> bool {
+        self.codec.is_none_or(|codec| codec.name() == self.dtype.name())
     }
-    Ok(())
 }

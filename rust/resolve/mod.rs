@@ -4,6 +4,7 @@
 //! here, before anything is written, and never a wrong read later.
 
 pub mod encoding;
+mod looks;
 pub mod network;
 mod opened;
 mod operand;
@@ -16,12 +17,12 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use self::encoding::{Encoding, check_sides};
+use self::encoding::{Encoding, To};
 use self::opened::{Inputs, open_inputs, too_large, uncomputable};
 use self::operand::Extent;
-use crate::dtype::{Dtype, Float, Overflow};
+use crate::dtype::{Float, Overflow};
 use crate::error::{Error, Result, quoted};
-use crate::format::codec::{Block, Codec};
+use crate::format::codec::Block;
 use crate::format::safetensors::{self, Tensor};
 use crate::io::source::{FileIdentity, Identity, Source};
 use crate::kernels::linear::Linear;
@@ -67,14 +68,15 @@ pub fn resolve(plan: &Plan, options: &Options, given: &Sources) -> Result<Work> 
     let files = lay_out(plan)?;
     let encodings = plan.outputs.iter().map(Encoding::of).collect::<Result<Vec<_>>>()?;
     let units = resolve_units(plan, &inputs, &encodings)?;
-    check_sides(&units, &encodings, &plan.outputs)?;
     let analyzes = |unit: &&Unit| matches!(unit.action, Action::Analyze(_));
     let makes = matches!(options.mode, Mode::Write | Mode::Check);
     if let Some(unit) = units.iter().find(analyzes).filter(|_| makes) {
         let name = quoted(&unit.name);
         return Err(Error::plan(format!("plan unit {name}: `analyze` makes nothing to write")));
     }
-    Ok(Work { sources: inputs.sources, files, units, encodings, overflow: plan.overflow })
+    let work = Work { sources: inputs.sources, files, units, encodings, overflow: plan.overflow };
+    work.check_sides(&plan.outputs)?;
+    Ok(work)
 }
 
 impl Work {
@@ -237,20 +239,6 @@ fn resolve_unit(
         action,
         operands,
     })
-}
-
-/// What a unit is written as.
-#[derive(Clone, Copy)]
-struct To<'a> {
-    dtype: Dtype,
-    codec: Option<&'a dyn Codec>,
-}
-
-impl To<'_> {
-    /// Whether its dtype says all.
-    fn is_plain(self) -> bool {
-        self.codec.is_none_or(|codec| codec.name() == self.dtype.name())
-    }
 }
 
 /// How a unit is filled, or what is wrong with that.

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use super::To;
+use super::encoding::To;
 use super::network::Network;
 use super::opened::{Inputs, expect_equal, too_large, uncomputable};
 use super::rows::Rows;

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 use submerge_core::dtype::{Float, Overflow};
-use submerge_core::io::source::{Memory, Source};
+use submerge_core::io::source::Memory;
 
 use super::job::{Job, Model, rows};
 
@@ -154,7 +154,6 @@ fn blocks_are_written_and_read_whatever_the_threads_and_chunks() {
 fn replace_source(job: &mut Job, file: Vec<u8>) {
     job.plan["sources"][0]["given"]["identity"]["size"] = json!(file.len());
     job.given[0].1 = std::sync::Arc::new(Memory::new("model 0", "v1", file.into()));
-    assert!(job.given[0].1.identity().size() > 0);
 }
 
 #[test]
@@ -196,8 +195,7 @@ fn fp8(codec: &str) -> Value {
 fn scales_follow_the_largest_of_all_units() {
     let cuts = [[0, 30], [30, 60], [60, HEIGHT]];
     let plain = json!({"file": 0, "name": "w", "dtype": "F32", "shape": [HEIGHT, COLUMNS]});
-    let matrix =
-        json!({"matrix": {"weights": [1.0], "lambda": 1.0, "make": {"rank": {"rank": 3}}}});
+    let matrix = json!({"matrix": {"weights": [1.0], "lambda": 1.0, "make": {"rank": 3}}});
     let ops = [linear(), json!({"combine": {"slerp": {"alpha": 0.3}}}), matrix];
     for op in &ops {
         let values = floats(&tensor(&job(&plain, &cuts, op).run().file, "w"));
