@@ -127,7 +127,7 @@ class OutputTensor(NamedTuple):
     @property
     def nbytes(self) -> int:
         """Bytes of its data."""
-        return math.prod(self.shape) * DTYPES[self.dtype].bits // 8
+        return DTYPES[self.dtype].size(math.prod(self.shape))
 
     def plain(self) -> dict[str, Any]:
         """Return the JSON form."""
