@@ -134,12 +134,11 @@ impl<'a> Setting<'a> {
             None => self.work.encoding(unit).sides()?,
         };
         let sides: Vec<_> = kept.iter().map(Vec::as_slice).collect();
-        let into = match &mut done.seen {
-            Some(seen) => Into::Eye(seen),
-            None => {
-                let bytes = out.next(unit.bytes_of(made)?)?;
-                Into::Output { bytes, sides: Sides { first: 0, bytes: &sides } }
-            }
+        let into = if let Some(seen) = &mut done.seen {
+            Into::Eye(seen)
+        } else {
+            let bytes = out.next(unit.bytes_of(made)?)?;
+            Into::Output { bytes, sides: Sides { first: 0, bytes: &sides } }
         };
         let buffers = Buffers { decoded, result };
         let mut combine =

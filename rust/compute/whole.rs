@@ -62,13 +62,12 @@ impl Setting<'_> {
         for cell in cells(part, unit) {
             let inputs = Inputs::open(self.work, &cell, windows)?;
             done.read += inputs.read();
-            let into = match &mut done.seen {
-                Some(seen) => Into::Eye(seen),
-                None => {
-                    let first = unit.bytes_of((cell.first - part.first) as usize)?;
-                    let bytes = &mut out[first..first + unit.bytes_of(cell.elements)?];
-                    Into::Output { bytes, sides: Sides { first: 0, bytes: &sides } }
-                }
+            let into = if let Some(seen) = &mut done.seen {
+                Into::Eye(seen)
+            } else {
+                let first = unit.bytes_of((cell.first - part.first) as usize)?;
+                let bytes = &mut out[first..first + unit.bytes_of(cell.elements)?];
+                Into::Output { bytes, sides: Sides { first: 0, bytes: &sides } }
             };
             let buffers = Buffers { decoded, result };
             let mut combine =

@@ -60,7 +60,9 @@ fn with_side(mut job: Job, shape: &[usize], in_front: bool) -> Job {
     let outputs = job.plan["outputs"].as_array_mut().expect("outputs");
     outputs.insert(at, side);
     let units = job.plan["units"].as_array_mut().expect("units");
-    units.iter_mut().for_each(|unit| unit["output"] = json!(payload));
+    for unit in units.iter_mut() {
+        unit["output"] = json!(payload);
+    }
     units.insert(if in_front { 0 } else { units.len() }, unit);
     job
 }
