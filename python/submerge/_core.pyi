@@ -95,8 +95,8 @@ def execute(
 
     Returns:
         JSON `{"units": [{"unit", "elements", "changed", "nonfinite", "nonfinite_out", "zero",
-        "norm2", "dot", "delta2"}], "bytes_read", "bytes_written", "seconds", "phases", "threads", "chunk",
-        "io", "isa", "working_bytes", "peak_rss", "looked", "recalled", "statistics"}`.
+        "norm2", "dot", "delta2"}], "bytes_read", "bytes_written", "seconds", "phases", "threads",
+        "chunk", "io", "isa", "working_bytes", "peak_rss", "looked", "recalled", "statistics"}`.
 
     Raises:
         PlanError: plan and files do not fit together, or a file changed meanwhile.

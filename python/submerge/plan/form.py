@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from submerge.checkpoint import DTYPES
 from submerge.errors import counted, listing
 from submerge.plan.sizes import bytes_in_words, header
-from submerge.plan.terms import Network
+from submerge.plan.terms import Network, Rows
 from submerge.plan.words import formulas
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ class Unit(NamedTuple):
 
     def plain(self) -> dict[str, Any]:
         """Return the JSON form."""
-        terms = [{"network" if isinstance(o, Network) else "rows": o.plain()} for o in self.operands]
+        kinds = {Network: "network", Rows: "rows"}
+        terms = [{kinds[type(operand)]: operand.plain()} for operand in self.operands]
         return {
             "name": self.name,
             "output": self.output,
