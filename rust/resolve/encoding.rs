@@ -11,7 +11,7 @@ use crate::error::{Error, Result, quoted};
 use crate::format::codec::{Block, Codec, CodecSpec, Need};
 use crate::memory;
 use crate::plan::OutputSpec;
-use crate::simd::{Body, Isa};
+use crate::simd::{BLOCK, Body, Isa};
 
 /// An output as it is written.
 #[derive(Debug)]
@@ -53,6 +53,13 @@ impl Encoding {
         let columns = columns_of(codec.as_deref(), spec.dtype, counted, &here)?;
         let elements = rows.checked_mul(columns).ok_or_else(|| too_large(&here))?;
         let block = codec.as_ref().map_or(Block::of(spec.dtype), |codec| codec.block());
+        if !BLOCK.is_multiple_of(block.elements) {
+            let what = format!(
+                "{here}: blocks of {} elements, expected {BLOCK} in wholes",
+                block.elements
+            );
+            return Err(Error::internal(what)); // tiles would cut them
+        }
         let blocks = elements / block.elements as u64;
         Ok(Self { codec, columns, blocks, state: Mutex::default() })
     }
@@ -77,7 +84,8 @@ impl Encoding {
     #[must_use]
     pub fn kept_bytes(&self) -> u64 {
         let groups = self.groups(0..self.blocks).end;
-        groups * size_of::<f32>() as u64 + self.side_lengths().sum::<u64>()
+        let largest = groups.saturating_mul(size_of::<f32>() as u64);
+        self.side_lengths().fold(largest, u64::saturating_add)
     }
 
     pub(super) fn side_lengths(&self) -> impl Iterator<Item = u64> {
@@ -182,7 +190,8 @@ pub(super) fn codec_of(
 ) -> Result<Option<Arc<dyn Codec>>> {
     spec.codec(dtype, columns).map_err(|expected| {
         let name = dtype.name();
-        Error::plan(format!("{here}: codec of dtype {expected}, expected that, got {name}"))
+        Error::plan(format!("{here}: a codec of another dtype, expected {expected}, got {name}"))
+            .hint("make the plan again with this version of submerge")
     })
 }
 

@@ -197,7 +197,8 @@ fn fp8(codec: &str) -> Value {
 fn scales_follow_the_largest_of_all_units() {
     let cuts = [[0, 30], [30, 60], [60, HEIGHT]];
     let plain = json!({"file": 0, "name": "w", "dtype": "F32", "shape": [HEIGHT, COLUMNS]});
-    let matrix = json!({"matrix": {"weights": [1.0], "lambda": 1.0, "make": {"rank": 3}}});
+    let matrix =
+        json!({"matrix": {"weights": [1.0], "lambda": 1.0, "apart": false, "make": {"rank": 3}}});
     let ops = [linear(), json!({"combine": {"slerp": {"alpha": 0.3}}}), matrix];
     for op in &ops {
         let values = floats(&tensor(&job(&plain, &cuts, op).run().file, "w"));
@@ -284,10 +285,13 @@ fn what_does_not_fit_a_codec_is_refused() {
         &job(&q8("U8", 34), &cuts, &linear()),
         "elements in a row differ, expected 32, got 1440",
     );
-    refused(&job(&q8("F32", 34), &cuts, &linear()), "codec of dtype U8, expected that, got F32");
+    refused(
+        &job(&q8("F32", 34), &cuts, &linear()),
+        "a codec of another dtype, expected U8, got F32",
+    );
     let mut source = job(&q8("U8", COLUMNS / 32 * 34), &cuts, &linear());
     source.plan["units"][0]["operands"][0][0]["rows"]["codec"] = json!("scaled");
-    refused(&source, "`w`: codec of dtype F8_E4M3 or F8_E5M2, expected that, got F32");
+    refused(&source, "`w`: a codec of another dtype, expected F8_E4M3 or F8_E5M2, got F32");
     // What stands beside it.
     refused(
         &job(&fp8("scaled"), &cuts, &linear()),

@@ -70,7 +70,8 @@ impl Side {
         match self {
             Self::Whole { bytes } => 0..bytes as u64,
             Self::Every { blocks: n, bytes } => {
-                blocks.start / n * bytes as u64..blocks.end.div_ceil(n) * bytes as u64
+                let at = |entry: u64| entry.saturating_mul(bytes as u64);
+                at(blocks.start / n)..at(blocks.end.div_ceil(n))
             }
         }
     }
