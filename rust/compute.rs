@@ -135,10 +135,10 @@ impl<'a> Setting<'a> {
         };
         let sides: Vec<_> = kept.iter().map(Vec::as_slice).collect();
         let into = if let Some(seen) = &mut done.seen {
-            Into::Eye(seen)
+            Outcome::Seen(seen)
         } else {
             let bytes = out.next(unit.bytes_of(made)?)?;
-            Into::Output { bytes, sides: Sides { first: 0, bytes: &sides } }
+            Outcome::Bytes { bytes, sides: Sides { first: 0, bytes: &sides } }
         };
         let buffers = Buffers { decoded, result };
         let mut combine =
@@ -233,11 +233,11 @@ fn tiles(unit: &Unit, cell: Range<usize>) -> impl Iterator<Item = Range<usize>> 
 }
 
 /// Where what is combined goes.
-enum Into<'a> {
+enum Outcome<'a> {
     /// It is encoded, with what stands beside its output.
-    Output { bytes: &'a mut [u8], sides: Sides<'a> },
+    Bytes { bytes: &'a mut [u8], sides: Sides<'a> },
     /// It is only looked at.
-    Eye(&'a mut Seen),
+    Seen(&'a mut Seen),
 }
 
 struct Buffers<'a> {
@@ -252,7 +252,7 @@ struct Combining<'a> {
     /// The formula, if there is one.
     map: Option<&'a dyn Map>,
     buffers: Buffers<'a>,
-    into: Into<'a>,
+    into: Outcome<'a>,
 }
 
 impl Combining<'_> {
@@ -266,7 +266,7 @@ impl Combining<'_> {
                     "this dtype cannot be merged; take the tensor from one model with a rule";
                 Error::plan(what).hint(hint)
             })?;
-            if let Into::Output { bytes: out, .. } = &mut self.into {
+            if let Outcome::Bytes { bytes: out, .. } = &mut self.into {
                 out.copy_from_slice(bytes);
             }
         }
@@ -304,8 +304,8 @@ impl Combining<'_> {
                 let values = &result[..n];
                 stats.elements += if measured { 0 } else { n as u64 };
                 let (bytes, sides) = match &mut self.into {
-                    Into::Output { bytes, sides } => (&mut bytes[block.range(range)], *sides),
-                    Into::Eye(seen) => return work.encoding(unit).look(isa, at, values, seen),
+                    Outcome::Bytes { bytes, sides } => (&mut bytes[block.range(range)], *sides),
+                    Outcome::Seen(seen) => return work.encoding(unit).look(isa, at, values, seen),
                 };
                 to.encode(isa, Values { first: at, values, sides, overflow: work.overflow }, bytes);
                 if measured {
@@ -348,7 +348,7 @@ impl Combining<'_> {
         let Buffers { result, .. } = &mut self.buffers;
         let mut stats = UnitStats::new(0);
         result.resize(BLOCK.max(result.len()), 0.0);
-        if let (Some(codec), Into::Output { bytes: out, sides }) =
+        if let (Some(codec), Outcome::Bytes { bytes: out, sides }) =
             (codec.filter(|_| measured), &self.into)
         {
             for first in cell.clone().step_by(BLOCK) {

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Buffers, Combining, Done, Into, Room, Scratch, Setting};
+use super::{Buffers, Combining, Done, Outcome, Room, Scratch, Setting};
 use crate::error::{Error, Result, quoted};
 use crate::format::codec::Sides;
 use crate::inputs::{Inputs, split};
@@ -63,11 +63,11 @@ impl Setting<'_> {
             let inputs = Inputs::open(self.work, &cell, windows)?;
             done.read += inputs.read();
             let into = if let Some(seen) = &mut done.seen {
-                Into::Eye(seen)
+                Outcome::Seen(seen)
             } else {
                 let first = unit.bytes_of((cell.first - part.first) as usize)?;
                 let bytes = &mut out[first..first + unit.bytes_of(cell.elements)?];
-                Into::Output { bytes, sides: Sides { first: 0, bytes: &sides } }
+                Outcome::Bytes { bytes, sides: Sides { first: 0, bytes: &sides } }
             };
             let buffers = Buffers { decoded, result };
             let mut combine =
