@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use submerge_core::dtype::{Float, Overflow};
-use submerge_core::format::codec::Plain;
+use submerge_core::format::codec::{self, Plain, Sides};
 use submerge_core::kernels::runner::{Map, Run};
 use submerge_core::kernels::tile::{Tile, Whole};
 use submerge_core::plan::{Action, OpSpec};
@@ -81,7 +81,8 @@ impl Merge<'_> {
             self.isa.encode(self.dtype, Overflow::Saturate, &result, out);
             if let Some(stats) = stats.as_deref_mut() {
                 let (values, to) = (&result[..], self.dtype);
-                stats.add(self.isa, Made { operands: &slices, values, to: &Plain(to), bytes: out });
+                let run = codec::Run { first: 0, bytes: out, sides: Sides::default() };
+                stats.add(self.isa, Made { operands: &slices, values, to: &Plain(to), run });
             }
         }
     }

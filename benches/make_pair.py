@@ -156,7 +156,7 @@ def _spread(name: str) -> tuple[float, float]:
 
 
 def _reference(name: str, shape: tuple[int, ...]) -> Iterator[tuple[int, Array]]:
-    """Yield the reference values of a tensor, flat, a stretch at a time with its first index."""
+    """Yield the reference values of a tensor, flat, a chunk at a time with its first index."""
     mean, deviation = _spread(name)
     total = int(np.prod(shape))
     for start in range(0, total, _CHUNK):
@@ -177,7 +177,7 @@ def _value(model: str, name: str, start: int, reference: Array) -> Array:
 
 
 def _put(output: Output, name: str, shape: tuple[int, ...], start: int, values: Array) -> None:
-    """Write a stretch into every layout; the BFL layout swaps the halves of the last modulation."""
+    """Write a chunk into every layout; the BFL layout swaps the halves of the last modulation."""
     half = int(np.prod(shape)) // 2
     for i, spot in enumerate(output.spots[name]):
         if name in _SWAPPED and i == 1:

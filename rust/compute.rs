@@ -1,14 +1,16 @@
 //! One item: read windows of the operands, sum them in a pass or combine them, encode once.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::dtype::Float;
 use crate::error::{Error, Result};
-use crate::format::codec::{Codec, Run};
+use crate::format::codec::{Codec, Run, Sides, Values};
 use crate::inputs::{Decoded, Inputs, split};
 use crate::kernels::runner::{Map, Pass};
 use crate::memory;
+use crate::resolve::encoding::Seen;
 use crate::resolve::{Action, Unit, Work};
 use crate::schedule::Part;
 use crate::simd::{BLOCK, Isa};
@@ -30,6 +32,12 @@ impl Scratch {
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.out.bytes[..self.out.filled]
+    }
+
+    /// Have room for the tiles of a unit.
+    fn fit(&mut self, unit: &Unit) -> Result<()> {
+        memory::at_least(&mut self.result, unit.tile().max(BLOCK))?;
+        self.decoded.fit(unit)
     }
 }
 
@@ -62,6 +70,8 @@ pub struct Done<'a> {
     pub notes: Vec<(usize, String)>,
     /// Its sums in a pass.
     pub sums: Option<Box<dyn Pass + 'a>>,
+    /// What its output's codec wanted to see.
+    pub seen: Option<Seen>,
     /// Bytes read from the inputs.
     pub read: u64,
 }
@@ -88,30 +98,88 @@ impl<'a> Setting<'a> {
         scratch.out.filled = 0;
         for (index, part) in parts.iter().enumerate() {
             let unit = &self.work.units[part.unit];
-            if let Action::Solve(solve) = &unit.action {
-                self.whole(&**solve, (index, part), scratch, &mut done)?;
-                continue;
+            match &unit.action {
+                Action::Solve(solve) => self.whole(&**solve, (index, part), scratch, &mut done)?,
+                Action::Beside(side) => self.beside(*side, (index, part), scratch, &mut done)?,
+                _ => self.combine((index, part), scratch, &mut done)?,
             }
-            let map = match &unit.action {
-                Action::Compute(run) => Some(run.map().ok_or_else(|| unknown(unit))?),
-                _ => None,
-            };
-            let note = map.as_ref().and_then(|map| map.note());
-            done.notes.extend(note.map(|note| (index, note.to_owned())));
-            let Scratch { out, windows, decoded, result } = &mut *scratch;
-            let inputs = Inputs::open(self.work, part, windows)?;
-            done.read += inputs.read();
-            let made = match unit.action {
-                Action::Analyze(_) => 0,
-                _ => part.elements,
-            };
-            let out = out.next(unit.bytes_of(made)?)?;
-            let buffers = Buffers { out, decoded, result };
-            let mut combine =
-                Combining { setting: *self, inputs: &inputs, map: map.as_deref(), buffers };
-            combine.part(part, &mut |cell| done.cells.push((index, cell)))?;
         }
         Ok(done)
+    }
+
+    /// Combine a part, the number `index` of an item, into the end of `scratch`.
+    fn combine(
+        &self,
+        (index, part): (usize, &Part),
+        scratch: &mut Scratch,
+        done: &mut Done<'a>,
+    ) -> Result<()> {
+        let unit = &self.work.units[part.unit];
+        let map = match &unit.action {
+            Action::Compute(run) => Some(run.map().ok_or_else(|| unknown(unit))?),
+            _ => None,
+        };
+        let note = map.as_ref().and_then(|map| map.note());
+        done.notes.extend(note.map(|note| (index, note.to_owned())));
+        scratch.fit(unit)?;
+        let Scratch { out, windows, decoded, result } = scratch;
+        let inputs = Inputs::open(self.work, part, windows)?;
+        done.read += inputs.read();
+        let made = match unit.action {
+            Action::Analyze(_) => 0,
+            _ => part.elements,
+        };
+        let kept = match done.seen {
+            Some(_) => Arc::default(), // not yet
+            None => self.work.encoding(unit).sides()?,
+        };
+        let sides: Vec<_> = kept.iter().map(Vec::as_slice).collect();
+        let into = if let Some(seen) = &mut done.seen {
+            Outcome::Seen(seen)
+        } else {
+            let bytes = out.next(unit.bytes_of(made)?)?;
+            Outcome::Bytes { bytes, sides: Sides { first: 0, bytes: &sides } }
+        };
+        let buffers = Buffers { decoded, result };
+        let mut combine =
+            Combining { setting: *self, inputs: &inputs, map: map.as_deref(), buffers, into };
+        combine.part(part, &mut |cell| done.cells.push((index, cell)))
+    }
+
+    /// Show the output's codec what an item, which is a part of one unit, will hold.
+    pub fn look(&self, parts: &[Part], scratch: &mut Scratch) -> Result<Done<'a>> {
+        let mut done = Done::default();
+        scratch.out.filled = 0;
+        for part in parts {
+            let unit = &self.work.units[part.unit];
+            done.seen = Some(self.work.unseen(unit, part.range())?);
+            match &unit.action {
+                Action::Solve(solve) => self.whole(&**solve, (0, part), scratch, &mut done)?,
+                _ => self.combine((0, part), scratch, &mut done)?,
+            }
+        }
+        Ok(done)
+    }
+
+    /// Copy a part of a side tensor, the number `index` of an item, to the end of `scratch`.
+    fn beside(
+        &self,
+        side: usize,
+        (index, part): (usize, &Part),
+        scratch: &mut Scratch,
+        done: &mut Done<'a>,
+    ) -> Result<()> {
+        let unit = &self.work.units[part.unit];
+        let kept = self.work.encoding(unit).sides()?;
+        let (first, len) = (unit.bytes_of(part.first as usize)?, unit.bytes_of(part.elements)?);
+        let bytes = kept.get(side).and_then(|side| side.get(first..first + len));
+        scratch.out.next(len)?.copy_from_slice(bytes.ok_or_else(|| split(unit))?);
+        let mut stats = UnitStats::new(0);
+        for cell in cells(part, unit.cell()) {
+            stats.elements = cell.len() as u64;
+            done.cells.push((index, stats.clone()));
+        }
+        Ok(())
     }
 
     /// Make the sums of a pass over an item, which is a part of one unit.
@@ -122,6 +190,7 @@ impl<'a> Setting<'a> {
             let unit = &self.work.units[part.unit];
             let run = unit.run().ok_or_else(|| split(unit))?;
             let Some(mut sums) = run.pass() else { continue };
+            scratch.fit(unit)?;
             for span in sums.spans(part.range()) {
                 let elements = (span.end - span.start) as usize;
                 let part = Part { unit: part.unit, first: span.start, elements };
@@ -163,8 +232,15 @@ fn tiles(unit: &Unit, cell: Range<usize>) -> impl Iterator<Item = Range<usize>> 
     cell.step_by(step).map(move |first| first..end.min(first + step))
 }
 
+/// Where what is combined goes.
+enum Outcome<'a> {
+    /// It is encoded, with what stands beside its output.
+    Bytes { bytes: &'a mut [u8], sides: Sides<'a> },
+    /// It is only looked at.
+    Seen(&'a mut Seen),
+}
+
 struct Buffers<'a> {
-    out: &'a mut [u8],
     decoded: &'a mut Decoded,
     result: &'a mut Vec<f32>,
 }
@@ -176,6 +252,7 @@ struct Combining<'a> {
     /// The formula, if there is one.
     map: Option<&'a dyn Map>,
     buffers: Buffers<'a>,
+    into: Outcome<'a>,
 }
 
 impl Combining<'_> {
@@ -189,7 +266,9 @@ impl Combining<'_> {
                     "this dtype cannot be merged; take the tensor from one model with a rule";
                 Error::plan(what).hint(hint)
             })?;
-            self.buffers.out.copy_from_slice(bytes);
+            if let Outcome::Bytes { bytes: out, .. } = &mut self.into {
+                out.copy_from_slice(bytes);
+            }
         }
         for cell in cells(part, unit.cell()) {
             self.setting.check_cancel()?;
@@ -197,7 +276,7 @@ impl Combining<'_> {
             let stats = match (&unit.action, self.map, codec, unit.dtype.float()) {
                 (Action::Analyze(analyze), _, _, Some(to)) => self.analyzed(*analyze, to, cell),
                 (Action::Copy | Action::Same, _, codec, _) => self.copied(codec, &cell),
-                (_, Some(map), Some(codec), _) => self.cell(map, codec, cell),
+                (_, Some(map), Some(codec), _) => self.cell((map, codec), part.first, cell),
                 _ => return Err(split(unit)),
             };
             emit(stats);
@@ -205,23 +284,35 @@ impl Combining<'_> {
         Ok(())
     }
 
-    fn cell(&mut self, map: &dyn Map, to: &dyn Codec, cell: Range<usize>) -> UnitStats {
+    /// `first`: the element of the unit that a cell is counted from.
+    fn cell(
+        &mut self,
+        (map, to): (&dyn Map, &dyn Codec),
+        first: u64,
+        cell: Range<usize>,
+    ) -> UnitStats {
         let Setting { work, isa, stats: measured, .. } = self.setting;
-        let Buffers { out, decoded, result } = &mut self.buffers;
+        let Buffers { decoded, result } = &mut self.buffers;
+        let (unit, block) = (self.inputs.unit(), to.block());
         let mut stats = UnitStats::new(if measured { self.inputs.count() } else { 0 });
-        for range in tiles(self.inputs.unit(), cell) {
-            let bytes = &mut out[to.block().range(range.clone())];
+        for range in tiles(unit, cell) {
             let n = range.len();
+            let at = unit.first_block + (first + range.start as u64) / block.elements as u64;
             result.resize(n.max(result.len()), 0.0);
-            self.inputs.with_tile(isa, range, decoded, |tile| {
+            self.inputs.with_tile(isa, range.clone(), decoded, |tile| {
                 map.map(tile, &mut result[..n]);
-                to.encode(isa, work.overflow, &result[..n], bytes);
+                let values = &result[..n];
+                stats.elements += if measured { 0 } else { n as u64 };
+                let (bytes, sides) = match &mut self.into {
+                    Outcome::Bytes { bytes, sides } => (&mut bytes[block.range(range)], *sides),
+                    Outcome::Seen(seen) => return work.encoding(unit).look(isa, at, values, seen),
+                };
+                to.encode(isa, Values { first: at, values, sides, overflow: work.overflow }, bytes);
                 if measured {
                     let inner = tile.inner();
                     let operands = inner.as_deref().unwrap_or(tile.operands);
-                    stats.add(isa, Made { operands, values: &result[..n], to, bytes });
-                } else {
-                    stats.elements += n as u64;
+                    let run = Run { first: at, bytes, sides };
+                    stats.add(isa, Made { operands, values, to, run });
                 }
             });
         }
@@ -254,15 +345,17 @@ impl Combining<'_> {
     /// What a copied cell holds: only non-finite values are counted, and only if asked for.
     fn copied(&mut self, codec: Option<&dyn Codec>, cell: &Range<usize>) -> UnitStats {
         let Setting { isa, stats: measured, .. } = self.setting;
-        let Buffers { out, result, .. } = &mut self.buffers;
+        let Buffers { result, .. } = &mut self.buffers;
         let mut stats = UnitStats::new(0);
         result.resize(BLOCK.max(result.len()), 0.0);
-        if let Some(codec) = codec.filter(|_| measured) {
+        if let (Some(codec), Outcome::Bytes { bytes: out, sides }) =
+            (codec.filter(|_| measured), &self.into)
+        {
             for first in cell.clone().step_by(BLOCK) {
                 let block = first..cell.end.min(first + BLOCK);
                 let values = &mut result[..block.len()];
                 let bytes = &out[codec.block().range(block)];
-                codec.decode(isa, Run { first: 0, bytes, sides: &[] }, values);
+                codec.decode(isa, Run { first: 0, bytes, sides: *sides }, values);
                 stats.add_copied(isa, values);
             }
         }

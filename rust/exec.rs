@@ -22,7 +22,6 @@ use crate::memory;
 use crate::plan::{self, Mode, Options, Plan};
 use crate::report::{Phases, Report, UnitReport};
 use crate::resolve::{Sources, Unit, resolve};
-
 use crate::schedule::{Item, Part, Pass, STACK, Shape, affordable, cut};
 use crate::simd::Isa;
 use crate::sink::{self, Sink, Written};
@@ -332,14 +331,14 @@ impl<'a> Job<'a> {
     /// How many of the items from here on are of passes in which nothing is left to see.
     fn needless(&self, from: usize) -> usize {
         let needless = |item: &&Item| {
-            item.pass != Pass::Map && self.running(item).is_some_and(|(_, run)| run.is_known())
+            matches!(item.pass, Pass::Reduce(_))
+                && self.running(item).is_some_and(|(_, run)| run.is_known())
         };
         self.items[from..].iter().take_while(needless).count()
     }
 
     fn worker(&self) {
-        let waiting = [&self.changed, &self.left];
-        let _leaving = Leaving { turn: &self.turn, waiting };
+        let _leaving = Leaving { turn: &self.turn, waiting: [&self.changed, &self.left] };
         let mut scratch = Scratch::default();
         loop {
             let index = self.next.fetch_add(1, Ordering::Relaxed);
@@ -369,13 +368,14 @@ impl<'a> Job<'a> {
         }
         let done = match item.pass {
             Pass::Reduce(_) => self.setting.reduce(parts, scratch),
+            Pass::Look => self.setting.look(parts, scratch),
             Pass::Map => self.setting.map(parts, scratch),
         }?;
         let next = self.items.get(index + 1);
         let last = next.is_none_or(|next| (next.pass, next.after) != (item.pass, item.after));
         let mut turn = self.wait(|turn| turn.next == index)?;
         if item.pass != Pass::Map {
-            turn.gather(done, self.running(item).filter(|_| last));
+            turn.gather((self.setting.work, parts), done, self.running(item).filter(|_| last))?;
             turn.next += 1;
             if last {
                 turn.next += self.needless(index + 1);
@@ -385,7 +385,7 @@ impl<'a> Job<'a> {
             return Ok(());
         }
         let pending = turn.sink.append(item, scratch.bytes())?;
-        turn.fold(parts, done);
+        turn.fold((self.setting.work, parts), done);
         if let Some((_, run)) = self.running(item).filter(|_| last && item.after.is_some()) {
             run.forget();
         }

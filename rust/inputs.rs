@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::error::{Error, Result};
 use crate::kernels::tile::Tile;
+use crate::memory;
 use crate::resolve::rows::{Buffers, OpenRows, Room};
 use crate::resolve::{LowRank, Operand, Rows, Term, Unit, Work};
 use crate::schedule::Part;
@@ -54,6 +55,23 @@ struct Terms {
     up: Vec<f32>,
     down: Vec<f32>,
     room: Room,
+}
+
+impl Decoded {
+    /// Have room for the tiles of a unit, and find out whether there is some for its kernel's: neither
+    /// can refuse once it is at work.
+    pub fn fit(&mut self, unit: &Unit) -> Result<()> {
+        self.operands.resize_with(unit.operands.len().max(self.operands.len()), Vec::new);
+        let tile = unit.tile().max(BLOCK);
+        let mut buffers = self.operands.iter_mut().take(unit.operands.len());
+        buffers.try_for_each(|buffer| memory::at_least(buffer, tile))?;
+        for term in unit.operands.iter().flat_map(|operand| &operand.terms) {
+            if let Term::LowRank(of) = term {
+                memory::at_least(&mut self.terms.up, of.rank)?;
+            }
+        }
+        memory::expect(unit.state_bytes())
+    }
 }
 
 impl<'a> Inputs<'a> {

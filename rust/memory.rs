@@ -10,6 +10,21 @@ pub fn resize<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) -> Result<()> 
     Ok(())
 }
 
+/// Make a buffer `len` long at least; what it held stays in it.
+pub fn at_least<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) -> Result<()> {
+    resize(buffer, len.max(buffer.len()))
+}
+
+/// An empty vector with room for `len`.
+///
+/// # Errors
+/// The bytes that could not be had.
+pub fn room<T>(len: usize) -> std::result::Result<Vec<T>, u64> {
+    let mut room = Vec::new();
+    room.try_reserve_exact(len).map_err(|_| (len as u64).saturating_mul(size_of::<T>() as u64))?;
+    Ok(room)
+}
+
 /// Find out whether so many bytes could be had now, all at once. They are given back: what follows asks
 /// for them in pieces, in places that have no way to refuse.
 pub fn expect(bytes: u64) -> Result<()> {
@@ -20,8 +35,10 @@ pub fn expect(bytes: u64) -> Result<()> {
     Ok(())
 }
 
+/// What is said of memory that cannot be had.
 #[cold]
-fn none_left(bytes: u64) -> Error {
+#[must_use]
+pub fn none_left(bytes: u64) -> Error {
     let what = format!("out of memory, expected room for {bytes} bytes, got none");
     Error::plan(what).hint(
         "lower `--memory-budget` or `--threads`, free memory, or raise this process's limit \

@@ -17,7 +17,7 @@ use crate::io::unpublished::CachePolicy;
 
 mod operation;
 
-pub use self::operation::{Action, OpSpec};
+pub use self::operation::{Action, Beside, OpSpec};
 
 /// The version of the plan's form; Python and Rust ship together, so it must be equal.
 pub const PLAN_VERSION: u32 = 1;
@@ -98,6 +98,9 @@ pub struct OutputSpec {
     pub dtype: Dtype,
     /// Its shape.
     pub shape: Vec<u64>,
+    /// What its bytes mean.
+    #[serde(default)]
+    pub codec: CodecSpec,
 }
 
 /// A row range of one output and what fills it.

@@ -38,6 +38,8 @@ pub struct Item {
 pub enum Pass {
     /// Its only unit is summed, in the n-th pass; nothing is written.
     Reduce(usize),
+    /// Its only unit is combined, for its output's codec to see the values; nothing is written.
+    Look,
     /// It is combined and written.
     Map,
 }
@@ -77,9 +79,10 @@ pub struct Shape {
 /// `working = threads * ((terms + 1) * (item_elements + halo) * widest + scratch + beside) + kept`,
 /// where `terms` are the ranges of rows that a unit's operands are the sums of, `halo` the elements
 /// shown around an item, `widest` is the largest element of any input or output, `beside` what of
-/// products and side tensors is open, `scratch` the decoded tiles and the sums of one thread and what it holds of a whole
-/// matrix, and `kept` what is known of the unit that is being made; what an analysis finds in the
-/// cells of an item comes on top.
+/// products and side tensors is open, `scratch` the decoded tiles and the sums of one thread and what
+/// it holds of a whole matrix, and `kept` what is known of the unit that is being made, or of all units
+/// of an output whose codec must see them first; what an analysis or such a codec finds in an item
+/// comes on top.
 pub fn fit(work: &Work, options: &Options) -> Result<Shape> {
     let streams = work.units.iter().map(Unit::streams).max().unwrap_or(1);
     let widest = work.units.iter().map(Unit::widest).max().unwrap_or(1);
@@ -90,8 +93,11 @@ pub fn fit(work: &Work, options: &Options) -> Result<Shape> {
     let cell = work.units.iter().map(Unit::cell).max().unwrap_or(CELL) as u64;
     let halo = 2 * work.units.iter().map(Unit::halo).max().unwrap_or(0) as u64;
     let found = work.units.iter().map(Unit::cell_bytes).max().unwrap_or(0);
-    let kept = work.units.iter().map(Unit::kept_bytes).max().unwrap_or(0);
-    let beside = |elements: u64| work.units.iter().map(|u| u.beside(elements)).max().unwrap_or(0);
+    let kept = work.outputs().map(|units| work.kept_bytes(units)).max().unwrap_or(0);
+    let beside = |elements: u64| {
+        let of = |unit: &Unit| unit.beside(elements) + work.seen_bytes(unit, elements);
+        work.units.iter().map(of).max().unwrap_or(0)
+    };
     let need = |threads: usize, elements: u64| {
         // Cells of whole rows are more than half as large as others.
         let seen = (2 * elements / CELL as u64 + 1) * found;
@@ -146,25 +152,33 @@ pub fn affordable(work: &Work, options: &Options) -> Result<Shape> {
 /// Cut the units into items of at most `item_elements` elements.
 ///
 /// A unit whose kernel makes passes has items of its own: one pass after the other, then the map.
+/// Where the output's codec must see all values first, each of its units is mapped twice: all to be
+/// looked at, then all to be written.
 pub fn cut(work: &Work, item_elements: u64) -> Result<(Vec<Item>, Vec<Part>)> {
     let mut cut =
         Cutter { item_elements, items: Vec::new(), parts: Vec::new(), file: 0, at: 0, room: 0 };
-    for (index, unit) in work.units.iter().enumerate() {
-        if unit.file != cut.file {
-            (cut.file, cut.at, cut.room) = (unit.file, 0, 0);
+    let mut index = 0;
+    for units in work.outputs() {
+        let numbered = || (index..).zip(units);
+        let looks = work.encodings[units[0].output].looks();
+        for (at, unit) in numbered().filter(|(_, unit)| looks && unit.is_encoded()) {
+            cut.passes(at, unit)?;
+            cut.alone(at, unit, Pass::Look, unit.passes() > 0)?;
         }
-        let passes = unit.passes();
-        for pass in 0..passes {
-            cut.room = 0;
-            cut.unit(index, unit, Pass::Reduce(pass))?;
+        for (at, unit) in numbered() {
+            if unit.file != cut.file {
+                (cut.file, cut.at, cut.room) = (unit.file, 0, 0);
+            }
+            if looks {
+                cut.alone(at, unit, Pass::Map, true)?;
+            } else if unit.passes() > 0 {
+                cut.passes(at, unit)?;
+                cut.alone(at, unit, Pass::Map, true)?;
+            } else {
+                cut.unit(at, unit, Pass::Map, None)?;
+            }
         }
-        if passes > 0 {
-            cut.room = 0;
-        }
-        cut.unit(index, unit, Pass::Map)?;
-        if passes > 0 {
-            cut.room = 0;
-        }
+        index += units.len();
     }
     Ok((cut.items, cut.parts))
 }
@@ -180,22 +194,35 @@ struct Cutter {
 }
 
 impl Cutter {
-    fn unit(&mut self, index: usize, unit: &Unit, pass: Pass) -> Result<()> {
+    /// The passes that the kernel of a unit makes.
+    fn passes(&mut self, index: usize, unit: &Unit) -> Result<()> {
+        (0..unit.passes())
+            .try_for_each(|pass| self.alone(index, unit, Pass::Reduce(pass), pass > 0))
+    }
+
+    /// A unit in items of its own, which may build on all before them.
+    fn alone(&mut self, index: usize, unit: &Unit, pass: Pass, builds: bool) -> Result<()> {
+        self.room = 0;
+        let begun = self.items.len();
+        self.unit(index, unit, pass, builds.then_some(begun))?;
+        self.room = 0;
+        Ok(())
+    }
+
+    fn unit(&mut self, index: usize, unit: &Unit, pass: Pass, after: Option<usize>) -> Result<()> {
         let cell = unit.grain().max(1);
-        let (begun, mut first) = (self.items.len(), 0);
+        let mut first = 0;
         while first < unit.elements {
             let left = unit.elements - first;
             if self.room < cell.min(left) || self.items.is_empty() {
                 let parts = self.parts.len()..self.parts.len();
-                let builds_on_others = unit.passes() > 0 && pass != Pass::Reduce(0);
-                let after = builds_on_others.then_some(begun);
                 self.items.push(Item { file: self.file, at: self.at, len: 0, parts, pass, after });
                 self.room = self.item_elements.max(cell);
             }
             // Whole cells only, unless the unit ends.
             let take = if left <= self.room { left } else { self.room / cell * cell };
             let len = match pass {
-                Pass::Reduce(_) => 0,
+                Pass::Reduce(_) | Pass::Look => 0,
                 Pass::Map => unit.bytes_of(take as usize)?,
             };
             self.parts.push(Part { unit: index, first, elements: take as usize });

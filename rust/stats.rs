@@ -35,8 +35,8 @@ pub struct Made<'a> {
     pub values: &'a [f32],
     /// What the output is written with.
     pub to: &'a dyn Codec,
-    /// The elements as written: whole blocks.
-    pub bytes: &'a [u8],
+    /// The elements as written.
+    pub run: Run<'a>,
 }
 
 /// The statistics of one unit, or of one cell of it. Sums run over finite elements only; how many
@@ -61,6 +61,8 @@ pub struct UnitStats {
     pub first_overflowed: Option<u64>,
     /// Whether every element as written has the value of this operand's.
     pub equal: Vec<bool>,
+    /// Whether every element of each operand is 0; its norm may be without: small squares vanish.
+    pub zero: Vec<bool>,
     /// Elements the next two sums were taken of: one block of every [`SAMPLE`] of a cell, the first.
     pub sampled: u64,
     /// `|written - value|^2`: what rounding to the output's dtype changed.
@@ -92,6 +94,7 @@ impl UnitStats {
             overflowed: 0,
             first_overflowed: None,
             equal: vec![true; operands],
+            zero: vec![true; operands],
             sampled: 0,
             rounding2: 0.0,
             change2: 0.0,
@@ -107,11 +110,11 @@ impl UnitStats {
     /// # Panics
     /// If the number of operands is not the one given to [`UnitStats::new`] or the lengths differ.
     fn add_block(&mut self, isa: &Isa, made: Made) {
-        let Made { operands, to, bytes, .. } = made;
+        let Made { operands, to, run, .. } = made;
         debug_assert!((self.elements as usize).is_multiple_of(BLOCK), "a short block came before");
         self.add_operands(isa, operands);
         let reference = operands[0];
-        let written = to.written(isa, bytes, reference);
+        let written = to.written(isa, run, reference);
         if written.at_limit {
             self.look_for_overflow(made);
         }
@@ -122,7 +125,7 @@ impl UnitStats {
         self.equal[0] &= written.changed == 0;
         for (equal, x) in self.equal.iter_mut().zip(operands).skip(1) {
             // Once a block of the cell differs, the others are not compared.
-            *equal = *equal && to.written(isa, bytes, x).changed == 0;
+            *equal = *equal && to.written(isa, run, x).changed == 0;
         }
         if (self.elements as usize / BLOCK).is_multiple_of(SAMPLE) {
             let [rounding2, change2] = Energies::of(isa, made);
@@ -149,6 +152,8 @@ impl UnitStats {
                 self.first_nonfinite[i] = first_nonfinite(x).map(|at| at + self.elements);
             }
             all_finite &= pair.nonfinite == 0;
+            let nothing = pair.norm2 == 0.0 && pair.nonfinite == 0;
+            self.zero[i] = self.zero[i] && nothing && x.iter().all(|x| *x == 0.0);
             self.nonfinite[i] += pair.nonfinite;
             self.norm2[i] += pair.norm2;
             self.dot[i] += pair.dot;
@@ -178,7 +183,7 @@ impl UnitStats {
 
     /// Adds the next tile of a cell, block by block.
     pub fn add(&mut self, isa: &Isa, made: Made) {
-        let Made { operands, values, to, bytes } = made;
+        let Made { operands, values, to, run } = made;
         let n = values.len();
         if n <= BLOCK {
             return self.add_block(isa, made);
@@ -186,8 +191,9 @@ impl UnitStats {
         for first in (0..n).step_by(BLOCK) {
             let block = first..n.min(first + BLOCK);
             let operands: Vec<_> = operands.iter().map(|x| &x[block.clone()]).collect();
-            let bytes = &bytes[to.block().range(block.clone())];
-            self.add_block(isa, Made { operands: &operands, values: &values[block], to, bytes });
+            let first = run.first + (block.start / to.block().elements) as u64;
+            let run = Run { first, bytes: &run.bytes[to.block().range(block.clone())], ..run };
+            self.add_block(isa, Made { operands: &operands, values: &values[block], to, run });
         }
     }
 
@@ -222,6 +228,7 @@ impl UnitStats {
         self.rounding2 += cell.rounding2;
         self.change2 += cell.change2;
         self.equal.iter_mut().zip(&cell.equal).for_each(|(equal, next)| *equal &= next);
+        self.zero.iter_mut().zip(&cell.zero).for_each(|(zero, next)| *zero &= next);
         add(&mut self.nonfinite, &cell.nonfinite);
         add(&mut self.norm2, &cell.norm2);
         add(&mut self.dot, &cell.dot);
@@ -300,7 +307,7 @@ impl Body for Energies<'_> {
 /// The elements as written.
 fn decoded<'a>(isa: &Isa, made: Made, buffer: &'a mut [f32; BLOCK]) -> &'a [f32] {
     let written = &mut buffer[..made.values.len()];
-    made.to.decode(isa, Run { first: 0, bytes: made.bytes, sides: &[] }, written);
+    made.to.decode(isa, made.run, written);
     written
 }
 

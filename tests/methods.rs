@@ -29,7 +29,7 @@ fn rules() -> Vec<(&'static str, Value, usize)> {
     let median = json!({"weights": [1.0, 2.0, 1.0], "max_iter": 100, "tol": 1e-12, "eps": 1e-9});
     let multislerp = |base, weights: &[f64]| json!({"multislerp": {"weights": weights, "normalize": true, "eps": 1e-8, "base": base}});
     let both = [
-        (json!({"slerp": {"t": 0.3}}), 2),
+        (json!({"slerp": {"alpha": 0.3}}), 2),
         (json!({"nuslerp": {"weights": [1.0, 2.0], "base": false}}), 2),
         (json!({"nuslerp": {"weights": [1.0, 2.0], "base": true}}), 3),
         (multislerp(false, &[1.0, 2.0, 1.0]), 3),
@@ -38,7 +38,7 @@ fn rules() -> Vec<(&'static str, Value, usize)> {
         (json!({"model_stock": {"floor": 1e-6}}), 3),
         (json!({"orthogonal": {"alpha": 0.7, "base": true}}), 3),
         (json!({"geometric_median": median}), 3),
-        (json!({"norm_lerp": {"t": 0.3}}), 2),
+        (json!({"norm_lerp": {"alpha": 0.3}}), 2),
         (json!({"norm_limit": {"weights": [1.0, 2.0], "lambda": 0.5, "limit": 0.1}}), 3),
         (json!({"polar": {"direction": 0.3, "norm": 0.9}}), 2),
     ];
@@ -249,7 +249,7 @@ fn assert_near(got: &[f32], want: &[f64]) {
 fn slerp_over_many_cells_and_in_rows_is_that_of_whole_vectors() {
     let scene = Scene::new();
     let [a, b] = [&scene.models[0], &scene.models[1]];
-    let rule = json!({"slerp": {"t": 0.3}});
+    let rule = json!({"slerp": {"alpha": 0.3}});
     let (whole, units) = scene.tensors("combine", &rule, 2);
     let (rows, _) = scene.tensors("rows", &rule, 2);
     for name in ["line", "matrix", "wide"] {

@@ -75,7 +75,7 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
         delta([1.0], {"rank": RANK | {"epsilon": [0.6]}}), 2,
         "density 0.5 and epsilon 0.6, expected their sum and difference between 0 and 1",
     ),
-    "slerp of three": (combine("slerp", t=0.5), 3, "slerp of 3 operands, expected 2"),
+    "slerp of three": (combine("slerp", alpha=0.5), 3, "slerp of 3 operands, expected 2"),
     "karcher of one": (
         combine("karcher", max_iter=9, tol=1e-9), 1,
         "karcher of 1 operands, expected at least 2",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import factory
@@ -75,7 +77,14 @@ def recipe(tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "method", [{"linear": {"alpha": 0.5}}, {"slerp": {"alpha": 0.5}}, {"polar": {"direction": 0.2}}]
+    "method",
+    [
+        {"linear": {"alpha": 0.5}},
+        {"slerp": {"alpha": 0.5}},
+        {"polar": {"direction": 0.2}},
+        {"iso_c": {"base": "a"}},
+    ],
+    ids=lambda method: next(iter(method)),
 )
 def test_too_little_address_space_is_an_error_and_no_abort(
     tmp_path: Path, recipe: dict[str, Any], method: dict[str, Any]
@@ -89,6 +98,75 @@ def test_too_little_address_space_is_an_error_and_no_abort(
         outcomes.append(outcome)
     assert outcomes[0] == "refused"
     assert outcomes[-1] == "made"
+
+
+# Every large allocation of the workers fails once; none of them may end the process.
+SCARCE = """
+import ctypes, json, sys
+import submerge
+recipe, out, least = json.loads(sys.argv[1])
+library = ctypes.CDLL(None)
+library.scarce.argtypes = [ctypes.c_size_t, ctypes.c_long]
+library.scarce_counted.restype = ctypes.c_long
+how = {"overwrite": True, "statistics_cache": "off", "threads": 1, "memory_budget": "1GB"}
+n, refused = 0, 0
+while True:
+    library.scarce(least, n)
+    try:
+        submerge.merge(recipe, out, **how)
+    except submerge.SubmergeError as error:
+        assert "out of memory, expected room for" in str(error), error
+        assert "--memory-budget" in error.hint, error.hint
+        refused += 1
+    else:
+        if library.scarce_counted() <= n:
+            break
+    n += 1 + n // 20
+print(refused, library.scarce_counted())
+"""
+
+
+@pytest.mark.parametrize("shape", [(96, 160), (160, 96)], ids=["wide", "tall"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"linear": {"alpha": 0.5}},
+        {"slerp": {"alpha": 0.5}},
+        {"iso_c": {"base": "a"}},
+        {"tsv_m": {"base": "a"}},
+        {"truncated_svd": {"base": "a", "rank": 4}},
+        {"truncated_svd": {"base": "a", "rank": 90}},
+        {"rotate": {"alpha": 0.3, "alignment": 0.5}},
+        {"knots": {"base": "a"}},
+    ],
+    ids=lambda method: next(iter(method)),
+)
+def test_no_large_allocation_of_a_worker_can_end_the_process(
+    tmp_path: Path, method: dict[str, Any], shape: tuple[int, int]
+) -> None:
+    if (compiler := shutil.which("cc")) is None:
+        pytest.skip("needs a C compiler")
+    library = tmp_path / "scarce.so"
+    source = Path(__file__).with_name("scarce.c")
+    subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", library, source], check=True)
+    models = {}
+    for seed, name in enumerate("ab"):
+        values = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+        factory.write(tmp_path / f"{name}.safetensors", {"w": values})
+        models[name] = {"path": str(tmp_path / f"{name}.safetensors"), "layout": "generic"}
+    given = [{"models": models, "method": method}, str(tmp_path / "out.safetensors"), 8192]
+    done = subprocess.run(
+        [sys.executable, "-c", SCARCE, json.dumps(given)],
+        env=os.environ | {"LD_PRELOAD": str(library)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    refused, counted = map(int, done.stdout.split())
+    assert refused >= 1
+    assert counted >= 3
 
 
 def test_stacks_of_many_threads_are_not_asked_for(recipe: dict[str, Any], tmp_path: Path) -> None:

@@ -76,9 +76,9 @@ def test_the_base_of_a_slerp_is_the_first_model_and_t_is_alpha() -> None:
     assert any("share of the second" in note for note in notes)
     found = blend(recipe, "final.linear.weight")
     assert found.models == ("krea", "schnell")
-    assert found.arguments == {"slerp": {"t": 0.25}}
-    assert blend(recipe, "double.14.img.attn.q.weight").arguments == {"slerp": {"t": 14 / 56}}
-    middle = blend(recipe, "single.23.mlp.in.weight").arguments["slerp"]["t"]
+    assert found.arguments == {"slerp": {"alpha": 0.25}}
+    assert blend(recipe, "double.14.img.attn.q.weight").arguments == {"slerp": {"alpha": 14 / 56}}
+    middle = blend(recipe, "single.23.mlp.in.weight").arguments["slerp"]["alpha"]
     assert middle == pytest.approx(1 - 42 / 56)
 
 

@@ -84,6 +84,22 @@ def test_a_block_of_zeros_fails_and_a_tensor_of_zeros_is_a_remark(tmp_path: Path
     assert submerge.verify(changed(tmp_path / "c.safetensors", almost)).passed
 
 
+def test_values_too_small_for_their_squares_are_not_called_zero(tmp_path: Path) -> None:
+    arrays = factory.tensors(KREA)
+    block = {n: a for n, a in arrays.items() if n.startswith("single_transformer_blocks.1.")}
+    tiny = {n: np.full_like(a, 1e-30) for n, a in block.items()}
+    found = submerge.verify(changed(tmp_path / "a.safetensors", tiny))
+    assert found.passed
+    assert not found.remarks
+    for array in tiny.values():
+        array[...] = 0
+    one = next(iter(tiny.values()))
+    one.flat[-1] = -1e-30
+    assert submerge.verify(changed(tmp_path / "b.safetensors", tiny)).passed
+    one.flat[-1] = -0.0
+    assert failed(submerge.verify(changed(tmp_path / "c.safetensors", tiny))) == ["zeros"]
+
+
 def test_a_part_of_nan_is_not_called_zero(tmp_path: Path) -> None:
     name = "transformer_blocks.0.attn.to_q.bias"
     found = submerge.verify(

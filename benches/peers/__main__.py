@@ -37,13 +37,13 @@ def main() -> int:
         "pair": [path.stat().st_size for path in pair.bfl()],
     }
     jobs = _jobs(given, pair, out, results)
-    stretch = 1 << (14 if given.quick else 20)
+    sample = 1 << (14 if given.quick else 20)
     if "warm" in given.sections:
-        outcomes = run_rounds(jobs, given.rounds, cold=False, stretch=stretch)
+        outcomes = run_rounds(jobs, given.rounds, cold=False, sample=sample)
         results["warm"] = [outcome.plain() for outcome in outcomes]
     if "cold" in given.sections and can_drop():
         chosen = [job for job in jobs if job.cold]
-        outcomes = run_rounds(chosen, given.rounds, cold=True, stretch=stretch)
+        outcomes = run_rounds(chosen, given.rounds, cold=True, sample=sample)
         results["cold"] = [outcome.plain() for outcome in outcomes]
     if "memory" in given.sections:
         results["memory"] = peaks(out, quick=given.quick)

@@ -1,7 +1,7 @@
 """Whether an output is right: against the exact sum, rounded once.
 
 A rival that is fast and wrong must not win, and how often each one rounds wrongly is a figure of
-its own. Works on row-major stretches of every tensor, in either layout.
+its own. Works on row-major slices of every tensor, in either layout.
 
 Shares are whole numbers, 3 and 7 for 0.3 and 0.7: `(3 a + 7 b) / 10` is exact in float64 up to the
 division, so that a sum halfway between two bf16 numbers is seen as that. With the weights in
@@ -86,11 +86,11 @@ def compare(
     output: Path,
     shares: tuple[int, int],
     *,
-    stretch: int = 1 << 20,
+    sample: int = 1 << 20,
 ) -> Numerics:
-    """Compare an output with `(s0 a + s1 b) / (s0 + s1)`, a stretch of each tensor's elements.
+    """Compare an output with `(s0 a + s1 b) / (s0 + s1)`, a sample of each tensor's elements.
 
-    A tensor that only the second input has must come out as it is. The stretch is taken from the
+    A tensor that only the second input has must come out as it is. The sample is taken from the
     middle of a tensor, where an error in rows or chunks has had room to grow.
     """
     first, second, made = map(tensors, (*inputs, output))
@@ -102,7 +102,7 @@ def compare(
             problems.append(f"`{name}` is {'missing' if got is None else 'another dtype or shape'}")
             continue
         total = (b.end - b.start) // 2
-        count = min(stretch, total)
+        count = min(sample, total)
         at = (total - count) // 2
         y = _value(b.bits(at, count))
         x = _value(first[name].bits(at, count)) if name in first else y

@@ -43,7 +43,7 @@ class Outcome:
         return said
 
 
-def run_rounds(jobs: Sequence[Job], rounds: int, *, cold: bool, stretch: int) -> list[Outcome]:
+def run_rounds(jobs: Sequence[Job], rounds: int, *, cold: bool, sample: int) -> list[Outcome]:
     """Run every job once a round, each round from another start, and check each output once.
 
     A job that fails is not run again; its error is its result.
@@ -53,11 +53,11 @@ def run_rounds(jobs: Sequence[Job], rounds: int, *, cold: bool, stretch: int) ->
         first = number % len(outcomes)
         for outcome in outcomes[first:] + outcomes[:first]:
             if not outcome.error:
-                _once(outcome, cold=cold, stretch=stretch)
+                _once(outcome, cold=cold, sample=sample)
     return outcomes
 
 
-def _once(outcome: Outcome, *, cold: bool, stretch: int) -> None:
+def _once(outcome: Outcome, *, cold: bool, sample: int) -> None:
     job = outcome.job
     remove(job.output)
     if cold:
@@ -70,16 +70,16 @@ def _once(outcome: Outcome, *, cold: bool, stretch: int) -> None:
     else:
         outcome.runs.append(figures)
         if outcome.numerics is None:
-            outcome.error = _check(outcome, stretch)
+            outcome.error = _check(outcome, sample)
     remove(job.output)
     state = "cold" if cold else "warm"
     _say(f"{state} {job.name}: {outcome.error or f'{figures.wall:.2f} s'}")
 
 
-def _check(outcome: Outcome, stretch: int) -> str:
+def _check(outcome: Outcome, sample: int) -> str:
     """Check the output; a job whose numbers are wrong by more than their rounding has failed."""
     job = outcome.job
-    outcome.numerics = compare(job.oracle, job.output, job.shares, stretch=stretch)
+    outcome.numerics = compare(job.oracle, job.output, job.shares, sample=sample)
     if outcome.numerics.ulp > 1 and not job.rival:
         return f"wrong output: off by up to {outcome.numerics.ulp:.3g} units in the last place"
     if outcome.numerics.problems and not job.rival:

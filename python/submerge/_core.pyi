@@ -94,9 +94,9 @@ def execute(
             times a second; returning False cancels, raising cancels and raises.
 
     Returns:
-        JSON `{"units": [{"unit", "elements", "changed", "nonfinite", "nonfinite_out", "norm2",
-        "dot", "delta2"}], "bytes_read", "bytes_written", "seconds", "phases", "threads", "chunk",
-        "io", "isa", "working_bytes", "peak_rss", "statistics_computed",
+        JSON `{"units": [{"unit", "elements", "changed", "nonfinite", "nonfinite_out", "zero",
+        "norm2", "dot", "delta2"}], "bytes_read", "bytes_written", "seconds", "phases", "threads",
+        "chunk", "io", "isa", "working_bytes", "peak_rss", "statistics_computed",
         "statistics_reused", "statistics"}`.
 
     Raises:

@@ -244,11 +244,8 @@ def _zeros(plan: Plan, figures: Mapping[str, Any]) -> Iterator[str]:
     blocks: dict[tuple[str, str], bool] = {}
     for unit, figure in _units(plan, figures):
         block, part = place_of(unit.name)
-        for model, norm2, bad in zip(
-            unit.models, figure["norm2"], figure["nonfinite"], strict=False
-        ):
+        for model, empty in zip(unit.models, figure["zero"], strict=False):
             if block != part:
-                empty = not norm2 and not bad
                 blocks[model, block] = blocks.get((model, block), True) and empty
     found: dict[str, list[str]] = {}
     for (model, block), empty in blocks.items():

@@ -239,7 +239,7 @@ def _zeros(measured: _Measured, remarks: list[str]) -> Check:
 
     A single tensor may be meant so; a whole block, its norms included, computes nothing.
     """
-    zero = {unit.name: not (f["norm2"][0] or f["nonfinite"][0]) for unit, f in measured.seen}
+    zero = {unit.name: f["zero"][0] for unit, f in measured.seen}
     blocks: dict[str, list[bool]] = {}
     for name, is_zero in zero.items():
         if (block := block_of(name)) is not None:

@@ -1,12 +1,16 @@
 //! Units whose formula needs all of them at once: gather, solve, combine.
 
+use std::cell::Cell;
 use std::ops::Range;
+use std::sync::Arc;
 
-use super::{Buffers, Combining, Done, Room, Scratch, Setting};
+use super::{Buffers, Combining, Done, Outcome, Room, Scratch, Setting};
 use crate::error::{Error, Result, quoted};
+use crate::format::codec::Sides;
 use crate::inputs::{Inputs, split};
 use crate::kernels::matrix::{Read, Solve};
 use crate::linalg::engine::Engine;
+use crate::memory;
 use crate::resolve::Unit;
 use crate::schedule::Part;
 use crate::simd::BLOCK;
@@ -29,7 +33,9 @@ impl Setting<'_> {
         if scratch.out.filled == 0 {
             scratch.out = Room::default(); // the bytes of the unit before make room for this one
         }
-        let engine = Engine { isa: self.isa, stop: &|| self.is_over() };
+        let lacking = Cell::new(0);
+        let engine = Engine { isa: self.isa, stop: &|| self.is_over(), lacking: &lacking };
+        scratch.fit(unit)?;
         let row = unit.row_elements.max(1);
         let mut reading =
             Reading { setting: *self, solve, part, row, scratch, read: 0, failed: None };
@@ -39,19 +45,33 @@ impl Setting<'_> {
             return Err(failed);
         }
         self.check_cancel()?;
+        if lacking.get() > 0 {
+            return Err(memory::none_left(lacking.get()));
+        }
         let map = solved.map_err(|what| unsolvable(unit, &what))?;
         done.notes.extend(map.note().map(|note| (index, note.to_owned())));
 
         let Scratch { out, windows, decoded, result } = scratch;
-        let out = out.next(unit.bytes_of(part.elements)?)?;
+        let made = if done.seen.is_some() { 0 } else { part.elements };
+        let out = out.next(unit.bytes_of(made)?)?;
+        let kept = match done.seen {
+            Some(_) => Arc::default(), // not yet
+            None => self.work.encoding(unit).sides()?,
+        };
+        let sides: Vec<_> = kept.iter().map(Vec::as_slice).collect();
         for cell in cells(part, unit) {
             let inputs = Inputs::open(self.work, &cell, windows)?;
             done.read += inputs.read();
-            let first = unit.bytes_of((cell.first - part.first) as usize)?;
-            let bytes = first..first + unit.bytes_of(cell.elements)?;
-            let buffers = Buffers { out: &mut out[bytes], decoded, result };
+            let into = if let Some(seen) = &mut done.seen {
+                Outcome::Seen(seen)
+            } else {
+                let first = unit.bytes_of((cell.first - part.first) as usize)?;
+                let bytes = &mut out[first..first + unit.bytes_of(cell.elements)?];
+                Outcome::Bytes { bytes, sides: Sides { first: 0, bytes: &sides } }
+            };
+            let buffers = Buffers { decoded, result };
             let mut combine =
-                Combining { setting: *self, inputs: &inputs, map: Some(&*map), buffers };
+                Combining { setting: *self, inputs: &inputs, map: Some(&*map), buffers, into };
             combine.part(&cell, &mut |cell| done.cells.push((index, cell)))?;
         }
         Ok(())

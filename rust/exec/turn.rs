@@ -1,9 +1,10 @@
 //! What is added up in the order of the items, by one worker at a time.
 
 use crate::compute::Done;
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::kernels::runner::Run;
 use crate::report::UnitReport;
+use crate::resolve::Work;
 use crate::schedule::Part;
 use crate::sink::Sink;
 
@@ -21,19 +22,29 @@ pub(super) struct Turn<'a> {
 }
 
 impl Turn<'_> {
-    /// Add the sums of an item, in order; the last item of a pass teaches the kernel of its unit.
-    pub(super) fn gather(&mut self, done: Done, ends: Option<(usize, &dyn Run)>) {
+    /// Add the sums of an item, in order, or what was seen of it; the last item of a pass teaches the
+    /// kernel of its unit.
+    pub(super) fn gather(
+        &mut self,
+        (work, parts): (&Work, &[Part]),
+        done: Done,
+        ends: Option<(usize, &dyn Run)>,
+    ) -> Result<()> {
         self.read += done.read;
+        if let (Some(seen), Some(part)) = (done.seen, parts.first()) {
+            work.encoding(&work.units[part.unit]).see(&seen)?;
+        }
         if let Some(sums) = done.sums {
             sums.add();
         }
         if let Some((unit, run)) = ends {
             self.found.extend(run.learn().map(|found| (unit, found)));
         }
+        Ok(())
     }
 
     /// Add the cells of an item, in order, to the sums of their units.
-    pub(super) fn fold(&mut self, parts: &[Part], done: Done) {
+    pub(super) fn fold(&mut self, (work, parts): (&Work, &[Part]), done: Done) {
         self.read += done.read;
         for (part, cell) in done.cells {
             let unit = parts[part].unit;
@@ -47,6 +58,12 @@ impl Turn<'_> {
                     let note = of_part.map(|(_, note)| note.clone());
                     self.units.push(UnitReport { unit, note, stats: cell });
                 }
+            }
+        }
+        for part in parts {
+            let unit = &work.units[part.unit];
+            if part.range().end == unit.elements {
+                work.encoding(unit).made();
             }
         }
     }

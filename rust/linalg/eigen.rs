@@ -35,12 +35,14 @@ pub fn eigen(engine: &Engine, mut a: Vec<f64>, n: usize) -> Option<Eigen> {
     }
     let mut reduced = tridiagonal(engine, &mut a, n)?;
     let mut vectors = a;
-    accumulate(engine, &mut vectors, &reduced.scales, n);
+    accumulate(engine, &mut vectors, &reduced.scales, n)?;
     iterate(engine, &mut reduced, &mut vectors)?;
-    let mut order: Vec<usize> = (0..n).collect();
-    order.sort_by(|i, j| reduced.diagonal[*j].total_cmp(&reduced.diagonal[*i]));
-    let values = order.iter().map(|i| reduced.diagonal[*i] * unit).collect();
-    permute(&mut vectors, n, order);
+    let mut order: Vec<usize> = engine.collect(0..n)?;
+    // In place, and as stable as a sort with room of its own would be.
+    let diagonal = &reduced.diagonal;
+    order.sort_unstable_by(|i, j| diagonal[*j].total_cmp(&diagonal[*i]).then(i.cmp(j)));
+    let values = engine.collect(order.iter().map(|i| reduced.diagonal[*i] * unit))?;
+    permute(engine, &mut vectors, n, order)?;
     Some(Eigen { values, vectors })
 }
 
@@ -70,18 +72,19 @@ fn iterate(engine: &Engine, found: &mut Tridiagonal, vectors: &mut [f64]) -> Opt
                 return None;
             }
             steps += 1;
+            engine.reserve(&mut sweeps.starts, 1)?;
+            engine.reserve(&mut sweeps.turns, n)?;
             sweep(d, e, l..m, &mut sweeps);
             if sweeps.turns.len() >= KEPT {
                 if engine.stopped() {
                     return None;
                 }
-                engine.run(Turn { engine, sweeps: &sweeps, vectors, n });
-                sweeps = Sweeps::default();
+                engine.run(Turn { engine, sweeps: &sweeps, vectors, n })?;
+                sweeps.clear();
             }
         }
     }
-    engine.run(Turn { engine, sweeps: &sweeps, vectors, n });
-    Some(())
+    engine.run(Turn { engine, sweeps: &sweeps, vectors, n })
 }
 
 /// One sweep over `range` with Wilkinson's shift.
@@ -128,13 +131,13 @@ fn length(a: f64, b: f64) -> f64 {
 }
 
 /// Puts row `order[i]` in the place of row `i`.
-fn permute(rows: &mut [f64], n: usize, order: Vec<usize>) {
+fn permute(engine: &Engine, rows: &mut [f64], n: usize, order: Vec<usize>) -> Option<()> {
     let mut from = order;
     for start in 0..n {
         if from[start] == start {
             continue;
         }
-        let kept = rows[start * n..(start + 1) * n].to_vec();
+        let kept = engine.copy(&rows[start * n..(start + 1) * n])?;
         let mut at = start;
         loop {
             let next = std::mem::replace(&mut from[at], at);
@@ -146,12 +149,14 @@ fn permute(rows: &mut [f64], n: usize, order: Vec<usize>) {
             at = next;
         }
     }
+    Some(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::linalg::gemm::{View, gram, product};
+    use crate::linalg::gemm::View;
+    use crate::linalg::gemm::made::{gram, product};
     use crate::simd::Isa;
 
     fn random(count: usize, seed: u32) -> Vec<f64> {

@@ -1,23 +1,58 @@
 //! What the linear algebra runs on.
 
+use std::cell::Cell;
+
+use crate::memory;
 use crate::simd::{Body, Isa};
 
 /// Rows of the long side that are worked on at once.
 pub const PANEL: usize = 256;
 
-/// The arithmetic, and who may stop it.
+/// The arithmetic, who may stop it, and where its memory comes from.
 #[derive(Clone, Copy)]
 pub struct Engine<'a> {
     /// The arithmetic.
     pub isa: &'static Isa,
     /// Asked again and again; once it says so, what is being made is given up and means nothing.
     pub stop: &'a dyn Fn() -> bool,
+    /// Bytes that could not be had, once that happened: what was being made is given up then too.
+    pub lacking: &'a Cell<u64>,
 }
 
 impl Engine<'_> {
     /// Runs a loop.
     pub fn run<B: Body>(&self, body: B) -> B::Output {
         self.isa.run(body)
+    }
+
+    /// Zeros; `None` if there is no memory for them.
+    pub fn zeros<T: Copy + Default>(&self, len: usize) -> Option<Vec<T>> {
+        let mut out = self.room(len)?;
+        out.resize(len, T::default());
+        Some(out)
+    }
+
+    /// A copy; `None` if there is no memory for it.
+    pub fn copy<T: Copy>(&self, of: &[T]) -> Option<Vec<T>> {
+        self.collect(of.iter().copied())
+    }
+
+    /// All that there is; `None` if there is no memory for it.
+    pub fn collect<T>(&self, all: impl ExactSizeIterator<Item = T>) -> Option<Vec<T>> {
+        let mut out = self.room(all.len())?;
+        out.extend(all);
+        Some(out)
+    }
+
+    /// Makes room for some more; `None` if there is no memory for them.
+    pub fn reserve<T>(&self, out: &mut Vec<T>, more: usize) -> Option<()> {
+        let bytes = (more * size_of::<T>()) as u64;
+        out.try_reserve(more).map_err(|_| self.lacking.set(bytes)).ok()
+    }
+
+    /// Nothing yet, and room for so many; `None` if there is no memory for them.
+    pub fn room<T>(&self, len: usize) -> Option<Vec<T>> {
+        memory::room(len).map_err(|bytes| self.lacking.set(bytes)).ok()
     }
 
     /// Whether what is being made is to be given up.
@@ -30,7 +65,7 @@ impl Engine<'_> {
 #[cfg(test)]
 impl Engine<'static> {
     pub fn of(isa: &'static Isa) -> Self {
-        Self { isa, stop: &|| false }
+        Self { isa, stop: &|| false, lacking: Box::leak(Box::default()) }
     }
 
     pub fn best() -> Self {

@@ -83,7 +83,8 @@ impl<'a, T: Entry> View<'a, T> {
     }
 }
 
-/// `out = out + (factor a) b`, unless stopped; `out` has rows of `step` elements, of which the first are filled.
+/// `out = out + (factor a) b`; `out` has rows of `step` elements, of which the first are filled. `None`
+/// if stopped or out of memory.
 ///
 /// # Panics
 /// If the shapes do not fit.
@@ -92,25 +93,25 @@ pub fn add_product<A: Entry, B: Entry>(
     (a, b, factor): (View<A>, View<B>, f64),
     out: &mut [f64],
     step: usize,
-) {
-    add(engine, &Terms { a, b, factor, lower: false }, out, step);
+) -> Option<()> {
+    add(engine, &Terms { a, b, factor, lower: false }, out, step)
 }
 
 /// `a b`, row by row.
-pub fn product<A: Entry, B: Entry>(engine: &Engine, a: View<A>, b: View<B>) -> Vec<f64> {
+pub fn product<A: Entry, B: Entry>(engine: &Engine, a: View<A>, b: View<B>) -> Option<Vec<f64>> {
     let n = b.shape.1;
-    let mut out = vec![0.0; a.shape.0 * n];
-    add_product(engine, (a, b, 1.0), &mut out, n);
-    out
+    let mut out = engine.zeros(a.shape.0 * n)?;
+    add_product(engine, (a, b, 1.0), &mut out, n)?;
+    Some(out)
 }
 
 /// `a^T a`, row by row: half of it is computed, and mirrored.
-pub fn gram<A: Entry>(engine: &Engine, a: View<A>) -> Vec<f64> {
+pub fn gram<A: Entry>(engine: &Engine, a: View<A>) -> Option<Vec<f64>> {
     let n = a.shape.1;
-    let mut out = vec![0.0; n * n];
-    add_lower(engine, (a.transposed(), a, 1.0), &mut out, n);
+    let mut out = engine.zeros(n * n)?;
+    add_lower(engine, (a.transposed(), a, 1.0), &mut out, n)?;
     mirror(&mut out, n);
-    out
+    Some(out)
 }
 
 /// [`add_product`] of a symmetric product, of which only the lower triangle is of use: what lies
@@ -120,8 +121,8 @@ pub fn add_lower<A: Entry, B: Entry>(
     (a, b, factor): (View<A>, View<B>, f64),
     out: &mut [f64],
     step: usize,
-) {
-    add(engine, &Terms { a, b, factor, lower: true }, out, step);
+) -> Option<()> {
+    add(engine, &Terms { a, b, factor, lower: true }, out, step)
 }
 
 /// What is added to a matrix.
@@ -134,7 +135,12 @@ struct Terms<'a, A, B> {
 }
 
 /// In tiles that the instruction set's registers hold; they decide no bit.
-fn add<A: Entry, B: Entry>(engine: &Engine, terms: &Terms<A, B>, out: &mut [f64], step: usize) {
+fn add<A: Entry, B: Entry>(
+    engine: &Engine,
+    terms: &Terms<A, B>,
+    out: &mut [f64],
+    step: usize,
+) -> Option<()> {
     match engine.isa.name() {
         // Six and not eight rows: of square tiles the compiler makes shuffles.
         "avx512" => add_tiles::<A, B, 6, 8>(engine, terms, out, step),
@@ -148,17 +154,19 @@ fn add_tiles<A: Entry, B: Entry, const R: usize, const C: usize>(
     terms: &Terms<A, B>,
     out: &mut [f64],
     step: usize,
-) {
+) -> Option<()> {
     let Terms { a, b, factor, lower } = *terms;
     let (depth, n) = b.shape;
     assert_eq!(depth, a.shape.1, "inner dimensions");
-    let (mut left, mut right) = (Vec::new(), Vec::new());
+    let deepest = depth.min(BLOCK.0);
+    let (mut left, mut right) =
+        (engine.room(deepest)?, engine.room(n.min(BLOCK.1).div_ceil(C) * deepest)?);
     for first_column in (0..n).step_by(BLOCK.1) {
         let columns = first_column..n.min(first_column + BLOCK.1);
         let rows = if lower { first_column.min(a.shape.0)..a.shape.0 } else { 0..a.shape.0 };
         for first in (0..depth).step_by(BLOCK.0) {
             if engine.stopped() {
-                return;
+                return None;
             }
             let terms = first..depth.min(first + BLOCK.0);
             right.resize(columns.len().div_ceil(C) * terms.len(), [0.0; C]);
@@ -182,6 +190,7 @@ fn add_tiles<A: Entry, B: Entry, const R: usize, const C: usize>(
             });
         }
     }
+    Some(())
 }
 
 /// Copies the lower triangle of a square matrix onto the upper.
@@ -302,8 +311,23 @@ fn add_tile<const R: usize, const C: usize>(
     *sums = held;
 }
 
+/// The same for tests, where nobody stops them.
+#[cfg(test)]
+pub mod made {
+    use super::{Engine, Entry, View};
+
+    pub fn product<A: Entry, B: Entry>(engine: &Engine, a: View<A>, b: View<B>) -> Vec<f64> {
+        super::product(engine, a, b).expect("memory")
+    }
+
+    pub fn gram<A: Entry>(engine: &Engine, a: View<A>) -> Vec<f64> {
+        super::gram(engine, a).expect("memory")
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::made::{gram, product};
     use super::*;
     use crate::simd::Isa;
 

@@ -17,13 +17,13 @@ const LEAST: f64 = 1e-30;
 /// stopped.
 pub fn inverse(engine: &Engine, mut a: Vec<f64>, n: usize) -> Option<(Vec<f64>, bool)> {
     let (order, negative) = factor(engine, &mut a, n)?;
-    let mut out = vec![0.0; n * n];
+    let mut out: Vec<f64> = engine.zeros(n * n)?;
     for (row, from) in order.into_iter().enumerate() {
         out[row * n + from] = 1.0;
     }
     // With a = P^T L U: L^-1 from above, then U^-1 from below.
     for rows in parts(0..n, PANEL) {
-        let (mut solved, after) = (out[rows.start * n..rows.end * n].to_vec(), rows.end);
+        let (mut solved, after) = (engine.copy(&out[rows.start * n..rows.end * n])?, rows.end);
         for i in rows.clone() {
             let (above, row) = solved.split_at_mut((i - rows.start) * n);
             for (k, x) in (rows.start..).zip(above.chunks_exact(n)) {
@@ -33,14 +33,14 @@ pub fn inverse(engine: &Engine, mut a: Vec<f64>, n: usize) -> Option<(Vec<f64>, 
         out[rows.start * n..rows.end * n].copy_from_slice(&solved);
         let left =
             View::within(&a[(after * n + rows.start).min(a.len())..], (n - after, rows.len()), n);
-        add_product(engine, (left, View::new(&solved, n), -1.0), &mut out[after * n..], n);
+        add_product(engine, (left, View::new(&solved, n), -1.0), &mut out[after * n..], n)?;
         if engine.stopped() {
             return None;
         }
     }
-    let panels: Vec<_> = parts(0..n, PANEL).collect();
-    for rows in panels.into_iter().rev() {
-        let mut solved = out[rows.start * n..rows.end * n].to_vec();
+    for first in (0..n).step_by(PANEL).rev() {
+        let rows = first..n.min(first + PANEL);
+        let mut solved = engine.copy(&out[rows.start * n..rows.end * n])?;
         for i in rows.clone().rev() {
             let (before, below) = solved.split_at_mut((i + 1 - rows.start) * n);
             let row = &mut before[(i - rows.start) * n..];
@@ -53,7 +53,7 @@ pub fn inverse(engine: &Engine, mut a: Vec<f64>, n: usize) -> Option<(Vec<f64>, 
         }
         out[rows.start * n..rows.end * n].copy_from_slice(&solved);
         let left = View::within(&a[rows.start..], (rows.start, rows.len()), n);
-        add_product(engine, (left, View::new(&solved, n), -1.0), &mut out[..rows.start * n], n);
+        add_product(engine, (left, View::new(&solved, n), -1.0), &mut out[..rows.start * n], n)?;
         if engine.stopped() {
             return None;
         }
@@ -63,14 +63,14 @@ pub fn inverse(engine: &Engine, mut a: Vec<f64>, n: usize) -> Option<(Vec<f64>, 
 
 /// Leaves the factors in `a`; gives the row each came from, and whether the determinant is negative.
 fn factor(engine: &Engine, a: &mut [f64], n: usize) -> Option<(Vec<usize>, bool)> {
-    let mut order: Vec<usize> = (0..n).collect();
+    let mut order: Vec<usize> = engine.collect(0..n)?;
     let mut negative = false;
     for columns in parts(0..n, PANEL) {
         if engine.stopped() {
             return None;
         }
         let (first, end, width) = (columns.start, columns.end, columns.len());
-        let mut panel = vec![0.0; (n - first) * width];
+        let mut panel: Vec<f64> = engine.zeros((n - first) * width)?;
         for (to, from) in panel.chunks_exact_mut(width).zip(a.chunks_exact(n).skip(first)) {
             to.copy_from_slice(&from[columns.clone()]);
         }
@@ -84,7 +84,7 @@ fn factor(engine: &Engine, a: &mut [f64], n: usize) -> Option<(Vec<usize>, bool)
             to[columns.clone()].copy_from_slice(from);
         }
         let beyond = n - end;
-        let mut right = vec![0.0; width * beyond];
+        let mut right: Vec<f64> = engine.zeros(width * beyond)?;
         for (i, to) in right.chunks_exact_mut(beyond.max(1)).enumerate() {
             to.copy_from_slice(&a[(first + i) * n + end..][..beyond]);
         }
@@ -104,7 +104,7 @@ fn factor(engine: &Engine, a: &mut [f64], n: usize) -> Option<(Vec<usize>, bool)
                 (below, View::new(&right, beyond), -1.0),
                 &mut a[end * n + end..],
                 n,
-            );
+            )?;
         }
     }
     Some((order, negative))
@@ -145,7 +145,7 @@ fn swap_rows(a: &mut [f64], n: usize, i: usize, j: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::linalg::gemm::product;
+    use crate::linalg::gemm::made::product;
     use crate::math::noise;
     use crate::simd::Isa;
 

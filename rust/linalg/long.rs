@@ -40,14 +40,20 @@ impl Long {
     }
 
     /// Replaces rows of the long side, some at a time, by what `make` gives for them.
-    pub fn each_panel(&mut self, engine: &Engine, mut make: impl FnMut(View<f32>) -> Vec<f64>) {
+    /// `None` if stopped or out of memory.
+    pub fn each_panel(
+        &mut self,
+        engine: &Engine,
+        mut make: impl FnMut(View<f32>) -> Option<Vec<f64>>,
+    ) -> Option<()> {
         for panel in parts(0..self.long(), PANEL) {
             if engine.stopped() {
-                return;
+                return None;
             }
-            let new = make(self.view().rows(panel.clone()));
+            let new = make(self.view().rows(panel.clone()))?;
             self.set(panel, &new);
         }
+        Some(())
     }
 
     /// Replaces rows of the long side, rounded to f32.

@@ -39,10 +39,10 @@ pub fn polar(engine: &Engine, mut m: Vec<f64>, n: usize, proper: bool) -> Option
     if !proper {
         return Some(newton(engine, m, n)?.0);
     }
-    let (mut turn, reflects) = newton(engine, m.clone(), n)?;
+    let (mut turn, reflects) = newton(engine, engine.copy(&m)?, n)?;
     if reflects {
         // m = turn H, and H has the squares of the right directions in rising order.
-        let mut h = product(engine, View::new(&turn, n).transposed(), View::new(&m, n));
+        let mut h = product(engine, View::new(&turn, n).transposed(), View::new(&m, n))?;
         drop(m);
         symmetric(&mut h, n, 1.0);
         let found = eigen(engine, h, n)?;
@@ -59,9 +59,13 @@ pub fn polar(engine: &Engine, mut m: Vec<f64>, n: usize, proper: bool) -> Option
 pub fn newton(engine: &Engine, mut x: Vec<f64>, n: usize) -> Option<(Vec<f64>, bool)> {
     let (mut scaled, mut reflects) = (true, None);
     for _ in 0..STEPS {
-        let (back, negative) = inverse(engine, x.clone(), n)?;
+        let (back, negative) = inverse(engine, engine.copy(&x)?, n)?;
         let reflects = *reflects.get_or_insert(negative);
-        let scale = if scaled { (norms(&back, n) / norms(&x, n)).sqrt().sqrt() } else { 1.0 };
+        let scale = if scaled {
+            (norms(engine, &back, n)? / norms(engine, &x, n)?).sqrt().sqrt()
+        } else {
+            1.0
+        };
         let changed = step(&mut x, &back, n, scale) / (n as f64).sqrt();
         if changed <= CONVERGED {
             return Some((x, reflects));
@@ -72,8 +76,8 @@ pub fn newton(engine: &Engine, mut x: Vec<f64>, n: usize) -> Option<(Vec<f64>, b
 }
 
 /// The product of the greatest sums of magnitudes, of a row and of a column.
-fn norms(a: &[f64], n: usize) -> f64 {
-    let (mut columns, mut largest) = (vec![0.0; n], 0.0_f64);
+fn norms(engine: &Engine, a: &[f64], n: usize) -> Option<f64> {
+    let (mut columns, mut largest) = (engine.zeros::<f64>(n)?, 0.0_f64);
     for row in a.chunks_exact(n) {
         let mut sum = 0.0;
         for (column, x) in columns.iter_mut().zip(row) {
@@ -82,7 +86,7 @@ fn norms(a: &[f64], n: usize) -> f64 {
         }
         largest = largest.max(sum);
     }
-    largest * columns.iter().fold(0.0, |most: f64, x| most.max(*x))
+    Some(largest * columns.iter().fold(0.0, |most: f64, x| most.max(*x)))
 }
 
 /// `x = (s x + back^T / s) / 2`; gives the norm of the change beyond that of the scale.
@@ -119,7 +123,7 @@ pub fn symmetric(a: &mut [f64], n: usize, sign: f64) {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::linalg::gemm::gram;
+    use crate::linalg::gemm::made::{gram, product};
     use crate::linalg::spectrum::orthogonal;
     use crate::math::noise;
     use crate::simd::Isa;

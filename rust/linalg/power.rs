@@ -37,7 +37,7 @@ pub fn powers(
     n: usize,
     each: &[f64],
 ) -> Option<Result<Vec<Vec<f64>>, String>> {
-    let mut c = q.clone();
+    let mut c = engine.copy(&q)?;
     symmetric(&mut c, n, 1.0);
     symmetric(&mut q, n, -1.0);
     let found = eigen(engine, c, n)?;
@@ -52,19 +52,20 @@ pub fn powers(
              there is no way to a part of it"
         )));
     }
-    let mut out = vec![vec![0.0; n * n]; each.len()];
+    let out = each.iter().map(|_| engine.zeros(n * n));
+    let mut out = out.collect::<Option<Vec<Vec<f64>>>>()?;
     let (vectors, skew) = (View::new(&found.vectors, n), View::new(&q, n));
     for rows in parts(0..plain, PANEL) {
         let these = vectors.rows(rows.clone());
-        let along = product(engine, these, skew);
+        let along = product(engine, these, skew)?;
         for (out, t) in out.iter_mut().zip(each) {
-            let mut made = along.clone();
+            let mut made = engine.copy(&along)?;
             for (i, row) in rows.clone().zip(made.chunks_exact_mut(n)) {
                 let (still, turned) = parts_of(found.values[i], *t);
                 let from = &found.vectors[i * n..][..n];
                 row.iter_mut().zip(from).for_each(|(x, v)| *x = turned * *x + still * v);
             }
-            add_product(engine, (these.transposed(), View::new(&made, n), 1.0), out, n);
+            add_product(engine, (these.transposed(), View::new(&made, n), 1.0), out, n)?;
         }
         if engine.stopped() {
             return None;
@@ -74,9 +75,9 @@ pub fn powers(
         let round = vectors.rows(plain..n);
         let halves = Halves::new(engine, round, skew)?;
         for (out, t) in out.iter_mut().zip(each) {
-            let power = halves.power(engine, *t);
-            let made = product(engine, View::new(&power, n - plain), round);
-            add_product(engine, (round.transposed(), View::new(&made, n), 1.0), out, n);
+            let power = halves.power(engine, *t)?;
+            let made = product(engine, View::new(&power, n - plain), round)?;
+            add_product(engine, (round.transposed(), View::new(&made, n), 1.0), out, n)?;
         }
     }
     (!engine.stopped()).then_some(Ok(out))
@@ -104,13 +105,13 @@ struct Halves {
 impl Halves {
     fn new(engine: &Engine, basis: View<f64>, skew: View<f64>) -> Option<Self> {
         let n = basis.shape.0;
-        let along = product(engine, basis, skew);
-        let mut k = product(engine, View::new(&along, skew.shape.0), basis.transposed());
+        let along = product(engine, basis, skew)?;
+        let mut k = product(engine, View::new(&along, skew.shape.0), basis.transposed())?;
         drop(along);
         symmetric(&mut k, n, -1.0);
         let norm = dot(engine, &k, &k).sqrt();
         let unit = if norm > 0.0 { norm } else { 1.0 };
-        let mut quarter: Vec<f64> = k.iter().map(|x| x / unit).collect();
+        let mut quarter = engine.collect(k.iter().map(|x| x / unit))?;
         for i in (0..n - n % 2).step_by(2) {
             quarter[i * n + i + 1] -= PAIRED;
             quarter[(i + 1) * n + i] += PAIRED;
@@ -118,34 +119,34 @@ impl Halves {
         let mut quarter = newton(engine, quarter, n)?.0;
         symmetric(&mut quarter, n, -1.0);
         // J asin(S) with K = J S: K - K^3 / 6 + 3 K^5 / 40.
-        let square = product(engine, View::new(&k, n), View::new(&k, n));
-        let mut series = square.clone();
+        let square = product(engine, View::new(&k, n), View::new(&k, n))?;
+        let mut series = engine.copy(&square)?;
         for x in &mut series {
             *x *= 3.0 / 40.0;
         }
         series.iter_mut().step_by(n + 1).for_each(|x| *x -= 1.0 / 6.0);
-        let series = product(engine, View::new(&square, n), View::new(&series, n));
+        let series = product(engine, View::new(&square, n), View::new(&series, n))?;
         drop(square);
-        let mut missing = k.clone();
-        add_product(engine, (View::new(&k, n), View::new(&series, n), 1.0), &mut missing, n);
+        let mut missing = engine.copy(&k)?;
+        add_product(engine, (View::new(&k, n), View::new(&series, n), 1.0), &mut missing, n)?;
         Some(Self { n, quarter, missing })
     }
 
-    fn power(&self, engine: &Engine, t: f64) -> Vec<f64> {
+    fn power(&self, engine: &Engine, t: f64) -> Option<Vec<f64>> {
         let n = self.n;
         let one = |a: &mut Vec<f64>| a.iter_mut().step_by(n + 1).for_each(|x| *x += 1.0);
         // exp(X) = 1 + X (1 + X / 2 (1 + X / 3 (1 + X / 4))), with an X below 2^-9.
-        let mut back = vec![0.0; n * n];
+        let mut back = engine.zeros(n * n)?;
         one(&mut back);
         for term in [4.0, 3.0, 2.0, 1.0] {
-            let mut next = vec![0.0; n * n];
+            let mut next = engine.zeros(n * n)?;
             one(&mut next);
             let factors = (View::new(&self.missing, n), View::new(&back, n), -t / term);
-            add_product(engine, factors, &mut next, n);
+            add_product(engine, factors, &mut next, n)?;
             back = next;
         }
         let (still, turned) = (trig::cos(t * PI), trig::sin(t * PI));
-        let mut half: Vec<f64> = self.quarter.iter().map(|x| turned * x).collect();
+        let mut half = engine.collect(self.quarter.iter().map(|x| turned * x))?;
         half.iter_mut().step_by(n + 1).for_each(|x| *x += still);
         product(engine, View::new(&half, n), View::new(&back, n))
     }
@@ -155,7 +156,7 @@ impl Halves {
 mod tests {
     use super::super::polar::tests::{apart, basis, one};
     use super::*;
-    use crate::linalg::gemm::gram;
+    use crate::linalg::gemm::made::{gram, product};
 
     /// Turns of planes by these angles times `t`, in a basis.
     fn turned(angles: &[f64], t: f64) -> Vec<f64> {

@@ -73,7 +73,7 @@ pub fn top(engine: &Engine, a: View<f32>, wanted: Wanted) -> Option<Top> {
     {
         return iterate(engine, a, rank);
     }
-    let mut found = eigen(engine, gram(engine, a), n)?;
+    let mut found = eigen(engine, gram(engine, a)?, n)?;
     found.values.iter_mut().for_each(|square| *square = square.max(0.0));
     let energy = found.values.iter().sum();
     let rank = match wanted {
@@ -98,48 +98,50 @@ fn enough(squares: &[f64], energy: f64) -> usize {
 
 fn iterate(engine: &Engine, a: View<f32>, rank: usize) -> Option<Top> {
     let (n, count) = (a.shape.1, guarded(rank));
-    let mut q = random(engine, count * n);
-    orthogonal(engine, &mut q, n);
-    let energy = sum_of_squares(engine, a);
+    let mut q = random(engine, count * n)?;
+    orthogonal(engine, &mut q, n)?;
+    let energy = sum_of_squares(engine, a)?;
     let mut before = 0.0;
     for step in 1.. {
         if engine.stopped() {
             return None;
         }
-        let y = product(engine, a, View::new(&q, n).transposed());
-        let found = eigen(engine, gram(engine, View::new(&y, count)), count)?;
+        let y = product(engine, a, View::new(&q, n).transposed())?;
+        let found = eigen(engine, gram(engine, View::new(&y, count))?, count)?;
         let held: f64 = found.values[..rank].iter().sum();
         let turn = View::new(&found.vectors, count);
         if step == STEPS || held - before <= CONVERGED * energy {
-            let vectors = product(engine, turn.rows(0..rank), View::new(&q, n));
-            let squares = found.values.iter().map(|square| square.max(0.0)).collect();
+            let vectors = product(engine, turn.rows(0..rank), View::new(&q, n))?;
+            let squares = engine.collect(found.values.iter().map(|square| square.max(0.0)))?;
             return Some(Top { squares, vectors, rank, energy });
         }
         before = held;
-        let z = product(engine, View::new(&y, count).transposed(), a);
+        let z = product(engine, View::new(&y, count).transposed(), a)?;
         // The largest first, so that the others are freed of them and not the other way round.
-        q = product(engine, turn, View::new(&z, n));
-        orthogonal(engine, &mut q, n);
+        q = product(engine, turn, View::new(&z, n))?;
+        orthogonal(engine, &mut q, n)?;
     }
     None
 }
 
 /// Numbers from -1 to 1, from words of noise.
-fn random(engine: &Engine, count: usize) -> Vec<f64> {
-    let mut words = vec![0; count];
+fn random(engine: &Engine, count: usize) -> Option<Vec<f64>> {
+    let mut words = engine.zeros(count)?;
     noise::words(engine.isa, 0, 0, &mut words);
-    words.iter().map(|word| f64::from(word.cast_signed()) / 2_147_483_648.0).collect()
+    engine.collect(words.iter().map(|word| f64::from(word.cast_signed()) / 2_147_483_648.0))
 }
 
-fn sum_of_squares(engine: &Engine, a: View<f32>) -> f64 {
+fn sum_of_squares(engine: &Engine, a: View<f32>) -> Option<f64> {
     let rows = |first: usize| a.rows(first..a.shape.0.min(first + 1));
-    (0..a.shape.0)
-        .map(|first| product(engine, rows(first), rows(first).transposed()).iter().sum::<f64>())
-        .sum()
+    let square = |first: usize| {
+        Some(product(engine, rows(first), rows(first).transposed())?.iter().sum::<f64>())
+    };
+    (0..a.shape.0).map(square).sum()
 }
 
-/// Makes rows of `n` elements orthonormal, the first first; what the earlier span becomes 0.
-pub fn orthogonal(engine: &Engine, rows: &mut [f64], n: usize) {
+/// Makes rows of `n` elements orthonormal, the first first; what the earlier span becomes 0. `None` if
+/// stopped or out of memory.
+pub fn orthogonal(engine: &Engine, rows: &mut [f64], n: usize) -> Option<()> {
     let count = rows.len() / n.max(1);
     for first in (0..count).step_by(BLOCK) {
         let (before, rest) = rows.split_at_mut(first * n);
@@ -147,13 +149,14 @@ pub fn orthogonal(engine: &Engine, rows: &mut [f64], n: usize) {
         let lengths: Vec<f64> = block.chunks_exact(n).map(|x| dot(engine, x, x).sqrt()).collect();
         for _ in 0..2 {
             let spanned = View::new(before, n);
-            let along = product(engine, View::new(block, n), spanned.transposed());
+            let along = product(engine, View::new(block, n), spanned.transposed())?;
             if first > 0 {
-                add_product(engine, (View::new(&along, first), spanned, -1.0), block, n);
+                add_product(engine, (View::new(&along, first), spanned, -1.0), block, n)?;
             }
             within(engine, block, n, &lengths);
         }
     }
+    Some(())
 }
 
 /// Gram and Schmidt within a block of rows, which had `lengths` before anything was taken away.
@@ -179,6 +182,7 @@ fn within(engine: &Engine, block: &mut [f64], n: usize, lengths: &[f64]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::linalg::gemm::made::product;
     use crate::simd::Isa;
 
     fn values(count: usize, seed: u32) -> Vec<f32> {
@@ -194,9 +198,10 @@ mod tests {
     /// A matrix whose singular values fall by a fifth from one to the next.
     fn falling(m: usize, n: usize) -> Vec<f32> {
         let engine = &Engine::best();
-        let (mut u, mut v) = (random(engine, n * m), random(engine, 2 * n * n)[n * n..].to_vec());
-        orthogonal(engine, &mut u, m);
-        orthogonal(engine, &mut v, n);
+        let random = |count: usize| random(engine, count).expect("memory");
+        let (mut u, mut v) = (random(n * m), random(2 * n * n)[n * n..].to_vec());
+        orthogonal(engine, &mut u, m).expect("an end");
+        orthogonal(engine, &mut v, n).expect("an end");
         for (i, row) in v.chunks_exact_mut(n).enumerate() {
             for x in row.iter_mut() {
                 *x *= power(0.8, i);

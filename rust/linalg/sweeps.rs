@@ -18,6 +18,14 @@ pub struct Sweeps {
     pub turns: Vec<[f64; 2]>,
 }
 
+impl Sweeps {
+    /// None again.
+    pub fn clear(&mut self) {
+        self.starts.clear();
+        self.turns.clear();
+    }
+}
+
 /// The upper row of the first pair, and a rotation for this and every pair above it.
 type Sweep<'a> = (usize, &'a [[f64; 2]]);
 /// A part of some rows.
@@ -102,15 +110,16 @@ pub struct Turn<'a> {
 }
 
 impl Body for Turn<'_> {
-    type Output = ();
+    /// `None` if stopped or out of memory.
+    type Output = Option<()>;
 
     #[inline(always)]
-    fn run(self) {
+    fn run(self) -> Option<()> {
         let n = self.n;
-        let mut strip = vec![[0.0; STRIP]; n];
+        let mut strip = self.engine.zeros::<Strip>(n)?;
         for first in (0..n).step_by(STRIP) {
             if self.engine.stopped() {
-                return;
+                return None;
             }
             let width = STRIP.min(n - first);
             for (to, row) in strip.iter_mut().zip(self.vectors.chunks_exact(n)) {
@@ -134,6 +143,7 @@ impl Body for Turn<'_> {
                 row[first..first + width].copy_from_slice(&from[..width]);
             }
         }
+        Some(())
     }
 }
 

@@ -26,9 +26,9 @@ pub struct Tridiagonal {
 /// Reduces the lower triangle of `a`; row `j` of the upper is left holding the vector of reflection
 /// `j`, from column `j + 1` on.
 pub fn tridiagonal(engine: &Engine, a: &mut [f64], n: usize) -> Option<Tridiagonal> {
-    let mut found =
-        Tridiagonal { diagonal: vec![0.0; n], beside: vec![0.0; n], scales: vec![0.0; n] };
-    let mut panel = Panel { n, first: 0, w: vec![0.0; PANEL * n] };
+    let [diagonal, beside, scales] = [engine.zeros(n)?, engine.zeros(n)?, engine.zeros(n)?];
+    let mut found = Tridiagonal { diagonal, beside, scales };
+    let mut panel = Panel { n, first: 0, w: engine.zeros(PANEL * n)? };
     for first in (0..n).step_by(PANEL) {
         panel.first = first;
         let end = n.min(first + PANEL);
@@ -36,9 +36,9 @@ pub fn tridiagonal(engine: &Engine, a: &mut [f64], n: usize) -> Option<Tridiagon
             if engine.stopped() {
                 return None;
             }
-            panel.reduce(engine, a, j, &mut found);
+            panel.reduce(engine, a, j, &mut found)?;
         }
-        panel.apply(engine, a, end);
+        panel.apply(engine, a, end)?;
     }
     found.diagonal.iter().chain(&found.beside).all(|x| x.is_finite()).then_some(found)
 }
@@ -52,9 +52,15 @@ struct Panel {
 }
 
 impl Panel {
-    fn reduce(&mut self, engine: &Engine, a: &mut [f64], j: usize, found: &mut Tridiagonal) {
+    fn reduce(
+        &mut self,
+        engine: &Engine,
+        a: &mut [f64],
+        j: usize,
+        found: &mut Tridiagonal,
+    ) -> Option<()> {
         let n = self.n;
-        let mut column: Vec<f64> = (j..n).map(|i| a[i * n + j]).collect();
+        let mut column: Vec<f64> = engine.collect((j..n).map(|i| a[i * n + j]))?;
         for p in 0..j - self.first {
             let (v, w) = (&a[(self.first + p) * n..][..n], &self.w[p * n..][..n]);
             engine.run(Axpy { x: &v[j..], factor: -w[j], out: &mut column });
@@ -62,12 +68,12 @@ impl Panel {
         }
         found.diagonal[j] = column[0];
         if j + 1 == n {
-            return;
+            return Some(());
         }
         let v = &mut column[1..];
         let (beside, scale) = reflection(engine, v);
         (found.beside[j], found.scales[j]) = (beside, scale);
-        let mut w = vec![0.0; n - j - 1];
+        let mut w: Vec<f64> = engine.zeros(n - j - 1)?;
         if scale != 0.0 {
             engine.run(Symmetric { a: &a[(j + 1) * n + j + 1..], step: n, v, out: &mut w });
             for p in 0..j - self.first {
@@ -88,27 +94,32 @@ impl Panel {
         row[j + 1..].copy_from_slice(&w);
         let row = &mut a[j * n..][..n];
         row[j + 1..].copy_from_slice(v);
+        Some(())
     }
 
     /// Takes the panel from the lower triangle of rows `end..`.
-    fn apply(&self, engine: &Engine, a: &mut [f64], end: usize) {
+    fn apply(&self, engine: &Engine, a: &mut [f64], end: usize) -> Option<()> {
         let (n, count) = (self.n, end - self.first);
         if end == n {
-            return;
+            return Some(());
         }
-        let (mut left, mut right) = (Vec::new(), Vec::new());
+        let both = 2 * count * (n - end);
+        let (mut left, mut right) = (engine.room(both)?, engine.room(both)?);
         for p in 0..count {
             let (v, w) =
                 (&a[(self.first + p) * n + end..][..n - end], &self.w[p * n + end..][..n - end]);
             left.extend_from_slice(v);
             right.extend_from_slice(w);
         }
-        let (v, w) = (left.clone(), right.clone());
-        left.extend(w);
-        right.extend(v);
+        for p in 0..count {
+            let (v, w) =
+                (&a[(self.first + p) * n + end..][..n - end], &self.w[p * n + end..][..n - end]);
+            left.extend_from_slice(w);
+            right.extend_from_slice(v);
+        }
         let (left, right) = (View::new(&left, n - end), View::new(&right, n - end));
         // The upper triangle beyond holds nothing yet; blocks on the diagonal may spill into it.
-        add_lower(engine, (left.transposed(), right, -1.0), &mut a[end * n + end..], n);
+        add_lower(engine, (left.transposed(), right, -1.0), &mut a[end * n + end..], n)
     }
 }
 
@@ -136,16 +147,16 @@ fn reflection(engine: &Engine, x: &mut [f64]) -> (f64, f64) {
 }
 
 /// Makes of what [`tridiagonal`] left of `a` the product of all reflections, transposed: its rows are
-/// what the rotations turn into vectors.
+/// what the rotations turn into vectors. `None` if stopped or out of memory.
 ///
 /// In blocks `1 - V^T T V`, the last first, each on the corner that is not yet the identity; the rows of
 /// a block are read before they become a part of it.
-pub fn accumulate(engine: &Engine, a: &mut [f64], scales: &[f64], n: usize) {
+pub fn accumulate(engine: &Engine, a: &mut [f64], scales: &[f64], n: usize) -> Option<()> {
     let mut first = n.saturating_sub(1) / PANEL * PANEL;
     loop {
         let end = n.min(first + PANEL);
         let (count, width) = (end - first, n - first);
-        let mut v = vec![0.0; count * width];
+        let mut v: Vec<f64> = engine.zeros(count * width)?;
         for p in 0..count {
             v[p * width + p + 1..(p + 1) * width]
                 .copy_from_slice(&a[(first + p) * n + first + p + 1..][..width - p - 1]);
@@ -156,26 +167,29 @@ pub fn accumulate(engine: &Engine, a: &mut [f64], scales: &[f64], n: usize) {
                 row[i] = 1.0;
             }
         }
-        let triangle = triangle(engine, &v, &scales[first..end], width);
+        let triangle = triangle(engine, &v, &scales[first..end], width)?;
         let v = View::new(&v, width);
         // On rows and columns `first..` of the transpose: q - ((q V^T) T^T) V.
         let corner = View::within(&a[first * n + first..], (width, width), n);
-        let along = product(engine, corner, v.transposed());
+        let along = product(engine, corner, v.transposed())?;
         let turned =
-            product(engine, View::new(&along, count), View::new(&triangle, count).transposed());
-        add_product(engine, (View::new(&turned, count), v, -1.0), &mut a[first * n + first..], n);
-        if first == 0 || engine.stopped() {
-            return;
+            product(engine, View::new(&along, count), View::new(&triangle, count).transposed())?;
+        add_product(engine, (View::new(&turned, count), v, -1.0), &mut a[first * n + first..], n)?;
+        if first == 0 {
+            return Some(());
+        }
+        if engine.stopped() {
+            return None;
         }
         first -= PANEL;
     }
 }
 
 /// The upper triangle `T` with `H_0 H_1 ... = 1 - V^T T V`.
-fn triangle(engine: &Engine, v: &[f64], scales: &[f64], width: usize) -> Vec<f64> {
+fn triangle(engine: &Engine, v: &[f64], scales: &[f64], width: usize) -> Option<Vec<f64>> {
     let n = scales.len();
-    let mut t = vec![0.0; n * n];
-    let products = product(engine, View::new(v, width), View::new(v, width).transposed());
+    let mut t: Vec<f64> = engine.zeros(n * n)?;
+    let products = product(engine, View::new(v, width), View::new(v, width).transposed())?;
     for (j, scale) in scales.iter().enumerate() {
         t[j * n + j] = *scale;
         for i in 0..j {
@@ -183,7 +197,7 @@ fn triangle(engine: &Engine, v: &[f64], scales: &[f64], width: usize) -> Vec<f64
             t[i * n + j] = -scale * sum;
         }
     }
-    t
+    Some(t)
 }
 
 /// `out = out + a v` of a symmetric matrix whose lower triangle is read once.

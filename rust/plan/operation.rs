@@ -26,6 +26,8 @@ pub enum Action {
     Compute(Box<dyn Run>),
     /// The same of a whole matrix, which is solved first.
     Solve(Box<dyn Solve>),
+    /// The side tensor of this number of the output it stands beside.
+    Beside(usize),
     /// Nothing is made of the operands; they are seen beside each other.
     Analyze(Analyze),
 }
@@ -37,6 +39,8 @@ family! {
     "copy" => Copy(Copy),
     /// Operands that must be equal byte for byte; the first is copied.
     "same" => Same(Same),
+    /// What an output's codec wants beside it, as it was made for that.
+    "beside" => Beside(Beside),
     /// A weighted sum.
     "linear" => Linear(Linear),
     /// A weighted sum whose weights follow from norms and angles.
@@ -67,6 +71,16 @@ pub struct Copy {}
 #[serde(deny_unknown_fields)]
 pub struct Same {}
 
+/// A side tensor.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Beside {
+    /// Index into the outputs: of the one it stands beside.
+    pub output: usize,
+    /// Which of the tensors that its codec wants.
+    pub side: usize,
+}
+
 /// A rule for weights, with each row of the unit as the vector.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(transparent)]
@@ -92,6 +106,12 @@ impl Operation for Copy {
 impl Operation for Same {
     fn action(self, _: Whole) -> Acting {
         Ok(Action::Same)
+    }
+}
+
+impl Operation for Beside {
+    fn action(self, _: Whole) -> Acting {
+        Ok(Action::Beside(self.side))
     }
 }
 

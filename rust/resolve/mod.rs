@@ -3,6 +3,8 @@
 //! Every name, dtype, shape and row range is checked again: a stale or hostile plan is an error
 //! here, before anything is written, and never a wrong read later.
 
+pub mod encoding;
+mod looks;
 pub mod network;
 mod opened;
 mod operand;
@@ -15,18 +17,19 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use self::encoding::{Encoding, To};
 use self::opened::{Inputs, open_inputs, too_large, uncomputable};
 use self::operand::Extent;
-use crate::dtype::{Dtype, Float, Overflow};
+use crate::dtype::{Float, Overflow};
 use crate::error::{Error, Result, quoted};
-use crate::format::codec::{Block, CodecSpec};
+use crate::format::codec::Block;
 use crate::format::safetensors::{self, Tensor};
 use crate::io::source::{FileIdentity, Identity, Source};
 use crate::kernels::linear::Linear;
 use crate::kernels::runner::runner;
 use crate::kernels::tile::Whole;
 pub use crate::plan::Action;
-use crate::plan::{Mode, OpSpec, Options, OutputSpec, Plan, UnitSpec};
+use crate::plan::{Beside, Mode, OpSpec, Options, OutputSpec, Plan, UnitSpec};
 
 pub use self::opened::Sources;
 pub use self::operand::{LowRank, Operand, Term};
@@ -42,6 +45,8 @@ pub struct Work {
     pub files: Vec<OutFile>,
     /// What fills them, in order.
     pub units: Vec<Unit>,
+    /// How each output is written.
+    pub encodings: Vec<Encoding>,
     /// What a value out of range becomes in an fp8 output.
     pub overflow: Overflow,
 }
@@ -61,14 +66,17 @@ pub struct OutFile {
 pub fn resolve(plan: &Plan, options: &Options, given: &Sources) -> Result<Work> {
     let inputs = open_inputs(plan, options, given)?;
     let files = lay_out(plan)?;
-    let units = resolve_units(plan, &inputs)?;
+    let encodings = plan.outputs.iter().map(Encoding::of).collect::<Result<Vec<_>>>()?;
+    let units = resolve_units(plan, &inputs, &encodings)?;
     let analyzes = |unit: &&Unit| matches!(unit.action, Action::Analyze(_));
     let makes = matches!(options.mode, Mode::Write | Mode::Check);
     if let Some(unit) = units.iter().find(analyzes).filter(|_| makes) {
         let name = quoted(&unit.name);
         return Err(Error::plan(format!("plan unit {name}: `analyze` makes nothing to write")));
     }
-    Ok(Work { sources: inputs.sources, files, units, overflow: plan.overflow })
+    let work = Work { sources: inputs.sources, files, units, encodings, overflow: plan.overflow };
+    work.check_sides(&plan.outputs)?;
+    Ok(work)
 }
 
 impl Work {
@@ -80,6 +88,11 @@ impl Work {
             Term::Network(network) => network.evaluate(&self.sources),
             Term::Rows(_) | Term::LowRank(_) => Ok(()),
         })
+    }
+
+    /// The units of each output, with those that stand beside it.
+    pub fn outputs(&self) -> impl Iterator<Item = &[Unit]> {
+        self.units.chunk_by(|a, b| a.output == b.output)
     }
 
     /// The inputs, as the check against overwriting them wants them.
@@ -135,13 +148,11 @@ fn elements_of(output: &OutputSpec) -> Option<u64> {
     output.shape.iter().try_fold(1u64, |product, &n| product.checked_mul(n))
 }
 
-fn resolve_units(plan: &Plan, inputs: &Inputs) -> Result<Vec<Unit>> {
+fn resolve_units(plan: &Plan, inputs: &Inputs, encodings: &[Encoding]) -> Result<Vec<Unit>> {
     let mut units = Vec::with_capacity(plan.units.len());
     let mut specs = plan.units.iter().peekable();
     for (index, output) in plan.outputs.iter().enumerate() {
         let rows = output.shape.first().copied().unwrap_or(1);
-        // Not `elements / rows`: rows of a tensor without any have a length too.
-        let row_elements = output.shape.iter().skip(1).fold(1, |n: u64, &d| n.saturating_mul(d));
         let mut next = 0;
         while let Some(spec) = specs.next_if(|spec| spec.output == index) {
             if spec.start != next || spec.end < spec.start || spec.end > rows {
@@ -155,7 +166,7 @@ fn resolve_units(plan: &Plan, inputs: &Inputs) -> Result<Vec<Unit>> {
                 return Err(Error::plan(what));
             }
             next = spec.end;
-            units.push(resolve_unit(spec, output, row_elements, inputs)?);
+            units.push(resolve_unit(spec, output, encodings, inputs)?);
         }
         if next != rows {
             let what = format!(
@@ -178,19 +189,21 @@ fn resolve_units(plan: &Plan, inputs: &Inputs) -> Result<Vec<Unit>> {
 fn resolve_unit(
     spec: &UnitSpec,
     output: &OutputSpec,
-    row_elements: u64,
+    encodings: &[Encoding],
     inputs: &Inputs,
 ) -> Result<Unit> {
     let here = format!("plan unit {}", quoted(&spec.name));
     let rows = spec.end - spec.start;
-    let elements = rows * row_elements;
-    if Block::of(output.dtype).len(elements).is_none() {
-        return Err(too_large(&here));
-    }
+    let Encoding { codec, columns: row_elements, .. } = &encodings[spec.output];
+    let (codec, row_elements) = (codec.clone(), *row_elements);
+    let block = codec.as_ref().map_or(Block::of(output.dtype), |codec| codec.block());
+    let elements = rows.checked_mul(row_elements).filter(|n| block.len(*n).is_some());
+    let elements = elements.ok_or_else(|| too_large(&here))?;
     let extent = Extent { rows, row_elements };
     let operands = spec.operands.iter().map(|terms| Operand::check(terms, extent, inputs, &here));
     let mut operands = operands.collect::<Result<Vec<_>>>()?;
-    let action = action_of(&spec.op, output.dtype, &operands, elements)
+    let to = To { dtype: output.dtype, codec: codec.as_deref() };
+    let action = action_of(&spec.op, to, &operands, elements)
         .map_err(|what| Error::plan(format!("{here}: {what}")))?;
     if let Action::Compute(run) = &action
         && elements > run.longest()
@@ -200,36 +213,59 @@ fn resolve_unit(
         return Err(Error::plan(what));
     }
     let (name, dtype) = (spec.name.clone(), output.dtype);
-    let narrows = dtype.float().is_some_and(|float| float != Float::F32);
+    let narrows = to.is_plain() && dtype.float().is_some_and(|float| float != Float::F32);
     if narrows && matches!(spec.op, OpSpec::Copy(_)) {
         operands.iter_mut().for_each(Operand::round_to_odd);
     }
     let row_elements = usize::try_from(row_elements).map_err(|_| too_large(&here))?;
-    let codec = CodecSpec::Plain.codec(dtype);
-    Ok(Unit { name, file: output.file, elements, row_elements, dtype, codec, action, operands })
+    let first_block = spec.start * row_elements as u64 / block.elements as u64;
+    let beside =
+        if let OpSpec::Beside(Beside { output, .. }) = spec.op { Some(output) } else { None };
+    let written = beside.unwrap_or(spec.output);
+    if written >= encodings.len() {
+        let what = format!("beside output {written}, expected one of {}", encodings.len());
+        return Err(Error::plan(format!("{here}: {what}")));
+    }
+    let (file, output) = (output.file, written);
+    Ok(Unit {
+        name,
+        file,
+        output,
+        elements,
+        row_elements,
+        first_block,
+        dtype,
+        codec,
+        action,
+        operands,
+    })
 }
 
 /// How a unit is filled, or what is wrong with that.
 fn action_of(
     op: &OpSpec,
-    dtype: Dtype,
+    to: To,
     operands: &[Operand],
     elements: u64,
 ) -> std::result::Result<Action, String> {
-    let same_bytes = operands.iter().all(|operand| operand.is_plain(dtype));
+    let dtype = to.dtype;
+    let same_bytes = operands.iter().all(|operand| operand.has_bytes_of(to));
     let whole = Whole { operands: operands.len(), elements };
     let action = match op.clone().action(whole)? {
         Action::Copy if operands.len() == 1 && same_bytes => return Ok(Action::Copy),
         Action::Copy => Action::Compute(runner(Linear::sum(vec![1.0]), whole)?),
         Action::Same if !operands.is_empty() && same_bytes => return Ok(Action::Same),
         Action::Same => return Err(format!("`same` needs operands of dtype {}", dtype.name())),
+        Action::Beside(_) if !operands.is_empty() => return Err("`beside` has operands".to_owned()),
+        Action::Beside(side) => return Ok(Action::Beside(side)),
         action => action,
     };
     let rows = operands.iter().flat_map(Operand::rows);
     let opaque = rows.filter(|rows| rows.codec.is_none()).map(|rows| rows.dtype);
     let written = match action {
-        Action::Analyze(_) => dtype.float().is_some(), // its rounding is asked about
-        _ => CodecSpec::Plain.codec(dtype).is_some(),
+        // Its rounding is asked about.
+        Action::Analyze(_) => to.is_plain() && dtype.float().is_some(),
+        _ => to.codec.is_some(),
     };
     match opaque.chain((!written).then_some(dtype)).next() {
         None => Ok(action),

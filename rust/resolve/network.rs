@@ -11,6 +11,7 @@ use super::opened::{Inputs, expect_equal, uncomputable};
 use super::rows::{Room, Rows};
 use crate::error::{Error, Result};
 use crate::io::source::Source;
+use crate::memory;
 use crate::plan::{Activation, LayerSpec, MixSpec, NetworkSpec};
 use crate::simd::Isa;
 
@@ -135,7 +136,9 @@ impl Mix {
     fn sum(&self, rows: Range<u64>, sources: &[Arc<dyn Source>]) -> Result<Vec<f64>> {
         let elements = rows.start * self.columns..rows.end * self.columns;
         let count = (elements.end - elements.start) as usize;
-        let (mut sum, mut values) = (vec![0.0; count], vec![0.0; count]);
+        let (mut sum, mut values) = (Vec::new(), Vec::new());
+        memory::resize(&mut sum, count)?;
+        memory::resize(&mut values, count)?;
         for (weight, rows) in &self.terms {
             let mut buffers = vec![Vec::new(); rows.windows()];
             let open = rows.open(sources, elements.clone(), &mut buffers.iter_mut())?;

@@ -3,12 +3,13 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use super::encoding::To;
 use super::network::Network;
 use super::opened::{Inputs, expect_equal, too_large, uncomputable};
 use super::rows::Rows;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
-use crate::format::codec::{CodecSpec, Double, Rounding};
+use crate::format::codec::{Codec, Double, Rounding};
 use crate::plan::{LowRankSpec, TermSpec};
 
 /// The sum of its terms: the first is decoded, each of the others added to it, in order, in f32.
@@ -65,14 +66,15 @@ impl Operand {
         Ok(Self { terms })
     }
 
-    /// Whether its bytes are those of a tensor of `dtype`.
-    #[must_use]
-    pub fn is_plain(&self, dtype: Dtype) -> bool {
-        let plain = |rows: &Rows| {
-            let plain = CodecSpec::Plain.codec(dtype).map(|codec| codec.name());
-            rows.dtype == dtype && plain == rows.codec.as_ref().map(|codec| codec.name())
+    /// Whether its bytes, with nothing beside them, are those of what is written.
+    pub(super) fn has_bytes_of(&self, to: To) -> bool {
+        let alike = |rows: &Rows| {
+            let codec = to.codec.map(Codec::name);
+            rows.dtype == to.dtype
+                && rows.wanted().is_empty()
+                && codec == rows.codec.as_ref().map(|codec| codec.name())
         };
-        matches!(self.terms.as_slice(), [Term::Rows(rows)] if plain(rows))
+        matches!(self.terms.as_slice(), [Term::Rows(rows)] if alike(rows))
     }
 
     /// Keep what rounding to f32 loses for the rounding that follows: of a copy to a narrower dtype.

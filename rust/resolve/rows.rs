@@ -3,10 +3,11 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::encoding::{codec_of, columns_of};
 use super::opened::{Inputs, expect_equal, too_large};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result, quoted};
-use crate::format::codec::{Block, Codec, Run, Side};
+use crate::format::codec::{Block, Codec, Run, Side, Sides};
 use crate::io::source::{Source, Window};
 use crate::plan::RowsSpec;
 use crate::simd::{Isa, prefetch};
@@ -66,14 +67,9 @@ impl Rows {
         let bytes =
             |rows: u64| Block::of(tensor.dtype).len(rows.checked_mul(tensor.row_elements())?);
         let at = bytes(start).ok_or_else(too_large)? + header.data_start + tensor.start;
-        let codec = spec.codec.codec(tensor.dtype);
-        let columns = match &codec {
-            None => tensor.row_elements(), // may be less than a byte
-            Some(codec) => {
-                let Block { elements, bytes: size } = codec.block();
-                bytes(1).ok_or_else(too_large)? / size as u64 * elements as u64
-            }
-        };
+        let what = format!("{here}: {}", quoted(&spec.tensor));
+        let codec = codec_of(spec.codec, tensor.dtype, tensor.row_elements(), &what)?;
+        let columns = columns_of(codec.as_deref(), tensor.dtype, tensor.row_elements(), &what)?;
         let counted = |rows: u64| rows.checked_mul(columns).ok_or_else(too_large);
         let (source, dtype, elements) = (spec.source, tensor.dtype, counted(end - start)?);
         let mut found = Self { source, at, elements, first: 0, dtype, codec, sides: Vec::new() };
@@ -212,14 +208,9 @@ impl OpenRows<'_> {
             prefetch(&window[bytes.end..window.len().min(bytes.end + bytes.len())]);
         }
         let first = self.rows.first;
-        let (open, blocks) = (first + self.blocks.start, first + blocks.start..first + blocks.end);
-        let sides = codec.sides().iter().zip(&self.sides).map(|(side, window)| {
-            let begun = side.range(open..open).start;
-            let range = side.range(blocks.clone());
-            &window[(range.start - begun) as usize..(range.end - begun) as usize]
-        });
-        let sides: Vec<&[u8]> = sides.collect();
-        let run = Run { first: blocks.start, bytes: &self.window[bytes], sides: &sides };
+        let sides: Vec<&[u8]> = self.sides.iter().map(|window| &**window).collect();
+        let sides = Sides { first: first + self.blocks.start, bytes: &sides };
+        let run = Run { first: first + blocks.start, bytes: &self.window[bytes], sides };
         codec.decode(isa, run, out);
     }
 }

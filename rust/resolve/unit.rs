@@ -19,10 +19,14 @@ pub struct Unit {
     pub name: String,
     /// Index into the files.
     pub file: usize,
+    /// Index into the outputs: of the one it is a part of, or stands beside.
+    pub output: usize,
     /// Number of elements.
     pub elements: u64,
     /// Elements of one row.
     pub row_elements: usize,
+    /// Index of its first block, counted from the first of its output.
+    pub first_block: u64,
     /// Dtype of the output.
     pub dtype: Dtype,
     /// What writes numbers in it; none if elements of this dtype can only be copied.
@@ -39,13 +43,23 @@ impl Unit {
     /// # Errors
     /// They are not whole blocks: a defect of the schedule.
     pub fn bytes_of(&self, elements: usize) -> Result<usize> {
-        let block =
-            self.codec.as_ref().map_or_else(|| Block::of(self.dtype), |codec| codec.block());
-        let bytes = block.len(elements as u64).and_then(|bytes| usize::try_from(bytes).ok());
+        let bytes = self.block().len(elements as u64).and_then(|bytes| usize::try_from(bytes).ok());
         bytes.ok_or_else(|| {
             let name = self.dtype.name();
             Error::internal(format!("`{}`: {elements} of {name}, a cut inside a block", self.name))
         })
+    }
+
+    /// How the output is cut.
+    #[must_use]
+    pub fn block(&self) -> Block {
+        self.codec.as_ref().map_or_else(|| Block::of(self.dtype), |codec| codec.block())
+    }
+
+    /// Whether its values are numbers that its output's codec writes.
+    #[must_use]
+    pub fn is_encoded(&self) -> bool {
+        matches!(self.action, Action::Compute(_) | Action::Solve(_))
     }
 
     /// Windows and buffers as wide as an item: one for each term of rows, and the output.
@@ -62,7 +76,7 @@ impl Unit {
             let elements = rows.block().elements as u64;
             rows.bytes_of(elements).div_ceil(elements)
         };
-        let output = Block::of(self.dtype);
+        let output = self.block();
         rows.map(each).fold(output.bytes.div_ceil(output.elements) as u64, u64::max)
     }
 
@@ -103,7 +117,11 @@ impl Unit {
     pub fn run(&self) -> Option<&dyn Run> {
         match &self.action {
             Action::Compute(run) => Some(&**run),
-            Action::Copy | Action::Same | Action::Solve(_) | Action::Analyze(_) => None,
+            Action::Copy
+            | Action::Same
+            | Action::Solve(_)
+            | Action::Beside(_)
+            | Action::Analyze(_) => None,
         }
     }
 

@@ -1,7 +1,6 @@
 //! What units whose formula needs them whole ask for.
 
 use super::{Action, Unit};
-use crate::format::codec::Block;
 use crate::kernels::matrix::Solve;
 
 impl Unit {
@@ -25,7 +24,7 @@ impl Unit {
     pub fn whole_bytes(&self) -> u64 {
         self.solve().map_or(0, |solve| {
             let row = self.row_elements.max(1) as u64;
-            let output = Block::of(self.dtype).len(self.elements).unwrap_or(u64::MAX);
+            let output = self.block().len(self.elements).unwrap_or(u64::MAX);
             solve.state_bytes(self.elements / row, row, output)
         })
     }

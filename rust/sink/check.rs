@@ -2,7 +2,6 @@
 
 use super::contract::{Sink, Written};
 use crate::error::{Error, Result, quoted};
-use crate::format::codec::Block;
 use crate::io::source::{LocalFile, ReadMode, Source as _};
 use crate::io::unpublished::Pending;
 use crate::plan::Plan;
@@ -74,7 +73,7 @@ impl Sink for Check<'_> {
 fn unit_at(work: &Work, file: usize, at: u64) -> Option<&Unit> {
     let mut end = 0;
     work.units.iter().filter(|unit| unit.file == file).find(|unit| {
-        end += Block::of(unit.dtype).len(unit.elements).unwrap_or(0);
+        end += unit.block().len(unit.elements).unwrap_or(0);
         at < end
     })
 }

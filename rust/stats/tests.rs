@@ -1,6 +1,6 @@
 use super::*;
 use crate::dtype::{Float, Overflow};
-use crate::format::codec::Plain;
+use crate::format::codec::{Plain, Sides};
 use crate::simd::Written;
 
 const LEN: usize = CELL + 5 * BLOCK + 77;
@@ -26,7 +26,7 @@ fn stats(isa: &Isa, operands: &[&[f32]], written: &[f32]) -> UnitStats {
             let range = start..LEN.min(start + BLOCK);
             let blocks: Vec<_> = operands.iter().map(|x| &x[range.clone()]).collect();
             let (values, bytes) = (&written[range.clone()], bytes(&written[range]));
-            let made = Made { operands: &blocks, values, to: &Plain(Float::F32), bytes: &bytes };
+            let made = Made { operands: &blocks, values, to: &Plain(Float::F32), run: run(&bytes) };
             cell.add_block(isa, made);
         }
         unit.merge_next(&cell);
@@ -37,6 +37,11 @@ fn stats(isa: &Isa, operands: &[&[f32]], written: &[f32]) -> UnitStats {
 fn dot(a: &[f32], b: &[f32]) -> f64 {
     let product = |(a, b): (&f32, &f32)| f64::from(*a) * f64::from(*b);
     a.iter().zip(b).filter(|(a, b)| a.is_finite() && b.is_finite()).map(product).sum()
+}
+
+/// Plain elements.
+fn run(bytes: &[u8]) -> Run<'_> {
+    Run { first: 0, bytes, sides: Sides::default() }
 }
 
 fn near(got: f64, want: f64, scale: f64) {
@@ -60,6 +65,34 @@ fn sums_are_those_of_f64_on_every_isa() {
     near(want.dot[1], dot(&a, &b), scale);
     near(want.delta2[1], dot(&delta, &delta), scale);
     assert_eq!((want.dot[0].to_bits(), want.delta2[0]), (want.norm2[0].to_bits(), 0.0));
+}
+
+#[test]
+fn zero_is_what_holds_nothing_but_zeros_however_small_its_norm() {
+    let nothing: Vec<f32> = (0..LEN).map(|i| if i % 2 == 0 { 0.0 } else { -0.0 }).collect();
+    let tiny = |at: usize| {
+        let mut x = nothing.clone();
+        x[at] = -1e-30;
+        x
+    };
+    let mut bad = nothing.clone();
+    bad[LEN - 1] = f32::NAN;
+    for isa in Isa::available() {
+        let of = |x: &[f32]| {
+            let found = stats(isa, &[&nothing, x], &nothing);
+            (found.zero[0], found.zero[1], found.norm2[1])
+        };
+        assert_eq!(of(&nothing), (true, true, 0.0), "{}", isa.name());
+        for at in [0, BLOCK - 1, BLOCK, LEN - 1] {
+            assert_eq!(of(&tiny(at)), (true, false, 0.0), "{} {at}", isa.name());
+        }
+        assert_eq!(of(&bad), (true, false, 0.0), "{}", isa.name());
+        let first = stats(isa, &[&tiny(7), &nothing], &nothing);
+        assert_eq!(first.zero, [false, true], "{}", isa.name());
+    }
+    let mut unit = stats(Isa::best(), &[&nothing], &nothing);
+    unit.merge_next(&stats(Isa::best(), &[&tiny(3)], &nothing));
+    assert_eq!(unit.zero, [false]);
 }
 
 #[test]
@@ -101,7 +134,8 @@ fn tiny_deltas_of_large_operands_survive() {
     let b = a.map(f32::next_up);
     let mut stats = UnitStats::new(2);
     let (operands, to) = ([&a[..], &b[..]], &Plain(Float::F32));
-    stats.add_block(Isa::best(), Made { operands: &operands, values: &b, to, bytes: &bytes(&b) });
+    stats
+        .add_block(Isa::best(), Made { operands: &operands, values: &b, to, run: run(&bytes(&b)) });
     let ulp = f64::from(1024.0_f32.next_up()) - 1024.0;
     assert_eq!(stats.delta2[1].to_bits(), (ulp * ulp * BLOCK as f64).to_bits());
 }
@@ -112,7 +146,7 @@ fn made_of(a: &[f32], b: &[f32], values: &[f32], to: Float, overflow: Overflow) 
     let mut bytes = vec![0; values.len() * to.bytes()];
     isa.encode(to, overflow, values, &mut bytes);
     let mut stats = UnitStats::new(2);
-    stats.add(isa, Made { operands: &[a, b], values, to: &Plain(to), bytes: &bytes });
+    stats.add(isa, Made { operands: &[a, b], values, to: &Plain(to), run: run(&bytes) });
     stats
 }
 

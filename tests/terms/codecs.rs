@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use submerge_core::dtype::{Dtype, Float, Overflow};
-use submerge_core::format::codec::{Block, Codec, Plain, Run, Side};
+use submerge_core::format::codec::{Block, Codec, Plain, Run, Side, Sides, Values};
 use submerge_core::io::source::{Memory, Source};
 use submerge_core::resolve::Rows;
 use submerge_core::resolve::rows::Room;
@@ -35,11 +35,10 @@ impl Codec for Grouped {
     }
 
     fn decode(&self, _: &Isa, run: Run, out: &mut [f32]) {
-        let begun = run.first / 3;
         for (i, (block, out)) in run.bytes.chunks_exact(9).zip(out.chunks_exact_mut(8)).enumerate()
         {
-            let group = ((run.first + i as u64) / 3 - begun) as usize;
-            let scale = float(&run.sides[0][4 * group..]) * float(run.sides[1]);
+            let entry = |side: usize| run.sides.entry(SIDES[side], side, run.first + i as u64);
+            let scale = float(entry(0)) * float(entry(1));
             let power = f32::from(block[0]).exp2();
             for (value, code) in out.iter_mut().zip(&block[1..]) {
                 *value = f32::from(code.cast_signed()) * power * scale;
@@ -47,7 +46,7 @@ impl Codec for Grouped {
         }
     }
 
-    fn encode(&self, _: &Isa, _: Overflow, _: &[f32], _: &mut [u8]) {
+    fn encode(&self, _: &Isa, _: Values, _: &mut [u8]) {
         unreachable!("only read here")
     }
 
@@ -128,8 +127,8 @@ impl Codec for Slow {
     fn decode(&self, isa: &Isa, run: Run, out: &mut [f32]) {
         self.0.decode(isa, run, out);
     }
-    fn encode(&self, isa: &Isa, overflow: Overflow, values: &[f32], out: &mut [u8]) {
-        self.0.encode(isa, overflow, values, out);
+    fn encode(&self, isa: &Isa, values: Values, out: &mut [u8]) {
+        self.0.encode(isa, values, out);
     }
     fn overflow(&self) -> f32 {
         self.0.overflow()
@@ -144,12 +143,14 @@ fn what_was_written_is_compared_alike_with_and_without_the_short_cut() {
     for float in Float::ALL.iter().copied() {
         let (fast, slow) = (Plain(float), Slow(Plain(float)));
         let mut bytes = vec![0; fast.block().range(0..BLOCK).len()];
-        fast.encode(isa, Overflow::Nan, &values, &mut bytes);
+        let sides = Sides::default();
+        let of = Values { first: 0, values: &values, sides, overflow: Overflow::Nan };
+        fast.encode(isa, of, &mut bytes);
         let mut decoded = vec![0.0; BLOCK];
-        fast.decode(isa, Run { first: 0, bytes: &bytes, sides: &[] }, &mut decoded);
+        let run = Run { first: 0, bytes: &bytes, sides };
+        fast.decode(isa, run, &mut decoded);
         for reference in [&values, &decoded] {
-            let (a, b) =
-                (fast.written(isa, &bytes, reference), slow.written(isa, &bytes, reference));
+            let (a, b) = (fast.written(isa, run, reference), slow.written(isa, run, reference));
             assert_eq!((a.changed, a.nonfinite), (b.changed, b.nonfinite), "{float:?}");
             assert!(b.at_limit || !a.at_limit, "{float:?}");
         }

@@ -2,6 +2,7 @@
 #![allow(clippy::float_cmp)] // equality is meant
 
 mod codecs;
+mod encodings;
 mod job;
 mod sources;
 
@@ -60,7 +61,7 @@ fn every_kind_of_formula_sees_the_sum_of_the_terms() {
     let models = [1, 2, 3].map(|seed| Model::new(seed, 64, 80, 4));
     let summed: Vec<Model> = models.iter().map(|m| m.with_w(&adapted(m, 0.5))).collect();
     let ops = [
-        json!({"combine": {"slerp": {"t": 0.3}}}),
+        json!({"combine": {"slerp": {"alpha": 0.3}}}),
         json!({"delta": {"weights": [1.0, 0.5], "lambda": 1.0, "normalize": true,
             "consensus": "sum", "even": "majority", "sparsify": {"magnitude": {"density": [0.3, 0.6]}}}}),
     ];

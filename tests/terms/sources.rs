@@ -20,7 +20,7 @@ fn models() -> [Model; 2] {
 
 fn slerp(models: &[Model]) -> Job {
     let operands = json!([[rows(0, "w", HEIGHT)], [rows(1, "w", HEIGHT)]]);
-    Job::new(models, &operands, &json!({"combine": {"slerp": {"t": 0.3}}}))
+    Job::new(models, &operands, &json!({"combine": {"slerp": {"alpha": 0.3}}}))
 }
 
 /// Answers ranges of some bytes as a server would, one version after the other.

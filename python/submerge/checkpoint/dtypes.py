@@ -25,6 +25,10 @@ class Dtype(NamedTuple):
     rank: int
     torch: str | None
 
+    def size(self, elements: int) -> int:
+        """Return the bytes that so many elements take; parts of a byte are left out."""
+        return elements * self.bits // 8
+
 
 _BITS = {
     "BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8,

@@ -100,7 +100,7 @@ class _Pair(Method):
 
     def _arguments(self, alpha: float, base: str | None) -> dict[str, Any]:
         del base
-        return {"t": alpha}
+        return {"alpha": alpha}
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from submerge.checkpoint import DTYPES
 from submerge.errors import counted, listing
 from submerge.plan.sizes import bytes_in_words, header
-from submerge.plan.terms import Mlp
+from submerge.plan.terms import Network, Rows
 from submerge.plan.words import formulas
 
 if TYPE_CHECKING:
@@ -78,14 +78,14 @@ class Unit(NamedTuple):
 
     def plain(self) -> dict[str, Any]:
         """Return the JSON form."""
+        kinds = {Network: "network", Rows: "rows"}
+        terms = [{kinds[type(operand)]: operand.plain()} for operand in self.operands]
         return {
             "name": self.name,
             "output": self.output,
             "start": self.start,
             "end": self.end,
-            "operands": [
-                [{"network" if isinstance(o, Mlp) else "rows": o.plain()}] for o in self.operands
-            ],
+            "operands": [[term] for term in terms],
             "op": {self.blend.op: dict(self.blend.arguments)},
         }
 
@@ -128,11 +128,11 @@ class OutputTensor(NamedTuple):
     @property
     def nbytes(self) -> int:
         """Bytes of its data."""
-        return math.prod(self.shape) * DTYPES[self.dtype].bits // 8
+        return DTYPES[self.dtype].size(math.prod(self.shape))
 
     def plain(self) -> dict[str, Any]:
         """Return the JSON form."""
-        return {"file": self.file, "name": self.name, "dtype": self.dtype, "shape": self.shape}
+        return self._asdict() | {"shape": list(self.shape)}
 
 
 class OutFile(NamedTuple):
@@ -264,8 +264,7 @@ class Plan:
 
     def to_json(self) -> str:
         """Return the plan as the core reads it; refuses numbers that are not finite."""
-        # Made a line before, so without circles; looking for them takes a third of the time.
-        return json.dumps(self.plain(), allow_nan=False, ensure_ascii=False, check_circular=False)
+        return json.dumps(self.plain(), allow_nan=False, ensure_ascii=False)
 
     def describe(self, running: Running | None = None) -> str:
         """Return the plan as lines of text, a section for each question it answers.

@@ -110,7 +110,7 @@ def identity(model: Model) -> dict[str, Any]:
     for unit, info in sorted(model.units.items()):
         trailing = tensors[info.place.tensor].shape[1:]
         lines.append(f"{unit} {info.dtype} {info.rows} {'x'.join(map(str, trailing))}\n")
-        size += info.rows * math.prod(trailing) * DTYPES[info.dtype].bits // 8
+        size += DTYPES[info.dtype].size(info.rows * math.prod(trailing))
     digest = hashlib.sha256("".join(lines).encode()).hexdigest()
     return {"units": len(lines), "bytes": size, "names_and_shapes_sha256": digest}
 

@@ -46,8 +46,8 @@ def of_precision(models: Mapping[str, Model], placed: Placed) -> list[str]:
             if _BITS.get(pair[0], 0) > _BITS.get(pair[1], 0) > 0:
                 rounded[pair] = rounded.get(pair, 0) + 1
             elements = info.rows * info.row_elements
-            before += elements * DTYPES[pair[0]].bits // 8
-            after += elements * DTYPES[pair[1]].bits // 8
+            before += DTYPES[pair[0]].size(elements)
+            after += DTYPES[pair[1]].size(elements)
             if pair[0] != pair[1]:
                 widths.setdefault(pair)
         for (own, written), units in rounded.items():

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["Layer", "Mix", "Mlp", "Operand", "Rows", "Source"]
+__all__ = ["Layer", "Mix", "Network", "Operand", "Rows", "Source"]
 
 
 class Source(NamedTuple):
@@ -64,7 +64,7 @@ class Layer(NamedTuple):
         return {"weight": weight, "bias": bias, "activation": activation}
 
 
-class Mlp(NamedTuple):
+class Network(NamedTuple):
     """The vector `W2 @ act(W1 @ input + b1) + b2`, computed in f64, rounded once to f32."""
 
     input: tuple[float, ...]
@@ -80,4 +80,4 @@ class Mlp(NamedTuple):
         }
 
 
-Operand: TypeAlias = Rows | Mlp
+Operand: TypeAlias = Rows | Network

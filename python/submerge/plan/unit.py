@@ -14,7 +14,7 @@ from submerge.checkpoint import FLOATS
 from submerge.errors import LayoutError, RecipeError, quoted
 from submerge.methods import copied, weighted_sum
 from submerge.plan.form import Unit
-from submerge.plan.terms import Layer, Mix, Mlp, Operand, Rows, Source
+from submerge.plan.terms import Layer, Mix, Network, Operand, Rows, Source
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -103,7 +103,7 @@ class Inputs:
         return self._index[key]
 
 
-def compile_unit(unit: Unit, inputs: Inputs, added: Mlp | None = None) -> Unit:
+def compile_unit(unit: Unit, inputs: Inputs, added: Network | None = None) -> Unit:
     """Return a decided unit with the rows it is made of, and the operation the core runs on them.
 
     Args:
@@ -199,7 +199,7 @@ def _common_shape(unit: Unit, inputs: Inputs) -> tuple[int, int]:
     return shapes[first][0], math.prod(shapes[first][1:])
 
 
-def bake(outcome: GuidanceOutcome, inputs: Inputs) -> Mlp | None:
+def bake(outcome: GuidanceOutcome, inputs: Inputs) -> Network | None:
     """Return the guidance network at one value, where it is folded into a bias.
 
     Raises:
@@ -219,4 +219,4 @@ def bake(outcome: GuidanceOutcome, inputs: Inputs) -> Mlp | None:
         return Mix(tuple(o for o in unit.operands if isinstance(o, Rows)), unit.weights or (1.0,))
 
     inner, outer = (Layer(mix(f"{layer}.weight"), mix(f"{layer}.bias")) for layer in network.layers)
-    return Mlp(network.sinusoid(outcome.value, width), (inner, outer), network.activation)
+    return Network(network.sinusoid(outcome.value, width), (inner, outer), network.activation)

@@ -70,21 +70,91 @@ impl Side {
         match self {
             Self::Whole { bytes } => 0..bytes as u64,
             Self::Every { blocks: n, bytes } => {
-                blocks.start / n * bytes as u64..blocks.end.div_ceil(n) * bytes as u64
+                let at = |entry: u64| entry.saturating_mul(bytes as u64);
+                at(blocks.start / n)..at(blocks.end.div_ceil(n))
             }
         }
     }
 }
 
+/// The tensors beside a payload, open from where some of its blocks need them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sides<'a> {
+    /// Index of the first block they are open for, from the first of the payload.
+    pub first: u64,
+    /// Of each side tensor what [`Side::range`] says of the blocks from there on.
+    pub bytes: &'a [&'a [u8]],
+}
+
+impl<'a> Sides<'a> {
+    /// What the side tensor number `index`, which is a `side`, says of a block; empty past its end.
+    #[must_use]
+    pub fn entry(self, side: Side, index: usize, block: u64) -> &'a [u8] {
+        let begun = side.range(self.first..self.first).start;
+        let entry = side.range(block..block + 1);
+        let range = (entry.start - begun) as usize..(entry.end - begun) as usize;
+        self.bytes.get(index).and_then(|bytes| bytes.get(range)).unwrap_or_default()
+    }
+}
+
 /// Whole blocks, and what stands beside them.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Run<'a> {
     /// Index of the first block, from the first of the payload.
     pub first: u64,
     /// The blocks.
     pub bytes: &'a [u8],
-    /// Of each side tensor what [`Side::range`] says.
-    pub sides: &'a [&'a [u8]],
+    /// What stands beside them.
+    pub sides: Sides<'a>,
+}
+
+/// Values of whole blocks, on their way to them.
+#[derive(Clone, Copy, Debug)]
+pub struct Values<'a> {
+    /// Index of the first block, from the first of the payload.
+    pub first: u64,
+    /// The values.
+    pub values: &'a [f32],
+    /// What stands beside the blocks: made before, and read back with them.
+    pub sides: Sides<'a>,
+    /// What a value out of range becomes.
+    pub overflow: Overflow,
+}
+
+/// What must be seen of the values before any of them is encoded: the largest finite magnitude, of
+/// each group of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Nothing: a block follows from its own values.
+    Nothing,
+    /// All values are one group.
+    Whole,
+    /// The values of so many blocks in a row are a group: of one, of a row.
+    Every {
+        /// Blocks of a group.
+        blocks: u64,
+    },
+}
+
+impl Need {
+    /// The groups that some blocks are in.
+    #[must_use]
+    pub fn groups(self, blocks: Range<u64>) -> Range<u64> {
+        match self {
+            Self::Nothing => 0..0,
+            Self::Whole => 0..1,
+            Self::Every { blocks: n } => blocks.start / n..blocks.end.div_ceil(n),
+        }
+    }
+
+    /// The first block that is in another group than this one.
+    #[must_use]
+    pub fn next(self, block: u64) -> u64 {
+        match self {
+            Self::Nothing | Self::Whole => u64::MAX,
+            Self::Every { blocks: n } => (block / n + 1).saturating_mul(n),
+        }
+    }
 }
 
 /// One number format.
@@ -92,7 +162,7 @@ pub trait Codec: Debug + Send + Sync {
     /// Tells it from all others, its parameters included.
     fn name(&self) -> String;
 
-    /// How its payload is cut.
+    /// How its payload is cut. To be written, its elements must divide [`BLOCK`].
     fn block(&self) -> Block;
 
     /// The tensors it wants beside the payload.
@@ -103,17 +173,28 @@ pub trait Codec: Debug + Send + Sync {
     /// Decodes whole blocks to f32, exactly or rounded once; `out` holds all their elements.
     fn decode(&self, isa: &Isa, run: Run, out: &mut [f32]);
 
-    /// Rounds values once to whole blocks.
-    fn encode(&self, isa: &Isa, overflow: Overflow, values: &[f32], out: &mut [u8]);
+    /// What it must see before it encodes.
+    fn needs(&self) -> Need {
+        Need::Nothing
+    }
+
+    /// Makes the side tensors of a whole payload: `largest` has what [`Codec::needs`] asks for, group by
+    /// group, and each of `sides` is as long as [`Side::range`] says.
+    fn fill_sides(&self, largest: &[f32], sides: &mut [Vec<u8>]) {
+        let _ = (largest, sides);
+    }
+
+    /// Rounds values to whole blocks.
+    fn encode(&self, isa: &Isa, values: Values, out: &mut [u8]);
 
     /// The smallest magnitude that does not fit.
     fn overflow(&self) -> f32;
 
     /// What at most [`BLOCK`] values became: whole blocks as written, beside the `reference`.
-    fn written(&self, isa: &Isa, bytes: &[u8], reference: &[f32]) -> Written {
+    fn written(&self, isa: &Isa, run: Run, reference: &[f32]) -> Written {
         let mut buffer = [0.0; BLOCK];
         let values = &mut buffer[..reference.len()];
-        self.decode(isa, Run { first: 0, bytes, sides: &[] }, values);
+        self.decode(isa, run, values);
         let mut plain = [0; 4 * BLOCK];
         let plain = &mut plain[..4 * reference.len()];
         isa.encode(Float::F32, Overflow::Nan, values, plain);

@@ -2,8 +2,7 @@
 
 #![allow(clippy::float_cmp)] // whether it is exact is asked
 
-use super::contract::{Block, Codec, Run};
-use crate::dtype::Overflow;
+use super::contract::{Block, Codec, Run, Values};
 use crate::simd::Isa;
 
 /// How a binary64 becomes an f32.
@@ -44,9 +43,9 @@ impl Codec for Double {
         }
     }
 
-    fn encode(&self, _: &Isa, _: Overflow, values: &[f32], out: &mut [u8]) {
+    fn encode(&self, _: &Isa, values: Values, out: &mut [u8]) {
         let (elements, _) = out.as_chunks_mut::<8>();
-        for (value, element) in values.iter().zip(elements) {
+        for (value, element) in values.values.iter().zip(elements) {
             let value = if value.is_nan() { f32::from_bits(0x7FC0_0000) } else { *value };
             *element = f64::from(value).to_le_bytes();
         }
@@ -71,7 +70,7 @@ fn to_odd(value: f64) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dtype::Float;
+    use crate::dtype::{Float, Overflow};
 
     /// The element of `float` nearest to `value`, by trying all of them; ties go to the even one.
     fn nearest(float: Float, value: f64) -> f32 {

@@ -1,7 +1,7 @@
 //! Elements that stand alone, each a float.
 
-use super::contract::{Block, Codec, Run};
-use crate::dtype::{Float, Overflow};
+use super::contract::{Block, Codec, Run, Values};
+use crate::dtype::Float;
 use crate::simd::{Isa, Written};
 
 /// One float after the other.
@@ -21,8 +21,8 @@ impl Codec for Plain {
         isa.decode(self.0, run.bytes, out);
     }
 
-    fn encode(&self, isa: &Isa, overflow: Overflow, values: &[f32], out: &mut [u8]) {
-        isa.encode(self.0, overflow, values, out);
+    fn encode(&self, isa: &Isa, values: Values, out: &mut [u8]) {
+        isa.encode(self.0, values.overflow, values.values, out);
     }
 
     fn overflow(&self) -> f32 {
@@ -30,7 +30,7 @@ impl Codec for Plain {
     }
 
     /// In one pass, without a decoded copy.
-    fn written(&self, isa: &Isa, bytes: &[u8], reference: &[f32]) -> Written {
-        isa.written(self.0, bytes, reference)
+    fn written(&self, isa: &Isa, run: Run, reference: &[f32]) -> Written {
+        isa.written(self.0, run.bytes, reference)
     }
 }

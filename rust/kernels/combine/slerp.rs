@@ -8,10 +8,10 @@ use crate::kernels::gram::Gram;
 use crate::kernels::weights::Weights;
 use crate::math::trig;
 
-/// `out = sin((1 - t) θ) / sin θ · x_0 + sin(t θ) / sin θ · x_1`, with `θ` the angle of the two.
+/// `out = sin((1 - alpha) θ) / sin θ · x_0 + sin(alpha θ) / sin θ · x_1`, with `θ` the angle of the two.
 ///
-/// Where `|cos θ| > 0.9995` the circle is a line to rounding: `(1 - t) x_0 + t x_1`, and the unit is
-/// noted. A norm up to 1e-8 has no direction: `θ` is then a right angle.
+/// Where `|cos θ| > 0.9995` the circle is a line to rounding: `(1 - alpha) x_0 + alpha x_1`, and the
+/// unit is noted. A norm up to 1e-8 has no direction: `θ` is then a right angle.
 ///
 /// Source: Shoemake 1985, "Animating rotation with quaternion curves"; the threshold and the norm's
 /// floor are those of mergekit 0.1.5.
@@ -19,13 +19,13 @@ use crate::math::trig;
 #[serde(deny_unknown_fields)]
 pub struct Slerp {
     /// The share of the second operand.
-    pub t: f64,
+    pub alpha: f64,
 }
 
 impl Rule for Slerp {
     fn check(&self, operands: usize) -> Result<(), String> {
         expect_operands("slerp", operands, 2)?;
-        expect_finite("slerp", "t", self.t)
+        expect_finite("slerp", "alpha", self.alpha)
     }
 
     fn weigh(&self, gram: &Gram) -> Weights {
@@ -34,7 +34,7 @@ impl Rule for Slerp {
         let lengths = [0, 1].map(|i| if norms[i] > 1e-8 { norms[i] } else { 1.0 });
         let angle = angle(vectors, &norms, lengths);
         let line = trig::cos(angle).abs() > 0.9995;
-        arc(self.t, angle, line, false, "nearly parallel (cosine above 0.9995): linear")
+        arc(self.alpha, angle, line, false, "nearly parallel (cosine above 0.9995): linear")
     }
 }
 

@@ -76,22 +76,22 @@ fn slerp_from_inner_products_is_slerp() {
         let x = operands(2, spread);
         let v = exact(&x);
         for t in [0.0, 0.3, 1.0, 1.7] {
-            let (out, note) = whole(&json!({"slerp": {"t": t}}), &x);
+            let (out, note) = whole(&json!({"slerp": {"alpha": t}}), &x);
             near(&out, &naive::slerp(&v[0], &v[1], t, 0.9995), 4e-7, &(spread, t));
             let close = naive::dot(&v[0], &v[1]) > 0.9995 * naive::norm(&v[0]) * naive::norm(&v[1]);
             assert_eq!(note.is_some(), close, "{spread:?}");
         }
     }
     let x = operands(2, None);
-    assert_eq!(whole(&json!({"slerp": {"t": 0.0}}), &x).0, x[0]);
-    assert_eq!(whole(&json!({"slerp": {"t": 1.0}}), &x).0, x[1]);
+    assert_eq!(whole(&json!({"slerp": {"alpha": 0.0}}), &x).0, x[0]);
+    assert_eq!(whole(&json!({"slerp": {"alpha": 1.0}}), &x).0, x[1]);
 }
 
 #[test]
 fn slerp_between_parallel_opposite_and_absent_vectors() {
     let x = [1.0_f32, -2.0, 2.0];
     let of = |factor: f32| x.iter().map(|x| x * factor).collect::<Vec<_>>();
-    let slerp = |a: f32, b: f32, t: f64| whole(&json!({"slerp": {"t": t}}), &[of(a), of(b)]);
+    let slerp = |a: f32, b: f32, t: f64| whole(&json!({"slerp": {"alpha": t}}), &[of(a), of(b)]);
     assert_eq!(
         slerp(1.0, 3.0, 0.5),
         (of(2.0), Some("nearly parallel (cosine above 0.9995): linear".to_owned()))
@@ -245,23 +245,23 @@ fn a_line_walked_at_the_norm_between_its_ends() {
         let x = operands(2, spread);
         let v = exact(&x);
         for t in [0.0, 0.4, 1.0] {
-            let (out, _) = whole(&json!({"norm_lerp": {"t": t}}), &x);
+            let (out, _) = whole(&json!({"norm_lerp": {"alpha": t}}), &x);
             near(&out, &naive::norm_lerp(&v[0], &v[1], t), 4e-7, &(spread, t));
         }
     }
     let opposite = [vec![1.0_f32, 2.0], vec![-1.0, -2.0]];
-    let (out, note) = whole(&json!({"norm_lerp": {"t": 0.5}}), &opposite);
+    let (out, note) = whole(&json!({"norm_lerp": {"alpha": 0.5}}), &opposite);
     assert_eq!((out, note.is_some()), (vec![0.0; 2], true));
 }
 
 #[test]
 fn every_rule_by_rows_is_the_rule_on_each_row() {
     let rules = [
-        (json!({"slerp": {"t": 0.3}}), 2),
+        (json!({"slerp": {"alpha": 0.3}}), 2),
         (json!({"nuslerp": {"weights": [1.0, 2.0], "base": true}}), 3),
         (json!({"nuslerp": {"weights": [1.0, 2.0], "base": false}}), 2),
         (json!({"model_stock": {"floor": 1e-6}}), 4),
-        (json!({"norm_lerp": {"t": 0.3}}), 2),
+        (json!({"norm_lerp": {"alpha": 0.3}}), 2),
         (json!({"karcher": {"max_iter": 10, "tol": 1e-5}}), 3),
     ];
     for (op, count) in rules {
@@ -282,9 +282,9 @@ fn every_rule_by_rows_is_the_rule_on_each_row() {
 #[test]
 fn an_element_that_is_not_finite_spoils_no_other() {
     let rules = [
-        json!({"slerp": {"t": 0.3}}),
+        json!({"slerp": {"alpha": 0.3}}),
         json!({"karcher": {"max_iter": 10, "tol": 1e-5}}),
-        json!({"norm_lerp": {"t": 0.3}}),
+        json!({"norm_lerp": {"alpha": 0.3}}),
         json!({"orthogonal": {"alpha": 0.3, "base": false}}),
         json!({"geometric_median":
             {"weights": [1.0, 1.0], "max_iter": 10, "tol": 1e-9, "eps": 1e-9}}),
@@ -309,12 +309,12 @@ fn unusable_arguments_are_refused() {
         let error = combine(&op).rule().check(operands).expect_err("a refusal");
         assert!(error.contains(what), "{error}");
     };
-    wrong(json!({"slerp": {"t": 0.5}}), 3, "slerp of 3 operands, expected 2");
+    wrong(json!({"slerp": {"alpha": 0.5}}), 3, "slerp of 3 operands, expected 2");
     wrong(json!({"nuslerp": {"weights": [1.0, 1.0], "base": true}}), 2, "expected 3");
     wrong(json!({"nuslerp": {"weights": [1.0], "base": false}}), 2, "1 weights for 2 models");
     wrong(json!({"model_stock": {"floor": 1e-6}}), 2, "expected at least 3");
     wrong(json!({"karcher": {"max_iter": 1, "tol": -1.0}}), 2, "tol -1");
-    wrong(json!({"norm_lerp": {"t": 0.5}}), 1, "expected 2");
+    wrong(json!({"norm_lerp": {"alpha": 0.5}}), 1, "expected 2");
     wrong(json!({"orthogonal": {"alpha": 0.5, "base": true}}), 2, "expected 3");
     let median = |weights: [f64; 2], eps: f64| json!({"geometric_median": {"weights": weights, "max_iter": 1, "tol": 0.0, "eps": eps}});
     wrong(median([0.0, 0.0], 1.0), 2, "weights of 0 only");
@@ -322,5 +322,5 @@ fn unusable_arguments_are_refused() {
     wrong(median([1.0, 1.0], 0.0), 2, "eps 0");
     let multislerp = |weights: [f64; 2]| json!({"multislerp": {"weights": weights, "normalize": true, "eps": 0.0, "base": false}});
     wrong(multislerp([1.0, -1.0]), 2, "weights that sum to 0");
-    assert!(serde_json::from_value::<Combine>(json!({"slerp": {"t": 1, "alpha": 1}})).is_err());
+    assert!(serde_json::from_value::<Combine>(json!({"slerp": {"alpha": 1, "t": 1}})).is_err());
 }

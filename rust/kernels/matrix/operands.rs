@@ -24,6 +24,7 @@ pub trait Read {
 /// All matrices of a unit: `count` of one shape.
 pub struct Operands<'a> {
     source: &'a mut dyn Read,
+    engine: Engine<'a>,
     /// How many.
     pub count: usize,
     /// Rows of each.
@@ -35,8 +36,13 @@ pub struct Operands<'a> {
 }
 
 impl<'a> Operands<'a> {
-    pub fn new(source: &'a mut dyn Read, count: usize, shape: (usize, usize)) -> Self {
-        Self { source, count, rows: shape.0, columns: shape.1, held: None }
+    pub fn new(
+        source: &'a mut dyn Read,
+        engine: Engine<'a>,
+        count: usize,
+        shape: (usize, usize),
+    ) -> Self {
+        Self { source, engine, count, rows: shape.0, columns: shape.1, held: None }
     }
 
     /// The greater side.
@@ -51,7 +57,7 @@ impl<'a> Operands<'a> {
 
     /// One of them.
     pub fn whole(&mut self, index: usize) -> Option<Long> {
-        let mut all = self.empty();
+        let mut all = self.empty()?;
         self.source.read(index, 0..self.rows, 0..self.columns, &mut all.values)?;
         Some(all)
     }
@@ -72,9 +78,10 @@ impl<'a> Operands<'a> {
         (0..self.count).map(|index| Some(self.whole(index)?.values)).collect()
     }
 
-    /// Room for a matrix of the same shape.
-    pub fn empty(&self) -> Long {
-        Long::new(vec![0.0; self.rows * self.columns], self.rows, self.columns)
+    /// Room for a matrix of the same shape; `None` if there is no memory for it.
+    pub fn empty(&self) -> Option<Long> {
+        let values = self.engine.zeros(self.rows * self.columns)?;
+        Some(Long::new(values, self.rows, self.columns))
     }
 
     /// Some rows of one, as the long side sees it.
@@ -94,7 +101,7 @@ impl<'a> Operands<'a> {
         rows: Range<usize>,
         columns: Range<usize>,
     ) -> Option<Vec<f32>> {
-        let mut values = vec![0.0; rows.len() * columns.len()];
+        let mut values = self.engine.zeros(rows.len() * columns.len())?;
         self.source.read(index, rows, columns, &mut values)?;
         Some(values)
     }

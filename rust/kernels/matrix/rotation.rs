@@ -99,14 +99,15 @@ enum Turn {
 /// A sentence if there is no way to a part of the rotation.
 fn rotate(engine: &Engine, operands: &mut Operands, how: Turned) -> Outcome<Made> {
     let short = operands.short();
-    let means = [mean(operands, 0, how)?, mean(operands, 1, how)?];
-    let mut m = vec![0.0; short * short];
+    let means = [mean(engine, operands, 0, how)?, mean(engine, operands, 1, how)?];
+    let mut m = engine.zeros(short * short)?;
     for slab in slabs(operands.long()) {
         let both = [operands.slab(0, slab.clone())?, operands.slab(1, slab.clone())?];
         for rows in parts(0..slab.len(), PANEL) {
-            let [a, b] = [0, 1].map(|i| centred(&both[i], rows.clone(), &means[i]));
+            let [a, b] = [0, 1].map(|i| centred(engine, &both[i], rows.clone(), &means[i]));
+            let (a, b) = (a?, b?);
             let (a, b) = (View::new(&a, short), View::new(&b, short));
-            add_product(engine, (a.transposed(), b, 1.0), &mut m, short);
+            add_product(engine, (a.transposed(), b, 1.0), &mut m, short)?;
         }
     }
     let t = how.alignment;
@@ -116,19 +117,20 @@ fn rotate(engine: &Engine, operands: &mut Operands, how: Turned) -> Outcome<Made
         Err(why) => return Some(Err(why)),
     };
     let shares = [1.0 - how.alpha, how.alpha];
-    let offset: Vec<f64> =
-        means[0].iter().zip(&means[1]).map(|(a, b)| (1.0 - t) * a + t * b).collect();
-    let mut out = operands.empty();
+    let offset = means[0].iter().zip(&means[1]);
+    let offset = engine.collect(offset.map(|(a, b)| (1.0 - t) * a + t * b))?;
+    let mut out = operands.empty()?;
     for slab in slabs(operands.long()) {
         let both = [operands.slab(0, slab.clone())?, operands.slab(1, slab.clone())?];
         for rows in parts(0..slab.len(), PANEL) {
             if engine.stopped() {
                 return None;
             }
-            let mut made = offset.repeat(rows.len());
+            let mut made = engine.room(rows.len() * short)?;
+            rows.clone().for_each(|_| made.extend_from_slice(&offset));
             for i in [0, 1] {
-                let x = centred(&both[i], rows.clone(), &means[i]);
-                add_turned(engine, (&x, &turns[i], shares[i]), &mut made, short);
+                let x = centred(engine, &both[i], rows.clone(), &means[i])?;
+                add_turned(engine, (&x, &turns[i], shares[i]), &mut made, short)?;
             }
             out.set(slab.start + rows.start..slab.start + rows.end, &made);
         }
@@ -137,15 +139,16 @@ fn rotate(engine: &Engine, operands: &mut Operands, how: Turned) -> Outcome<Made
 }
 
 /// The share of the mean row of the long side that is taken away before anything is turned.
-fn mean(operands: &mut Operands, index: usize, how: Turned) -> Option<Vec<f64>> {
+fn mean(engine: &Engine, operands: &mut Operands, index: usize, how: Turned) -> Option<Vec<f64>> {
     let (long, short) = (operands.long(), operands.short());
-    let mut sums = vec![0.0; short];
+    let mut sums: Vec<f64> = engine.zeros(short)?;
+    let nothing = engine.copy(&sums)?;
     if how.centralization == 0.0 {
         return Some(sums);
     }
     for slab in slabs(long) {
         let read = operands.slab(index, slab.clone())?;
-        for row in centred(&read, 0..slab.len(), &vec![0.0; short]).chunks_exact(short) {
+        for row in centred(engine, &read, 0..slab.len(), &nothing)?.chunks_exact(short) {
             sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
         }
     }
@@ -156,15 +159,20 @@ fn mean(operands: &mut Operands, index: usize, how: Turned) -> Option<Vec<f64>> 
 }
 
 /// Rows of the long side without a mean, one after the other.
-fn centred(slab: &Long, rows: std::ops::Range<usize>, mean: &[f64]) -> Vec<f64> {
+fn centred(
+    engine: &Engine,
+    slab: &Long,
+    rows: std::ops::Range<usize>,
+    mean: &[f64],
+) -> Option<Vec<f64>> {
     let view = slab.view().rows(rows.clone());
-    let mut out = vec![0.0; rows.len() * mean.len()];
+    let mut out = engine.zeros(rows.len() * mean.len())?;
     for (i, row) in out.chunks_exact_mut(mean.len()).enumerate() {
         for (j, (x, mean)) in row.iter_mut().zip(mean).enumerate() {
             *x = view.at(i, j) - mean;
         }
     }
-    out
+    Some(out)
 }
 
 /// What the first and the second are turned by.
@@ -192,15 +200,21 @@ fn turns(engine: &Engine, turn: Vec<f64>, n: usize, how: Turned) -> Outcome<[Tur
     Some(Ok([next(first), next(second)]))
 }
 
-fn add_turned(engine: &Engine, (x, turn, share): (&[f64], &Turn, f64), out: &mut [f64], n: usize) {
+fn add_turned(
+    engine: &Engine,
+    (x, turn, share): (&[f64], &Turn, f64),
+    out: &mut [f64],
+    n: usize,
+) -> Option<()> {
     let x_view = View::new(x, n);
     match turn {
         Turn::Nothing => {}
         Turn::Same => out.iter_mut().zip(x).for_each(|(out, x)| *out += share * x),
-        Turn::By(turn) => add_product(engine, (x_view, View::new(turn, n), share), out, n),
+        Turn::By(turn) => add_product(engine, (x_view, View::new(turn, n), share), out, n)?,
         Turn::Back(turn) => {
             let back = View::new(turn, n).transposed();
-            add_product(engine, (x_view, back, share), out, n);
+            add_product(engine, (x_view, back, share), out, n)?;
         }
     }
+    Some(())
 }

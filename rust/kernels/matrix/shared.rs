@@ -129,12 +129,12 @@ fn share<S: Held>(engine: &Engine, operands: &mut Operands, vote: &Delta<S>) -> 
 /// `sum_t D_t D_t^T`.
 fn left_gram(engine: &Engine, operands: &mut Operands) -> Option<Vec<f64>> {
     let m = operands.rows;
-    let mut out = vec![0.0; m * m];
+    let mut out = engine.zeros(m * m)?;
     for columns in slabs(operands.columns) {
         for index in 0..operands.count {
             let piece = operands.piece(index, 0..m, columns.clone())?;
             let piece = View::new(&piece, columns.len());
-            add_lower(engine, (piece, piece.transposed(), 1.0), &mut out, m);
+            add_lower(engine, (piece, piece.transposed(), 1.0), &mut out, m)?;
         }
     }
     Some(out)
@@ -143,19 +143,23 @@ fn left_gram(engine: &Engine, operands: &mut Operands) -> Option<Vec<f64>> {
 /// `[D_1 | ... | D_T]^T [D_1 | ... | D_T]`.
 fn right_gram(engine: &Engine, operands: &mut Operands) -> Option<Vec<f64>> {
     let n = operands.count * operands.columns;
-    let mut out = vec![0.0; n * n];
+    let mut out = engine.zeros(n * n)?;
     for rows in slabs(operands.rows) {
-        let beside = side_by_side(operands, rows)?;
+        let beside = side_by_side(engine, operands, rows)?;
         let beside = View::new(&beside, n);
-        add_lower(engine, (beside.transposed(), beside, 1.0), &mut out, n);
+        add_lower(engine, (beside.transposed(), beside, 1.0), &mut out, n)?;
     }
     Some(out)
 }
 
 /// Rows of all matrices, those of the first first.
-fn side_by_side(operands: &mut Operands, rows: std::ops::Range<usize>) -> Option<Vec<f32>> {
+fn side_by_side(
+    engine: &Engine,
+    operands: &mut Operands,
+    rows: std::ops::Range<usize>,
+) -> Option<Vec<f32>> {
     let (n, all) = (operands.columns, operands.count * operands.columns);
-    let mut out = vec![0.0; rows.len() * all];
+    let mut out: Vec<f32> = engine.zeros(rows.len() * all)?;
     for index in 0..operands.count {
         let piece = operands.piece(index, rows.clone(), 0..n)?;
         for (to, from) in out.chunks_exact_mut(all).zip(piece.chunks_exact(n)) {
@@ -191,40 +195,40 @@ fn from_left<S: Held>(
 ) -> Option<Made> {
     let (m, n, rank) = (operands.rows, operands.columns, found.values.len());
     if rank == 0 {
-        let values = operands.empty().values;
+        let values = operands.empty()?.values;
         return Some(Made { values, note: "no difference".to_owned() });
     }
     let basis = View::new(&found.vectors, m);
     let learned = vote.hold((engine.isa, engine.stop), rank * n, |index| {
-        let mut all = vec![0.0; rank * n];
+        let mut all: Vec<f32> = engine.zeros(rank * n)?;
         for columns in slabs(n) {
             let piece = operands.piece(index, 0..m, columns.clone())?;
-            let made = product(engine, basis, View::new(&piece, columns.len()));
+            let made = product(engine, basis, View::new(&piece, columns.len()))?;
             for (to, from) in all.chunks_exact_mut(n).zip(made.chunks_exact(columns.len())) {
                 round(from, &mut to[columns.clone()]);
             }
         }
         (!engine.stopped()).then_some(all)
     })?;
-    let mut out = operands.empty().values;
+    let mut out = operands.empty()?.values;
     for columns in slabs(n) {
         let width = columns.len();
         let mut blocks = Vec::new();
         for index in 0..operands.count {
             let piece = operands.piece(index, 0..m, columns.clone())?;
-            let made = product(engine, basis, View::new(&piece, width));
-            let mut block = vec![0.0; made.len()];
+            let made = product(engine, basis, View::new(&piece, width))?;
+            let mut block: Vec<f32> = engine.zeros(made.len())?;
             round(&made, &mut block);
             blocks.push(block);
         }
-        let mut merged = vec![0.0; rank * width];
+        let mut merged: Vec<f32> = engine.zeros(rank * width)?;
         for (i, merged) in merged.chunks_exact_mut(width).enumerate() {
             let rows: Vec<&[f32]> =
                 blocks.iter().map(|block| &block[i * width..][..width]).collect();
-            mix(engine, (vote, &learned), (i * n + columns.start, &rows), merged);
+            mix(engine, (vote, &learned), (i * n + columns.start, &rows), merged)?;
         }
         drop(blocks);
-        let made = product(engine, basis.transposed(), View::new(&merged, width));
+        let made = product(engine, basis.transposed(), View::new(&merged, width))?;
         if engine.stopped() {
             return None;
         }
@@ -245,42 +249,43 @@ fn from_right<S: Held>(
 ) -> Option<Made> {
     let (n, all, rank) = (operands.columns, operands.count * operands.columns, found.values.len());
     if rank == 0 {
-        let values = operands.empty().values;
+        let values = operands.empty()?.values;
         return Some(Made { values, note: "no difference".to_owned() });
     }
-    let strengths: Vec<f64> = found.values.iter().map(|square| square.sqrt()).collect();
+    let strengths = engine.collect(found.values.iter().map(|square| square.sqrt()))?;
     let block = |i: usize, index: usize, out: &mut [f32]| {
         let row = &found.vectors[i * all + index * n..][..n];
         out.iter_mut().zip(row).for_each(|(out, x)| *out = (strengths[i] * x) as f32);
     };
     let learned = vote.hold((engine.isa, engine.stop), rank * n, |index| {
-        let mut made = vec![0.0; rank * n];
+        let mut made: Vec<f32> = engine.zeros(rank * n)?;
         for (i, out) in made.chunks_exact_mut(n).enumerate() {
             block(i, index, out);
         }
         (!engine.stopped()).then_some(made)
     })?;
-    let mut turn = vec![0.0; all * n];
-    let mut blocks = vec![vec![0.0; n]; operands.count];
-    let mut merged = vec![0.0; n];
+    let mut turn = engine.zeros(all * n)?;
+    let blocks = (0..operands.count).map(|_| engine.zeros(n));
+    let mut blocks = blocks.collect::<Option<Vec<Vec<f32>>>>()?;
+    let mut merged: Vec<f32> = engine.zeros(n)?;
     for panel in parts(0..rank, PANEL) {
-        let mut scaled = vec![0.0; panel.len() * n];
+        let mut scaled: Vec<f64> = engine.zeros(panel.len() * n)?;
         for (i, out) in panel.clone().zip(scaled.chunks_exact_mut(n)) {
             for (index, out) in blocks.iter_mut().enumerate() {
                 block(i, index, out);
             }
             let rows: Vec<&[f32]> = blocks.iter().map(Vec::as_slice).collect();
-            mix(engine, (vote, &learned), (i * n, &rows), &mut merged);
+            mix(engine, (vote, &learned), (i * n, &rows), &mut merged)?;
             out.iter_mut().zip(&merged).for_each(|(out, x)| *out = f64::from(*x) / strengths[i]);
         }
         let vectors = View::new(&found.vectors, all).rows(panel).transposed();
-        add_product(engine, (vectors, View::new(&scaled, n), 1.0), &mut turn, n);
+        add_product(engine, (vectors, View::new(&scaled, n), 1.0), &mut turn, n)?;
     }
     drop(found);
-    let mut out = operands.empty().values;
+    let mut out = operands.empty()?.values;
     for rows in slabs(operands.rows) {
-        let beside = side_by_side(operands, rows.clone())?;
-        let made = product(engine, View::new(&beside, all), View::new(&turn, n));
+        let beside = side_by_side(engine, operands, rows.clone())?;
+        let made = product(engine, View::new(&beside, all), View::new(&turn, n))?;
         if engine.stopped() {
             return None;
         }
@@ -295,23 +300,24 @@ fn mix<S: Held>(
     (vote, learned): (&Delta<S>, &Known<S::Learned>),
     (first, blocks): (usize, &[&[f32]]),
     out: &mut [f32],
-) {
-    let nothing = vec![0.0; out.len()];
+) -> Option<()> {
+    let nothing = engine.zeros(out.len())?;
     let mut operands = vec![&nothing[..]];
     operands.extend_from_slice(blocks);
     let (first, row) = (first as u64, out.len());
     let tile = Tile { isa: engine.isa, first, row, around: [0; 2], operands: &operands };
     vote.map(tile, learned, out);
+    Some(())
 }
 
 /// The vote on vectors, as they are.
 fn vectors<S: Held>(engine: &Engine, all: &[Vec<f32>], vote: &Delta<S>) -> Option<Vec<f32>> {
     let elements = all.first().map_or(0, Vec::len);
     let learned =
-        vote.hold((engine.isa, engine.stop), elements, |index| Some(all[index].clone()))?;
-    let mut out = vec![0.0; elements];
+        vote.hold((engine.isa, engine.stop), elements, |index| engine.copy(&all[index]))?;
+    let mut out = engine.zeros(elements)?;
     let rows: Vec<&[f32]> = all.iter().map(Vec::as_slice).collect();
-    mix(engine, (vote, &learned), (0, &rows), &mut out);
+    mix(engine, (vote, &learned), (0, &rows), &mut out)?;
     Some(out)
 }
 

@@ -78,7 +78,7 @@ impl<M: Make> Solve for Solver<M> {
         shape: (usize, usize),
     ) -> Result<Box<dyn Map + '_>, String> {
         let over = "the decomposition did not end, expected it to";
-        let mut operands = Operands::new(source, self.matrices(), shape);
+        let mut operands = Operands::new(source, *engine, self.matrices(), shape);
         let bad = operands.count_nonfinite(engine).ok_or(over)?;
         if bad > 0 {
             return Err(format!(

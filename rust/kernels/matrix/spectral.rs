@@ -97,7 +97,7 @@ impl Make for Isotropic {
     fn solve(&self, _: &Matrix<()>, engine: &Engine, operands: &mut Operands) -> Outcome<Made> {
         let mut all = operands.only()?;
         let found = top(engine, all.view(), Wanted::Energy(1.0))?;
-        let note = flatten(&mut all, engine, found);
+        let note = flatten(&mut all, engine, found)?;
         Some(Ok(Made { values: all.values, note }))
     }
 
@@ -114,7 +114,7 @@ impl Make for Isotropic {
 fn strongest(engine: &Engine, operands: &mut Operands, wanted: Wanted) -> Outcome<Made> {
     let mut all = operands.only()?;
     let found = top(engine, all.view(), wanted)?;
-    let note = project(&mut all, engine, &found);
+    let note = project(&mut all, engine, &found)?;
     Some(Ok(Made { values: all.values, note }))
 }
 
@@ -139,20 +139,21 @@ pub fn vectors_of(rank: usize, rows: u64, columns: u64) -> u64 {
 }
 
 /// Keeps what lies along the vectors found.
-fn project(all: &mut Long, engine: &Engine, found: &Top) -> String {
+fn project(all: &mut Long, engine: &Engine, found: &Top) -> Option<String> {
     let short = all.short();
     let vectors = View::new(&found.vectors, short);
     all.each_panel(engine, |panel| {
-        let along = product(engine, panel, vectors.transposed());
+        let along = product(engine, panel, vectors.transposed())?;
         product(engine, View::new(&along, found.rank), vectors)
-    });
-    format!("rank {} keeps {:.0} % of the difference", found.rank, 100.0 * found.share())
+    })?;
+    let share = 100.0 * found.share();
+    Some(format!("rank {} keeps {share:.0} % of the difference", found.rank))
 }
 
 /// Gives all directions the mean of the singular values.
-fn flatten(all: &mut Long, engine: &Engine, mut found: Top) -> String {
+fn flatten(all: &mut Long, engine: &Engine, mut found: Top) -> Option<String> {
     let short = all.short();
-    let values: Vec<f64> = found.squares.iter().map(|square| square.sqrt()).collect();
+    let values = engine.collect(found.squares.iter().map(|square| square.sqrt()))?;
     let mean = values.iter().sum::<f64>() / short as f64;
     let resolved = values.iter().filter(|s| **s > RESOLVED * values[0]).count();
     found.vectors.truncate(resolved * short);
@@ -162,12 +163,12 @@ fn flatten(all: &mut Long, engine: &Engine, mut found: Top) -> String {
             *x *= factor;
         }
     }
-    let turn = gram(engine, View::new(&found.vectors, short));
+    let turn = gram(engine, View::new(&found.vectors, short))?;
     drop(found);
-    all.each_panel(engine, |panel| product(engine, panel, View::new(&turn, short)));
-    match short - resolved {
+    all.each_panel(engine, |panel| product(engine, panel, View::new(&turn, short)))?;
+    Some(match short - resolved {
         0 => String::new(),
         _ if resolved == 0 => "no difference".to_owned(),
         _ => "directions of no strength left out".to_owned(),
-    }
+    })
 }

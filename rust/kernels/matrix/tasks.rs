@@ -82,38 +82,43 @@ fn decorrelate(engine: &Engine, operands: &mut Operands, rank: usize) -> Option<
         let found = top(engine, operands.whole(index)?.view(), Wanted::Rank(rank))?;
         let largest = found.squares.first().map_or(0.0, |square| square.sqrt());
         let values = found.squares[..found.rank].iter().map(|square| square.sqrt());
-        let values: Vec<f64> = values.filter(|s| *s > RESOLVED * largest).collect();
-        kept.push(100.0 * found.share());
-        vectors.extend_from_slice(&found.vectors[..values.len() * short]);
-        ranks.push(values.len());
+        let values = values.filter(|s| *s > RESOLVED * largest);
+        let before = strengths.len();
+        engine.reserve(&mut strengths, found.rank)?;
         strengths.extend(values);
+        let count = strengths.len() - before;
+        kept.push(100.0 * found.share());
+        engine.reserve(&mut vectors, count * short)?;
+        vectors.extend_from_slice(&found.vectors[..count * short]);
+        ranks.push(count);
     }
     let count = strengths.len();
     if count == 0 {
-        let values = operands.empty().values;
+        let values = operands.empty()?.values;
         return Some(Made { values, note: "no difference".to_owned() });
     }
-    let panels = Panels { ranks, short, inverse: strengths.iter().map(|s| 1.0 / s).collect() };
+    let inverse = engine.collect(strengths.iter().map(|s| 1.0 / s))?;
+    let panels = Panels { ranks, short, inverse };
     let turn = {
         let mut middle = root(engine, panels.gram(engine, operands, &vectors)?, count)?;
         for row in middle.chunks_exact_mut(count) {
             row.iter_mut().zip(&strengths).for_each(|(x, s)| *x *= s);
         }
         let right = View::new(&vectors, short).transposed();
-        let right = root(engine, gram(engine, right), count)?;
-        let both = product(engine, View::new(&middle, count), View::new(&right, count));
+        let right = root(engine, gram(engine, right)?, count)?;
+        let both = product(engine, View::new(&middle, count), View::new(&right, count))?;
         drop((middle, right));
-        product(engine, View::new(&both, count), View::new(&vectors, short))
+        product(engine, View::new(&both, count), View::new(&vectors, short))?
     };
-    let mut out = operands.empty();
+    let mut out = operands.empty()?;
     for slab in slabs(operands.long()) {
         let read = panels.read(operands, slab.clone())?;
         for rows in parts(0..slab.len(), PANEL) {
             if engine.stopped() {
                 return None;
             }
-            let along = panels.along(engine, &read, &vectors, rows.clone());
-            let made = product(engine, View::new(&along, count), View::new(&turn, short));
+            let along = panels.along(engine, &read, &vectors, rows.clone())?;
+            let made = product(engine, View::new(&along, count), View::new(&turn, short))?;
             out.set(slab.start + rows.start..slab.start + rows.end, &made);
         }
     }
@@ -134,7 +139,7 @@ fn root(engine: &Engine, a: Vec<f64>, n: usize) -> Option<Vec<f64>> {
             *x *= factor;
         }
     }
-    Some(gram(engine, View::new(&found.vectors, n)))
+    gram(engine, View::new(&found.vectors, n))
 }
 
 /// The left singular vectors of all matrices side by side, some rows at a time.
@@ -159,12 +164,12 @@ impl Panels {
         read: &[Long],
         vectors: &[f64],
         rows: Range<usize>,
-    ) -> Vec<f64> {
+    ) -> Option<Vec<f64>> {
         let (count, mut first) = (self.inverse.len(), 0);
-        let mut out = vec![0.0; rows.len() * count];
+        let mut out: Vec<f64> = engine.zeros(rows.len() * count)?;
         for (matrix, rank) in read.iter().zip(&self.ranks) {
             let of = View::new(&vectors[first * self.short..][..rank * self.short], self.short);
-            let along = product(engine, matrix.view().rows(rows.clone()), of.transposed());
+            let along = product(engine, matrix.view().rows(rows.clone()), of.transposed())?;
             let inverse = &self.inverse[first..first + rank];
             for (to, from) in out.chunks_exact_mut(count).zip(along.chunks_exact((*rank).max(1))) {
                 for ((to, from), inverse) in to[first..].iter_mut().zip(from).zip(inverse) {
@@ -173,19 +178,19 @@ impl Panels {
             }
             first += rank;
         }
-        out
+        Some(out)
     }
 
     /// Their inner products.
     fn gram(&self, engine: &Engine, operands: &mut Operands, vectors: &[f64]) -> Option<Vec<f64>> {
         let count = self.inverse.len();
-        let mut out = vec![0.0; count * count];
+        let mut out = engine.zeros(count * count)?;
         for slab in slabs(operands.long()) {
             let read = self.read(operands, slab.clone())?;
             for rows in parts(0..slab.len(), PANEL) {
-                let along = self.along(engine, &read, vectors, rows);
+                let along = self.along(engine, &read, vectors, rows)?;
                 let along = View::new(&along, count);
-                add_lower(engine, (along.transposed(), along, 1.0), &mut out, count);
+                add_lower(engine, (along.transposed(), along, 1.0), &mut out, count)?;
             }
         }
         mirror(&mut out, count);
