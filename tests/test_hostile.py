@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 import factory
@@ -17,7 +18,7 @@ from factory import KREA
 from submerge import cli
 from submerge.blocks import Selector
 from submerge.doctor import doctor
-from submerge.errors import SubmergeError
+from submerge.errors import CheckpointError, SubmergeError
 from submerge.evaluate import EvaluateOptions, read_prompts
 from submerge.given import declared
 from submerge.inference import InferenceOptions, plan_loading
@@ -117,6 +118,70 @@ def test_a_shard_whose_name_is_not_utf8_is_named(tmp_path: Path, model: str) -> 
     (tmp_path / os.fsdecode(b"caf\xe9.safetensors")).symlink_to(model)
     with pytest.raises(SubmergeError, match="not UTF-8"):
         submerge.inspect(tmp_path)
+
+
+@pytest.fixture
+def latin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, of a name that is not UTF-8."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "merge a a -o o.safetensors", "merge a a -o o", "merge a a -o o --dry-run",
+        "convert a -o o.safetensors", "export a o.safetensors",
+    ],
+)  # fmt: skip
+def test_nothing_is_written_into_a_folder_whose_name_is_not_utf8(
+    verb: str, model: str, latin: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert cli._run([model if word == "a" else word for word in verb.split()]) == cli.USAGE
+    said = capfd.readouterr().err.splitlines()
+    assert said[-2].startswith("error: output: the text `")
+    assert said[-2].endswith("holds NUL, or bytes that are not UTF-8")
+    assert said[-1] == "hint: name the file, and the folders it lies in, in UTF-8"
+    assert list(latin.iterdir()) == []
+
+
+def test_what_no_plan_has_to_name_works_in_such_a_folder(
+    model: str, latin: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for verb in (
+        ["analyze", model, model, "--json", "a.json", "--heatmap", "a.svg"],
+        ["suggest", model, model, "-o", "r.yaml"],
+        ["suggest", "a.json", "-o", "s.yaml"],
+        ["diff", model, model],
+        ["verify", model],
+        ["merge", model, model, "-o", f"{latin.parent}/o.safetensors", "--trace", "t.json"],
+    ):
+        assert cli._run(verb) == cli.OK, capfd.readouterr().err
+    assert sorted(p.name for p in latin.iterdir()) == [
+        "a.json",
+        "a.svg",
+        "r.yaml",
+        "s.yaml",
+        "t.json",
+    ]
+
+
+@pytest.mark.parametrize("name", ["vocab\udce9.json", "\udce9.safetensors", "a link"])
+def test_a_component_whose_name_is_not_utf8_is_an_error_before_anything_is_written(
+    tmp_path: Path, name: str
+) -> None:
+    pipeline = factory.save_pipeline(tmp_path / "krea", KREA)
+    named = tmp_path / "\udce9" if name == "a link" else pipeline / "vae" / name
+    factory.write(named, {"x": np.zeros(2, np.float32)})
+    if name == "a link":
+        (pipeline / "vae" / name).symlink_to(named)
+    recipe = {"models": {"krea": str(pipeline)}, "output": {"pipeline_from": "krea"}}
+    with pytest.raises(CheckpointError, match="the name is not UTF-8, expected one") as caught:
+        submerge.merge(recipe, tmp_path / "out")
+    assert caught.value.hint == "rename the file or its folder"
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_tilde_in_a_recipe_is_the_home_directory(

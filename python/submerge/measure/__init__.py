@@ -31,11 +31,11 @@ from typing import TYPE_CHECKING, Any
 from submerge import errors
 from submerge.errors import SubmergeError
 from submerge.given import shown
-from submerge.inference import plan_loading
+from submerge.inference import check_loading
 from submerge.inference.parts import with_lent
 from submerge.inference.request import fetched
 from submerge.measure.measurement import Measurement, gathered
-from submerge.measure.workload import Workload, WorkloadDict
+from submerge.measure.workload import Workload, WorkloadDict, room
 from submerge.merge import MergedModel, named
 
 if TYPE_CHECKING:
@@ -87,7 +87,10 @@ def measure(
     lenders = [fetched(path) for path in models.values()]
     if isinstance(model, MergedModel):
         lenders += [parent.path for parent in model.recipe.models.values()]
-    loads = {name: with_lent(load or {}, fetched(path), lenders) for name, path in models.items()}
+    loads = {
+        name: room(asked) | with_lent(load or {}, fetched(path), lenders)
+        for name, path in models.items()
+    }
     jobs = {
         name: {
             "path": path,
@@ -100,7 +103,8 @@ def measure(
         for name, path in models.items()
     }
     for name, path in models.items():
-        _check(path, loads[name])
+        # Before the first one is measured.
+        check_loading(path, **loads[name])
     seen: dict[str, list[dict[str, Any]]] = {name: [] for name in models}
     for turn in range(rounds):
         for name, job in jobs.items():
@@ -112,15 +116,6 @@ def measure(
         for at, (name, path) in enumerate(models.items())
     ]
     return gathered(about, [one.to_dict() for one in asked], seen)
-
-
-def _check(path: str, load: Mapping[str, Any]) -> None:
-    """Refuse a model that cannot be loaded before the first one is measured.
-
-    Without a named device there is no budget to check: asking for what is there starts it.
-    """
-    known = dict(load) if "device" in load else {**load, "device": "cpu", "memory_budget": None}
-    plan_loading(path, **known)
 
 
 def _plain(value: Any) -> Any:

@@ -100,8 +100,8 @@ def comparison_plan(models: Mapping[str, Model], question: Question | None = Non
         unused=unused,
     )
     return Plan(
-        # Never written: the core only measures.
-        target=Path("compared.safetensors").absolute(),
+        # Never written: the core only measures, from whatever folder.
+        target=Path("/compared.safetensors").absolute(),
         is_folder=False,
         overflow="saturate",
         sources=inputs.sources,
