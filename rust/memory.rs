@@ -20,8 +20,10 @@ pub fn expect(bytes: u64) -> Result<()> {
     Ok(())
 }
 
+/// The error of what cannot be had.
 #[cold]
-fn none_left(bytes: u64) -> Error {
+#[must_use]
+pub fn none_left(bytes: u64) -> Error {
     let what = format!("out of memory, expected room for {bytes} bytes, got none");
     Error::plan(what).hint(
         "lower `--memory-budget` or `--threads`, free memory, or raise this process's limit \
