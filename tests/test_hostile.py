@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -309,53 +308,3 @@ def test_options_of_any_value(kind: Any) -> None:
         assert {outcome(lambda value=value: kind.of(value)) for value in VALUES} <= {  # type: ignore[misc]
             "ok", "RecipeError",
         }  # fmt: skip
-
-
-# -- time -----------------------------------------------------------------------------------------
-
-PATTERNS = [
-    "a", " ", "\n", "\t", ":", ",", "---\n", "[", "{", "'", '"', "\\", "*a ", "1,", "a=b ", "**.",
-    "a.", "[0]", "(", "#\n", "merge_method\n", "merge_method: ", "version 0.1.0\n", '{"a":',
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("name", READERS)
-def test_every_text_is_read_in_linear_time(name: str) -> None:
-    # What takes the square of the length takes minutes; YAML's reader takes 0.2 s for these.
-    length = 10_000 if name in ("recipe", "mergekit") else 100_000
-    for head in ("", "models: ", "version 0.1.0\nmodel ", "x\t"):
-        for pattern in PATTERNS:
-            text = head + pattern * (length // len(pattern))
-            begun = time.process_time()
-            outcome(lambda text=text: READERS[name](text))  # type: ignore[misc]
-            assert time.process_time() - begun < 5, (name, head, pattern)
-
-
-@pytest.mark.parametrize("filling", [" ", "\n", "-", "---\n", "license: x\n", "license: "])
-def test_model_cards_are_read_in_linear_time(tmp_path: Path, filling: str) -> None:
-    folder = tmp_path / "m"
-    factory.save_folder(folder, KREA, 1)
-    card = f"---\nlicense: x{filling * (60_000 // len(filling))}y\n---\n"
-    (folder / "README.md").write_text(card)
-    begun = time.process_time()
-    submerge.plan({"models": {"a": str(folder)}}, tmp_path / "o.safetensors")
-    assert time.process_time() - begun < 5
-
-
-@pytest.mark.parametrize("shape", ["chain", "fan", "samplers"])
-def test_large_workflows_are_read_in_linear_time(shape: str) -> None:
-    loader = {"class_type": "UNETLoader", "inputs": {"unet_name": "a"}}
-    graph: dict[str, Any] = {"0": loader}
-    for i in range(1, 8000):
-        source = str(i - 1) if shape == "chain" else "0"
-        graph[str(i)] = (
-            {"class_type": "KSampler", "inputs": {"model": ["m", 0]}}
-            if shape == "samplers"
-            else {"class_type": "ModelSamplingFlux", "inputs": {"model": [source, 0]}}
-        )
-    last = "7999" if shape != "samplers" else "0"
-    sides = {"model1": [last, 0], "model2": ["0", 0], "ratio": 0.5}
-    graph["m"] = {"class_type": "ModelMergeSimple", "inputs": sides}
-    begun = time.process_time()
-    outcome(lambda: import_text(json.dumps(graph), "x"))
-    assert time.process_time() - begun < 5
