@@ -233,6 +233,28 @@ def test_a_measurement_is_planned_for_what_it_paints(
     assert asked == [size | {"memory_budget": "2GB"}] * 2
 
 
+def test_a_measurement_says_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = factory.save_pipeline(tmp_path / "a", KREA)
+    other = factory.save_pipeline(tmp_path / "b", KREA)
+    now = [0.0]
+    told: list[str] = []
+    monkeypatch.setattr("submerge.progress.time.monotonic", lambda: now[0])
+
+    def child(*_: object) -> None:
+        now[0] += 50
+
+    monkeypatch.setattr(measuring, "_child", child)
+    monkeypatch.setattr(measuring, "gathered", lambda *_: None)
+    load: Any = {"device": "cpu"}
+    submerge.measure(folder, parents=[other], rounds=2, load=load, notify=told.append)
+    assert told == [
+        "measuring a, round 1 of 2",
+        "measuring b, round 1 of 2, about 2 min 30 s left",
+        "measuring a, round 2 of 2, about 1 min 40 s left",
+        "measuring b, round 2 of 2, about 50 s left",
+    ]
+
+
 @pytest.mark.parametrize("kind", ["FluxKontextPipeline", "FluxImg2ImgPipeline", "FluxFillPipeline"])
 def test_the_components_of_every_pipeline_of_the_family_paint(tmp_path: Path, kind: str) -> None:
     folder = factory.save_pipeline(tmp_path / "pipeline", KREA)

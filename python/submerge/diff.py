@@ -54,7 +54,9 @@ class Difference:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as plain data, ready for JSON."""
-        total = {k: v for k, v in self.total().to_dict().items() if k not in ("block", "part")}
+        total = {
+            k: v for k, v in self.total().to_dict().items() if k not in ("block", "stream", "part")
+        }
         return {
             "models": self.models,
             "equal": self.equal,

@@ -37,6 +37,7 @@ from submerge.inference.request import fetched
 from submerge.measure.measurement import Measurement, gathered
 from submerge.measure.workload import Workload, WorkloadDict, room
 from submerge.merge import MergedModel, named
+from submerge.progress import Estimate, time_in_words
 
 if TYPE_CHECKING:
     import os
@@ -69,7 +70,8 @@ def measure(
             paint them unless told otherwise.
         load: keywords of `load_model`: `device`, `dtype`, `memory_budget`, `components`, ...
         rounds: processes for each model; the models take turns.
-        notify: told in words what is being measured.
+        notify: told in words what is being measured, and how long the rest will take at the same
+            speed.
 
     Raises:
         RecipeError: a workload is malformed, or no round is asked for.
@@ -106,16 +108,22 @@ def measure(
         # Before the first one is measured.
         check_loading(path, **loads[name])
     seen: dict[str, list[dict[str, Any]]] = {name: [] for name in models}
+    told, estimate, total = notify or _silent, Estimate(), rounds * len(jobs)
     for turn in range(rounds):
-        for name, job in jobs.items():
-            if notify is not None:
-                notify(f"measuring {name}, round {turn + 1} of {rounds}")
+        for at, (name, job) in enumerate(jobs.items()):
+            left = estimate.left(turn * len(jobs) + at, total)
+            after = "" if left is None else f", about {time_in_words(left)} left"
+            told(f"measuring {name}, round {turn + 1} of {rounds}{after}")
             seen[name].append(_child(name, job))
     about: list[ModelRow] = [
         {"name": name, "path": path, "role": "parent" if at else "merge"}
         for at, (name, path) in enumerate(models.items())
     ]
     return gathered(about, [one.to_dict() for one in asked], seen)
+
+
+def _silent(_: str) -> None:
+    return None
 
 
 def _plain(value: Any) -> Any:
