@@ -58,6 +58,7 @@ class Difference:
             k: v for k, v in self.total().to_dict().items() if k not in ("block", "stream", "part")
         }
         return {
+            "format": "submerge-difference/1",
             "models": self.models,
             "equal": self.equal,
             "notes": list(self.notes),
