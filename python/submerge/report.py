@@ -74,20 +74,17 @@ class Row(NamedTuple):
         for pair in other.pairs:
             key = (pair.first, pair.second)
             pairs[key] = pairs[key].plus(pair) if key in pairs else pair
-        return Row(
-            self.block,
-            self.part,
-            tuple(dict.fromkeys(self.formulas + other.formulas)),
-            self.elements + other.elements,
-            self.changed + other.changed,
-            self.nonfinite + other.nonfinite,
-            self.nonfinite_out + other.nonfinite_out,
-            tuple(pairs.values()),
-            {
+        return self._replace(
+            formulas=tuple(dict.fromkeys(self.formulas + other.formulas)),
+            elements=self.elements + other.elements,
+            changed=self.changed + other.changed,
+            nonfinite=self.nonfinite + other.nonfinite,
+            nonfinite_out=self.nonfinite_out + other.nonfinite_out,
+            pairs=tuple(pairs.values()),
+            shares={
                 model: self.shares.get(model, 0.0) + other.shares.get(model, 0.0)
                 for model in {**self.shares, **other.shares}
             },
-            self.stream,
         )
 
     def to_dict(self) -> dict[str, Any]:
