@@ -2,6 +2,7 @@
 //! the reduction grid, so that no cut can change a bit of a result or of a statistic.
 
 use crate::error::{Error, Result};
+use crate::io::sys;
 use crate::memory;
 use crate::plan::Options;
 use crate::resolve::{Unit, Work};
@@ -14,6 +15,10 @@ pub const STACK: usize = 2 << 20;
 /// What a worker may take besides the buffers that the schedule counts: tables of threads and
 /// allocators, sums of a cell, an error.
 const BESIDE: u64 = 1 << 20;
+
+/// Addresses that glibc sets aside for a thread that allocates; where they are few, its heap takes
+/// them away from the others' buffers.
+const ARENA: u64 = 64 << 20;
 
 /// What one worker makes in one go.
 #[derive(Debug)]
@@ -141,12 +146,28 @@ pub fn affordable(work: &Work, options: &Options) -> Result<Shape> {
     loop {
         let shape = fit(work, &options)?;
         let beside = shape.threads as u64 * (STACK as u64 + BESIDE);
-        match memory::expect(shape.working_bytes + beside) {
-            Ok(()) => return Ok(shape),
-            Err(none_left) if shape.threads == 1 => return Err(none_left),
-            Err(_) => options.threads = shape.threads / 2,
+        let needed = shape.working_bytes + beside + listed(work, shape.item_elements);
+        let set_aside = needed + shape.threads as u64 * ARENA;
+        let few = shape.threads == 1;
+        if sys::has_room(needed)
+            && (few || sys::has_addresses(set_aside) || !sys::has_addresses(ARENA))
+        {
+            return Ok(shape);
         }
+        if few {
+            return Err(memory::none_left(needed));
+        }
+        options.threads = shape.threads / 2;
     }
+}
+
+/// Bytes that the items and parts of [`cut`] take at most, while their lists grow: they are then
+/// held twice, with room for as many more.
+fn listed(work: &Work, item_elements: u64) -> u64 {
+    let each = (size_of::<Item>() + size_of::<Part>()) as u64;
+    let passes = |unit: &Unit| unit.passes() as u64 + 1;
+    let items = |unit: &Unit| passes(unit) * (unit.elements / item_elements.max(1) + 2);
+    3 * each * work.units.iter().map(items).sum::<u64>()
 }
 
 /// Cut the units into items of at most `item_elements` elements.

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
+import numpy as np
 import pytest
 
 import factory
 import reports
 import submerge
-from submerge import RecipeError, documents
+from submerge import RecipeError, cli, documents
 from submerge.documents import DOCUMENTS, AnalysisDocument, EvaluationDocument, figures
 from submerge.documents.form import fields, format_of
 from submerge.findings import Spot
@@ -112,6 +113,28 @@ def test_the_report_of_a_merge_keeps_to_its_schema(
     assert valid("merge", made.to_json())
     assert documents.read(DOCUMENTS["merge"], json.loads(made.to_json())) is not None
     assert "blocks" in {section.key for section in build(merge=made.to_dict()).sections}
+
+
+@pytest.mark.parametrize("kind", ["inspection", "verification", "difference"])
+def test_what_verbs_that_look_print_keeps_to_its_schema(
+    pair: dict[str, Path], tmp_path: Path, kind: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "odd").mkdir()
+    odd = factory.write(tmp_path / "odd" / "x.safetensors", {"x": np.ones((2, 2), np.float32)})
+    pipeline = factory.save_pipeline(tmp_path / "pipeline", factory.KREA, shards=2)
+    arguments = {
+        "inspection": [["inspect", str(path)] for path in (pair["b"], odd, pipeline)],
+        "verification": [["verify", str(path)] for path in (pair["b"], pipeline)],
+        "difference": [["diff", str(pair["a"]), str(path)] for path in pair.values()],
+    }[kind]
+    for words in arguments:
+        assert cli._run([*words, "--json"]) == cli.OK
+        printed = capfd.readouterr().out
+        assert valid(kind, printed), words
+        read = documents.read(DOCUMENTS[kind], json.loads(printed))
+        assert read["format"] == f"submerge-{kind}/1"
+    with pytest.raises(RecipeError, match=f"expected the format `submerge-merge/1`, got .*{kind}"):
+        documents.parsed(DOCUMENTS["merge"], printed, "x")
 
 
 @pytest.mark.parametrize("base", [False, True])

@@ -62,3 +62,43 @@ def test_a_copy_keeps_it(tmp_path: Path) -> None:
     kept = factory.read(out)["w"]
     assert kept.dtype == np.float64
     assert (kept == factory.read(path)["w"]).all()
+
+
+@pytest.mark.parametrize("other", ["F64", "F32"])
+def test_an_analysis_sees_the_nearest_f32_and_says_so(tmp_path: Path, other: str) -> None:
+    random = np.random.default_rng(5)
+    a = random.normal(size=(60, 40))
+    b = a * (1 + 2e-7 * random.normal(size=a.shape))  # about a step of F32
+    b[0], b[1] = a[0], a[1] * (1 + 1e-12)  # equal, and equal in F32 alone
+    b = b.astype(factory.DTYPES[other][0])
+    paths = [
+        factory.write(tmp_path / f"{n}.safetensors", {"w": x})
+        for n, x in zip("ab", (a, b), strict=True)
+    ]
+    found = submerge.analyze(*paths, alpha=0.25, layout="generic")
+    x, y = (m.astype(np.float32).astype(np.float64).ravel() for m in (a, b))
+    sums = found.total()
+    assert sums.elements == a.size
+    assert sums.identical == (x == y).sum() > (a == b).sum()
+    assert sums.cosine == pytest.approx(x @ y / np.sqrt((x @ x) * (y @ y)), abs=1e-12)
+    exact = np.linalg.norm(y - x) / np.linalg.norm(x)
+    assert sums.relative_delta == pytest.approx(exact, rel=1e-6)
+    # Half a step of the F32 that a merge would be written in.
+    step = np.spacing(np.abs(x).astype(np.float32)).astype(np.float64)
+    lost = (x != y) & (np.abs(y - x) / 4 < step / 2)
+    assert sums.below_rounding == lost.sum() > 0
+    expected = tuple(
+        f"`{name}`: 1 unit in F64 compared as the nearest F32"
+        for name in ("a", "b")[: 2 if other == "F64" else 1]
+    )
+    assert found.notes == expected
+    compared = submerge.diff(*paths, layout="generic")
+    assert compared.notes[: len(expected)] == expected
+    assert compared.total().changed == (x != y).sum()
+
+
+def test_nothing_is_said_of_f64_that_is_not_compared(tmp_path: Path) -> None:
+    whole = {"w": np.ones((3, 2), np.float32)}
+    one = factory.write(tmp_path / "a.safetensors", whole | {"x": np.ones(3)})
+    two = factory.write(tmp_path / "b.safetensors", whole)
+    assert not any("F64" in note for note in submerge.diff(one, two, layout="generic").notes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -11,6 +11,9 @@ import pytest
 import factory
 import submerge
 from submerge.errors import LayoutError, PlanError, RecipeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 NAMES = (
     "*", ".", ".a", "0", "7.x", "a", "a..b", "a.", "a[0].weight", "ä/β 0 x", "new\nline",
@@ -65,6 +68,82 @@ def write(folder: Path, **models: dict[str, np.ndarray[Any, Any]]) -> dict[str, 
 def merged(x: np.ndarray) -> np.ndarray:
     """Sums are formed in f32, so a merged F64 tensor is written as F32."""
     return x.astype(np.float32) if x.dtype == np.float64 else x
+
+
+LEAVES = {f"{part}.{leaf}": (3, 2) for part in ("in", "blocks.0", "blocks.1") for leaf in "wb"}
+WRAPPED: dict[str, Callable[[str], str]] = {
+    "_orig_mod": lambda n: f"_orig_mod.{n}",
+    "module": lambda n: f"module.{n}",
+    "_orig_mod, module": lambda n: f"module._orig_mod.{n}",
+    "_fsdp_wrapped_module": lambda n: f"_fsdp_wrapped_module.{n}".replace(
+        "blocks.0.", "blocks.0._fsdp_wrapped_module."
+    ),
+    "_checkpoint_wrapped_module": lambda n: n.replace(".0.", ".0._checkpoint_wrapped_module."),
+    "_forward_module": lambda n: f"_forward_module.{n}",
+    "base_layer": lambda n: n.replace(".0.", ".0.base_layer."),
+}
+
+
+def noise(seed: int, names: Iterable[str] = LEAVES) -> dict[str, np.ndarray[Any, Any]]:
+    random = np.random.default_rng(seed)
+    return {name: random.standard_normal((3, 2)).astype(np.float32) for name in names}
+
+
+@pytest.mark.parametrize("first", ["wrapped", "plain"])
+@pytest.mark.parametrize("word", WRAPPED)
+def test_wrappers_in_names_mean_nothing(tmp_path: Path, word: str, first: str) -> None:
+    a, b = noise(1), noise(2)
+    wrapped = {WRAPPED[word](n): x for n, x in a.items()}
+    models = write(tmp_path, wrapped=wrapped, plain=b)
+    order = {n: models[n] for n in (first, *models)}
+    out = tmp_path / "out.safetensors"
+    shares = {"wrapped": 0.25, "plain": 0.75}
+    report = submerge.merge({"models": order, "weight": shares}, out)
+    got = factory.read(out)
+    assert got.keys() == a.keys()
+    f = np.float32
+    for name, x in got.items():
+        parts = {"wrapped": a[name] * f(0.25), "plain": b[name] * f(0.75)}
+        assert (x == parts.pop(first) + next(iter(parts.values()))).all(), name
+    (note,) = [n for n in report.summary["notes"] if "read without" in n]
+    changed = sum(n != WRAPPED[word](n) for n in a)
+    words = ", ".join(f"`{w}`" for w in word.split(", "))
+    assert note == f"{tmp_path}/wrapped.safetensors: {changed} tensor names read without {words}"
+    path = models["wrapped"]["path"]
+    assert submerge.inspect(path, layout="generic").warnings == (note,)
+    assert submerge.verify(out, recipe={"models": order, "weight": shares}, layout="generic").passed
+    assert submerge.diff(path, models["plain"]["path"], layout="generic").rows
+
+
+NAMED_SO = {
+    "a part called module": ["module.a", "other.b"],
+    "a part called module within": ["module.a.module.x", "module.b"],
+    "a prefix that comes twice": ["transformer.transformer.x", "transformer.transformer.y"],
+    "an adapter": ["x.base_layer.w", "x.lora_A.w"],
+}
+
+
+@pytest.mark.parametrize("case", NAMED_SO)
+def test_names_that_may_be_meant_so_are_kept(tmp_path: Path, case: str) -> None:
+    models = write(tmp_path, a=noise(1, NAMED_SO[case]), b=noise(2, NAMED_SO[case]))
+    out = tmp_path / "out.safetensors"
+    report = submerge.merge({"models": models}, out)
+    assert set(factory.read(out)) == set(NAMED_SO[case])
+    assert not any("read without" in note for note in report.summary["notes"])
+
+
+def test_a_running_average_is_read_without_its_module(tmp_path: Path) -> None:
+    one = {f"module.{n}": x for n, x in noise(1).items()} | {"n_averaged": np.ones((), np.int64)}
+    out = tmp_path / "out.safetensors"
+    models = write(tmp_path, a=one)
+    submerge.merge({"models": models, "take": "a"}, out)
+    assert set(factory.read(out)) == {*LEAVES, "n_averaged"}
+
+
+def test_names_that_become_one_are_an_error(tmp_path: Path) -> None:
+    models = write(tmp_path, a=noise(1) | noise(2, ["_orig_mod.in.w"]))
+    with pytest.raises(LayoutError, match="become one name without what wraps them"):
+        submerge.plan({"models": models, "take": "a"}, tmp_path / "out.safetensors")
 
 
 @pytest.mark.parametrize("method", METHODS, ids=str)

@@ -28,6 +28,8 @@ import json, os, resource, sys
 import submerge
 from submerge.report import Report
 models, out, run, limit, user = json.loads(sys.argv[1])
+if "before" in limit:  # its threads leave behind what the allocator had set aside for them
+    submerge.merge(models, limit["before"], overwrite=True, threads=2)
 plan = submerge.plan(models, out)
 if user is not None:
     os.setresgid(user, user, user)
@@ -48,7 +50,7 @@ else:
 """
 
 
-def run(folder: Path, recipe: dict[str, Any], limit: dict[str, int], **how: Any) -> list[str]:
+def run(folder: Path, recipe: dict[str, Any], limit: dict[str, Any], **how: Any) -> list[str]:
     """What became of a merge under a limit, in a process of its own that must survive."""
     out = folder / "out" / "out.safetensors"
     user = how.pop("user", None)
@@ -167,6 +169,22 @@ def test_no_large_allocation_of_a_worker_can_end_the_process(
     refused, counted = map(int, done.stdout.split())
     assert refused >= 1
     assert counted >= 3
+
+
+@pytest.mark.parametrize("chunk", ["64KiB", "1MiB"])
+def test_what_is_set_aside_for_other_threads_is_no_room(
+    tmp_path: Path, recipe: dict[str, Any], chunk: str
+) -> None:
+    """From the first that is enough for one thread, any limit is: no thread takes another's."""
+    outcomes = []
+    for mebibytes in (2, 4, *range(6, 30, 3), 40, 60, 65, 70, 80, 100, 130, 200, 300):
+        limit = {"address_space": mebibytes << 20, "before": str(tmp_path / "before.safetensors")}
+        outcome, words = run(tmp_path, recipe, limit, threads=8, chunk=chunk)
+        assert outcome == "made" or "ulimit -v" in words or words.strip() == "python"
+        outcomes.append(outcome)
+    made = outcomes.count("made")
+    assert 10 <= made < len(outcomes)
+    assert outcomes == ["refused"] * (len(outcomes) - made) + ["made"] * made
 
 
 def test_stacks_of_many_threads_are_not_asked_for(recipe: dict[str, Any], tmp_path: Path) -> None:

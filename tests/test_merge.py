@@ -307,12 +307,12 @@ def test_a_pipeline_has_its_other_parts(tmp_path: Path) -> None:
     assert submerge.inspect(out) is not None
 
 
-def test_the_report_agrees_with_numpy(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("stream", "ff"), [("img", "ff"), ("txt", "ff_context")])
+def test_the_report_agrees_with_numpy(tmp_path: Path, stream: str, ff: str) -> None:
     report = submerge.merge(recipe(saved(tmp_path), alpha=0.3), tmp_path / "out.safetensors")
     expected = oracle.merged(PARENTS, shares({}, 0.3), "BF16")
     names = [
         f"transformer_blocks.1.{ff}.net.{i}.{kind}"
-        for ff in ("ff", "ff_context")
         for i in ("0.proj", "2")
         for kind in ("weight", "bias")
     ]
@@ -320,7 +320,7 @@ def test_the_report_agrees_with_numpy(tmp_path: Path) -> None:
         who: np.concatenate([arrays[n].astype(np.float64).ravel() for n in names])
         for who, arrays in {**PARENTS, "out": expected}.items()
     }
-    (row,) = [row for row in report.rows if (row.block, row.part) == ("double.1", "mlp")]
+    (row,) = [r for r in report.rows if (r.block, r.stream, r.part) == ("double.1", stream, "mlp")]
     (pair,) = row.pairs
     assert row.formulas == ("0.70 * schnell + 0.30 * krea",)
     assert row.elements == flat["out"].size
@@ -335,6 +335,8 @@ def test_the_report_agrees_with_numpy(tmp_path: Path) -> None:
     data = json.loads(report.to_json())
     assert data["run"]["bytes_written"] == (tmp_path / "out.safetensors").stat().st_size
     assert sum(row["elements"] for row in data["rows"]) == sum(a.size for a in expected.values())
+    assert {row["stream"] for row in data["rows"] if "double" in row["block"]} == {"img", "txt"}
+    assert {row["stream"] for row in data["rows"] if "double" not in row["block"]} == {""}
 
 
 def test_an_output_verifies_and_says_where_it_came_from(tmp_path: Path) -> None:

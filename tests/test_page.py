@@ -174,12 +174,13 @@ def test_the_real_report_of_a_merge(tmp_path: Path) -> None:
     page = build(merge=report.to_dict())
     html = page.html()
     check_complete(Document(html))
-    # Shares are elementwise means: the image half of the block's mlp at 0.9, the text half at 0.5.
-    assert "double.0 mlp: Share of b 0.70<" in html
-    assert "double.1 mlp: Share of b 0.50<" in html
+    assert "double.0 img mlp: Share of b 0.90<" in html
+    assert "double.0 txt mlp: Share of b 0.50<" in html
+    assert "double.1 img mlp: Share of b 0.50<" in html
     assert "single.0 mlp: Share of b 0.20<" in html
     assert "0.10 * a + 0.90 * b" in html
-    assert "double[0].mlp (in part)" in html
+    assert "double[0].img.mlp" in html
+    assert "(in part)" not in html
     assert str(tmp_path) not in html
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,14 +14,18 @@ import numpy as np
 import pytest
 
 import factory
+import submerge
 from factory import KREA
 from submerge import inference
-from submerge.errors import CheckpointError, LayoutError, RecipeError
+from submerge.errors import CheckpointError, LayoutError, PlanError, RecipeError
 from submerge.inference.parts import find_parts, with_lent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+
+measuring: Any = importlib.import_module("submerge.measure")
 
 
 # Pipelines that the libraries would fail at after they have loaded everything.
@@ -165,6 +171,88 @@ def test_refusals_come_before_the_libraries(tmp_path: Path) -> None:
     assert all("torch" not in line for line in said)
     assert "FlowMatchHeunDiscreteScheduler" in said[0]
     assert said[1].startswith("device: ")
+
+
+VERBS = {
+    "load": "submerge.load_model(path, **how)",
+    "paint": "submerge.cli._run(['generate', path, '-p', 'a fox', *asked])",
+    "measure": "submerge.measure(path, load=how)",
+    "measure a parent": "submerge.measure(path, parents=[path], load=how)",
+    "test": "submerge.evaluate_guidance(path, ['a fox'], parents={'one': path}, load=how)",
+}
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "mps"])
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_budget_in_which_nothing_fits_is_refused_before_the_libraries(
+    tmp_path: Path, verb: str, device: str
+) -> None:
+    folder = factory.save_pipeline(tmp_path / "pipeline", KREA)
+    program = (
+        "import sys; sys.modules['torch'] = sys.modules['diffusers'] = None\n"
+        "import submerge, submerge.cli\n"
+        "path, device = sys.argv[1:]\n"
+        "how = {'device': device, 'memory_budget': '1MB'}\n"
+        "asked = ['--device', device, '--memory-budget', '1MB']\n"
+        f"try: {VERBS[verb]}\n"
+        "except submerge.SubmergeError as error: print(error, file=sys.stderr)\n"
+    )
+    command = [sys.executable, "-c", program, str(folder), device]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    pool = "ram" if device != "cuda" else "vram"
+    assert f"of {pool}, and 1.0 MB are allowed at the least, and nothing needs less" in done.stderr
+    assert f"hint: the smallest budget that would do: {pool} " in done.stderr
+    assert "torch" not in done.stderr
+
+
+def test_what_the_libraries_take_is_not_guessed_against_the_user(tmp_path: Path) -> None:
+    """A budget that would do if they took nothing is for the loading to judge, and no less is."""
+    folder = factory.save_pipeline(tmp_path / "pipeline", KREA)
+    small: Any = {"device": "cpu", "width": 32, "height": 32, "tokens": 16}
+    with pytest.raises(PlanError) as refused:
+        inference.plan_loading(folder, memory_budget="1MB", **small)
+    named = int(re.findall(r"ram (\d+)B", refused.value.hint or "")[0]) - inference.Machine().base
+    inference.check_loading(folder, memory_budget=named, **small)
+    with pytest.raises(PlanError):
+        inference.check_loading(folder, memory_budget=named - 1, **small)
+    with pytest.raises(PlanError):  # what is painted counts
+        inference.check_loading(folder, memory_budget=named, device="cpu")
+
+
+def test_a_measurement_is_planned_for_what_it_paints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = factory.save_pipeline(tmp_path / "pipeline", KREA)
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(measuring, "check_loading", lambda _, **how: asked.append(how))
+    monkeypatch.setattr(measuring, "_child", lambda _, job: asked.append(job["load"]))
+    monkeypatch.setattr(measuring, "gathered", lambda *_: None)
+    workloads = ["size=32x64,batch=2", "size=48x16,max_sequence_length=16"]
+    submerge.measure(folder, workloads=workloads, load={"memory_budget": "2GB"}, rounds=1)
+    size = {"width": 48, "height": 64, "batch": 2, "tokens": 16}
+    assert asked == [size | {"memory_budget": "2GB"}] * 2
+
+
+def test_a_measurement_says_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = factory.save_pipeline(tmp_path / "a", KREA)
+    other = factory.save_pipeline(tmp_path / "b", KREA)
+    now = [0.0]
+    told: list[str] = []
+    monkeypatch.setattr("submerge.progress.time.monotonic", lambda: now[0])
+
+    def child(*_: object) -> None:
+        now[0] += 50
+
+    monkeypatch.setattr(measuring, "_child", child)
+    monkeypatch.setattr(measuring, "gathered", lambda *_: None)
+    load: Any = {"device": "cpu"}
+    submerge.measure(folder, parents=[other], rounds=2, load=load, notify=told.append)
+    assert told == [
+        "measuring a, round 1 of 2",
+        "measuring b, round 1 of 2, about 2 min 30 s left",
+        "measuring a, round 2 of 2, about 1 min 40 s left",
+        "measuring b, round 2 of 2, about 50 s left",
+    ]
 
 
 @pytest.mark.parametrize("kind", ["FluxKontextPipeline", "FluxImg2ImgPipeline", "FluxFillPipeline"])

@@ -77,6 +77,7 @@ def test_a_link_to_a_folder_is_followed_and_stays(scene: Scene) -> None:
     (scene.folder / "there").mkdir()
     link = scene.folder / "link"
     link.symlink_to("there")
+    (scene.folder / "there" / "config.json").write_text("{}")
     with pytest.raises(submerge.PlanError, match="exists"):
         scene.merge("link", layout="diffusers")
     for _ in range(2):

@@ -50,6 +50,37 @@ def test_nothing_is_said_of_precision_that_is_kept_or_asked_for(
     assert [note for note in found if "rounded" in note or "times its bytes" in note] == rounded
 
 
+BITS = {"F64": 53, "F32": 24, "F16": 11, "BF16": 8, "F8_E4M3": 4, "F8_E5M2": 3}
+
+
+@pytest.mark.parametrize("one", BITS)
+@pytest.mark.parametrize("other", BITS)
+def test_a_precision_that_the_output_lowers_is_said(tmp_path: Path, one: str, other: str) -> None:
+    """For each pair of dtypes, as often as a merge of arrays loses bits of one of them."""
+    values = np.ones((3, 2), np.float32)
+    models = {
+        name: {
+            "path": str(factory.write(tmp_path / f"{name}.safetensors", {"x": held, "y": held})),
+            "layout": "generic",
+        }
+        for name, held in (
+            ("a", values.astype(factory.DTYPES[one][0])),
+            ("b", values.astype(factory.DTYPES[other][0])),
+        )
+    }
+    report = submerge.merge({"models": models}, tmp_path / "o.safetensors")
+    written = factory.header(tmp_path / "o.safetensors")["x"]["dtype"]
+    expected = [
+        f"`{name}`: 2 units in {own} ({BITS[own]} significant bits) rounded to {written} "
+        f"({BITS[written]}); `output.dtype` chooses another"
+        for name, own in (("a", one), ("b", other))
+        if BITS[own] > BITS[written]
+    ]
+    assert [n for n in report.summary["notes"] if "significant bits" in n] == expected
+    # F64 is merged in F32; of two that hold different numbers, BF16 has the range.
+    assert bool(expected) == ("F64" in (one, other) or {one, other} == {"F16", "BF16"})
+
+
 def test_an_output_larger_than_a_parent_is_said(tmp_path: Path) -> None:
     models = {"small": replace(KREA, dtype="F8_E4M3"), "krea": replace(KREA, seed=2)}
     found = notes(tmp_path, models)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -204,6 +205,30 @@ def test_a_file_that_changed_a_moment_ago_is_not_trusted(
     _, report = shop.merge({"models": models, "method": "slerp"})
     assert report.run.statistics_cache == "unused: a model was touched within the last 2 seconds"
     assert shop.files() == []
+
+
+def test_a_file_ahead_of_the_clock_is_not_trusted(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = {"models": shop.models(random(1, (60, 70)), random(2, (60, 70))), "method": "slerp"}
+    now = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now - 3600 * 10**9)  # as a server's may be
+    _, report = shop.merge(made)
+    ahead = "unused: a model was touched at a time that lies ahead of the clock"
+    assert report.run.statistics_cache == ahead
+    assert shop.files() == []
+
+
+def test_where_no_time_of_the_last_touch_is_told_nothing_is_kept(shop: Shop) -> None:
+    made = {"models": shop.models(random(1, (60, 70)), random(2, (60, 70))), "method": "slerp"}
+    settle()
+    plan = submerge.plan(made, shop.folder / "out.safetensors")
+    first, second = plan.sources
+    timeless = first._replace(identity={**first.identity, "ctime_ns": 0})
+    assert statistics.doubt(plan) is None
+    told = "unused: a model's file system does not say when files were last touched"
+    for sources in ((timeless, second), (second, timeless)):
+        assert statistics.doubt(replace(plan, sources=sources)) == told
 
 
 # Where and how much.

@@ -29,7 +29,8 @@ class Difference:
         models: the two names and the paths they stand for, first and second.
         rows: one for each part of each block both models have; `changed` counts the elements whose
             value differs, and the pair holds cosine and relative L2 of second against first.
-        notes: what only one of the two has, and whether they look like relatives at all.
+        notes: what only one of the two has, what is compared rounded (F64, as the nearest F32), and
+            whether they look like relatives at all.
         run: time, memory and speed.
     """
 
@@ -53,8 +54,11 @@ class Difference:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as plain data, ready for JSON."""
-        total = {k: v for k, v in self.total().to_dict().items() if k not in ("block", "part")}
+        total = {
+            k: v for k, v in self.total().to_dict().items() if k not in ("block", "stream", "part")
+        }
         return {
+            "format": "submerge-difference/1",
             "models": self.models,
             "equal": self.equal,
             "notes": list(self.notes),

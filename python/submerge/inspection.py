@@ -68,7 +68,7 @@ class Inspection:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the findings as plain data, ready for JSON."""
-        plain = asdict(self)
+        plain = {"format": "submerge-inspection/1", **asdict(self)}
         plain["path"] = str(self.path)
         plain["pipeline"] = None if self.pipeline is None else str(self.pipeline)
         return plain

@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from submerge.blocks import execution_key, place_of
+from submerge.blocks import execution_key, place_of, stream_of
 from submerge.errors import counted
 from submerge.findings import Findings
 from submerge.pairs import Pair, unrelated
@@ -42,7 +42,7 @@ _NARROWEST = 12
 
 
 class Row(NamedTuple):
-    """What became of one part of one block.
+    """What became of one part of one stream of one block.
 
     Attributes:
         block: `double.7`, `single.37`, or the part's name outside the blocks.
@@ -54,6 +54,7 @@ class Row(NamedTuple):
         nonfinite_out: the same, of the output.
         pairs: each further model against the first, where both were read and measured.
         shares: the weight of each model, times the elements it was used for; see `Unit.shares`.
+        stream: `img` or `txt` in a double block; else, and in a sum over both, empty.
     """
 
     block: str
@@ -65,23 +66,22 @@ class Row(NamedTuple):
     nonfinite_out: int
     pairs: tuple[Pair, ...]
     shares: Mapping[str, float]
+    stream: str = ""
 
     def plus(self, other: Row) -> Row:
-        """Return the sum of two rows, under this row's block and part."""
+        """Return the sum of two rows, under this row's block, stream and part."""
         pairs = {(pair.first, pair.second): pair for pair in self.pairs}
         for pair in other.pairs:
             key = (pair.first, pair.second)
             pairs[key] = pairs[key].plus(pair) if key in pairs else pair
-        return Row(
-            self.block,
-            self.part,
-            tuple(dict.fromkeys(self.formulas + other.formulas)),
-            self.elements + other.elements,
-            self.changed + other.changed,
-            self.nonfinite + other.nonfinite,
-            self.nonfinite_out + other.nonfinite_out,
-            tuple(pairs.values()),
-            {
+        return self._replace(
+            formulas=tuple(dict.fromkeys(self.formulas + other.formulas)),
+            elements=self.elements + other.elements,
+            changed=self.changed + other.changed,
+            nonfinite=self.nonfinite + other.nonfinite,
+            nonfinite_out=self.nonfinite_out + other.nonfinite_out,
+            pairs=tuple(pairs.values()),
+            shares={
                 model: self.shares.get(model, 0.0) + other.shares.get(model, 0.0)
                 for model in {**self.shares, **other.shares}
             },
@@ -91,6 +91,7 @@ class Row(NamedTuple):
         """Return the row as plain data."""
         return {
             "block": self.block,
+            "stream": self.stream,
             "part": self.part,
             "formulas": list(self.formulas),
             "elements": self.elements,
@@ -257,8 +258,8 @@ def summed(rows: Iterable[Row]) -> Row:
 
 
 def rows_of(plan: Plan, figures: Mapping[str, Any]) -> tuple[Row, ...]:
-    """Add the core's figures of the units up to one row for each part of each block."""
-    rows: dict[tuple[str, str], Row] = {}
+    """Add the core's figures of the units up to a row for each part of each stream of a block."""
+    rows: dict[tuple[str, str, str], Row] = {}
     order = [parent.name for parent in plan.about.parents]
     for figure in figures["units"]:
         unit = plan.units[figure["unit"]]
@@ -273,10 +274,15 @@ def rows_of(plan: Plan, figures: Mapping[str, Any]) -> tuple[Row, ...]:
             figure["nonfinite_out"],
             _pairs(unit, figure, order),
             {model: share * figure["elements"] for model, share in unit.shares.items()},
+            stream_of(unit.name),
         )
-        key = (name, part)
+        key = (name, part, row.stream)
         rows[key] = rows[key].plus(row) if key in rows else row
-    return tuple(sorted(rows.values(), key=lambda row: execution_key(f"{row.block}.{row.part}")))
+    return tuple(
+        sorted(
+            rows.values(), key=lambda row: (execution_key(f"{row.block}.{row.part}"), row.stream)
+        )
+    )
 
 
 def grouped(rows: Iterable[Row], by: Literal["part", "block"]) -> list[Row]:
@@ -288,7 +294,7 @@ def grouped(rows: Iterable[Row], by: Literal["part", "block"]) -> list[Row]:
             key = (row.block.partition(".")[0], row.part)
         else:
             key = (row.block, "all" if inside else row.part)
-        named = row._replace(block=key[0], part=key[1])
+        named = row._replace(block=key[0], part=key[1], stream="")
         sums[key] = sums[key].plus(named) if key in sums else named
     return list(sums.values())
 

@@ -19,7 +19,7 @@ from submerge.errors import listing
 from submerge.given import PATH, SIZE, Options, declared, hinted, made, meant, size, whole
 from submerge.profile.environment import cores
 from submerge.profile.spans import record
-from submerge.statistics import OFF, StatisticsCache
+from submerge.statistics import OFF, StatisticsCache, doubt
 
 if TYPE_CHECKING:
     from submerge.plan import Plan
@@ -202,14 +202,18 @@ def execute(plan: Plan, options: RunOptions, mode: Mode) -> dict[str, Any]:
     existing output byte for byte. Only `write` uses the statistics cache: a check computes them.
     """
     cache = StatisticsCache.of(options.statistics_cache if mode == "write" else OFF)
-    known = cache.recall(plan)
+    unused = "off" if cache.folder is None else doubt(plan)
+    known = cache.recall(plan) if unused is None else None
     token = options.cancel if options.cancel is not None else CancelToken()
     arguments = options.to_json(mode, known)
     done: dict[str, Any] = json.loads(
         _core.execute(plan.to_json(), arguments, token._job, options.progress)  # noqa: SLF001
     )
     _mark(done["phases"], perf_counter())
-    done["statistics_cache"] = _kept(cache, plan, known, done.pop("statistics"))
+    found = done.pop("statistics")
+    if found and unused is None and not cache.keep(plan, known or {}, found):
+        unused = f"unused: `{cache.folder}` cannot be written"
+    done["statistics_cache"] = unused or "on"
     return done
 
 
@@ -223,17 +227,6 @@ def fit(plan: Plan, options: RunOptions) -> Running:
 
     figures = execute(plan, options, "fit")
     return Running(threads=figures["threads"], working_bytes=figures["working_bytes"])
-
-
-def _kept(cache: StatisticsCache, plan: Plan, known: Statistics | None, found: Statistics) -> str:
-    """Keep what a run found; return in words what became of it."""
-    if cache.folder is None:
-        return "off"
-    if known is None:
-        return "unused: a model was touched within the last 2 seconds"
-    if found and not cache.keep(plan, known, found):
-        return f"unused: `{cache.folder}` cannot be written"
-    return "on"
 
 
 def _mark(phases: Mapping[str, float], end: float) -> None:

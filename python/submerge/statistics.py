@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from submerge.plan import Plan
 
-__all__ = ["LIMIT", "OFF", "VARIABLE", "Statistics", "StatisticsCache"]
+__all__ = ["LIMIT", "OFF", "VARIABLE", "Statistics", "StatisticsCache", "doubt"]
 
 # Statistics as numbers, by key.
 Statistics: TypeAlias = "dict[str, list[int]]"
@@ -79,17 +79,10 @@ class StatisticsCache:
             return cls(None if home is None else home / "submerge" / "statistics")
         return cls(None if setting == OFF else expanded(setting).absolute())
 
-    def recall(self, plan: Plan) -> Statistics | None:
-        """Return what is known of a plan's models; None if nothing may be kept of them.
-
-        A model that changed within the last two seconds may change again without a trace, and so
-        may any where the system does not say when a file was last touched.
-        """
+    def recall(self, plan: Plan) -> Statistics:
+        """Return what is known of a plan's models, of whose files there is no `doubt`."""
         if self.folder is None:
-            return None
-        changed = [source.identity["ctime_ns"] for source in plan.sources]
-        if not all(changed) or max(changed, default=0) > time.time_ns() - _SETTLED_NS:
-            return None
+            return {}
         path = _path(self.folder, plan)
         with suppress(OSError):
             os.utime(path)
@@ -112,6 +105,23 @@ class StatisticsCache:
         """Return how many files there are, and their bytes."""
         files = [] if self.folder is None else _files(self.folder)
         return Size(len(files), sum(nbytes for _, nbytes, _ in files))
+
+
+def doubt(plan: Plan) -> str | None:
+    """Return in words why nothing may be kept of a plan's models; None if it may.
+
+    A file that was touched within the last two seconds may change again without a trace, and so
+    may one whose last touch lies ahead of the clock, or is not told by the file system.
+    """
+    touched = [source.identity["ctime_ns"] for source in plan.sources]
+    now = time.time_ns()
+    if not all(touched):
+        return "unused: a model's file system does not say when files were last touched"
+    if max(touched, default=0) > now:
+        return "unused: a model was touched at a time that lies ahead of the clock"
+    if max(touched, default=0) > now - _SETTLED_NS:
+        return "unused: a model was touched within the last 2 seconds"
+    return None
 
 
 def _path(folder: Path, plan: Plan) -> Path:

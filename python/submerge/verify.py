@@ -76,6 +76,7 @@ class Verification:
         """Return the findings as plain data, ready for JSON."""
         checks = [{"name": c.name, "passed": c.passed, "found": c.found} for c in self.checks]
         return {
+            "format": "submerge-verification/1",
             "path": str(self.path),
             "passed": self.passed,
             "checks": checks,

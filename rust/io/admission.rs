@@ -95,7 +95,7 @@ impl Request<'_> {
         let Some(metadata) = found(&place.path)? else { return Ok(()) };
         let here = self.target.path().display();
         if !self.overwrite {
-            return Err(taken(self.target.path()));
+            return self.check_empty(place, &metadata);
         }
         match self.target {
             Target::File(_) if metadata.is_file() => check_owner(place, &metadata),
@@ -113,6 +113,19 @@ impl Request<'_> {
                 Err(Error::plan(what).hint("remove it yourself or choose another output"))
             }
         }
+    }
+
+    /// A folder in which there is nothing is as good as none: `mkdir out` came before. The one that
+    /// this process works in would be another one behind its back.
+    fn check_empty(&self, place: &Place, found: &Metadata) -> Result<()> {
+        let is_empty = |path: &Path| fs::read_dir(path).is_ok_and(|mut all| all.next().is_none());
+        let is_current = || same_path(&place.path, Path::new("."));
+        let is_folder = matches!(self.target, Target::Folder(_)) && found.is_dir();
+        if !is_folder || !is_empty(&place.path) || is_current() {
+            return Err(taken(self.target.path()));
+        }
+        check_owner(place, found)?;
+        check_removable(&place.path)
     }
 
     /// An existing folder is only replaced if it holds nothing but a checkpoint, and no input.

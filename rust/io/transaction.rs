@@ -6,7 +6,7 @@
 //! means that what stands there is what was written.
 
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 use super::admission::{self, Place, Request};
@@ -174,14 +174,34 @@ impl<'a> Transaction<'a> {
     fn place_folder(&self, new: &Path) -> Result<()> {
         let path = &self.place.path;
         match move_new(new, path) {
-            Err(e) if self.request.overwrite && e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
             other => return other.map_err(|e| taken_or(e, self.request.target.path())),
         }
         self.request.check_existing(&self.place)?; // others may have put something there since
+        if !self.request.overwrite {
+            return self.replace_empty(new);
+        }
         match sys::rename_swap(new, path) {
             Err(e) if is_unsupported(&e) => self.replace_in_two_steps(new),
             other => other.map_err(|e| Error::io(e, path, "cannot be replaced")),
         }
+    }
+
+    /// A rename replaces a folder only while it is empty, whatever others put there meanwhile; who may
+    /// look into it stays as it was.
+    fn replace_empty(&self, new: &Path) -> Result<()> {
+        let path = &self.place.path;
+        let replace = || {
+            let permissions = fs::metadata(path)?.permissions();
+            if permissions != fs::metadata(new)?.permissions() {
+                fs::set_permissions(new, permissions)?;
+            }
+            if cfg!(windows) {
+                fs::remove_dir(path)?; // there a rename replaces no folder
+            }
+            fs::rename(new, path)
+        };
+        replace().map_err(|e| taken_or(e, self.request.target.path()))
     }
 
     /// Where names cannot be exchanged there is a moment without an output. Whoever dies in it
@@ -211,7 +231,7 @@ impl<'a> Transaction<'a> {
                     let found = FileIdentity::from_metadata(&found);
                     found.size == wrote.size && (wrote.ino == 0 || wrote.same_file(&found))
                 }),
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => false,
+                Err(e) if e.kind() == ErrorKind::NotFound => false,
                 Err(e) => {
                     let here = at.display();
                     self.notes.push(format!("{here}: is in place, but cannot be looked at: {e}"));
@@ -251,7 +271,7 @@ impl<'a> Transaction<'a> {
 
 /// The error of an output that appeared while the job ran, or another refusal of the system.
 fn taken_or(error: std::io::Error, path: &Path) -> Error {
-    if error.kind() == std::io::ErrorKind::AlreadyExists {
+    if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::DirectoryNotEmpty) {
         return admission::taken(path);
     }
     Error::io(error, path, "cannot be put in place")

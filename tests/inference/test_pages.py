@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import submerge
 from factory import KREA, SCHNELL, save_file, save_folder
 from oracles.pipelines import save_pipeline
 from pages import all_of
@@ -22,6 +23,19 @@ SMALL = {
     "test": ["--size", "64", "--tag", "counts", "--seeds", "0", "--steps", "1", "--device", "cpu"],
     "generate": ["--device", "cpu"],
 }
+
+
+@pytest.fixture
+def small_verbs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What SMALL is to commands, to the same verbs in Python."""
+    judge = submerge.evaluate_guidance
+    options: Any = {"seeds": [0], "painting": {"steps": 1, "width": 64, "height": 64}}
+
+    def judged(model: Any, *, load: Any, **how: Any) -> object:
+        on_cpu = {**load, "device": "cpu"}
+        return judge(model, ["a fox"], load=on_cpu, options=options, **how)
+
+    monkeypatch.setattr(submerge, "evaluate_guidance", judged)
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 # In the order of the site's own index; each leaves for the next what it made.
+@pytest.mark.usefixtures("small_verbs")
 @pytest.mark.parametrize("name", ["analyze", "inference", "evaluate"])
 def test_a_page_runs_as_it_stands(folder: Path, name: str, tmp_path: Path) -> None:
     assert Path.cwd() == folder

@@ -48,7 +48,7 @@ class Analysis:
         guided: the roles of the models with a guidance embedder.
         rows: one for each part of each stream of each block, in execution order.
         nonfinite: where elements are infinite or NaN, unit by unit.
-        notes: what could not be compared, and why.
+        notes: what could not be compared, and why; what is compared rounded (F64, as F32).
         run: time, memory and speed; None if the analysis was read from a file.
     """
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from submerge.checkpoint import files as _files
 from submerge.checkpoint.dtypes import DTYPES, FLOATS
+from submerge.checkpoint.names import nameable
 from submerge.errors import CheckpointError, listing, quoted
 from submerge.files import path_of
 
@@ -164,12 +165,8 @@ def read_header(path: Path, max_header_bytes: int = MAX_HEADER_BYTES) -> dict[st
     """
     from submerge import _core
 
-    if not str(path).isascii() and any("\ud800" <= c <= "\udfff" for c in str(path)):
-        raise CheckpointError(
-            f"{quoted(str(path))}: the name is not UTF-8, expected one that is",
-            hint="rename the file or its folder",
-        )
-    header: dict[str, Any] = json.loads(_core.read_header(str(path), max_header_bytes))
+    name = str(nameable(path))
+    header: dict[str, Any] = json.loads(_core.read_header(name, max_header_bytes))
     return header
 
 

@@ -5,12 +5,20 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from submerge.errors import RecipeError, quoted
+from submerge.errors import CheckpointError, RecipeError, quoted
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Foreign", "foreign", "is_litter", "is_one_file", "is_safetensors", "is_shard"]
+__all__ = [
+    "Foreign",
+    "foreign",
+    "is_litter",
+    "is_one_file",
+    "is_safetensors",
+    "is_shard",
+    "nameable",
+]
 
 _SHARD = re.compile(r"-[0-9]{5}-of-[0-9]{5}\b")
 _SAFETENSORS = (".safetensors", ".sft")
@@ -54,6 +62,20 @@ _FOREIGN = {
     (".npz", ".npy"): Foreign("a NumPy archive", _SAVE),
     (".h5", ".hdf5"): Foreign("an HDF5 file", _SAVE),
 }
+
+
+def nameable(path: Path) -> Path:
+    """Return a path that plans and reports, which are UTF-8, can hold.
+
+    Raises:
+        CheckpointError: it holds a byte that is not UTF-8, as Python reads it: half a pair.
+    """
+    if not str(path).isascii() and any("\ud800" <= c <= "\udfff" for c in str(path)):
+        raise CheckpointError(
+            f"{quoted(str(path))}: the name is not UTF-8, expected one that is",
+            hint="rename the file or its folder",
+        )
+    return path
 
 
 def foreign(name: str) -> Foreign | None:

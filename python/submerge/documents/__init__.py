@@ -15,6 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, TypeVar,
 from submerge.documents.evaluation import EvaluationDocument
 from submerge.documents.figures import AnalysisDocument, MergeDocument
 from submerge.documents.form import checked, format_of, plain, schema
+from submerge.documents.looking import (
+    DifferenceDocument,
+    InspectionDocument,
+    VerificationDocument,
+)
 from submerge.documents.measurement import MeasureDocument
 from submerge.documents.painting import EmbeddingsDocument, ImageDocument, ReproductionDocument
 from submerge.errors import RecipeError, quoted
@@ -30,13 +35,16 @@ if TYPE_CHECKING:
 __all__ = [
     "DOCUMENTS",
     "AnalysisDocument",
+    "DifferenceDocument",
     "EmbeddingsDocument",
     "EvaluationDocument",
     "ImageDocument",
+    "InspectionDocument",
     "MeasureDocument",
     "MergeDocument",
     "ReportDocument",
     "ReproductionDocument",
+    "VerificationDocument",
     "beside",
     "parsed",
     "published",
@@ -64,6 +72,9 @@ class ReportDocument(TypedDict):
 
 DOCUMENTS: Mapping[str, Any] = {
     "merge": MergeDocument,
+    "difference": DifferenceDocument,
+    "inspection": InspectionDocument,
+    "verification": VerificationDocument,
     "analysis": AnalysisDocument,
     "evaluation": EvaluationDocument,
     "measure": MeasureDocument,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NotRequired, TypedDict
 
-__all__ = ["AnalysisDocument", "AnalysisRow", "MergeDocument", "MergeRow", "Spot"]
+__all__ = ["AnalysisDocument", "AnalysisRow", "MergeDocument", "MergeFigures", "MergeRow", "Spot"]
 
 
 class Spot(TypedDict):
@@ -108,13 +108,10 @@ class Pair(TypedDict):
     relative_l2: float | None
 
 
-class MergeRow(TypedDict):
-    """What became of one part of one block.
+class MergeFigures(TypedDict):
+    """What became of some units.
 
     Attributes:
-        block: `double.7`, `single.37`, or the part's name outside the blocks.
-        stream: `img` or `txt` in a double block; else empty.
-        part: `attn.q`, `mlp`, `mod`, ...
         formulas: how its units were made, in words, each once.
         elements: elements of the output.
         changed: elements whose value differs from the first operand's.
@@ -124,9 +121,6 @@ class MergeRow(TypedDict):
         shares: the weight of each model, averaged over the elements.
     """
 
-    block: str
-    stream: NotRequired[str]
-    part: str
     formulas: list[str]
     elements: int
     changed: int
@@ -134,6 +128,20 @@ class MergeRow(TypedDict):
     nonfinite_out: int
     pairs: list[Pair]
     shares: dict[str, float]
+
+
+class MergeRow(MergeFigures):
+    """What became of one part of one stream of one block.
+
+    Attributes:
+        block: `double.7`, `single.37`, or the part's name outside the blocks.
+        stream: `img` or `txt` in a double block; else empty.
+        part: `attn.q`, `mlp`, `mod`, ...
+    """
+
+    block: str
+    stream: NotRequired[str]
+    part: str
 
 
 class Rounding(TypedDict):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, overload
 
 from submerge.evaluate.signals import Answers, Probe, ask
-from submerge.inference import LoadedModel, load_model, run_inference
+from submerge.inference import LoadedModel, check_loading, load_model, run_inference
 from submerge.inference.embeddings import texts_identity
 from submerge.progress import Estimate, time_in_words
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from submerge.evaluate.options import EvaluateOptions
     from submerge.evaluate.prompts import Prompt
 
-__all__ = ["LazyImages", "Painted", "Picture", "Session", "run"]
+__all__ = ["LazyImages", "Painted", "Picture", "Session", "check", "run"]
 
 # Seconds between two words about what remains.
 _EVERY = 30.0
@@ -122,6 +122,13 @@ class Session:
         return [worded[i * len(worded) // wanted] for i in range(wanted)]
 
 
+def check(candidates: Sequence[Candidate], session: Session) -> None:
+    """Refuse models that cannot be loaded, before the first one is; raises as `load_model`."""
+    for one in candidates:
+        if not isinstance(one.source, LoadedModel):
+            check_loading(one.source, **_loading(one, session))
+
+
 def run(candidates: Sequence[Candidate], session: Session) -> dict[str, Painted]:
     """Paint with one model after the other, the merge last, and return what each painted."""
     common = next(one for one in candidates if one.role == "merge").defaults
@@ -178,10 +185,15 @@ def _opened(one: Candidate, session: Session) -> Iterator[LoadedModel]:
     if isinstance(one.source, LoadedModel):
         yield one.source
         return
+    with load_model(one.source, **_loading(one, session)) as model:
+        yield model
+
+
+def _loading(one: Candidate, session: Session) -> dict[str, Any]:
+    """Return the keywords by which a model is loaded for what is to be painted."""
     painting = session.options.painting
     sides = {side: painting[side] for side in ("width", "height", "batch") if side in painting}
-    with load_model(one.source, **one.load, **sides) as model:
-        yield model
+    return {**one.load, **sides}
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from submerge.errors import RecipeError, SubmergeError, listing, quoted
 from submerge.evaluate.candidates import Candidate, candidates_of
 from submerge.evaluate.evaluation import Evaluation
 from submerge.evaluate.options import EvaluateOptions, EvaluateOptionsDict
-from submerge.evaluate.painting import LazyImages, Painted, Picture, Session, run
+from submerge.evaluate.painting import LazyImages, Painted, Picture, Session, check, run
 from submerge.evaluate.prompts import Prompt, prompts_of
 from submerge.evaluate.scorers.base import need
 from submerge.evaluate.scorers.catalogue import scorers_of
@@ -97,11 +97,11 @@ def evaluate_guidance(
             hint="pip install 'submerge[evaluate]'",
         )
     candidates = candidates_of(model, parents, how.get("load", {}))
+    folder = None if how.get("output") is None else path_of(how["output"], "output")
+    session = Session(battery, options, folder, how.get("notify", _silent))
+    check(candidates, session)
     for package in ("torch", "diffusers", "transformers", "PIL"):
         need(package, "submerge[evaluate]")
-    folder = None if how.get("output") is None else path_of(how["output"], "output")
-    notify = how.get("notify", _silent)
-    session = Session(battery, options, folder, notify)
     painted = run(candidates, session)
     remarks = _remarks(candidates, session)
     evaluation = _judged(candidates, painted, session, (scoring, not_run, remarks))

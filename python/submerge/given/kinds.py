@@ -30,6 +30,7 @@ __all__ = [
     "Seed",
     "choice",
     "clean",
+    "clean_path",
     "hinted",
     "kind_of",
     "listed",
@@ -85,11 +86,22 @@ def _wrong(expected: str, raw: object, where: str, hint: str | None = None) -> R
 # -- single values --------------------------------------------------------------------------------
 
 
-def clean(text: str, where: str) -> str:
-    """Refuse text that no file name and no UTF-8 file can hold."""
+def clean(text: str, where: str, hint: str = "write it in UTF-8, without NUL") -> str:
+    """Refuse text that no file name and no UTF-8 file can hold.
+
+    Raises:
+        RecipeError: NUL, or half a surrogate pair, as Python reads a byte that is not UTF-8.
+    """
     if "\0" in text or any("\ud800" <= c <= "\udfff" for c in text):
-        raise RecipeError(f"{where}: {shown(text)} holds NUL, or bytes that are not UTF-8")
+        raise RecipeError(
+            f"{where}: {shown(text)} holds NUL, or bytes that are not UTF-8", hint=hint
+        )
     return text
+
+
+def clean_path(path: str, where: str) -> str:
+    """Refuse a name that no plan can hold, as `clean` does."""
+    return clean(path, where, "name the file, and the folders it lies in, in UTF-8")
 
 
 def _text(raw: object, where: str) -> str:
@@ -108,7 +120,7 @@ def _path(raw: object, where: str) -> str:
     text = os.fspath(raw) if isinstance(raw, os.PathLike) else raw
     if not isinstance(text, str) or not text:
         raise _wrong("a path", raw, where)
-    return clean(text, where)
+    return clean_path(text, where)
 
 
 def _flag(raw: object, where: str) -> bool:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from submerge.inference.activations import Work
 from submerge.inference.images import GeneratedImage, InferenceResult, read_metadata
-from submerge.inference.loading import LoadedModel, load_model, plan_loading
+from submerge.inference.loading import LoadedModel, check_loading, load_model, plan_loading
 from submerge.inference.options import InferenceOptions, InferenceOptionsDict
 from submerge.inference.planner import LoadPlan, Machine, Sizes, plan_load
 from submerge.inference.running import run_inference
@@ -31,6 +31,7 @@ __all__ = [
     "Machine",
     "Sizes",
     "Work",
+    "check_loading",
     "load_model",
     "plan_load",
     "plan_loading",

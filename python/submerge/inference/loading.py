@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Self
 
 from submerge.checkpoint.dtypes import DTYPES
-from submerge.errors import RecipeError
+from submerge.errors import PlanError, RecipeError
 from submerge.inference.embeddings import Embeddings
 from submerge.inference.failures import explained
 from submerge.inference.options import Defaults, defaults_for
@@ -34,7 +34,14 @@ if TYPE_CHECKING:
     from submerge.inference.placing import Placed
     from submerge.merge import MergedModel
 
-__all__ = ["LoadArguments", "LoadedModel", "fetched", "load_model", "plan_loading"]
+__all__ = [
+    "LoadArguments",
+    "LoadedModel",
+    "check_loading",
+    "fetched",
+    "load_model",
+    "plan_loading",
+]
 
 
 class LoadedModel:
@@ -169,6 +176,7 @@ def load_model(
         OSError: a file cannot be read.
     """
     asked = requested(source, (device, dtype, quantization), memory_budget, more)
+    _check_budget(asked)
     libraries("torch", "transformers", "accelerate", "diffusers")
     import torch
 
@@ -217,6 +225,40 @@ def plan_loading(
     torch, unless the budget is left to the device's free memory.
     """
     return _planned(requested(source, (device, dtype, quantization), memory_budget, more))
+
+
+def check_loading(
+    source: str | os.PathLike[str] | MergedModel,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    memory_budget: int | str | Mapping[str, int | str] | None = None,
+    quantization: str | None = None,
+    **more: Unpack[LoadArguments],
+) -> None:
+    """Refuse what headers and the budget show, without importing torch.
+
+    Takes what `load_model` takes and raises what it raises.
+    """
+    _check_budget(requested(source, (device, dtype, quantization), memory_budget, more))
+
+
+def _check_budget(asked: Request) -> None:
+    """Refuse a budget that would not do if the libraries took nothing.
+
+    What they take is known when they are imported; `auto` is any device, until torch says which.
+
+    Raises:
+        PlanError: the budget is too small; the hint reckons with what libraries may take.
+    """
+    if asked.limits is None:
+        return
+    devices = ("cpu", "cuda") if asked.device == "auto" else (asked.device,)
+    for device in devices:
+        with suppress(PlanError):
+            _planned(asked._replace(device=device), base=0)
+            return
+    _planned(asked._replace(device=devices[0]))
 
 
 def _planned(asked: Request, base: int | None = None) -> LoadPlan:

@@ -13,7 +13,6 @@ from submerge.layout import detect, generic
 from submerge.layout.detect import EXTRAS
 from submerge.layout.family import FAMILIES, Family, GuidanceNetwork
 from submerge.layout.flux1 import FLUX1
-from submerge.layout.generic import tensors_like
 from submerge.layout.model import Architecture, LayoutName, Model, OutTensor, Place, UnitInfo
 from submerge.layout.quantised import refuse_codes
 from submerge.layout.saves import refuse_ungathered, unwrapped
@@ -37,7 +36,6 @@ __all__ = [
     "depths_of",
     "family_of",
     "identify",
-    "tensors_like",
     "tensors_of",
     "unit_shapes",
 ]
@@ -56,6 +54,7 @@ def identify(checkpoint: Checkpoint, *, layout: str = "auto") -> Model:
 
     `layout` narrows the search: `diffusers`, `bfl` or `comfy` (the same as `bfl`). `generic` takes
     every tensor as one unit under its own name, without knowing anything about the model.
+    Wrappers in names are left out whatever the layout, and said in the checkpoint's `warnings`.
 
     Raises:
         LayoutError: quantised, whatever the layout; or no transformer of a known family (the
@@ -70,9 +69,10 @@ def identify(checkpoint: Checkpoint, *, layout: str = "auto") -> Model:
             hint=f"did you mean {quoted(near[0])}?" if near else None,
         )
     if layout == "generic":
-        refuse_codes(checkpoint, checkpoint.tensors)
-        refuse_ungathered(checkpoint, checkpoint.tensors)
-        return generic.identify(checkpoint)
+        seen = unwrapped(checkpoint, known=False)
+        refuse_codes(seen, seen.tensors)
+        refuse_ungathered(seen, seen.tensors)
+        return generic.identify(seen, checkpoint)
     seen = unwrapped(checkpoint)
     # The other models of an all-in-one file are carried as they are, quantised or not.
     own = [name for name in seen.tensors if not name.startswith(EXTRAS)] or list(seen.tensors)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from submerge.errors import LayoutError, counted, listing, quoted
 from submerge.layout.family import FAMILIES, Family
 from submerge.layout.model import Architecture, LayoutName, Model, OutTensor, Place, UnitInfo
-from submerge.layout.saves import refuse_fused
+from submerge.layout.saves import COUNTER, refuse_fused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -49,9 +49,6 @@ EXTRAS = (
 
 # How trainers call the running average of a model's weights.
 _EMA = re.compile(r"(?:model_|transformer_)?ema(?:_model|_params)?\.|.*\.ema\.|shadow_params\.")
-
-# What torch's AveragedModel counts beside the weights; no network has it.
-_COUNTER = "n_averaged"
 
 _GENERIC_HINT = "`layout: generic` merges by tensor name and shape alone"
 
@@ -192,7 +189,7 @@ def _namespace(checkpoint: Checkpoint, prefix: str) -> tuple[list[str], list[str
     extras: list[str] = []
     for name in checkpoint.tensors:
         own = name.startswith(prefix) and (prefix or not name.startswith(EXTRAS))
-        own = own and name != _COUNTER
+        own = own and name != COUNTER
         (inside if own else extras).append(name)
     if averaged := [name for name in extras if _EMA.match(name)]:
         raise LayoutError(

@@ -8,6 +8,7 @@ them; the whole table of the layout must still match.
 from __future__ import annotations
 
 import re
+from itertools import takewhile
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from submerge.checkpoint import Checkpoint
 
-__all__ = ["refuse_fused", "refuse_ungathered", "unwrapped"]
+__all__ = ["COUNTER", "refuse_fused", "refuse_ungathered", "unwrapped"]
 
 # torch.compile, DataParallel and DeepSpeed, FSDP, activation checkpointing, Lightning.
 _WRAPPERS = frozenset(
@@ -27,18 +28,23 @@ _WRAPPERS = frozenset(
         "_forward_module",
     }
 )  # fmt: skip
+# A wrapper's name that others may have.
+_ANY = "module"
 _ADAPTED = "base_layer"
+# What torch's AveragedModel counts beside its `module`; no network has it.
+COUNTER = "n_averaged"
 _DOUBLED = re.compile(
     r"\A(model\.diffusion_model\.|diffusion_model\.|base_model\.model\.|transformer\.|net\.)\1+"
 )
 _FUSED = re.compile(r"\.attn\.to_(?:added_)?qkv\.(?:weight|bias)\Z")
 
 
-def unwrapped(checkpoint: Checkpoint) -> Checkpoint:
+def unwrapped(checkpoint: Checkpoint, *, known: bool = True) -> Checkpoint:
     """Return a checkpoint whose names are free of wrappers; its tensors keep theirs.
 
     What was left out is said in `warnings`. A `base_layer` that no adapter is left beside is a
-    wrapper too.
+    wrapper too. Where the family is not `known`, a part of the model may be called `module`: it is
+    a wrapper only if it begins all names; and a prefix may well come twice.
 
     Raises:
         LayoutError: two names become one.
@@ -46,7 +52,11 @@ def unwrapped(checkpoint: Checkpoint) -> Checkpoint:
     gone = set(_WRAPPERS)
     if not _has_adapter(checkpoint.tensors):
         gone.add(_ADAPTED)
+    if not known and not all(_outermost(n, gone) for n in checkpoint.tensors if n != COUNTER):
+        gone.remove(_ANY)
     plain = {name: _plain(name, gone) for name in checkpoint.tensors}
+    if known:
+        plain = {name: _DOUBLED.sub(r"\1", short) for name, short in plain.items()}
     changed = [name for name, short in plain.items() if name != short]
     if not changed:
         return checkpoint
@@ -110,9 +120,15 @@ def refuse_fused(checkpoint: Checkpoint, names: Iterable[str]) -> None:
         )
 
 
+def _outermost(name: str, gone: set[str]) -> bool:
+    """Tell whether `module` is among the wrappers that a name begins with, and nowhere else."""
+    words = name.split(".")
+    outer = list(takewhile(gone.__contains__, words))
+    return _ANY in outer and _ANY not in words[len(outer) :]
+
+
 def _plain(name: str, gone: set[str]) -> str:
-    short = ".".join(word for word in name.split(".") if word not in gone)
-    return _DOUBLED.sub(r"\1", short)
+    return ".".join(word for word in name.split(".") if word not in gone)
 
 
 def _has_adapter(names: Iterable[str]) -> bool:

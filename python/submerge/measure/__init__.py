@@ -31,12 +31,13 @@ from typing import TYPE_CHECKING, Any
 from submerge import errors
 from submerge.errors import SubmergeError
 from submerge.given import shown
-from submerge.inference import plan_loading
+from submerge.inference import check_loading
 from submerge.inference.parts import with_lent
 from submerge.inference.request import fetched
 from submerge.measure.measurement import Measurement, gathered
-from submerge.measure.workload import Workload, WorkloadDict
+from submerge.measure.workload import Workload, WorkloadDict, room
 from submerge.merge import MergedModel, named
+from submerge.progress import Estimate, time_in_words
 
 if TYPE_CHECKING:
     import os
@@ -69,7 +70,8 @@ def measure(
             paint them unless told otherwise.
         load: keywords of `load_model`: `device`, `dtype`, `memory_budget`, `components`, ...
         rounds: processes for each model; the models take turns.
-        notify: told in words what is being measured.
+        notify: told in words what is being measured, and how long the rest will take at the same
+            speed.
 
     Raises:
         RecipeError: a workload is malformed, or no round is asked for.
@@ -87,7 +89,10 @@ def measure(
     lenders = [fetched(path) for path in models.values()]
     if isinstance(model, MergedModel):
         lenders += [parent.path for parent in model.recipe.models.values()]
-    loads = {name: with_lent(load or {}, fetched(path), lenders) for name, path in models.items()}
+    loads = {
+        name: room(asked) | with_lent(load or {}, fetched(path), lenders)
+        for name, path in models.items()
+    }
     jobs = {
         name: {
             "path": path,
@@ -100,12 +105,15 @@ def measure(
         for name, path in models.items()
     }
     for name, path in models.items():
-        _check(path, loads[name])
+        # Before the first one is measured.
+        check_loading(path, **loads[name])
     seen: dict[str, list[dict[str, Any]]] = {name: [] for name in models}
+    told, estimate, total = notify or _silent, Estimate(), rounds * len(jobs)
     for turn in range(rounds):
-        for name, job in jobs.items():
-            if notify is not None:
-                notify(f"measuring {name}, round {turn + 1} of {rounds}")
+        for at, (name, job) in enumerate(jobs.items()):
+            left = estimate.left(turn * len(jobs) + at, total)
+            after = "" if left is None else f", about {time_in_words(left)} left"
+            told(f"measuring {name}, round {turn + 1} of {rounds}{after}")
             seen[name].append(_child(name, job))
     about: list[ModelRow] = [
         {"name": name, "path": path, "role": "parent" if at else "merge"}
@@ -114,13 +122,8 @@ def measure(
     return gathered(about, [one.to_dict() for one in asked], seen)
 
 
-def _check(path: str, load: Mapping[str, Any]) -> None:
-    """Refuse a model that cannot be loaded before the first one is measured.
-
-    Without a named device there is no budget to check: asking for what is there starts it.
-    """
-    known = dict(load) if "device" in load else {**load, "device": "cpu", "memory_budget": None}
-    plan_loading(path, **known)
+def _silent(_: str) -> None:
+    return None
 
 
 def _plain(value: Any) -> Any:

@@ -55,8 +55,7 @@ def _measured(job: dict[str, Any]) -> dict[str, Any]:
             _import()
         imported = time.perf_counter()
         with span("load"):
-            keywords: dict[str, Any] = _room(workloads) | job["load"]
-            model = load_model(job["path"], **keywords)
+            model = load_model(job["path"], **job["load"])
         loaded = time.perf_counter()
         with model:
             results = [
@@ -87,21 +86,6 @@ def _import() -> None:
                 getattr(found, name)  # imported when asked for
         except (ImportError, AttributeError):
             return  # loading says what is missing
-
-
-def _room(workloads: list[Workload]) -> dict[str, int]:
-    """Return the largest sizes of the workloads, for the plan of the memory to hold."""
-    names = {
-        "width": "width",
-        "height": "height",
-        "batch": "batch",
-        "max_sequence_length": "tokens",
-    }
-    found = {
-        keyword: [w.options[name] for w in workloads if w.options.get(name) is not None]
-        for name, keyword in names.items()
-    }
-    return {keyword: max(values) for keyword, values in found.items() if values}
 
 
 def _painted(

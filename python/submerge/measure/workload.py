@@ -12,9 +12,11 @@ from submerge.given import Count, Options, Record, shown
 from submerge.inference.options import InferenceOptions, InferenceOptionsDict
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from submerge.documents.measurement import WorkloadRow
 
-__all__ = ["Workload", "WorkloadDict"]
+__all__ = ["Workload", "WorkloadDict", "room"]
 
 _SIZE = re.compile(r"([0-9]{1,6})(?:x([0-9]{1,6}))?")
 _PROMPT = "a lighthouse on a cliff at dusk, oil on canvas"
@@ -87,6 +89,21 @@ class Workload(Options):
             "prompt": self.prompt,
             "options": dict(self.options),
         }
+
+
+def room(workloads: Sequence[Workload]) -> dict[str, int]:
+    """Return the largest sizes of the workloads, for the plan of the memory to hold."""
+    names = {
+        "width": "width",
+        "height": "height",
+        "batch": "batch",
+        "max_sequence_length": "tokens",
+    }
+    found = {
+        keyword: [w.options[name] for w in workloads if w.options.get(name) is not None]
+        for name, keyword in names.items()
+    }
+    return {keyword: max(values) for keyword, values in found.items() if values}
 
 
 def _pairs(text: str) -> dict[str, Any]:

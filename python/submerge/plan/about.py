@@ -157,7 +157,7 @@ def _licence_texts(draft: Draft) -> list[Copy]:
             for path in license_files(draft.models[name]):
                 # Two licences may not end up in one file; the first has precedence.
                 inside = path.name if not copies else f"LICENSE-{name}{path.suffix}"
-                copies.setdefault(licence, Copy(inside, path, "copy", path.stat().st_size))
+                copies.setdefault(licence, Copy.of(inside, path))
     return list(copies.values())
 
 

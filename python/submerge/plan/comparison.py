@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from submerge.checkpoint import FLOATS
-from submerge.errors import LayoutError, listing, quoted
+from submerge.errors import LayoutError, counted, listing, quoted
 from submerge.methods import Blend
 from submerge.plan.compile import agree
 from submerge.plan.decide import union
@@ -17,7 +17,7 @@ from submerge.plan.provenance import label
 from submerge.plan.unit import Inputs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from submerge.layout import Model
 
@@ -86,6 +86,7 @@ def comparison_plan(models: Mapping[str, Model], question: Question | None = Non
         for name, model in models.items()
     )
     notes = tuple(f"{why}: {listing(names, noun='unit')}" for (_, why), names in left.items())
+    notes += _rounded(models, [unit.name for unit in units])
     unused = tuple(
         Unused(model, tuple(names), why) for (model, why), names in left.items() if model in models
     )
@@ -100,8 +101,8 @@ def comparison_plan(models: Mapping[str, Model], question: Question | None = Non
         unused=unused,
     )
     return Plan(
-        # Never written: the core only measures.
-        target=Path("compared.safetensors").absolute(),
+        # Never written: the core only measures, from whatever folder.
+        target=Path("/compared.safetensors").absolute(),
         is_folder=False,
         overflow="saturate",
         sources=inputs.sources,
@@ -112,6 +113,17 @@ def comparison_plan(models: Mapping[str, Model], question: Question | None = Non
         units=tuple(units),
         about=about,
         read_bytes=read,
+    )
+
+
+def _rounded(models: Mapping[str, Model], names: Sequence[str]) -> tuple[str, ...]:
+    """Tell whose numbers are not compared as they are: F64 is decoded to F32."""
+    held = {name: [n for n in names if n in model.units] for name, model in models.items()}
+    counts = {m: sum(models[m].units[n].dtype == "F64" for n in held[m]) for m in models}
+    return tuple(
+        f"{quoted(model)}: {counted(count, 'unit')} in F64 compared as the nearest F32"
+        for model, count in counts.items()
+        if count
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from submerge.errors import LayoutError, RecipeError, counted, listing, quoted
+from submerge.given import clean_path
 from submerge.layout import depths_of, family_of
 from submerge.plan.about import Draft, about, beside, remarks
 from submerge.plan.decide import decide, union
@@ -58,7 +59,8 @@ def compile_plan(recipe: Recipe, models: Mapping[str, Model], target: Path) -> P
     """
     models = {name: models[name] for name in recipe.models}
     agree(models)
-    target = Path(os.path.abspath(target))  # noqa: PTH100 - symlinks stay what the user named
+    # Symlinks stay what the user named.
+    target = Path(clean_path(os.path.abspath(target), "output"))  # noqa: PTH100
     shape = shape_of(recipe.output, next(iter(models.values())), target)
     owner = _extras_owner(recipe, models, shape)
     inputs = Inputs(models)

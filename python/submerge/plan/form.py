@@ -12,10 +12,12 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from submerge.checkpoint import DTYPES
+from submerge.checkpoint.names import nameable
 from submerge.errors import counted, listing
 from submerge.plan.sizes import bytes_in_words, header
 from submerge.plan.terms import Network, Rows
@@ -23,7 +25,6 @@ from submerge.plan.words import formulas
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from submerge.methods import Blend
     from submerge.plan.terms import Operand, Source
@@ -156,6 +157,19 @@ class Copy(NamedTuple):
     source: Path
     how: Literal["auto", "link", "reflink", "copy"]
     size: int
+
+    @classmethod
+    def of(
+        cls, path: str, source: Path, how: Literal["auto", "link", "reflink", "copy"] = "copy"
+    ) -> Copy:
+        """Return the copy of a file as it is now.
+
+        Raises:
+            CheckpointError: a name that is not UTF-8.
+            OSError: there is no such file.
+        """
+        nameable(Path(path))
+        return cls(path, nameable(source), how, source.stat().st_size)
 
 
 class Unused(NamedTuple):

@@ -174,7 +174,7 @@ def _files(component: Component, link: Literal["auto", "link", "reflink", "copy"
             read_header(path)
         # A hub cache holds links; a hard link must be to the file itself.
         real = Path(os.path.realpath(path))
-        made.copies.append(Copy(inside, real, link if numbers else "copy", real.stat().st_size))
+        made.copies.append(Copy.of(inside, real, link if numbers else "copy"))
     return made
 
 

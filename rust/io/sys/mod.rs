@@ -37,6 +37,36 @@ pub fn file_size_limit() -> Option<u64> {
     None
 }
 
+/// Whether the process could have so many bytes of memory more, all at once.
+///
+/// An allocator would also count what it has set aside for other threads.
+#[must_use]
+pub fn has_room(bytes: u64) -> bool {
+    #[cfg(unix)]
+    return could_map(bytes, libc::PROT_READ | libc::PROT_WRITE, 0);
+    #[cfg(not(unix))]
+    usize::try_from(bytes).is_ok_and(|bytes| Vec::<u8>::new().try_reserve_exact(bytes).is_ok())
+}
+
+/// Whether the process has so many addresses left (`RLIMIT_AS`), whatever memory there is.
+#[must_use]
+pub fn has_addresses(bytes: u64) -> bool {
+    #[cfg(unix)]
+    return could_map(bytes, libc::PROT_NONE, libc::MAP_NORESERVE);
+    #[cfg(not(unix))]
+    true
+}
+
+#[cfg(unix)]
+fn could_map(bytes: u64, protection: libc::c_int, more: libc::c_int) -> bool {
+    let Ok(bytes) = usize::try_from(bytes.max(1)) else { return false };
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANON | more;
+    // SAFETY: a fresh private mapping where the kernel chooses, which nothing else knows of.
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0) };
+    // SAFETY: exactly the mapping just made, never touched.
+    start != libc::MAP_FAILED && unsafe { libc::munmap(start, bytes) } == 0
+}
+
 /// Bytes an ordinary user can still write to the filesystem that holds `folder`.
 pub fn free_space(folder: &Path) -> io::Result<Option<u64>> {
     #[cfg(unix)]

@@ -129,23 +129,25 @@ def _instruction(line: str, number: int, index: int, where: str) -> Instruction:
 
 def _words(line: str, where: str) -> Iterator[tuple[str, str, bool]]:
     """Yield each argument's name (or nothing), its text, and whether that was in quotes."""
-    key, word = "", ""
+    key = ""
+    word: list[str] = []  # letters: a text that grows would be copied for each of them
     is_text = inside = escaped = False
     for char in line.strip() + " ":
         if escaped:
-            word, escaped = word + char, False
+            word.append(char)
+            escaped = False
         elif char == "\\":
             escaped = True
         elif char == '"':
             inside, is_text = not inside, True
         elif char == " " and not inside:
             if word or key or is_text:
-                yield key, word, is_text
-            key, word, is_text = "", "", False
+                yield key, "".join(word), is_text
+            key, word, is_text = "", [], False
         elif char == "=" and not inside and not is_text and not key:
-            key, word = word, ""
+            key, word = "".join(word), []
         else:
-            word += char
+            word.append(char)
     if inside or escaped:
         raise RecipeError(f"{where}: a quote that is not closed")
 
