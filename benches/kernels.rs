@@ -81,7 +81,10 @@ impl Merge<'_> {
             self.isa.encode(self.dtype, Overflow::Saturate, &result, out);
             if let Some(stats) = stats.as_deref_mut() {
                 let (values, to) = (&result[..], self.dtype);
-                stats.add(self.isa, Made { operands: &slices, values, to: &Plain(to), bytes: out });
+                stats.add(
+                    self.isa,
+                    Made { operands: &slices, added: &[], values, to: &Plain(to), bytes: out },
+                );
             }
         }
     }

@@ -99,7 +99,7 @@ impl<'a> Setting<'a> {
             let note = map.as_ref().and_then(|map| map.note());
             done.notes.extend(note.map(|note| (index, note.to_owned())));
             let Scratch { out, windows, decoded, result } = &mut *scratch;
-            let inputs = Inputs::open(self.work, part, windows)?;
+            let inputs = Inputs::open(self.work, self.isa, part, windows, decoded)?;
             done.read += inputs.read();
             let made = match unit.action {
                 Action::Analyze(_) => 0,
@@ -125,13 +125,14 @@ impl<'a> Setting<'a> {
             for span in sums.spans(part.range()) {
                 let elements = (span.end - span.start) as usize;
                 let part = Part { unit: part.unit, first: span.start, elements };
-                let inputs = Inputs::open(self.work, &part, &mut scratch.windows)?;
+                let Scratch { windows, decoded, .. } = &mut *scratch;
+                let inputs = Inputs::open(self.work, self.isa, &part, windows, decoded)?;
                 done.read += inputs.read();
                 for cell in cells(&part, unit.cell()) {
                     self.check_cancel()?;
                     sums.cell(&mut |reduce| {
                         for range in tiles(unit, cell.clone()) {
-                            inputs.with_tile(self.isa, range, &mut scratch.decoded, &mut *reduce);
+                            inputs.with_tile(self.isa, range, &mut decoded.operands, &mut *reduce);
                         }
                     });
                 }
@@ -213,13 +214,16 @@ impl Combining<'_> {
             let bytes = &mut out[to.block().range(range.clone())];
             let n = range.len();
             result.resize(n.max(result.len()), 0.0);
-            self.inputs.with_tile(isa, range, decoded, |tile| {
+            let Decoded { operands, added, .. } = &mut **decoded;
+            self.inputs.with_tile(isa, range.clone(), operands, |tile| {
                 map.map(tile, &mut result[..n]);
+                let added = self.inputs.add(isa, range, added, &mut result[..n]);
                 to.encode(isa, work.overflow, &result[..n], bytes);
                 if measured {
                     let inner = tile.inner();
                     let operands = inner.as_deref().unwrap_or(tile.operands);
-                    stats.add(isa, Made { operands, values: &result[..n], to, bytes });
+                    let values = &result[..n];
+                    stats.add(isa, Made { operands, added: &added, values, to, bytes });
                 } else {
                     stats.elements += n as u64;
                 }
@@ -234,7 +238,7 @@ impl Combining<'_> {
         let mut stats = UnitStats::new(self.inputs.count());
         let mut analysis = Box::new(Analysis::new(self.inputs.count(), matrix.is_some()));
         for (piece, column, ends_row) in pieces(cell, matrix) {
-            self.inputs.with_tile(isa, piece, self.buffers.decoded, |tile| {
+            self.inputs.with_tile(isa, piece, &mut self.buffers.decoded.operands, |tile| {
                 if stats.add_operands(isa, tile.operands) {
                     analysis.add(analyze, to, tile, column);
                 } else {

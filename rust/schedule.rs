@@ -76,8 +76,9 @@ pub struct Shape {
 ///
 /// `working = threads * ((terms + 1) * (item_elements + halo) * widest + scratch + beside) + kept`,
 /// where `terms` are the ranges of rows that a unit's operands are the sums of, `halo` the elements
-/// shown around an item, `widest` is the largest element of any input or output, `beside` what of
-/// products and side tensors is open, `scratch` the decoded tiles and the sums of one thread and what it holds of a whole
+/// shown around an item, `widest` is the largest element of any window or output, `beside` what a worker
+/// holds of products, magnitudes and side tensors (of a product of two thin matrices all of `down` in f32, and
+/// some rows of the sum), `scratch` the decoded tiles and the sums of one thread and what it holds of a whole
 /// matrix, and `kept` what is known of the unit that is being made; what an analysis finds in the
 /// cells of an item comes on top.
 pub fn fit(work: &Work, options: &Options) -> Result<Shape> {
@@ -95,8 +96,9 @@ pub fn fit(work: &Work, options: &Options) -> Result<Shape> {
     let need = |threads: usize, elements: u64| {
         // Cells of whole rows are more than half as large as others.
         let seen = (2 * elements / CELL as u64 + 1) * found;
-        let each = streams * (elements + halo) * widest + scratch + seen + beside(elements + halo);
-        each.saturating_mul(threads as u64) + kept
+        let each = streams * (elements + halo) * widest + scratch + seen;
+        let each = each.saturating_add(beside(elements + halo));
+        each.saturating_mul(threads as u64).saturating_add(kept)
     };
     // Many operands share the room of two, so that memory stays the same however many models meet.
     let chunk = options.chunk.saturating_mul(3) / streams.max(3);
