@@ -121,7 +121,7 @@ def _compared(inputs: Inputs, using: tuple[str, ...], name: str, question: Quest
     blend = Blend("linear", {"weights": [0.0, 1.0]}, using, second, shares={second: 1.0})
     if question is not None:
         blend = replace(blend, op="analyze", arguments={"alpha": question.alpha})
-    operands = tuple(inputs.rows(model, name) for model in using)
+    operands = tuple((inputs.rows(model, name),) for model in using)
     rows = inputs.models[second].units[name].rows
     return Unit(name, "comparison", blend, operands, 0, rows)
 
