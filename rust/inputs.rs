@@ -159,7 +159,9 @@ impl<'a> Inputs<'a> {
         let first = self.span.start + (self.before + range.start) as u64;
         places.decode(isa, &self.added, first..first + range.len() as u64);
         let added: Vec<_> = places.shown(range.len()).collect();
-        added.iter().for_each(|values| isa.add_scaled(values, 1.0, result));
+        for values in &added {
+            isa.add_scaled(values, 1.0, result);
+        }
         added
     }
 }

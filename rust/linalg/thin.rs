@@ -211,7 +211,7 @@ mod tests {
     use super::*;
 
     fn matrix(rows: usize, columns: usize, seed: u32) -> Vec<f32> {
-        let of = |i: u32| (i ^ seed).wrapping_mul(0x9E37_79B9) as i32 as f32 / 2e9;
+        let of = |i: u32| (i ^ seed).wrapping_mul(0x9E37_79B9).cast_signed() as f32 / 2e9;
         (0..(rows * columns) as u32).map(of).collect()
     }
 

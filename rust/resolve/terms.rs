@@ -94,7 +94,7 @@ pub enum Values {
 }
 
 /// Row by row, the sum so far is multiplied by `strength · (value / (norm + epsilon) - 1) + 1`, every
-/// step rounded to f32. Source: Liu et al. 2024, "DoRA: Weight-Decomposed Low-Rank Adaptation",
+/// step rounded to f32. Source: Liu et al. 2024, "`DoRA`: Weight-Decomposed Low-Rank Adaptation",
 /// arXiv:2402.09353, with the strength of `LyCORIS`.
 #[derive(Debug)]
 pub struct Magnitude {
