@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 import factory
 import oracle
-from boundary import blended, execute, linear, place, rows
+from boundary import blended, execute, linear, place, rows, source
 from formulas_terms import KINDS, Terms, job, thin, total
 from submerge import PlanError, _core
 
 if TYPE_CHECKING:
     from factory import Array
+    from formulas_terms import Made
 
 ISAS = json.loads(_core.build_info())["isas"]
 
@@ -148,21 +149,86 @@ def test_terms_are_added_to_a_result_one_after_the_other(
         assert oracle.same(found, result.astype(found.dtype))
 
 
-OPS: dict[str, dict[str, Any]] = {
-    "rows": {"rows": {"slerp": {"t": 0.3}}},
-    "passes": {"combine": {"slerp": {"t": 0.3}}},
+DELTA: dict[str, Any] = {
+    "weights": [1.0, 0.5],
+    "lambda": 1.0,
+    "normalize": True,
+    "consensus": "sum",
+    "even": "majority",
+    "sparsify": {"magnitude": {"density": [0.3, 0.6]}},
+}
+# Whole rows, passes before the map, neighbours in other rows, whole matrices.
+OPS: dict[str, tuple[dict[str, Any], int]] = {
+    "rows": ({"rows": {"slerp": {"t": 0.3}}}, 2),
+    "combine": ({"combine": {"slerp": {"t": 0.3}}}, 2),
+    "delta": ({"delta": DELTA}, 3),
+    "smooth": ({"smooth": {"alpha": 0.5}}, 3),
+    "matrix": (
+        {
+            "matrix": {
+                "weights": [1.0, 1.0],
+                "lambda": 1.0,
+                "apart": False,
+                "make": {"decorrelated": {"rank": None}},
+            }
+        },
+        3,
+    ),
 }
 
 
-@pytest.mark.parametrize("name", ["rows", "passes"])
-def test_what_is_added_comes_after_every_kind_of_formula(tmp_path: Path, name: str) -> None:
-    shape = (70, 129)
+@pytest.mark.parametrize("name", OPS)
+def test_every_kind_of_formula_sees_operands_and_is_added_to(tmp_path: Path, name: str) -> None:
+    shape, (op, count) = (300, 257), OPS[name]
     terms = Terms(3, shape, "F32")
-    operands = [[terms.make("rows", 1.0)], [terms.make("rows", 1.0)]]
-    added = [terms.make("low_rank", 0.5)]
-    without = made(job(tmp_path, operands, shape, op=OPS[name]))
-    found = made(job(tmp_path, operands, shape, op=OPS[name], added=added))
-    same_bits(found, without + total(added))
+    kinds = ("low_rank", "kronecker", "magnitude")
+    operands = [[terms.make("rows", 1.0), terms.make(kind, 0.2)] for kind in kinds[:count]]
+    added = [terms.make("hadamard", 0.5)]
+    names = [f"operand {i}" for i in range(count)]
+    arrays = {name: total(terms) for name, terms in zip(names, operands, strict=True)}
+    path = factory.write(tmp_path / "plain.safetensors", arrays)
+    plain = blended(tmp_path / "plain.out.safetensors", [path], [1.0])
+    plain["outputs"] = [{"file": 0, "name": "w", "dtype": "F32", "shape": list(shape)}]
+    plain["units"] = [
+        plain["units"][0] | {"operands": [rows(0, n, 0, shape[0]) for n in names], "op": op}
+    ]
+    expected = made(plain, threads=1)
+    for how in ({"threads": 1, "chunk": 1}, {"threads": 3}):
+        same_bits(made(job(tmp_path, operands, shape, op=op), **how), expected)
+        found = made(job(tmp_path, operands, shape, op=op, added=added), **how)
+        same_bits(found, expected + total(added))
+
+
+def test_statistics_are_known_by_every_term(tmp_path: Path) -> None:
+    shape = (90, 130)
+    terms = Terms(3, shape, "F32")
+    base, other = terms.make("rows", 1.0), terms.make("rows", 1.0)
+    void = terms.make("low_rank", 0.0)
+    changes = [terms.make(kind, scale) for kind in KINDS for scale in (0.5, 0.25)]
+    last = terms.make("rows", 1.0)
+    op = {"delta": DELTA}
+
+    def plan(*more: Made) -> dict[str, Any]:
+        plan = job(tmp_path, [[base], [other, *more], [last]], shape, op=op)
+        # One file for all, so that only what is named differs.
+        everything = {
+            n: a for t in (base, other, void, last, *changes) for n, a in t.arrays.items()
+        }
+        path = tmp_path / "all.safetensors"
+        if not path.exists():
+            factory.write(path, everything)
+        return plan | {"sources": [source(path)]}
+
+    def keys(*more: Made) -> tuple[str, ...]:
+        return tuple(execute(plan(*more), statistics={}, overwrite=True)["statistics"])
+
+    found = [keys(), *[keys(change) for change in changes], keys(*changes[:2])]
+    assert [len(known) for known in found] == [1] * len(found)
+    assert len(set(found)) == len(found)
+    assert keys(void) == keys()
+    adapted = execute(plan(changes[2]), statistics={}, overwrite=True)
+    again = execute(plan(changes[2]), statistics=adapted["statistics"], overwrite=True)
+    assert (adapted["recalled"], again["recalled"]) == (0, 1)
 
 
 @pytest.mark.parametrize("dtype", ["F32", "BF16"])
