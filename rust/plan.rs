@@ -137,7 +137,8 @@ pub struct Options {
     pub chunk: u64,
     /// Bytes that all windows and buffers together may take.
     pub memory_budget: u64,
-    /// What that grows to if formulas of whole matrices need it; nothing if it is less.
+    /// What that grows to if formulas of whole matrices or factors of products need it; nothing if it is
+    /// less.
     #[serde(default)]
     pub matrix_budget: u64,
     /// How inputs are read.

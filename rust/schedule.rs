@@ -105,7 +105,8 @@ pub fn fit(work: &Work, options: &Options) -> Result<Shape> {
     let mut elements = (chunk / widest / cell).max(1) * cell;
     let mut threads = options.threads;
     let mut budget = options.memory_budget;
-    if whole > 0 {
+    let factors = work.units.iter().any(|unit| unit.kept_terms_bytes() > 0);
+    if whole > 0 || factors {
         budget = budget.max(options.matrix_budget);
         // Smaller chunks make no room for a matrix.
         while threads > 1 && need(threads, cell) > budget {
@@ -118,11 +119,15 @@ pub fn fit(work: &Work, options: &Options) -> Result<Shape> {
         } else if threads > 1 {
             threads -= 1;
         } else {
-            let of = if whole > 0 { "whole matrices and " } else { "" };
+            let of = match (whole > 0, factors) {
+                (true, _) => "whole matrices and ",
+                (_, true) => "factors of products and ",
+                _ => "",
+            };
+            let least = need(1, cell);
             let what = format!(
-                "memory budget: {budget} bytes are too few, expected at least {} for {of}{streams} \
-                 streams",
-                need(1, cell)
+                "memory budget: {budget} bytes are too few, expected at least {least} for \
+                 {of}{streams} streams"
             );
             return Err(Error::plan(what).hint("raise `memory_budget`"));
         }

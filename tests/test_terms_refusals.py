@@ -11,11 +11,22 @@ import factory
 from boundary import blended, execute, place, rows
 from formulas_terms import Terms, job
 from submerge import PlanError
+from submerge.plan.terms import (
+    Hadamard,
+    Kronecker,
+    LowRank,
+    Magnitude,
+    Rows,
+    Scaled,
+    Thin,
+    tagged,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from factory import Array
+    from submerge.plan.terms import Term
 
 
 def planned(folder: Path, term: dict[str, Any], *, added: bool = False) -> dict[str, Any]:
@@ -135,6 +146,27 @@ def test_terms_that_do_not_fit_are_refused(
     assert said in str(error)
     if "form" not in said:
         assert "plan unit `w`" in str(error)
+
+
+PRODUCT = Thin(Rows(0, "up", 0, 6), Rows(0, "down", 0, 2))
+CLASSES: dict[str, Term] = {
+    "scaled": Scaled(Rows(0, "w", 0, 6), 1.0),
+    "low_rank": LowRank(PRODUCT, 1.0),
+    "hadamard": Hadamard(PRODUCT, PRODUCT, 1.0),
+    "kronecker": Kronecker(Rows(0, "left", 0, 3), Rows(0, "right", 0, 3), 3, 1.0),
+    "magnitude": Magnitude(Rows(0, "values", 0, 6), "rows", "sum", 1.0, 0.0),
+}
+
+
+@pytest.mark.parametrize("kind", GOOD)
+def test_the_classes_of_python_are_what_the_core_reads(kind: str) -> None:
+    assert tagged(CLASSES[kind]) == {kind: GOOD[kind]}
+
+
+def test_a_factor_of_a_kronecker_product_may_be_a_product() -> None:
+    plain = Kronecker(PRODUCT, Rows(0, "right", 0, 3), 0, 2.0).plain()
+    assert plain["left"] == {"low_rank": GOOD["hadamard"]["left"]}
+    assert plain["right"] == {"rows": place(0, "right", 0, 3)}
 
 
 @pytest.mark.parametrize("kind", [*GOOD])

@@ -114,7 +114,7 @@ class RunOptions(Options):
         threads: worker threads; None is one for each core this process may use.
         memory_budget: bytes of working memory, as a number or `"64MiB"`. A job that does not fit
             takes smaller chunks, then fewer threads, then is refused. None is 64 MiB, and what they
-            need up to 512 MiB for methods of whole matrices.
+            need up to 512 MiB for methods of whole matrices and for adapters.
         chunk: bytes of output computed at a time, as a number or `"1MiB"`; less with more than two
             models, so that memory stays the same.
         io: `mmap` windows, positioned reads (`pread`), or what was fastest where it was measured
@@ -163,7 +163,7 @@ class RunOptions(Options):
     def sizes(self) -> dict[str, int]:
         """Return threads and bytes as numbers, defaults filled in.
 
-        `matrix_budget` is what `memory_budget` grows to for methods of whole matrices.
+        `matrix_budget` is what `memory_budget` grows to for whole matrices and factors of adapters.
         """
         given = self.memory_budget
         budget = size(_BUDGET if given is None else given, "memory_budget")
