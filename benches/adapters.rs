@@ -140,9 +140,9 @@ fn main() -> io::Result<()> {
     for isa in Isa::available() {
         let mut plain = 0.0;
         for rank in [None].into_iter().chain(RANKS.map(Some)) {
-            let plan = plan(&sources, rank).to_string();
+            let job = plan(&sources, rank).to_string();
             let rounds = if quick { 1 } else { ROUNDS };
-            let made: Vec<_> = (0..rounds).map(|_| run(&plan, isa, &sources)).collect();
+            let made: Vec<_> = (0..rounds).map(|_| run(&job, isa, &sources)).collect();
             check(&models, rank, &made[0].1);
             let best = made.iter().map(|(seconds, _)| *seconds).fold(f64::INFINITY, f64::min);
             let each = best * 1e9 / (SIDE * SIDE) as f64;
