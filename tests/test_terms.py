@@ -316,3 +316,21 @@ def test_the_least_budget_is_enough_and_a_byte_less_is_refused(tmp_path: Path, k
     same_bits(oracle.read(tmp_path / "out.safetensors")["w"], total(operand))
     with pytest.raises(PlanError, match="memory budget"):
         execute(plan, memory_budget=least - 1, overwrite=True)
+
+
+def test_the_budget_grows_for_factors_and_threads_become_fewer(tmp_path: Path) -> None:
+    shape = (90, 3000)
+    terms = Terms(1, shape, "BF16")
+    base, change = terms.make("rows", 1.0), terms.make("low_rank", 1.0)
+    plain, adapted = job(tmp_path, [[base]], shape), job(tmp_path, [[base, change]], shape)
+    with pytest.raises(PlanError, match=r"at least \d+ for factors of products and") as error:
+        execute(adapted, memory_budget=1, matrix_budget=2)
+    least = int(str(error.value).partition("at least ")[2].split()[0])
+    adapted["sources"] = plain["sources"] = [source(tmp_path / "in.safetensors")]
+    with pytest.raises(PlanError, match=r"expected at least \d+ for 2 streams"):
+        execute(plain, memory_budget=1, matrix_budget=1 << 28)
+    grown = execute(adapted, memory_budget=1, matrix_budget=1 << 28, threads=4)
+    assert grown["threads"] == 4
+    for budget, threads in ((3 * least - 1, 2), (3 * least, 3)):
+        fewer = execute(adapted, memory_budget=budget, threads=4, overwrite=True)
+        assert (fewer["threads"], fewer["working_bytes"] <= budget) == (threads, True)
