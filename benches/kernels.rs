@@ -82,7 +82,10 @@ impl Merge<'_> {
             if let Some(stats) = stats.as_deref_mut() {
                 let (values, to) = (&result[..], self.dtype);
                 let run = codec::Run { first: 0, bytes: out, sides: Sides::default() };
-                stats.add(self.isa, Made { operands: &slices, values, to: &Plain(to), run });
+                stats.add(
+                    self.isa,
+                    Made { operands: &slices, added: &[], values, to: &Plain(to), run },
+                );
             }
         }
     }

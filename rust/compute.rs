@@ -34,10 +34,11 @@ impl Scratch {
         &self.out.bytes[..self.out.filled]
     }
 
-    /// Have room for the tiles of a unit.
+    /// Have room for the tiles of a unit, and find out whether there is some for its kernel's: neither
+    /// can refuse once it is at work.
     fn fit(&mut self, unit: &Unit) -> Result<()> {
         memory::at_least(&mut self.result, unit.tile().max(BLOCK))?;
-        self.decoded.fit(unit)
+        memory::expect(unit.state_bytes())
     }
 }
 
@@ -123,7 +124,7 @@ impl<'a> Setting<'a> {
         done.notes.extend(note.map(|note| (index, note.to_owned())));
         scratch.fit(unit)?;
         let Scratch { out, windows, decoded, result } = scratch;
-        let inputs = Inputs::open(self.work, part, windows)?;
+        let inputs = Inputs::open(self.work, self.isa, part, windows, decoded)?;
         done.read += inputs.read();
         let made = match unit.action {
             Action::Analyze(_) => 0,
@@ -194,13 +195,14 @@ impl<'a> Setting<'a> {
             for span in sums.spans(part.range()) {
                 let elements = (span.end - span.start) as usize;
                 let part = Part { unit: part.unit, first: span.start, elements };
-                let inputs = Inputs::open(self.work, &part, &mut scratch.windows)?;
+                let Scratch { windows, decoded, .. } = &mut *scratch;
+                let inputs = Inputs::open(self.work, self.isa, &part, windows, decoded)?;
                 done.read += inputs.read();
                 for cell in cells(&part, unit.cell()) {
                     self.check_cancel()?;
                     sums.cell(&mut |reduce| {
                         for range in tiles(unit, cell.clone()) {
-                            inputs.with_tile(self.isa, range, &mut scratch.decoded, &mut *reduce);
+                            inputs.with_tile(self.isa, range, &mut decoded.operands, &mut *reduce);
                         }
                     });
                 }
@@ -299,8 +301,10 @@ impl Combining<'_> {
             let n = range.len();
             let at = unit.first_block + (first + range.start as u64) / block.elements as u64;
             result.resize(n.max(result.len()), 0.0);
-            self.inputs.with_tile(isa, range.clone(), decoded, |tile| {
+            let Decoded { operands, added, .. } = &mut **decoded;
+            self.inputs.with_tile(isa, range.clone(), operands, |tile| {
                 map.map(tile, &mut result[..n]);
+                let added = self.inputs.add(isa, range.clone(), added, &mut result[..n]);
                 let values = &result[..n];
                 stats.elements += if measured { 0 } else { n as u64 };
                 let (bytes, sides) = match &mut self.into {
@@ -312,7 +316,7 @@ impl Combining<'_> {
                     let inner = tile.inner();
                     let operands = inner.as_deref().unwrap_or(tile.operands);
                     let run = Run { first: at, bytes, sides };
-                    stats.add(isa, Made { operands, values, to, run });
+                    stats.add(isa, Made { operands, added: &added, values, to, run });
                 }
             });
         }
@@ -325,7 +329,7 @@ impl Combining<'_> {
         let mut stats = UnitStats::new(self.inputs.count());
         let mut analysis = Box::new(Analysis::new(self.inputs.count(), matrix.is_some()));
         for (piece, column, ends_row) in pieces(cell, matrix) {
-            self.inputs.with_tile(isa, piece, self.buffers.decoded, |tile| {
+            self.inputs.with_tile(isa, piece, &mut self.buffers.decoded.operands, |tile| {
                 if stats.add_operands(isa, tile.operands) {
                     analysis.add(analyze, to, tile, column);
                 } else {

@@ -2,13 +2,19 @@
 
 use std::ops::Range;
 
+use self::kept::Kept;
+use self::open::{Scratch, Sum};
+use self::panel::Panel;
 use crate::error::{Error, Result};
 use crate::kernels::tile::Tile;
 use crate::memory;
-use crate::resolve::rows::{Buffers, OpenRows, Room};
-use crate::resolve::{LowRank, Operand, Rows, Term, Unit, Work};
+use crate::resolve::{Operand, Unit, Work};
 use crate::schedule::Part;
 use crate::simd::{BLOCK, Isa};
+
+mod kept;
+mod open;
+mod panel;
 
 /// Up to this many operands need no allocation in the innermost loop.
 const FEW: usize = 16;
@@ -20,76 +26,71 @@ pub struct Inputs<'a> {
     span: Range<u64>,
     /// How many of them come before the part.
     before: usize,
-    /// The terms of each operand.
-    open: Vec<Vec<Open<'a>>>,
+    operands: Vec<Sum<'a>>,
+    /// What is added to the result.
+    added: Vec<Sum<'a>>,
+    read: u64,
 }
 
-/// A term over the elements of a part.
-enum Open<'a> {
-    Rows(OpenRows<'a>),
-    LowRank(Product<'a>),
-    Values(&'a [f32]),
-}
-
-/// A product of two thin matrices; `up` is open where the part is, `down` is whole.
-struct Product<'a> {
-    of: &'a LowRank,
-    /// Columns of the product.
-    columns: u64,
-    up: OpenRows<'a>,
-    down: OpenRows<'a>,
-}
-
-/// What operands are decoded into, kept from tile to tile.
+/// What the operands of a unit are decoded into, kept from tile to tile; and what is kept of them from
+/// part to part.
 #[derive(Debug, Default)]
 pub struct Decoded {
-    operands: Vec<Vec<f32>>,
-    terms: Terms,
+    /// The unit, by its index.
+    unit: Option<usize>,
+    /// The operands.
+    pub operands: Places,
+    /// What is added to the result.
+    pub added: Places,
 }
 
+/// What some operands are decoded into.
 #[derive(Debug, Default)]
-struct Terms {
-    /// A term that is added to those before it.
-    term: Vec<f32>,
-    /// A row of `up`, and a piece of a row of `down`.
-    up: Vec<f32>,
-    down: Vec<f32>,
-    room: Room,
+pub struct Places {
+    each: Vec<Place>,
+    scratch: Scratch,
 }
 
-impl Decoded {
-    /// Have room for the tiles of a unit, and find out whether there is some for its kernel's: neither
-    /// can refuse once it is at work.
-    pub fn fit(&mut self, unit: &Unit) -> Result<()> {
-        self.operands.resize_with(unit.operands.len().max(self.operands.len()), Vec::new);
-        let tile = unit.tile().max(BLOCK);
-        let mut buffers = self.operands.iter_mut().take(unit.operands.len());
-        buffers.try_for_each(|buffer| memory::at_least(buffer, tile))?;
-        for term in unit.operands.iter().flat_map(|operand| &operand.terms) {
-            if let Term::LowRank(of) = term {
-                memory::at_least(&mut self.terms.up, of.rank)?;
-            }
-        }
-        memory::expect(unit.state_bytes())
-    }
+/// What one operand is decoded into.
+#[derive(Debug, Default)]
+struct Place {
+    /// What is kept of each term.
+    kept: Vec<Kept>,
+    panel: Panel,
+    values: Vec<f32>,
+    /// The elements decoded last, if all of them stand in the panel.
+    shown: Option<Range<u64>>,
 }
 
 impl<'a> Inputs<'a> {
-    /// Open windows of every operand; `buffers` hold what cannot be mapped.
-    pub fn open(work: &'a Work, part: &Part, buffers: &'a mut Vec<Vec<u8>>) -> Result<Self> {
+    /// Open windows of every operand; `buffers` hold what cannot be mapped, and `decoded` what of a unit is
+    /// read only once.
+    pub fn open(
+        work: &'a Work,
+        isa: &Isa,
+        part: &Part,
+        buffers: &'a mut Vec<Vec<u8>>,
+        decoded: &mut Decoded,
+    ) -> Result<Self> {
         let unit = &work.units[part.unit];
         let (first, halo) = (part.first, unit.halo() as u64);
         let end = unit.elements.min(first + part.elements as u64 + halo);
         let span = first.saturating_sub(halo)..end;
-        let windows = unit.operands.iter().flat_map(Operand::rows).map(Rows::windows);
-        buffers.resize_with(windows.sum::<usize>().max(buffers.len()), Vec::new);
+        decoded.begin(work, isa, part.unit)?;
+        let windows: usize = unit.read().map(Operand::windows).sum();
+        buffers.resize_with(windows.max(buffers.len()), Vec::new);
         let mut buffers = buffers.iter_mut();
-        let mut open = |term: &'a Term| Open::term(work, unit, term, span.clone(), &mut buffers);
-        let operands = unit.operands.iter();
-        let open = operands.map(|operand| operand.terms.iter().map(&mut open).collect());
-        let open = open.collect::<Result<_>>()?;
+        let mut open = |of: &'a [Operand]| {
+            let sums = of.iter();
+            let sums = sums.map(|of| Sum::open((work, unit), of, span.clone(), &mut buffers));
+            sums.collect::<Result<Vec<_>>>()
+        };
+        let (operands, added) = (open(&unit.operands)?, open(&unit.added)?);
         let before = (first - span.start) as usize;
-        Ok(Self { unit, span, before, open })
+        let windows: u64 = operands.iter().chain(&added).map(Sum::read).sum();
+        // Every worker reads what it keeps; a unit has it once.
+        let read = windows + if first == 0 { unit.kept_terms_bytes() } else { 0 };
+        Ok(Self { unit, span, before, operands, added, read })
     }
 
     /// The unit these are operands of.
@@ -101,22 +102,19 @@ impl<'a> Inputs<'a> {
     /// How many operands there are.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.open.len()
+        self.operands.len()
     }
 
     /// Bytes read to open them.
     #[must_use]
     pub fn read(&self) -> u64 {
-        self.open.iter().flatten().map(Open::read).sum()
+        self.read
     }
 
     /// The bytes of the first operand, if all operands hold the same.
     #[must_use]
     pub fn common_bytes(&self) -> Option<&[u8]> {
-        let mut operands = self.open.iter().map(|terms| match terms.as_slice() {
-            [Open::Rows(rows)] => Some(rows.bytes()),
-            _ => None,
-        });
+        let mut operands = self.operands.iter().map(Sum::bytes);
         let first = operands.next()??;
         operands.all(|bytes| bytes == Some(first)).then_some(first)
     }
@@ -127,7 +125,7 @@ impl<'a> Inputs<'a> {
         &self,
         isa: &'static Isa,
         range: Range<usize>,
-        decoded: &mut Decoded,
+        places: &mut Places,
         show: impl FnOnce(Tile) -> T,
     ) -> T {
         let (first, row) =
@@ -137,112 +135,107 @@ impl<'a> Inputs<'a> {
         let halo = self.unit.halo();
         let range = inner.start.saturating_sub(halo)..open.min(inner.end + halo);
         let around = [inner.start - range.start, range.end - inner.end];
-        let n = range.len();
-        let Decoded { operands: buffers, terms: scratch } = decoded;
-        buffers.resize_with(self.count().max(buffers.len()), Vec::new);
-        for (terms, buffer) in self.open.iter().zip(buffers.iter_mut()) {
-            buffer.resize(n.max(buffer.len()), 0.0);
-            // Block by block: what is decoded next is on its way while this is decoded.
-            for at in (0..n).step_by(BLOCK) {
-                let block = at..n.min(at + BLOCK);
-                let first = self.span.start + (range.start + block.start) as u64;
-                let elements = first..first + block.len() as u64;
-                sum(terms, isa, elements, scratch, &mut buffer[block]);
-            }
-        }
+        let elements = self.span.start + range.start as u64..self.span.start + range.end as u64;
+        places.decode(isa, &self.operands, elements);
+        let operands = places.shown(range.len());
         if self.count() <= FEW {
             let mut few = [&[][..]; FEW];
-            let operands = &buffers[..self.count()]; // others may be left from a unit with more
-            few.iter_mut().zip(operands).for_each(|(slot, buffer)| *slot = &buffer[..n]);
+            few.iter_mut().zip(operands).for_each(|(slot, operand)| *slot = operand);
             show(Tile { isa, first, row, around, operands: &few[..self.count()] })
         } else {
-            let many: Vec<_> = buffers[..self.count()].iter().map(|b| &b[..n]).collect();
+            let many: Vec<_> = operands.collect();
             show(Tile { isa, first, row, around, operands: &many })
         }
     }
-}
 
-/// The first term, then each of the others added to it in f32, in order.
-fn sum(terms: &[Open], isa: &Isa, elements: Range<u64>, scratch: &mut Terms, out: &mut [f32]) {
-    let Some((first, others)) = terms.split_first() else { return };
-    first.decode(isa, elements.clone(), scratch, out);
-    for term in others {
-        let mut next = std::mem::take(&mut scratch.term);
-        next.resize(BLOCK, 0.0);
-        term.decode(isa, elements.clone(), scratch, &mut next[..out.len()]);
-        isa.add_scaled(&next[..out.len()], 1.0, out);
-        scratch.term = next;
-    }
-}
-
-impl<'a> Open<'a> {
-    fn term(
-        work: &'a Work,
-        unit: &'a Unit,
-        term: &'a Term,
-        span: Range<u64>,
-        buffers: Buffers<'_, 'a>,
-    ) -> Result<Self> {
-        match term {
-            Term::Rows(rows) => rows.open(&work.sources, span, buffers).map(Self::Rows),
-            Term::LowRank(of) => {
-                let (columns, rank) = (unit.row_elements.max(1) as u64, of.rank as u64);
-                let rows = span.start / columns * rank..span.end.div_ceil(columns) * rank;
-                let up = of.up.open(&work.sources, rows, buffers)?;
-                let down = of.down.open(&work.sources, 0..of.down.elements, buffers)?;
-                Ok(Self::LowRank(Product { of, columns, up, down }))
-            }
-            Term::Network(network) => Ok(Self::Values(network.values())),
+    /// Add to the result of the elements `range` of the part what the plan adds, one after the other; what
+    /// that was.
+    pub fn add<'p>(
+        &self,
+        isa: &Isa,
+        range: Range<usize>,
+        places: &'p mut Places,
+        result: &mut [f32],
+    ) -> Vec<&'p [f32]> {
+        let first = self.span.start + (self.before + range.start) as u64;
+        places.decode(isa, &self.added, first..first + range.len() as u64);
+        let added: Vec<_> = places.shown(range.len()).collect();
+        for values in &added {
+            isa.add_scaled(values, 1.0, result);
         }
-    }
-
-    fn read(&self) -> u64 {
-        match self {
-            Self::Rows(rows) => rows.read(),
-            Self::LowRank(Product { up, down, .. }) => up.read() + down.read(),
-            Self::Values(_) => 0,
-        }
-    }
-
-    /// Decode at most [`BLOCK`] elements, counted from the first of the unit.
-    fn decode(&self, isa: &Isa, elements: Range<u64>, scratch: &mut Terms, out: &mut [f32]) {
-        match self {
-            Self::Rows(rows) => rows.decode(isa, elements, &mut scratch.room, out),
-            Self::LowRank(product) => product.decode(isa, elements, scratch, out),
-            Self::Values(values) => {
-                out.copy_from_slice(&values[elements.start as usize..elements.end as usize]);
-            }
-        }
+        added
     }
 }
 
-impl Product<'_> {
-    fn decode(&self, isa: &Isa, elements: Range<u64>, scratch: &mut Terms, out: &mut [f32]) {
-        let (rank, columns) = (self.of.rank, self.columns);
-        let Terms { up, down, room, .. } = scratch;
-        up.resize(rank.max(up.len()), 0.0);
-        down.resize(BLOCK, 0.0);
+impl Decoded {
+    /// Read what is kept of a unit, unless it is that of the part before.
+    fn begin(&mut self, work: &Work, isa: &Isa, index: usize) -> Result<()> {
+        if self.unit == Some(index) {
+            return Ok(());
+        }
+        // What was kept of the other unit makes room first.
+        *self = Self::default();
+        let unit = &work.units[index];
+        let tile = unit.tile().max(BLOCK);
+        memory::expect(unit.beside(tile as u64))?;
+        let place = |operand: &Operand| -> Result<Place> {
+            let kept = operand.terms.iter().map(|term| Kept::load(term, &work.sources, isa));
+            let mut place = Place { kept: kept.collect::<Result<_>>()?, ..Place::default() };
+            memory::at_least(&mut place.values, tile)?;
+            Ok(place)
+        };
+        self.operands.each = unit.operands.iter().map(place).collect::<Result<_>>()?;
+        self.added.each = unit.added.iter().map(place).collect::<Result<_>>()?;
+        self.unit = Some(index);
+        Ok(())
+    }
+}
+
+impl Places {
+    fn decode(&mut self, isa: &Isa, sums: &[Sum], elements: Range<u64>) {
+        for (sum, place) in sums.iter().zip(&mut self.each) {
+            place.decode(isa, sum, elements.clone(), &mut self.scratch);
+        }
+    }
+
+    /// The `n` elements of each that were decoded last.
+    fn shown(&self, n: usize) -> impl Iterator<Item = &[f32]> {
+        self.each.iter().map(move |place| place.get(n))
+    }
+}
+
+impl Place {
+    /// Decode elements of an operand, counted from the first of the unit.
+    fn decode(&mut self, isa: &Isa, sum: &Sum, elements: Range<u64>, scratch: &mut Scratch) {
+        let n = (elements.end - elements.start) as usize;
+        self.shown = None;
+        if sum.panel.is_none() {
+            self.values.resize(n.max(self.values.len()), 0.0);
+            return sum.decode(isa, elements, scratch, &mut self.values[..n]);
+        }
         let mut at = elements.start;
         while at < elements.end {
-            let (row, column) = (at / columns, at % columns);
-            let n = (columns - column).min(elements.end - at);
-            let piece = &mut out[(at - elements.start) as usize..][..n as usize];
-            let factors = row * rank as u64..(row + 1) * rank as u64;
-            self.up.decode(isa, factors, room, &mut up[..rank]);
-            for (k, factor) in up[..rank].iter().enumerate() {
-                let begun = k as u64 * columns + column;
-                let values = &mut down[..piece.len()];
-                self.down.decode(isa, begun..begun + n, room, values);
-                if k == 0 {
-                    isa.scale(values, *factor, piece);
-                } else {
-                    isa.add_scaled(values, *factor, piece);
-                }
+            if !self.panel.made.contains(&at) {
+                self.panel.make(isa, sum, &self.kept, at, scratch);
             }
-            for value in piece {
-                *value *= self.of.scale;
+            let piece = at..elements.end.min(self.panel.made.end);
+            if piece == elements {
+                self.shown = Some(elements);
+                return;
             }
-            at += n;
+            self.values.resize(n.max(self.values.len()), 0.0);
+            let out = &mut self.values[(at - elements.start) as usize..];
+            let made = self.panel.get(piece.clone());
+            out[..made.len()].copy_from_slice(made);
+            at = piece.end;
+        }
+    }
+
+    /// The `n` elements decoded last.
+    fn get(&self, n: usize) -> &[f32] {
+        match &self.shown {
+            Some(elements) => self.panel.get(elements.clone()),
+            None => &self.values[..n],
         }
     }
 }

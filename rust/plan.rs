@@ -16,8 +16,13 @@ use crate::io::target::{Copied, Target, Text};
 use crate::io::unpublished::CachePolicy;
 
 mod operation;
+mod terms;
 
 pub use self::operation::{Action, Beside, OpSpec};
+pub use self::terms::{
+    Activation, Axis, FactorSpec, HadamardSpec, KroneckerSpec, LayerSpec, LowRankSpec,
+    MagnitudeSpec, MixSpec, NetworkSpec, Norm, RowsSpec, ScaledSpec, SideSpec, TermSpec, ThinSpec,
+};
 
 /// The version of the plan's form; Python and Rust ship together, so it must be equal.
 pub const PLAN_VERSION: u32 = 1;
@@ -115,106 +120,13 @@ pub struct UnitSpec {
     pub start: u64,
     /// One past the last row.
     pub end: u64,
-    /// What goes in: each operand is the sum of its terms, in this order.
+    /// What goes in: each operand is made of its terms, in this order.
     pub operands: Vec<Vec<TermSpec>>,
     /// How it is combined.
     pub op: OpSpec,
-}
-
-/// One summand of an operand.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TermSpec {
-    /// Rows of an input tensor.
-    Rows(RowsSpec),
-    /// The product of two thin matrices.
-    LowRank(LowRankSpec),
-    /// The output of a small network, one value per element of the unit.
-    Network(NetworkSpec),
-}
-
-/// Rows of an input tensor.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RowsSpec {
-    /// Index into `sources`.
-    pub source: usize,
-    /// Name of the tensor.
-    pub tensor: String,
-    /// First row.
-    pub start: u64,
-    /// One past the last row.
-    pub end: u64,
-    /// What its bytes mean.
+    /// What is added to the result, in this order, before it is rounded; no magnitude.
     #[serde(default)]
-    pub codec: CodecSpec,
-    /// The tensors that the codec wants beside it.
-    #[serde(default)]
-    pub sides: Vec<SideSpec>,
-}
-
-/// A tensor beside another.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SideSpec {
-    /// Index into `sources`.
-    pub source: usize,
-    /// Name of the tensor.
-    pub tensor: String,
-}
-
-/// `scale · up · down`, (rows of the unit, elements of its row).
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LowRankSpec {
-    /// (rows, rank).
-    pub up: RowsSpec,
-    /// (rank, columns).
-    pub down: RowsSpec,
-    /// What the product is multiplied by.
-    pub scale: f64,
-}
-
-/// Layers that follow each other, applied to one vector; see [`crate::resolve::network`].
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NetworkSpec {
-    /// The input vector.
-    pub input: Vec<f64>,
-    /// The layers, first to last.
-    pub layers: Vec<LayerSpec>,
-}
-
-/// One affine layer and what its output goes through.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LayerSpec {
-    /// The matrix, (out, in).
-    pub weight: MixSpec,
-    /// The bias, (out).
-    pub bias: MixSpec,
-    /// What every output goes through.
-    pub activation: Activation,
-}
-
-/// A function of single values.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub enum Activation {
-    /// The value itself.
-    None,
-    /// `x / (1 + exp(-x))`.
-    Silu,
-}
-
-/// A weighted sum of tensors.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MixSpec {
-    /// The tensors.
-    pub operands: Vec<RowsSpec>,
-    /// Their weights.
-    pub weights: Vec<f64>,
+    pub added: Vec<TermSpec>,
 }
 
 /// How to run; never decides a byte.
@@ -229,7 +141,8 @@ pub struct Options {
     pub chunk: u64,
     /// Bytes that all windows and buffers together may take.
     pub memory_budget: u64,
-    /// What that grows to if formulas of whole matrices need it; nothing if it is less.
+    /// What that grows to if formulas of whole matrices or factors of products need it; nothing if it is
+    /// less.
     #[serde(default)]
     pub matrix_budget: u64,
     /// How inputs are read.

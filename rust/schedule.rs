@@ -83,11 +83,11 @@ pub struct Shape {
 ///
 /// `working = threads * ((terms + 1) * (item_elements + halo) * widest + scratch + beside) + kept`,
 /// where `terms` are the ranges of rows that a unit's operands are the sums of, `halo` the elements
-/// shown around an item, `widest` is the largest element of any input or output, `beside` what of
-/// products and side tensors is open, `scratch` the decoded tiles and the sums of one thread and what
-/// it holds of a whole matrix, and `kept` what is known of the unit that is being made, or of all units
-/// of an output whose codec must see them first; what an analysis or such a codec finds in an item
-/// comes on top.
+/// shown around an item, `widest` is the largest element of any window or output, `beside` what a worker
+/// holds of products, magnitudes and side tensors (of a product of two thin matrices all of `down` in f32, and
+/// some rows of the sum), `scratch` the decoded tiles and the sums of one thread and what it holds of a whole
+/// matrix, and `kept` what is known of the unit that is being made, or of all units of an output whose
+/// codec must see them first; what an analysis or such a codec finds in an item comes on top.
 pub fn fit(work: &Work, options: &Options) -> Result<Shape> {
     let streams = work.units.iter().map(Unit::streams).max().unwrap_or(1);
     let widest = work.units.iter().map(Unit::widest).max().unwrap_or(1);
@@ -106,15 +106,17 @@ pub fn fit(work: &Work, options: &Options) -> Result<Shape> {
     let need = |threads: usize, elements: u64| {
         // Cells of whole rows are more than half as large as others.
         let seen = (2 * elements / CELL as u64 + 1) * found;
-        let each = streams * (elements + halo) * widest + scratch + seen + beside(elements + halo);
-        each.saturating_mul(threads as u64) + kept
+        let each = streams * (elements + halo) * widest + scratch + seen;
+        let each = each.saturating_add(beside(elements + halo));
+        each.saturating_mul(threads as u64).saturating_add(kept)
     };
     // Many operands share the room of two, so that memory stays the same however many models meet.
     let chunk = options.chunk.saturating_mul(3) / streams.max(3);
     let mut elements = (chunk / widest / cell).max(1) * cell;
     let mut threads = options.threads;
     let mut budget = options.memory_budget;
-    if whole > 0 {
+    let factors = work.units.iter().any(|unit| unit.kept_terms_bytes() > 0);
+    if whole > 0 || factors {
         budget = budget.max(options.matrix_budget);
         // Smaller chunks make no room for a matrix.
         while threads > 1 && need(threads, cell) > budget {
@@ -127,11 +129,15 @@ pub fn fit(work: &Work, options: &Options) -> Result<Shape> {
         } else if threads > 1 {
             threads -= 1;
         } else {
-            let of = if whole > 0 { "whole matrices and " } else { "" };
+            let of = match (whole > 0, factors) {
+                (true, _) => "whole matrices and ",
+                (_, true) => "factors of products and ",
+                _ => "",
+            };
+            let least = need(1, cell);
             let what = format!(
-                "memory_budget: {budget} bytes of working memory are too few, expected at least {} \
-                 for {of}{streams} streams",
-                need(1, cell)
+                "memory_budget: {budget} bytes of working memory are too few, expected at least {least} \
+                 for {of}{streams} streams"
             );
             return Err(Error::plan(what).hint("raise `memory_budget`"));
         }

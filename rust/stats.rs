@@ -31,7 +31,9 @@ pub const SAMPLE: usize = 16;
 pub struct Made<'a> {
     /// Each operand, decoded.
     pub operands: &'a [&'a [f32]],
-    /// What the formula gave, before it was rounded.
+    /// What was added to what the formula gave.
+    pub added: &'a [&'a [f32]],
+    /// What that made, before it was rounded.
     pub values: &'a [f32],
     /// What the output is written with.
     pub to: &'a dyn Codec,
@@ -171,7 +173,7 @@ impl UnitStats {
     fn look_for_overflow(&mut self, made: Made) {
         let overflowed = |made: Made, i: usize| {
             let fits = made.values[i].abs() < made.to.overflow(); // not a NaN
-            !fits && made.operands.iter().all(|x| x[i].is_finite())
+            !fits && made.operands.iter().chain(made.added).all(|x| x[i].is_finite())
         };
         let count = (0..made.values.len()).filter(|i| overflowed(made, *i)).count();
         self.overflowed += count as u64;
@@ -182,18 +184,21 @@ impl UnitStats {
     }
 
     /// Adds the next tile of a cell, block by block.
-    pub fn add(&mut self, isa: &Isa, made: Made) {
-        let Made { operands, values, to, run } = made;
+    pub fn add<'a>(&mut self, isa: &Isa, made: Made<'a>) {
+        let Made { operands, added, values, to, run } = made;
         let n = values.len();
         if n <= BLOCK {
             return self.add_block(isa, made);
         }
         for first in (0..n).step_by(BLOCK) {
             let block = first..n.min(first + BLOCK);
-            let operands: Vec<_> = operands.iter().map(|x| &x[block.clone()]).collect();
+            let of =
+                |all: &[&'a [f32]]| -> Vec<_> { all.iter().map(|x| &x[block.clone()]).collect() };
+            let (operands, added) = (&of(operands), &of(added));
             let first = run.first + (block.start / to.block().elements) as u64;
             let run = Run { first, bytes: &run.bytes[to.block().range(block.clone())], ..run };
-            self.add_block(isa, Made { operands: &operands, values: &values[block], to, run });
+            let values = &values[block.clone()];
+            self.add_block(isa, Made { operands, added, values, to, run });
         }
     }
 

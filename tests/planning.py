@@ -147,7 +147,7 @@ def _check_units(made: dict[str, Any]) -> None:
     at = dict.fromkeys(range(len(made["outputs"])), 0)
     last = 0
     for unit in made["units"]:
-        _keys("unit", unit)
+        _keys("unit", {name: unit[name] for name in unit if name != "added"})
         output = made["outputs"][unit["output"]]
         assert unit["output"] >= last
         last = unit["output"]
@@ -163,14 +163,11 @@ def _check_units(made: dict[str, Any]) -> None:
         if op == "linear":
             assert len(arguments["weights"]) == count
         row = math.prod(output["shape"][1:])
-        for operand in unit["operands"]:
-            (term,) = operand
-            ((kind, found),) = term.items()
-            if kind == "rows":
-                _check_rows(made, found, unit["end"] - unit["start"], row)
-            else:
-                assert row == 1
-                _check_network(made, found, unit["end"] - unit["start"])
+        for (term,) in unit["operands"]:
+            _check_rows(made, term["rows"], unit["end"] - unit["start"], row)
+        for term in unit.get("added", []):
+            assert row == 1
+            _check_network(made, term["network"], unit["end"] - unit["start"])
     assert all(at[i] == (o["shape"] or [1])[0] for i, o in enumerate(made["outputs"]))
 
 
@@ -213,7 +210,7 @@ def interpret(plan: Plan) -> dict[str, Array]:
         i: np.zeros(o["shape"], factory._NUMPY[o["dtype"]]) for i, o in enumerate(made["outputs"])
     }
     for unit in made["units"]:
-        operands = [_operand(operand, sources) for operand in unit["operands"]]
+        operands = [_rows(term["rows"], sources) for (term,) in unit["operands"]]
         out = results[unit["output"]]
         ((op, arguments),) = unit["op"].items()
         value = operands[0]
@@ -223,6 +220,8 @@ def interpret(plan: Plan) -> dict[str, Array]:
                 term = np.float32(weight) * operand.astype(np.float32)
                 value = term if i == 0 else value + term
             value = value / np.float32(arguments.get("divisor", 1))
+        for term in unit.get("added", []):
+            value = value + _network(term["network"], sources)
         rows = out.reshape((out.shape or (1,))[0], -1)
         rows[unit["start"] : unit["end"]] = value.astype(out.dtype).reshape(
             unit["end"] - unit["start"], -1
@@ -230,12 +229,9 @@ def interpret(plan: Plan) -> dict[str, Array]:
     return {o["name"]: results[i] for i, o in enumerate(made["outputs"])}
 
 
-def _operand(operand: list[dict[str, Any]], sources: list[dict[str, Array]]) -> Array:
-    (term,) = operand
-    if "rows" in term:
-        return _rows(term["rows"], sources)
-    value = np.array(term["network"]["input"])
-    for layer in term["network"]["layers"]:
+def _network(network: dict[str, Any], sources: list[dict[str, Array]]) -> Array:
+    value = np.array(network["input"])
+    for layer in network["layers"]:
         value = _mix(layer["weight"], sources) @ value + _mix(layer["bias"], sources)
         if layer["activation"] == "silu":
             value = value / (1 + np.exp(-value))
@@ -281,10 +277,8 @@ def golden(plan: Plan, folder: Path) -> str:
             weights = arguments.get("weights", "")
             place = f"[{unit['start']}:{unit['end']}] {unit['name']}"
             lines.append(f"  {place} = {op} {weights}".rstrip())
-            for (term,) in unit["operands"]:
-                if "rows" in term:
-                    lines.append(f"    {rows(term['rows'])}")
-                    continue
+            lines += [f"    {rows(term['rows'])}" for (term,) in unit["operands"]]
+            for term in unit.get("added", []):
                 mlp = term["network"]
                 first = ", ".join(repr(round(x, 9)) for x in mlp["input"][:3])
                 lines.append(f"    mlp of {len(mlp['input'])} inputs: {first}, ...")

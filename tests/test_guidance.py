@@ -185,9 +185,9 @@ def test_baking_adds_the_embedding_to_the_time_embedder(tmp_path: Path) -> None:
 def test_baking_a_lone_guided_parent_keeps_the_whole_mlp(tmp_path: Path) -> None:
     plan = planned(tmp_path, {"s": S, "k": K}, {"alpha": 0.25, "guidance": {"bake": 0}})
     (unit,) = (u for u in plan.units if u.name == "embed.time.out.bias")
-    assert unit.models == ("k", "s", "guidance")
-    assert unit.weights == (0.25, 0.75, 1.0)
-    mlp = unit.plain()["operands"][2][0]["network"]
+    assert unit.models == ("k", "s")
+    assert unit.weights == (0.25, 0.75)
+    mlp = unit.plain()["added"][0]["network"]
     assert mlp["input"] == [1.0] * 128 + [0.0] * 128
     assert all(
         layer[part]["weights"] == [1.0] for layer in mlp["layers"] for part in ("weight", "bias")

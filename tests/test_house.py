@@ -62,7 +62,7 @@ RUST_STOREYS = {
     "linalg": (
         ("engine",),
         ("gemm", "lanes", "sweeps"),
-        ("long", "tridiagonal"),
+        ("long", "thin", "tridiagonal"),
         ("eigen", "inverse"),
         ("spectrum",),
         ("polar",),

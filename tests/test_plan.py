@@ -237,8 +237,7 @@ def test_every_tensor_is_used_or_listed(tmp_path: Path, recipe: dict[str, Any]) 
 
     for unit in made["units"]:
         for (term,) in unit["operands"]:
-            if "rows" in term:
-                use(**term["rows"])
+            use(**term["rows"])
     for unused in plan.about.unused:
         assert unused.reason
         for tensor in unused.tensors:

@@ -115,7 +115,7 @@ class RunOptions(Options):
         memory_budget: bytes of working memory, as a number or `"64MiB"`: buffers, not the process
             (painting has its own, see `load_model`). A job that does not fit takes smaller chunks,
             then fewer threads, then is refused. None is 64 MiB, and what they need up to 512 MiB
-            for methods of whole matrices.
+            for methods of whole matrices and for adapters.
         chunk: bytes of output computed at a time, as a number or `"1MiB"`; less with more than two
             models, so that memory stays the same.
         io: `mmap` windows, positioned reads (`pread`), or what was fastest where it was measured
@@ -164,7 +164,7 @@ class RunOptions(Options):
     def sizes(self) -> dict[str, int]:
         """Return threads and bytes as numbers, defaults filled in.
 
-        `matrix_budget` is what `memory_budget` grows to for methods of whole matrices.
+        `matrix_budget` is what `memory_budget` grows to for whole matrices and factors of adapters.
         """
         given = self.memory_budget
         budget = size(_BUDGET if given is None else given, "memory_budget")

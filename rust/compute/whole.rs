@@ -60,7 +60,7 @@ impl Setting<'_> {
         };
         let sides: Vec<_> = kept.iter().map(Vec::as_slice).collect();
         for cell in cells(part, unit) {
-            let inputs = Inputs::open(self.work, &cell, windows)?;
+            let inputs = Inputs::open(self.work, self.isa, &cell, windows, decoded)?;
             done.read += inputs.read();
             let into = if let Some(seen) = &mut done.seen {
                 Outcome::Seen(seen)
@@ -122,7 +122,8 @@ impl Reading<'_> {
         };
         for cell in cells(&some, &work.units[some.unit]) {
             self.setting.check_cancel()?;
-            let inputs = Inputs::open(work, &cell, &mut self.scratch.windows)?;
+            let Scratch { windows, decoded, .. } = &mut *self.scratch;
+            let inputs = Inputs::open(work, isa, &cell, windows, decoded)?;
             self.read += inputs.read();
             let (first, end) = (cell.first as usize, cell.first as usize + cell.elements);
             for at in first / row..end.div_ceil(row) {
@@ -132,7 +133,7 @@ impl Reading<'_> {
                     let block = from - first..to.min(from + BLOCK) - first;
                     let start = (at - rows.start) * width + from - at * row - columns.start;
                     let out = &mut out[start..][..block.len()];
-                    inputs.with_tile(isa, block, &mut self.scratch.decoded, |tile| {
+                    inputs.with_tile(isa, block, &mut decoded.operands, |tile| {
                         self.solve.gather(tile, index, out);
                     });
                 }

@@ -1,5 +1,6 @@
 //! Linear algebra in f64 of this crate's own: sums, products, quotients and square roots in a fixed
-//! order, so that the bits depend on nothing but the matrices. It knows nothing of merging.
+//! order, so that the bits depend on nothing but the matrices; products of thin matrices are in f32.
+//! It knows nothing of merging.
 
 #![allow(clippy::inline_always)]
 #![allow(clippy::many_single_char_names)] // the letters of the books
@@ -14,4 +15,5 @@ pub mod polar;
 pub mod power;
 pub mod spectrum;
 mod sweeps;
+pub mod thin;
 mod tridiagonal;

@@ -10,6 +10,7 @@ mod opened;
 mod operand;
 mod recall;
 pub mod rows;
+mod terms;
 mod unit;
 mod whole;
 
@@ -19,7 +20,7 @@ use std::sync::Arc;
 
 use self::encoding::{Encoding, To};
 use self::opened::{Inputs, open_inputs, too_large, uncomputable};
-use self::operand::Extent;
+use self::terms::Extent;
 use crate::dtype::{Float, Overflow};
 use crate::error::{Error, Result, quoted};
 use crate::format::codec::Block;
@@ -29,11 +30,12 @@ use crate::kernels::linear::Linear;
 use crate::kernels::runner::runner;
 use crate::kernels::tile::Whole;
 pub use crate::plan::Action;
-use crate::plan::{Beside, Mode, OpSpec, Options, OutputSpec, Plan, UnitSpec};
+use crate::plan::{Beside, Mode, OpSpec, Options, OutputSpec, Plan, TermSpec, UnitSpec};
 
 pub use self::opened::Sources;
-pub use self::operand::{LowRank, Operand, Term};
+pub use self::operand::{Operand, Term};
 pub use self::rows::Rows;
+pub use self::terms::{Factor, Hadamard, Kronecker, LowRank, Magnitude, Scaled, Thin, Values};
 pub use self::unit::Unit;
 
 /// A plan whose every reference is known to be good.
@@ -82,11 +84,12 @@ pub fn resolve(plan: &Plan, options: &Options, given: &Sources) -> Result<Work> 
 impl Work {
     /// Make the terms that come of small networks: they are read as a whole, before the job.
     pub fn evaluate_networks(&mut self) -> Result<()> {
-        let operands = self.units.iter_mut().flat_map(|unit| &mut unit.operands);
+        let units = self.units.iter_mut();
+        let operands = units.flat_map(|unit| unit.operands.iter_mut().chain(&mut unit.added));
         let mut terms = operands.flat_map(|operand| &mut operand.terms);
         terms.try_for_each(|term| match term {
             Term::Network(network) => network.evaluate(&self.sources),
-            Term::Rows(_) | Term::LowRank(_) => Ok(()),
+            _ => Ok(()),
         })
     }
 
@@ -202,8 +205,9 @@ fn resolve_unit(
     let extent = Extent { rows, row_elements };
     let operands = spec.operands.iter().map(|terms| Operand::check(terms, extent, inputs, &here));
     let mut operands = operands.collect::<Result<Vec<_>>>()?;
+    let added = find_added(&spec.added, extent, inputs, &here)?;
     let to = To { dtype: output.dtype, codec: codec.as_deref() };
-    let action = action_of(&spec.op, to, &operands, elements)
+    let action = action_of(&spec.op, to, (&operands, &added), elements)
         .map_err(|what| Error::plan(format!("{here}: {what}")))?;
     if let Action::Compute(run) = &action
         && elements > run.longest()
@@ -214,7 +218,7 @@ fn resolve_unit(
     }
     let (name, dtype) = (spec.name.clone(), output.dtype);
     let narrows = to.is_plain() && dtype.float().is_some_and(|float| float != Float::F32);
-    if narrows && matches!(spec.op, OpSpec::Copy(_)) {
+    if narrows && matches!(spec.op, OpSpec::Copy(_)) && added.is_empty() {
         operands.iter_mut().for_each(Operand::round_to_odd);
     }
     let row_elements = usize::try_from(row_elements).map_err(|_| too_large(&here))?;
@@ -238,29 +242,60 @@ fn resolve_unit(
         codec,
         action,
         operands,
+        added,
     })
+}
+
+/// What is added to the result, one by one; without what comes to nothing.
+fn find_added(
+    specs: &[TermSpec],
+    extent: Extent,
+    inputs: &Inputs,
+    here: &str,
+) -> Result<Vec<Operand>> {
+    let mut added = Vec::new();
+    for (at, spec) in specs.iter().enumerate() {
+        let here = format!("{here}: added[{at}]");
+        if matches!(spec, TermSpec::Magnitude(_)) {
+            let what = format!("{here}: a magnitude, expected what can be added");
+            return Err(Error::plan(what).hint("give it to the operand whose length it sets"));
+        }
+        let operand = Operand::check(std::slice::from_ref(spec), extent, inputs, &here)?;
+        if !operand.terms.iter().all(Term::is_void) {
+            added.push(operand);
+        }
+    }
+    Ok(added)
 }
 
 /// How a unit is filled, or what is wrong with that.
 fn action_of(
     op: &OpSpec,
     to: To,
-    operands: &[Operand],
+    (operands, added): (&[Operand], &[Operand]),
     elements: u64,
 ) -> std::result::Result<Action, String> {
     let dtype = to.dtype;
-    let same_bytes = operands.iter().all(|operand| operand.has_bytes_of(to));
+    let same_bytes = added.is_empty() && operands.iter().all(|operand| operand.has_bytes_of(to));
     let whole = Whole { operands: operands.len(), elements };
     let action = match op.clone().action(whole)? {
         Action::Copy if operands.len() == 1 && same_bytes => return Ok(Action::Copy),
         Action::Copy => Action::Compute(runner(Linear::sum(vec![1.0]), whole)?),
         Action::Same if !operands.is_empty() && same_bytes => return Ok(Action::Same),
+        Action::Same if !added.is_empty() => {
+            return Err("`same` copies bytes, to which nothing can be added".to_owned());
+        }
         Action::Same => return Err(format!("`same` needs operands of dtype {}", dtype.name())),
-        Action::Beside(_) if !operands.is_empty() => return Err("`beside` has operands".to_owned()),
+        Action::Beside(_) if !operands.is_empty() || !added.is_empty() => {
+            return Err("`beside` has operands".to_owned());
+        }
         Action::Beside(side) => return Ok(Action::Beside(side)),
+        Action::Analyze(_) if !added.is_empty() => {
+            return Err("`analyze` makes nothing that could be added to".to_owned());
+        }
         action => action,
     };
-    let rows = operands.iter().flat_map(Operand::rows);
+    let rows = operands.iter().chain(added).flat_map(Operand::rows);
     let opaque = rows.filter(|rows| rows.codec.is_none()).map(|rows| rows.dtype);
     let written = match action {
         // Its rounding is asked about.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::operand::Operand;
+use super::operand::{Operand, Term};
 use super::rows::Rows;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
@@ -35,6 +35,8 @@ pub struct Unit {
     pub action: Action,
     /// What goes in.
     pub operands: Vec<Operand>,
+    /// What is added to the result, each of one term.
+    pub added: Vec<Operand>,
 }
 
 impl Unit {
@@ -62,16 +64,21 @@ impl Unit {
         matches!(self.action, Action::Compute(_) | Action::Solve(_))
     }
 
+    /// All operands, and what is added to the result.
+    pub fn read(&self) -> impl Iterator<Item = &Operand> {
+        self.operands.iter().chain(&self.added)
+    }
+
     /// Windows and buffers as wide as an item: one for each term of rows, and the output.
     #[must_use]
     pub fn streams(&self) -> u64 {
-        self.operands.iter().map(Operand::streams).sum::<u64>() + 1
+        self.read().map(Operand::streams).sum::<u64>() + 1
     }
 
     /// The most bytes of an element in any of them.
     #[must_use]
     pub fn widest(&self) -> u64 {
-        let rows = self.operands.iter().flat_map(Operand::rows);
+        let rows = self.read().flat_map(Operand::streamed);
         let each = |rows: &Rows| {
             let elements = rows.block().elements as u64;
             rows.bytes_of(elements).div_ceil(elements)
@@ -80,11 +87,18 @@ impl Unit {
         rows.map(each).fold(output.bytes.div_ceil(output.elements) as u64, u64::max)
     }
 
-    /// Bytes that are open beside them, of products and side tensors.
+    /// Bytes that are open beside them, of products, magnitudes and side tensors.
     #[must_use]
     pub fn beside(&self, elements: u64) -> u64 {
         let row = self.row_elements as u64;
-        self.operands.iter().map(|operand| operand.beside(elements, row)).sum()
+        self.read().map(|operand| operand.beside(elements, row)).fold(0, u64::saturating_add)
+    }
+
+    /// Bytes of what workers keep of its terms from part to part, as they are stored.
+    #[must_use]
+    pub fn kept_terms_bytes(&self) -> u64 {
+        let kept = self.read().flat_map(|operand| &operand.terms).flat_map(Term::kept);
+        kept.map(|rows| rows.bytes_of(rows.elements) + rows.whole_sides()).sum()
     }
 
     /// Elements per cell of the unit's grid: [`CELL`], or as many whole rows as it holds.

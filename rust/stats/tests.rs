@@ -26,7 +26,13 @@ fn stats(isa: &Isa, operands: &[&[f32]], written: &[f32]) -> UnitStats {
             let range = start..LEN.min(start + BLOCK);
             let blocks: Vec<_> = operands.iter().map(|x| &x[range.clone()]).collect();
             let (values, bytes) = (&written[range.clone()], bytes(&written[range]));
-            let made = Made { operands: &blocks, values, to: &Plain(Float::F32), run: run(&bytes) };
+            let made = Made {
+                operands: &blocks,
+                added: &[],
+                values,
+                to: &Plain(Float::F32),
+                run: run(&bytes),
+            };
             cell.add_block(isa, made);
         }
         unit.merge_next(&cell);
@@ -134,8 +140,10 @@ fn tiny_deltas_of_large_operands_survive() {
     let b = a.map(f32::next_up);
     let mut stats = UnitStats::new(2);
     let (operands, to) = ([&a[..], &b[..]], &Plain(Float::F32));
-    stats
-        .add_block(Isa::best(), Made { operands: &operands, values: &b, to, run: run(&bytes(&b)) });
+    stats.add_block(
+        Isa::best(),
+        Made { operands: &operands, added: &[], values: &b, to, run: run(&bytes(&b)) },
+    );
     let ulp = f64::from(1024.0_f32.next_up()) - 1024.0;
     assert_eq!(stats.delta2[1].to_bits(), (ulp * ulp * BLOCK as f64).to_bits());
 }
@@ -146,7 +154,8 @@ fn made_of(a: &[f32], b: &[f32], values: &[f32], to: Float, overflow: Overflow) 
     let mut bytes = vec![0; values.len() * to.bytes()];
     isa.encode(to, overflow, values, &mut bytes);
     let mut stats = UnitStats::new(2);
-    stats.add(isa, Made { operands: &[a, b], values, to: &Plain(to), run: run(&bytes) });
+    stats
+        .add(isa, Made { operands: &[a, b], added: &[], values, to: &Plain(to), run: run(&bytes) });
     stats
 }
 

@@ -129,7 +129,7 @@ def _rounded(models: Mapping[str, Model], names: Sequence[str]) -> tuple[str, ..
 
 def _compared(inputs: Inputs, using: tuple[str, ...], name: str, question: Question | None) -> Unit:
     """Return the unit that measures the models' rows, the last two beside each other."""
-    operands = tuple(inputs.rows(model, name) for model in using)
+    operands = tuple((inputs.rows(model, name),) for model in using)
     rows = inputs.models[using[-1]].units[name].rows
     return Unit(name, "comparison", _blend(using, question), operands, 0, rows)
 

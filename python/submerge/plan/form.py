@@ -20,14 +20,14 @@ from submerge.checkpoint import DTYPES
 from submerge.checkpoint.names import nameable
 from submerge.errors import counted, listing
 from submerge.plan.sizes import bytes_in_words, header
-from submerge.plan.terms import Network, Rows
+from submerge.plan.terms import tagged
 from submerge.plan.words import formulas
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from submerge.methods import Blend
-    from submerge.plan.terms import Operand, Source
+    from submerge.plan.terms import Operand, Source, Term
 
 __all__ = [
     "VERSION",
@@ -63,10 +63,11 @@ class Unit(NamedTuple):
             methods there are `copy` (one operand, as bytes if the dtypes are equal) and `same`
             (all operands equal byte for byte, the first is copied).
         operands: in the order of the core's arithmetic: the base first where there is one, then by
-            model name, then a baked MLP; where `alpha` is a way from one model to another, these.
+            model name; where `alpha` is a way from one model to another, these.
         start: first row in the output tensor.
         end: the row after the last.
         output: index of the tensor in `Plan.outputs`.
+        added: terms that are added to the result, in order, before it is rounded; no magnitude.
     """
 
     name: str
@@ -76,19 +77,21 @@ class Unit(NamedTuple):
     start: int = 0
     end: int = 0
     output: int = 0
+    added: tuple[Term, ...] = ()
 
     def plain(self) -> dict[str, Any]:
         """Return the JSON form."""
-        kinds = {Network: "network", Rows: "rows"}
-        terms = [{kinds[type(operand)]: operand.plain()} for operand in self.operands]
-        return {
+        plain: dict[str, Any] = {
             "name": self.name,
             "output": self.output,
             "start": self.start,
             "end": self.end,
-            "operands": [[term] for term in terms],
+            "operands": [[tagged(term) for term in operand] for operand in self.operands],
             "op": {self.blend.op: dict(self.blend.arguments)},
         }
+        if self.added:
+            plain["added"] = [tagged(term) for term in self.added]
+        return plain
 
     @property
     def op(self) -> str:
@@ -97,7 +100,7 @@ class Unit(NamedTuple):
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The model each operand comes from; a baked MLP counts as `guidance`."""
+        """The model each operand comes from."""
         return self.blend.models
 
     @property

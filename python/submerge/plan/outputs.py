@@ -250,7 +250,7 @@ def place(shape: Shape, tensors: Sequence[Filled], arch: Architecture) -> Placed
     for file, names in enumerate(shards):
         inside = [by_name[name] for name in names]
         for tensor, units in sorted(inside, key=lambda found: data_key(*found[0][1:3])):
-            placed += [Unit(*unit[:-1], len(outputs)) for unit in units]
+            placed += [unit._replace(output=len(outputs)) for unit in units]
             outputs.append(tensor._replace(file=file))
     texts = []
     if len(shards) > 1:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from submerge.plan.form import Unit
     from submerge.plan.outputs import Filled
+    from submerge.plan.terms import Operand
     from submerge.plan.unit import Inputs
 
 __all__ = ["spanned"]
@@ -82,24 +83,26 @@ def _without_keys(arguments: Mapping[str, Any]) -> Any:
     }
 
 
-def _joined(operands: Sequence[Any]) -> Any:
+def _joined(operands: Sequence[Operand]) -> Operand:
     """Return the rows of all parts; those of the first where they do not follow each other."""
-    found = operands[0]
-    for operand in operands[1:]:
-        follows = isinstance(found, Rows) and isinstance(operand, Rows)
-        if not follows or operand != found._replace(start=found.end, end=operand.end):
+    if any(len(operand) > 1 or not isinstance(operand[0], Rows) for operand in operands):
+        return operands[0]
+    rows = [operand[0] for operand in operands if isinstance(operand[0], Rows)]
+    found = rows[0]
+    for part in rows[1:]:
+        if part != found._replace(start=found.end, end=part.end):
             return operands[0]
-        found = found._replace(end=operand.end)
-    return found
+        found = found._replace(end=part.end)
+    return (found,)
 
 
 def _whole(unit: Unit, inputs: Inputs) -> bool:
     """Tell whether every operand is a whole tensor of its file."""
-    for model, operand in zip(unit.models, unit.operands, strict=True):
-        if not isinstance(operand, Rows):
+    for model, (first, *others) in zip(unit.models, unit.operands, strict=True):
+        if others or not isinstance(first, Rows):
             return False
-        rows = inputs.models[model].checkpoint.tensors[operand.tensor].rows
-        if (operand.start, operand.end) != (0, rows):
+        rows = inputs.models[model].checkpoint.tensors[first.tensor].rows
+        if (first.start, first.end) != (0, rows):
             return False
     return True
 

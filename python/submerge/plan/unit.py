@@ -14,7 +14,7 @@ from submerge.checkpoint import FLOATS
 from submerge.errors import LayoutError, RecipeError, quoted
 from submerge.methods import copied, weighted_sum
 from submerge.plan.form import Unit
-from submerge.plan.terms import Layer, Mix, Network, Operand, Rows, Source
+from submerge.plan.terms import Layer, Mix, Network, Operand, Rows, Source, Term
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,7 +56,7 @@ class Inputs:
     def carried(self, model: str, name: str) -> Unit:
         """Return the copy of a whole tensor that is no unit of the model, such as a VAE's."""
         rows = self.models[model].checkpoint.tensors[name].rows
-        operand = Rows(self._source(model, name), name, 0, rows)
+        operand = (Rows(self._source(model, name), name, 0, rows),)
         return Unit(name, "extras", copied(model), (operand,), 0, rows)
 
     def tensor(self, model: str, unit: str) -> TensorInfo:
@@ -67,12 +67,12 @@ class Inputs:
     def dtypes(self, unit: Unit) -> frozenset[str]:
         """Return the dtypes a unit has in the files of its models."""
         name, models = unit.name, self.models
-        return frozenset([models[m].units[name].dtype for m in unit.blend.models if m in models])
+        return frozenset([models[m].units[name].dtype for m in unit.blend.models])
 
     def nbytes(self, unit: Unit) -> int:
         """Return the bytes a unit takes in the files of its models."""
         total = 0
-        for model in self._of(unit):
+        for model in unit.models:
             tensor = self.tensor(model, unit.name)
             total += tensor.nbytes * self.models[model].units[unit.name].rows // max(1, tensor.rows)
         return total
@@ -83,13 +83,8 @@ class Inputs:
 
     def shape(self, unit: Unit) -> tuple[int, ...]:
         """Return the shape of a unit that is a whole tensor; () where it has no dimensions."""
-        flat = not any(self.tensor(model, unit.name).shape for model in self._of(unit))
+        flat = not any(self.tensor(model, unit.name).shape for model in unit.models)
         return () if flat else (unit.end, *self.trailing(unit))
-
-    def _of(self, unit: Unit) -> list[str]:
-        """Return the models of a unit; a baked network is none of them."""
-        models = self.models
-        return [model for model in unit.blend.models if model in models]
 
     def _source(self, model: str, tensor: str) -> int:
         checkpoint = self.models[model].checkpoint
@@ -126,10 +121,11 @@ def compile_unit(unit: Unit, inputs: Inputs, added: Network | None = None) -> Un
         unit = unit._replace(blend=weighted_sum(unit.shares))
     rows, columns = _common_shape(unit, inputs)
     blend = _executable(unit, inputs.dtypes(unit), columns, adding=added is not None)
-    operands: tuple[Operand, ...] = tuple(inputs.rows(m, unit.name) for m in unit.models)
+    operands: tuple[Operand, ...] = tuple((inputs.rows(m, unit.name),) for m in unit.models)
+    terms: tuple[Term, ...] = ()
     if added is not None:
-        blend, operands = _adding(unit), (*operands, added)
-    return Unit(unit.name, unit.reason, blend, operands, 0, rows)
+        blend, terms = _adding(unit), (added,)
+    return Unit(unit.name, unit.reason, blend, operands, 0, rows, added=terms)
 
 
 def _executable(unit: Unit, dtypes: frozenset[str], columns: int, *, adding: bool) -> Blend:
@@ -160,14 +156,11 @@ def _executable(unit: Unit, dtypes: frozenset[str], columns: int, *, adding: boo
 
 
 def _adding(unit: Unit) -> Blend:
-    """Return the weighted sum of a unit and a vector of its own."""
+    """Return the weighted sum of a unit to whose result a vector is added."""
     weights = unit.weights or (1.0,)
+    words = f"{unit.formula} + guidance"
     return dataclasses.replace(
-        unit.blend,
-        op="linear",
-        arguments={"weights": [*weights, 1.0]},
-        models=(*unit.models, "guidance"),
-        words=f"{unit.formula} + guidance",
+        unit.blend, op="linear", arguments={"weights": [*weights]}, words=words
     )
 
 
@@ -216,7 +209,8 @@ def bake(outcome: GuidanceOutcome, inputs: Inputs) -> Network | None:
         dtypes = inputs.dtypes(unit)
         if not dtypes <= FLOATS:
             raise LayoutError(f"{name}: dtype {', '.join(sorted(dtypes))}, expected floats to bake")
-        return Mix(tuple(o for o in unit.operands if isinstance(o, Rows)), unit.weights or (1.0,))
+        rows = (term for operand in unit.operands for term in operand if isinstance(term, Rows))
+        return Mix(tuple(rows), unit.weights or (1.0,))
 
     inner, outer = (Layer(mix(f"{layer}.weight"), mix(f"{layer}.bias")) for layer in network.layers)
     return Network(network.sinusoid(outcome.value, width), (inner, outer), network.activation)
