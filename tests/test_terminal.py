@@ -16,8 +16,8 @@ from factory import KREA
 from submerge import cli
 from submerge.cli import app
 from submerge.cli.terminal import spoken
+from submerge.columns import aligned
 from submerge.errors import PlanError, printable
-from submerge.report import aligned
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,12 +9,12 @@ from __future__ import annotations
 import functools
 import json
 import os
-import shutil
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from submerge.blocks import execution_key, place_of, stream_of
+from submerge.columns import aligned
 from submerge.errors import counted
 from submerge.findings import Findings
 from submerge.pairs import Pair, unrelated
@@ -30,15 +30,11 @@ __all__ = [
     "Report",
     "Row",
     "Run",
-    "aligned",
     "grouped",
     "rows_of",
     "summed",
     "table",
 ]
-
-# What is left of a formula in a terminal too narrow for it.
-_NARROWEST = 12
 
 
 class Row(NamedTuple):
@@ -310,37 +306,6 @@ def table(rows: Sequence[Row], *, formulas: bool = True) -> str:
     columns["non-finite"] = lambda row: f"{row.nonfinite_out:,}"
     lines = [list(columns), *([cell(row) for cell in columns.values()] for row in rows)]
     return aligned(lines, left)
-
-
-def aligned(lines: Sequence[Sequence[str]], left: int = 1, width: int | None = None) -> str:
-    """Return lines of cells as text: the first `left` columns flush left, the others right.
-
-    What is wider than `width`, the terminal's if there is one, has its formulas cut, and where that
-    is not enough stands in parts below each other, each with the first column.
-    """
-    if width is None:
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    over = sum(widths) + 2 * (len(widths) - 1) - width
-    for at in range(1, left):
-        widths[at] -= max(0, min(over, widths[at] - _NARROWEST))
-    parts: list[list[int]] = [[]]
-    for at in range(1, len(widths)):
-        if parts[-1] and sum(widths[i] + 2 for i in (*parts[-1], at)) > width - widths[0]:
-            parts.append([])
-        parts[-1].append(at)
-    return "\n\n".join(
-        "\n".join(_line(line, widths, (0, *part), left) for line in lines) for part in parts
-    )
-
-
-def _line(cells: Sequence[str], widths: Sequence[int], part: Iterable[int], left: int) -> str:
-    """Return some of a line's cells as text."""
-    cut = {at: cells[at] for at in part}
-    cut |= {at: f"{t[: widths[at] - 1]}…" for at, t in cut.items() if len(t) > widths[at]}
-    return "  ".join(
-        text.ljust(widths[at]) if at < left else text.rjust(widths[at]) for at, text in cut.items()
-    ).rstrip()
 
 
 def _compared(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:

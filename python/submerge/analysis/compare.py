@@ -12,6 +12,7 @@ from submerge.analysis.heatmap import draw
 from submerge.analysis.rows import BlockRow, Sums, grouped, rows_of
 from submerge.checkpoint import open_checkpoint
 from submerge.checkpoint.dtypes import WORDS
+from submerge.columns import aligned
 from submerge.documents import AnalysisDocument
 from submerge.errors import RecipeError, listing
 from submerge.files import write_whole
@@ -19,7 +20,7 @@ from submerge.findings import Spot, nonfinite_inputs
 from submerge.layout import identify
 from submerge.merge import named
 from submerge.plan.comparison import Question, comparison_plan
-from submerge.report import Run, aligned
+from submerge.report import Run
 from submerge.run import RunArguments, RunOptions, __version__, execute
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING, Any, cast
 
 from submerge import documents
+from submerge.columns import aligned
 from submerge.documents.painting import Memory
 from submerge.files import write_whole
 from submerge.plan.sizes import bytes_in_words
 from submerge.profile import KINDS
 from submerge.profile.trace import trace
-from submerge.report import aligned
 
 if TYPE_CHECKING:
     import os
