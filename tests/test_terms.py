@@ -159,8 +159,8 @@ DELTA: dict[str, Any] = {
 }
 # Whole rows, passes before the map, neighbours in other rows, whole matrices.
 OPS: dict[str, tuple[dict[str, Any], int]] = {
-    "rows": ({"rows": {"slerp": {"t": 0.3}}}, 2),
-    "combine": ({"combine": {"slerp": {"t": 0.3}}}, 2),
+    "rows": ({"rows": {"slerp": {"alpha": 0.3}}}, 2),
+    "combine": ({"combine": {"slerp": {"alpha": 0.3}}}, 2),
     "delta": ({"delta": DELTA}, 3),
     "smooth": ({"smooth": {"alpha": 0.5}}, 3),
     "matrix": (
@@ -228,7 +228,7 @@ def test_statistics_are_known_by_every_term(tmp_path: Path) -> None:
     assert keys(void) == keys()
     adapted = execute(plan(changes[2]), statistics={}, overwrite=True)
     again = execute(plan(changes[2]), statistics=adapted["statistics"], overwrite=True)
-    assert (adapted["recalled"], again["recalled"]) == (0, 1)
+    assert (adapted["statistics_reused"], again["statistics_reused"]) == (0, 1)
 
 
 @pytest.mark.parametrize("dtype", ["F32", "BF16"])
@@ -307,14 +307,14 @@ def test_the_least_budget_is_enough_and_a_byte_less_is_refused(tmp_path: Path, k
     terms = Terms(1, shape, "BF16")
     operand = [terms.make("rows", 1.0), terms.make(kind, 1.0)]
     plan = job(tmp_path, [operand], shape)
-    with pytest.raises(PlanError, match="memory budget: 1 bytes are too few") as error:
+    with pytest.raises(PlanError, match="memory_budget: 1 bytes of working memory are too few") as error:
         execute(plan, memory_budget=1)
     least = int(str(error.value).partition("at least ")[2].split()[0])
     assert least > 32 * 3000 * 4  # the rows that are made together
     done = execute(plan, memory_budget=least)
     assert (done["threads"], done["working_bytes"]) == (1, least)
     same_bits(oracle.read(tmp_path / "out.safetensors")["w"], total(operand))
-    with pytest.raises(PlanError, match="memory budget"):
+    with pytest.raises(PlanError, match="memory_budget"):
         execute(plan, memory_budget=least - 1, overwrite=True)
 
 
