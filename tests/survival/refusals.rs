@@ -34,7 +34,9 @@ fn an_existing_folder_is_kept_and_foreign_files_are_never_replaced() {
     let scene = Scene::small();
     let path = scene.folder().join("model");
     let job = || scene.job(&json!({"folder": {"path": path}}));
-    fs::create_dir(&path).expect("a folder in the way");
+    fs::create_dir(&path).expect("an empty folder");
+    job().run().expect("an empty folder that is filled");
+    assert_eq!(super::names(&path), ["model.safetensors"]);
     refused(&scene, &job(), "exists", "overwrite=True");
     fs::write(path.join("thesis.txt"), "precious").expect("a file in the folder");
     let overwriting = job().option("overwrite", true);
