@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from submerge.adapters import open_adapter
 from submerge.checkpoint import open_checkpoint
 from submerge.files import expanded, path_of
 from submerge.layout import identify
@@ -68,6 +69,7 @@ def plan(
     Raises:
         RecipeError: the recipe is malformed or does not fit the models.
         CheckpointError, LayoutError: an input is damaged or not a model that can be merged.
+        AdapterError: an adapter does not fit the model it is for.
         OSError: an input cannot be read.
     """
     loaded = Recipe.load(recipe)
@@ -75,7 +77,8 @@ def plan(
         name: identify(open_checkpoint(expanded(source.path)), layout=source.layout)
         for name, source in loaded.models.items()
     }
-    return compile_plan(loaded, models, path_of(output, "output"))
+    adapters = [open_adapter(source.path) for source in loaded.adapters]
+    return compile_plan(loaded, models, path_of(output, "output"), adapters)
 
 
 def merge(

@@ -16,8 +16,17 @@ from submerge.adapters.deltas import (
     Product,
     Replacement,
     Span,
+    spans,
 )
-from submerge.adapters.resolve import Compat, Resolved, Target, resolve, targets_of
+from submerge.adapters.resolve import (
+    Compat,
+    Resolved,
+    Target,
+    format_of,
+    in_words,
+    resolve,
+    targets_of,
+)
 
 __all__ = [
     "Adapter",
@@ -34,7 +43,10 @@ __all__ = [
     "Resolved",
     "Span",
     "Target",
+    "format_of",
+    "in_words",
     "open_adapter",
     "resolve",
+    "spans",
     "targets_of",
 ]

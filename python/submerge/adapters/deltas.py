@@ -6,7 +6,10 @@ order in which they apply: a replacement, what is added, and last a magnitude.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = [
     "Delta",
@@ -18,6 +21,7 @@ __all__ = [
     "Product",
     "Replacement",
     "Span",
+    "spans",
 ]
 
 
@@ -89,6 +93,15 @@ class Magnitude(NamedTuple):
     norm: Literal["sum", "base"] = "sum"
     epsilon: float = 0.0
     whole: bool = False
+
+
+def spans(delta: tuple[Any, ...]) -> Iterator[Span]:
+    """Yield the rows that a delta is made of."""
+    for part in delta:
+        if isinstance(part, Span):
+            yield part
+        elif isinstance(part, Factors):
+            yield from part
 
 
 Delta: TypeAlias = Product | Hadamard | Kronecker | Difference | Replacement | Magnitude

@@ -25,7 +25,7 @@ from submerge.adapters.deltas import (
 )
 from submerge.adapters.keys import NAMINGS, XLABS
 from submerge.blocks import block_of
-from submerge.errors import AdapterError, quoted
+from submerge.errors import AdapterError, counted, quoted
 from submerge.layout import family_of
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from submerge.checkpoint import TensorInfo
     from submerge.layout import Architecture, Family
 
-__all__ = ["Compat", "Resolved", "Target", "resolve", "targets_of"]
+__all__ = ["Compat", "Resolved", "Target", "format_of", "in_words", "resolve", "targets_of"]
 
 Compat: TypeAlias = Literal["diffusers", "comfyui", "lycoris"]
 """Whose reading to follow where programs differ; see docs/adapters.md."""
@@ -137,6 +137,26 @@ def targets_of(adapter: Adapter, arch: Architecture) -> tuple[list[Target], dict
         if (target.naming, target.layout) != (targets[0].naming, targets[0].layout):
             raise _two_formats(adapter, targets[0], target)
     return targets, unmatched
+
+
+def in_words(targets: Sequence[Target]) -> str:
+    """Return what an adapter is: `LoRA, kohya names, 304 modules, rank 16`."""
+    if not targets:
+        return "nothing for the transformer"
+    kinds = " and ".join(dict.fromkeys(target.module.words for target in targets))
+    ranks = sorted({target.module.rank for target in targets if target.module.rank is not None})
+    rank = ""
+    if ranks:
+        few = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
+        rank = f", rank {few}"
+    naming = format_of(targets[0])
+    return f"{kinds}, {naming} names, {counted(len(targets), 'module')}{rank}"
+
+
+def format_of(target: Target) -> str:
+    """Return whose names these are: `kohya`, `diffusers`, `xlabs`; `bfl` for bare names of it."""
+    naming, layout = target.naming.name, target.layout
+    return layout if layout == "xlabs" or naming == "bare" else naming
 
 
 def _two_formats(adapter: Adapter, one: Target, other: Target) -> AdapterError:

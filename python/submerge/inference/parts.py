@@ -24,7 +24,7 @@ from submerge.inference.planner import Sizes, Stored
 from submerge.inference.quantized import QUANTIZATIONS, stored_bytes, unpacked_bytes
 from submerge.layout import Model, identify, tensors_of
 from submerge.merge import MergedModel
-from submerge.plan.provenance import label
+from submerge.plan.labels import label
 
 if TYPE_CHECKING:
     import os

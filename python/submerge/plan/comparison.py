@@ -12,8 +12,8 @@ from submerge.methods import Blend
 from submerge.plan.compile import agree
 from submerge.plan.decide import union
 from submerge.plan.form import About, OutFile, OutputTensor, Parent, Plan, Unit, Unused
+from submerge.plan.labels import label
 from submerge.plan.outputs import dtype_of
-from submerge.plan.provenance import label
 from submerge.plan.unit import Inputs
 
 if TYPE_CHECKING:

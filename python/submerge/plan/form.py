@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from submerge.checkpoint import DTYPES
 from submerge.errors import counted, listing
 from submerge.plan.sizes import bytes_in_words, header
-from submerge.plan.terms import tagged
+from submerge.plan.terms import Sum, terms_of
 from submerge.plan.words import formulas
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "VERSION",
     "About",
+    "Applied",
     "Copy",
     "OutFile",
     "OutputTensor",
@@ -66,7 +67,7 @@ class Unit(NamedTuple):
         start: first row in the output tensor.
         end: the row after the last.
         output: index of the tensor in `Plan.outputs`.
-        added: terms that are added to the result, in order, before it is rounded; no magnitude.
+        added: what is added to the result of the operation before it is rounded.
     """
 
     name: str
@@ -80,13 +81,14 @@ class Unit(NamedTuple):
 
     def plain(self) -> dict[str, Any]:
         """Return the JSON form."""
-        plain: dict[str, Any] = {
+        return {
             "name": self.name,
             "output": self.output,
             "start": self.start,
             "end": self.end,
-            "operands": [[tagged(term) for term in operand] for operand in self.operands],
+            "operands": [terms_of(operand) for operand in self.operands],
             "op": {self.blend.op: dict(self.blend.arguments)},
+            **({"added": terms_of(Sum(self.added))} if self.added else {}),
         }
         if self.added:
             plain["added"] = [tagged(term) for term in self.added]
@@ -190,6 +192,26 @@ class Parent(NamedTuple):
     contributes: bool
 
 
+class Applied(NamedTuple):
+    """One adapter of the plan, in words.
+
+    Attributes:
+        name: what formulas call it.
+        label: hub id or base name; never a machine path.
+        kind: what it is: `LoRA, kohya names, 304 modules, rank 16`.
+        onto: the model it is added to, or None for the result.
+        license: SPDX id or licence name, with the evidence for it.
+        contributes: whether it changes any byte of the output.
+    """
+
+    name: str
+    label: str
+    kind: str
+    onto: str | None
+    license: str
+    contributes: bool
+
+
 class About(NamedTuple):
     """What a plan says of itself; decides no byte."""
 
@@ -202,12 +224,15 @@ class About(NamedTuple):
     notes: tuple[str, ...] = ()
     unused: tuple[Unused, ...] = ()
     recipe: Mapping[str, Any] = MappingProxyType({})
+    adapters: tuple[Applied, ...] = ()
 
     def plain(self) -> dict[str, Any]:
         """Return the JSON form."""
         parents = [parent._asdict() for parent in self.parents]
         unused = [gone._asdict() for gone in self.unused]
-        return self._asdict() | {"parents": parents, "unused": unused}
+        found = self._asdict() | {"parents": parents, "unused": unused}
+        adapters = [adapter._asdict() for adapter in found.pop("adapters")]
+        return found | ({"adapters": adapters} if adapters else {})
 
 
 class Running(NamedTuple):
@@ -280,6 +305,10 @@ class Plan:
         for parent in about.parents:
             unused = "" if parent.contributes else ", contributes nothing"
             lines.append(f"model     {parent.name}: {parent.label}, {parent.variant}{unused}")
+        for adapter in about.adapters:
+            unused = "" if adapter.contributes else ", changes nothing"
+            onto = f"onto {adapter.onto or 'the result'}{unused}"
+            lines.append(f"adapter   {adapter.name}: {adapter.label}, {adapter.kind}, {onto}")
         lines += ["", *self._formula_lines(), f"guidance  {about.guidance}", ""]
         lines += self._output_lines()
         lines += self._cost_lines(running)

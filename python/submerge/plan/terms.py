@@ -22,12 +22,13 @@ __all__ = [
     "Mix",
     "Mlp",
     "Operand",
+    "Pair",
     "Rows",
     "Scaled",
     "Source",
+    "Sum",
     "Term",
-    "Thin",
-    "tagged",
+    "terms_of",
 ]
 
 
@@ -95,10 +96,7 @@ class Mlp(NamedTuple):
 
 
 class Scaled(NamedTuple):
-    """`scale * rows`: a difference that is stored as it is, or the bias of an adapter.
-
-    `rows` has the shape of the unit.
-    """
+    """`scale * rows`."""
 
     rows: Rows
     scale: float
@@ -108,8 +106,8 @@ class Scaled(NamedTuple):
         return {"rows": self.rows.plain(), "scale": self.scale}
 
 
-class Thin(NamedTuple):
-    """`up @ down`, up (rows, rank) and down (rank, columns), summed over the rank from 0 on."""
+class Pair(NamedTuple):
+    """Two thin matrices, `up @ down`: (rows of the unit, rank) and (rank, columns)."""
 
     up: Rows
     down: Rows
@@ -120,60 +118,63 @@ class Thin(NamedTuple):
 
 
 class LowRank(NamedTuple):
-    """`scale * (up @ down)`, of the unit's shape; the sum over the rank is scaled last."""
+    """`scale * up @ down`."""
 
-    product: Thin
+    factors: Pair
     scale: float
 
     def plain(self) -> dict[str, Any]:
         """Return the JSON form."""
-        return {**self.product.plain(), "scale": self.scale}
+        return {**self.factors.plain(), "scale": self.scale}
 
 
 class Hadamard(NamedTuple):
-    """`scale * (left * right)`, both of the unit's shape, element by element (LoHa)."""
+    """`scale * (left.up @ left.down) * (right.up @ right.down)`, element by element."""
 
-    left: Thin
-    right: Thin
+    left: Pair
+    right: Pair
     scale: float
 
     def plain(self) -> dict[str, Any]:
         """Return the JSON form."""
-        sides = {"left": self.left.plain(), "right": self.right.plain()}
-        return {**sides, "scale": self.scale}
+        return {"left": self.left.plain(), "right": self.right.plain(), "scale": self.scale}
 
 
 class Kronecker(NamedTuple):
-    """Rows of `scale * kron(left, right)` from row `first` on, as many as the unit has (LoKr).
+    """Rows `first` and following of `scale * kron(left, right)`."""
 
-    Factors of shapes (a, b) and (c, d) make (a * c, b * d); b * d are the unit's columns. A worker
-    holds both in f32.
-    """
-
-    left: Rows | Thin
-    right: Rows | Thin
+    left: Rows | Pair
+    right: Rows | Pair
     first: int
     scale: float
 
     def plain(self) -> dict[str, Any]:
         """Return the JSON form."""
-        sides = {"left": tagged(self.left), "right": tagged(self.right)}
-        return {**sides, "first": self.first, "scale": self.scale}
+        factors = {"left": self.left, "right": self.right}
+        return {
+            **{
+                side: {"rows" if isinstance(found, Rows) else "low_rank": found.plain()}
+                for side, found in factors.items()
+            },
+            "first": self.first,
+            "scale": self.scale,
+        }
 
 
 class Magnitude(NamedTuple):
-    """Row i of the sum so far is multiplied by `strength * (values[i] / (n + epsilon) - 1) + 1`.
+    """Multiplies the sum so far: each row, or column, gets the length that `values` say.
 
-    `n` is the Euclidean norm of that row, summed in f64 and rounded to f32: of the sum so far
-    (norm `sum`) or of the operand's first term (`base`). `values` holds one number for each row of
-    the unit. With `axis="columns"` the core refuses it: the norm of a column needs every row.
-
-    Source: Liu et al. 2024, "DoRA", arXiv:2402.09353; the strength is that of LyCORIS.
+    Attributes:
+        values: one for each row of the unit, or for each column.
+        axis: `rows` or `columns`.
+        norm: what is measured: the sum so far (`sum`) or the first term (`base`).
+        strength: 1 for these lengths, 0 for none of it.
+        epsilon: added to every norm.
     """
 
     values: Rows
-    axis: Literal["rows", "columns"]
-    norm: Literal["sum", "base"]
+    axis: str
+    norm: str
     strength: float
     epsilon: float
 
@@ -183,7 +184,15 @@ class Magnitude(NamedTuple):
 
 
 Term: TypeAlias = Rows | Scaled | LowRank | Hadamard | Kronecker | Magnitude | Mlp
-Operand: TypeAlias = tuple[Term, ...]
+
+
+class Sum(NamedTuple):
+    """An operand of several terms: the first is decoded, the others are added in order, in f32."""
+
+    terms: tuple[Term, ...]
+
+
+Operand: TypeAlias = Rows | Mlp | Sum
 
 _TAGS: Mapping[type, str] = {
     Rows: "rows",
@@ -193,10 +202,10 @@ _TAGS: Mapping[type, str] = {
     Kronecker: "kronecker",
     Magnitude: "magnitude",
     Mlp: "network",
-    Thin: "low_rank",  # as a factor, without a scale
 }
 
 
-def tagged(term: Term | Thin) -> dict[str, Any]:
-    """Return the JSON form of a term, or of a factor, under the name of its kind."""
-    return {_TAGS[type(term)]: term.plain()}
+def terms_of(operand: Operand) -> list[dict[str, Any]]:
+    """Return the JSON form of an operand: its terms, each under its name."""
+    terms: tuple[Term, ...] = operand.terms if isinstance(operand, Sum) else (operand,)
+    return [{_TAGS[type(term)]: term.plain()} for term in terms]

@@ -11,34 +11,42 @@ import math
 from typing import TYPE_CHECKING
 
 from submerge.checkpoint import FLOATS
-from submerge.errors import LayoutError, RecipeError, quoted
+from submerge.errors import AdapterError, LayoutError, RecipeError, quoted
 from submerge.methods import copied, weighted_sum
+from submerge.plan.adapted import added
 from submerge.plan.form import Unit
-from submerge.plan.terms import Layer, Mix, Mlp, Operand, Rows, Source, Term
+from submerge.plan.terms import Layer, Mix, Mlp, Operand, Rows, Source, Sum
+from submerge.plan.words import adapted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from submerge.checkpoint import TensorInfo
+    from submerge.checkpoint import FileInfo, TensorInfo
     from submerge.layout import Model
     from submerge.methods import Blend
+    from submerge.plan.adapted import Fused
     from submerge.plan.guidance import GuidanceOutcome
+    from submerge.plan.terms import Term
 
 __all__ = ["Inputs", "bake", "compile_unit"]
 
 
 class Inputs:
-    """The models' files, and what of them is used.
+    """The files of models and adapters, and what of them is used.
 
     Attributes:
         models: the models by name.
+        adapters: what is added to them, and to the result.
         used: the pairs of model and unit that rows were taken from.
+        adapting: the names of the adapters that change something.
     """
 
-    def __init__(self, models: Mapping[str, Model]) -> None:
+    def __init__(self, models: Mapping[str, Model], adapters: Sequence[Fused] = ()) -> None:
         self.models = models
+        self.adapters = adapters
         self.used: set[tuple[str, str]] = set()
+        self.adapting: set[str] = set()
         self._sources: dict[Path, Source] = {}
         self._index: dict[Path, int] = {}
 
@@ -52,6 +60,45 @@ class Inputs:
         place = self.models[model].units[unit].place
         self.used.add((model, unit))
         return Rows(self._source(model, place.tensor), *place)
+
+    def operand(self, model: str, unit: str) -> Operand:
+        """Return what a model is at a unit: its rows, and what adapters add to them.
+
+        Raises:
+            AdapterError: what is changed is no float, or was replaced in part.
+        """
+        rows = self.rows(model, unit)
+        terms = self._added(model, unit, (rows,), frozenset({self.models[model].units[unit].dtype}))
+        return rows if terms == (rows,) else Sum(terms)
+
+    def added(self, unit: Unit) -> tuple[Term, ...]:
+        """Return what adapters add to the result at a unit; raises as `operand`."""
+        return self._added(None, unit.name, (), self.dtypes(unit))
+
+    def words(self, unit: Unit) -> str:
+        """Return the formula of a unit with the adapters in it."""
+        onto = {
+            model: [fused.words(unit.name) for fused in self._onto(model, unit.name)]
+            for model in (*unit.models, None)
+        }
+        return adapted(unit.formula, onto) if any(onto.values()) else unit.formula
+
+    def _onto(self, model: str | None, unit: str) -> list[Fused]:
+        return [a for a in self.adapters if a.onto == model and unit in a.strengths]
+
+    def _added(
+        self, model: str | None, unit: str, terms: tuple[Term, ...], dtypes: frozenset[str]
+    ) -> tuple[Term, ...]:
+        for fused in self._onto(model, unit):
+            if not dtypes <= FLOATS:
+                raise AdapterError(
+                    f"{fused.field}: {quoted(fused.name)} changes {quoted(unit)}, which is "
+                    f"{', '.join(sorted(dtypes))}, expected floats"
+                )
+            self.adapting.add(fused.name)
+            file = self._file(fused.adapter.checkpoint.files[0])
+            terms = added(fused, unit, terms, lambda span, file=file: Rows(file, *span))  # type: ignore[misc]
+        return terms
 
     def carried(self, model: str, name: str) -> Unit:
         """Return the copy of a whole tensor that is no unit of the model, such as a VAE's."""
@@ -69,12 +116,16 @@ class Inputs:
         return frozenset(self.models[model].units[unit.name].dtype for model in unit.models)
 
     def nbytes(self, unit: Unit) -> int:
-        """Return the bytes a unit takes in the files of its models."""
+        """Return the bytes a unit takes in the files of its models, and of what is added to it."""
         total = 0
         for model in unit.models:
             tensor = self.tensor(model, unit.name)
             total += tensor.nbytes * self.models[model].units[unit.name].rows // max(1, tensor.rows)
-        return total
+        return total + sum(
+            fused.nbytes(unit.name)
+            for model in (*unit.models, None)
+            for fused in self._onto(model, unit.name)
+        )
 
     def trailing(self, unit: Unit) -> tuple[int, ...]:
         """Return the shape of one row of a unit."""
@@ -87,24 +138,27 @@ class Inputs:
 
     def _source(self, model: str, tensor: str) -> int:
         checkpoint = self.models[model].checkpoint
-        info = checkpoint.files[checkpoint.tensors[tensor].file]
+        return self._file(checkpoint.files[checkpoint.tensors[tensor].file])
+
+    def _file(self, info: FileInfo) -> int:
         if info.path not in self._sources:
             self._index[info.path] = len(self._sources)
             self._sources[info.path] = Source(info.path, info.identity)
         return self._index[info.path]
 
 
-def compile_unit(unit: Unit, inputs: Inputs, added: Mlp | None = None) -> Unit:
+def compile_unit(unit: Unit, inputs: Inputs, network: Mlp | None = None) -> Unit:
     """Return a decided unit with the rows it is made of, and the operation the core runs on them.
 
     Args:
         unit: as the recipe decided it.
         inputs: where the models' units lie.
-        added: a vector that is added to the result, one number for each row.
+        network: what gives a vector that is added to the result, one number for each row.
 
     Raises:
         RecipeError: every weight is 0.
         LayoutError: a model lacks the unit, or shapes or dtypes do not fit together.
+        AdapterError: an adapter changes what is no float.
     """
     if not unit.models:
         raise RecipeError(
@@ -112,16 +166,20 @@ def compile_unit(unit: Unit, inputs: Inputs, added: Mlp | None = None) -> Unit:
             "one other",
             hint="the output would be zero there",
         )
-    if added is not None and not unit.blend.is_sum:
+    if network is not None and not unit.blend.is_sum:
         # A vector can be added to a sum, not into another formula.
         unit = unit._replace(blend=weighted_sum(unit.shares))
     rows, columns = _common_shape(unit, inputs)
-    blend = _executable(unit, inputs.dtypes(unit), columns, adding=added is not None)
-    operands: tuple[Operand, ...] = tuple((inputs.rows(m, unit.name),) for m in unit.models)
-    terms: tuple[Term, ...] = ()
-    if added is not None:
-        blend, terms = _adding(unit), (added,)
-    return Unit(unit.name, unit.reason, blend, operands, 0, rows, added=terms)
+    blend = _executable(unit, inputs.dtypes(unit), columns, adding=network is not None)
+    operands = tuple(inputs.operand(model, unit.name) for model in unit.models)
+    more = inputs.added(unit)
+    blend = dataclasses.replace(blend, words=inputs.words(unit))
+    if blend.op == "copy" and (more or isinstance(operands[0], Sum)):
+        # What is computed is no copy: F64 becomes F32, as in any sum.
+        blend = dataclasses.replace(blend, op="linear", arguments={"weights": [1.0]})
+    if network is not None:
+        blend, operands = _adding(unit), (*operands, network)
+    return Unit(unit.name, unit.reason, blend, operands, 0, rows, added=more)
 
 
 def _executable(unit: Unit, dtypes: frozenset[str], columns: int, *, adding: bool) -> Blend:
@@ -205,8 +263,14 @@ def bake(outcome: GuidanceOutcome, inputs: Inputs) -> Mlp | None:
         dtypes = inputs.dtypes(unit)
         if not dtypes <= FLOATS:
             raise LayoutError(f"{name}: dtype {', '.join(sorted(dtypes))}, expected floats to bake")
-        rows = (term for operand in unit.operands for term in operand if isinstance(term, Rows))
-        return Mix(tuple(rows), unit.weights or (1.0,))
+        rows = tuple(o for o in unit.operands if isinstance(o, Rows))
+        if len(rows) < len(unit.operands) or unit.added:
+            raise RecipeError(
+                f"recipe.guidance: an adapter changes {quoted(name)}, which is baked, expected "
+                "numbers of models alone",
+                hint="bake the adapter into its model first: `submerge lora bake`",
+            )
+        return Mix(rows, unit.weights or (1.0,))
 
     inner, outer = (Layer(mix(f"{layer}.weight"), mix(f"{layer}.bias")) for layer in network.layers)
     return Mlp(network.sinusoid(outcome.value, width), (inner, outer), network.activation)

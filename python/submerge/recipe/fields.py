@@ -11,12 +11,12 @@ from submerge.errors import RecipeError, quoted
 from submerge.given import SIZE, Filled, Record, declare, declared, number, shown
 from submerge.methods import METHOD, Linear, Method, Take
 from submerge.recipe.advice import beside_another_action, for_unknown
-from submerge.values import PerModel, Value
+from submerge.values import Number, PerModel, Value
 
 if TYPE_CHECKING:
     from submerge.given import Declared, Definitions
 
-__all__ = ["Action", "Guidance", "ModelSource", "Output", "Rule", "plain_size"]
+__all__ = ["Action", "AdapterSource", "Guidance", "ModelSource", "Output", "Rule", "plain_size"]
 
 _EXAMPLES = "expected `keep`, `scale`, `drop`, {scale: share} or {bake: guidance value}"
 
@@ -41,6 +41,52 @@ class ModelSource(Record):
         if not isinstance(raw, str | Mapping | ModelSource):
             raise RecipeError(
                 f"{where}: expected a path or {{path, layout, license}}, got {shown(raw)}"
+            )
+        return super().parse({"path": raw} if isinstance(raw, str) else raw, where)
+
+    @classmethod
+    def json_schema(cls, definitions: Definitions) -> dict[str, Any]:
+        """Return the JSON Schema of a path or of the fields."""
+        path = declared(cls)["path"].kind.schema(definitions)
+        return {"anyOf": [path, super().json_schema(definitions)]}
+
+    def plain(self) -> Any:
+        """Return the path alone, where that says it all."""
+        written = {"path": self.path, **self.written()}
+        return self.path if len(written) == 1 else written
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterSource(Record):
+    """A LoRA or another adapter, added while the models are merged."""
+
+    path: Filled = declare("The `.safetensors` file, or the folder that peft or diffusers saved.")
+    onto: str | None = declare(
+        "A model's name: it is added to that model before the merge. Left out: to the result, or "
+        "to the only model.",
+        None,
+    )
+    scale: Value = declare(
+        "Its strength: a number, a list, {from, to}, or a mapping of selectors.", Number(1.0)
+    )
+    compat: Literal["diffusers", "comfyui", "lycoris"] | None = declare(
+        "Whose reading of the file to follow where programs differ.", None
+    )
+    allow: tuple[str, ...] = declare(
+        "Keys of the file that may have no place in the model: names, the beginnings of names up "
+        "to a dot, or patterns with `*`.",
+        (),
+    )
+    license: str | None = declare(
+        "Its licence, where the file does not say; the result's licence follows from it.", None
+    )
+
+    @classmethod
+    def parse(cls, raw: object, where: str) -> Self:
+        """Read a path, or a mapping of the fields."""
+        if not isinstance(raw, str | Mapping | AdapterSource):
+            raise RecipeError(
+                f"{where}: expected a path or {{path, onto, scale}}, got {shown(raw)}"
             )
         return super().parse({"path": raw} if isinstance(raw, str) else raw, where)
 
