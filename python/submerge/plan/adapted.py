@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from submerge.adapters import Adapter, Resolved, Span
     from submerge.layout import Architecture, Model
     from submerge.plan.terms import Rows, Term
-    from submerge.recipe import AdapterSource, Recipe
+    from submerge.recipe import AdapterSource
 
-__all__ = ["Fused", "added", "expect_used", "fuse", "names_of"]
+__all__ = ["Fused", "added", "expect_used", "fuse"]
 
 
 class Fused(NamedTuple):
@@ -83,23 +83,26 @@ class Fused(NamedTuple):
 
 
 def fuse(
-    recipe: Recipe, models: Mapping[str, Model], adapters: Sequence[Adapter], units: Sequence[str]
+    sources: Sequence[AdapterSource],
+    adapters: Sequence[Adapter],
+    models: Mapping[str, Model],
+    units: Sequence[str],
 ) -> tuple[Fused, ...]:
-    """Return the adapters of a recipe on their models.
+    """Return adapters on their models.
 
     Args:
-        recipe: what is meant.
-        models: the opened models, by the recipe's names.
-        adapters: the opened files, one for each of the recipe's adapters.
+        sources: what a recipe says of each adapter.
+        adapters: the opened files, one for each.
+        models: the opened models by name.
         units: every unit of the models, which lists and gradients of `scale` run over.
 
     Raises:
         AdapterError: keys without a place in the model, shapes of another one, nothing to change.
         RecipeError: a `scale` that does not fit the units.
     """
-    names = names_of(recipe)
+    names = _names_of(sources, models)
     found = []
-    for at, (source, adapter) in enumerate(zip(recipe.adapters, adapters, strict=True)):
+    for at, (source, adapter) in enumerate(zip(sources, adapters, strict=True)):
         # A model alone is the result.
         onto = source.onto or (next(iter(models)) if len(models) == 1 else None)
         arch = _arch(models, onto)
@@ -113,14 +116,13 @@ def fuse(
     return tuple(found)
 
 
-def names_of(recipe: Recipe) -> list[str]:
+def _names_of(sources: Sequence[AdapterSource], models: Container[str]) -> list[str]:
     """Return what each adapter is called: its label, made unlike those of models and others."""
     names: list[str] = []
-    for source in recipe.adapters:
+    for source in sources:
         own = label(source.path).rpartition("/")[2]
-        taken = {*recipe.models, *names}
         name, number = own, 1
-        while name in taken:
+        while name in models or name in names:
             number += 1
             name = f"{own}-{number}"
         names.append(name)
@@ -186,6 +188,13 @@ def added(
         elif isinstance(delta, Magnitude):
             if not before:
                 raise _needs_model(fused, unit, "sets the lengths of rows")
+            if delta.axis == "columns":
+                raise AdapterError(
+                    f"{fused.field}: {quoted(fused.name)} sets the lengths of columns of "
+                    f"{quoted(unit)}, expected one number for each row",
+                    hint="fuse it with the program that made it: a merge that streams rows does "
+                    "not see whole columns",
+                )
             found.append(
                 t.Magnitude(rows(delta.values), delta.axis, delta.norm, strength, delta.epsilon)
             )
@@ -201,10 +210,10 @@ def _term(
 ) -> Term:
     """Return what a delta adds, at a strength."""
 
-    def pair(factors: Factors) -> t.Pair:
-        return t.Pair(rows(factors.up), rows(factors.down))
+    def pair(factors: Factors) -> t.Thin:
+        return t.Thin(rows(factors.up), rows(factors.down))
 
-    def factor(found: Span | Factors) -> Rows | t.Pair:
+    def factor(found: Span | Factors) -> Rows | t.Thin:
         return pair(found) if isinstance(found, Factors) else rows(found)
 
     scale = strength * delta.scale

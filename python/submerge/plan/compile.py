@@ -68,7 +68,7 @@ def compile_plan(
     shape = shape_of(recipe.output, next(iter(models.values())), target)
     owner = _extras_owner(recipe, models, shape)
     names = union(models)
-    inputs = Inputs(models, fuse(recipe, models, adapters, names))
+    inputs = Inputs(models, fuse(recipe.adapters, adapters, models, names))
     decided, notes = decide(recipe, names)
     guidance = decide_guidance(recipe, models, decided)
     units = _compile(decided, guidance, inputs)

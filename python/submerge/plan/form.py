@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from submerge.checkpoint import DTYPES
 from submerge.errors import counted, listing
 from submerge.plan.sizes import bytes_in_words, header
-from submerge.plan.terms import Sum, terms_of
+from submerge.plan.terms import tagged
 from submerge.plan.words import formulas
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Unit(NamedTuple):
         start: first row in the output tensor.
         end: the row after the last.
         output: index of the tensor in `Plan.outputs`.
-        added: what is added to the result of the operation before it is rounded.
+        added: terms that are added to the result, in order, before it is rounded; no magnitude.
     """
 
     name: str
@@ -81,14 +81,13 @@ class Unit(NamedTuple):
 
     def plain(self) -> dict[str, Any]:
         """Return the JSON form."""
-        return {
+        plain: dict[str, Any] = {
             "name": self.name,
             "output": self.output,
             "start": self.start,
             "end": self.end,
-            "operands": [terms_of(operand) for operand in self.operands],
+            "operands": [[tagged(term) for term in operand] for operand in self.operands],
             "op": {self.blend.op: dict(self.blend.arguments)},
-            **({"added": terms_of(Sum(self.added))} if self.added else {}),
         }
         if self.added:
             plain["added"] = [tagged(term) for term in self.added]

@@ -22,13 +22,12 @@ __all__ = [
     "Mix",
     "Mlp",
     "Operand",
-    "Pair",
     "Rows",
     "Scaled",
     "Source",
-    "Sum",
     "Term",
-    "terms_of",
+    "Thin",
+    "tagged",
 ]
 
 
@@ -96,7 +95,10 @@ class Mlp(NamedTuple):
 
 
 class Scaled(NamedTuple):
-    """`scale * rows`."""
+    """`scale * rows`: a difference that is stored as it is, or the bias of an adapter.
+
+    `rows` has the shape of the unit.
+    """
 
     rows: Rows
     scale: float
@@ -106,8 +108,8 @@ class Scaled(NamedTuple):
         return {"rows": self.rows.plain(), "scale": self.scale}
 
 
-class Pair(NamedTuple):
-    """Two thin matrices, `up @ down`: (rows of the unit, rank) and (rank, columns)."""
+class Thin(NamedTuple):
+    """`up @ down`, up (rows, rank) and down (rank, columns), summed over the rank from 0 on."""
 
     up: Rows
     down: Rows
@@ -118,63 +120,60 @@ class Pair(NamedTuple):
 
 
 class LowRank(NamedTuple):
-    """`scale * up @ down`."""
+    """`scale * (up @ down)`, of the unit's shape; the sum over the rank is scaled last."""
 
-    factors: Pair
+    product: Thin
     scale: float
 
     def plain(self) -> dict[str, Any]:
         """Return the JSON form."""
-        return {**self.factors.plain(), "scale": self.scale}
+        return {**self.product.plain(), "scale": self.scale}
 
 
 class Hadamard(NamedTuple):
-    """`scale * (left.up @ left.down) * (right.up @ right.down)`, element by element."""
+    """`scale * (left * right)`, both of the unit's shape, element by element (LoHa)."""
 
-    left: Pair
-    right: Pair
+    left: Thin
+    right: Thin
     scale: float
 
     def plain(self) -> dict[str, Any]:
         """Return the JSON form."""
-        return {"left": self.left.plain(), "right": self.right.plain(), "scale": self.scale}
+        sides = {"left": self.left.plain(), "right": self.right.plain()}
+        return {**sides, "scale": self.scale}
 
 
 class Kronecker(NamedTuple):
-    """Rows `first` and following of `scale * kron(left, right)`."""
+    """Rows of `scale * kron(left, right)` from row `first` on, as many as the unit has (LoKr).
 
-    left: Rows | Pair
-    right: Rows | Pair
+    Factors of shapes (a, b) and (c, d) make (a * c, b * d); b * d are the unit's columns. A worker
+    holds both in f32.
+    """
+
+    left: Rows | Thin
+    right: Rows | Thin
     first: int
     scale: float
 
     def plain(self) -> dict[str, Any]:
         """Return the JSON form."""
-        factors = {"left": self.left, "right": self.right}
-        return {
-            **{
-                side: {"rows" if isinstance(found, Rows) else "low_rank": found.plain()}
-                for side, found in factors.items()
-            },
-            "first": self.first,
-            "scale": self.scale,
-        }
+        sides = {"left": tagged(self.left), "right": tagged(self.right)}
+        return {**sides, "first": self.first, "scale": self.scale}
 
 
 class Magnitude(NamedTuple):
-    """Multiplies the sum so far: each row, or column, gets the length that `values` say.
+    """Row i of the sum so far is multiplied by `strength * (values[i] / (n + epsilon) - 1) + 1`.
 
-    Attributes:
-        values: one for each row of the unit, or for each column.
-        axis: `rows` or `columns`.
-        norm: what is measured: the sum so far (`sum`) or the first term (`base`).
-        strength: 1 for these lengths, 0 for none of it.
-        epsilon: added to every norm.
+    `n` is the Euclidean norm of that row, summed in f64 and rounded to f32: of the sum so far
+    (norm `sum`) or of the operand's first term (`base`). `values` holds one number for each row of
+    the unit. With `axis="columns"` the core refuses it: the norm of a column needs every row.
+
+    Source: Liu et al. 2024, "DoRA", arXiv:2402.09353; the strength is that of LyCORIS.
     """
 
     values: Rows
-    axis: str
-    norm: str
+    axis: Literal["rows", "columns"]
+    norm: Literal["sum", "base"]
     strength: float
     epsilon: float
 
@@ -184,15 +183,7 @@ class Magnitude(NamedTuple):
 
 
 Term: TypeAlias = Rows | Scaled | LowRank | Hadamard | Kronecker | Magnitude | Mlp
-
-
-class Sum(NamedTuple):
-    """An operand of several terms: the first is decoded, the others are added in order, in f32."""
-
-    terms: tuple[Term, ...]
-
-
-Operand: TypeAlias = Rows | Mlp | Sum
+Operand: TypeAlias = tuple[Term, ...]
 
 _TAGS: Mapping[type, str] = {
     Rows: "rows",
@@ -202,10 +193,10 @@ _TAGS: Mapping[type, str] = {
     Kronecker: "kronecker",
     Magnitude: "magnitude",
     Mlp: "network",
+    Thin: "low_rank",  # as a factor, without a scale
 }
 
 
-def terms_of(operand: Operand) -> list[dict[str, Any]]:
-    """Return the JSON form of an operand: its terms, each under its name."""
-    terms: tuple[Term, ...] = operand.terms if isinstance(operand, Sum) else (operand,)
-    return [{_TAGS[type(term)]: term.plain()} for term in terms]
+def tagged(term: Term | Thin) -> dict[str, Any]:
+    """Return the JSON form of a term, or of a factor, under the name of its kind."""
+    return {_TAGS[type(term)]: term.plain()}

@@ -15,7 +15,7 @@ from submerge.errors import AdapterError, LayoutError, RecipeError, quoted
 from submerge.methods import copied, weighted_sum
 from submerge.plan.adapted import added
 from submerge.plan.form import Unit
-from submerge.plan.terms import Layer, Mix, Mlp, Operand, Rows, Source, Sum
+from submerge.plan.terms import Layer, Mix, Mlp, Operand, Rows, Source
 from submerge.plan.words import adapted
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ class Inputs:
             AdapterError: what is changed is no float, or was replaced in part.
         """
         rows = self.rows(model, unit)
-        terms = self._added(model, unit, (rows,), frozenset({self.models[model].units[unit].dtype}))
-        return rows if terms == (rows,) else Sum(terms)
+        dtypes = frozenset({self.models[model].units[unit].dtype})
+        return self._added(model, unit, (rows,), dtypes)
 
     def added(self, unit: Unit) -> tuple[Term, ...]:
         """Return what adapters add to the result at a unit; raises as `operand`."""
@@ -174,11 +174,11 @@ def compile_unit(unit: Unit, inputs: Inputs, network: Mlp | None = None) -> Unit
     operands = tuple(inputs.operand(model, unit.name) for model in unit.models)
     more = inputs.added(unit)
     blend = dataclasses.replace(blend, words=inputs.words(unit))
-    if blend.op == "copy" and (more or isinstance(operands[0], Sum)):
+    if blend.op == "copy" and blend.words != unit.formula:
         # What is computed is no copy: F64 becomes F32, as in any sum.
         blend = dataclasses.replace(blend, op="linear", arguments={"weights": [1.0]})
     if network is not None:
-        blend, operands = _adding(unit), (*operands, network)
+        blend, more = _adding(unit, blend), (network, *more)
     return Unit(unit.name, unit.reason, blend, operands, 0, rows, added=more)
 
 
@@ -209,13 +209,11 @@ def _executable(unit: Unit, dtypes: frozenset[str], columns: int, *, adding: boo
     return dataclasses.replace(blend, op="copy" if len(unit.models) == 1 else "same", arguments={})
 
 
-def _adding(unit: Unit) -> Blend:
+def _adding(unit: Unit, blend: Blend) -> Blend:
     """Return the weighted sum of a unit to whose result a vector is added."""
     weights = unit.weights or (1.0,)
-    words = f"{unit.formula} + guidance"
-    return dataclasses.replace(
-        unit.blend, op="linear", arguments={"weights": [*weights]}, words=words
-    )
+    words = f"{blend.words} + guidance"
+    return dataclasses.replace(blend, op="linear", arguments={"weights": [*weights]}, words=words)
 
 
 def _common_shape(unit: Unit, inputs: Inputs) -> tuple[int, int]:
@@ -263,7 +261,7 @@ def bake(outcome: GuidanceOutcome, inputs: Inputs) -> Mlp | None:
         dtypes = inputs.dtypes(unit)
         if not dtypes <= FLOATS:
             raise LayoutError(f"{name}: dtype {', '.join(sorted(dtypes))}, expected floats to bake")
-        rows = tuple(o for o in unit.operands if isinstance(o, Rows))
+        rows = tuple(o[0] for o in unit.operands if len(o) == 1 and isinstance(o[0], Rows))
         if len(rows) < len(unit.operands) or unit.added:
             raise RecipeError(
                 f"recipe.guidance: an adapter changes {quoted(name)}, which is baked, expected "
