@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from submerge.cli.options import DTYPES, quiet, reading, run_arguments
+from submerge.cli.options import DTYPES, adapters_of, loras, quiet, reading, run_arguments
 from submerge.cli.terminal import say, say_json
 
 _LAYOUT = click.option(
@@ -56,6 +56,7 @@ _LAYOUT = click.option(
     show_default=True,
     help="What that merge would be rounded to; same is A's.",
 )
+@loras
 @_LAYOUT
 @reading
 @quiet
@@ -73,7 +74,7 @@ def analyze(a: str, b: str, **options: Any) -> None:
     with bar("analysing", quiet=options["quiet"]) as progress:
         run = run_arguments(options, progress=progress)
         asked = {name: options[name] for name in ("base", "alpha", "dtype", "layout")}
-        found = look(a, b, **asked, **run)
+        found = look(a, b, **asked, adapters=adapters_of(options["loras"]), **run)
     to = options["json_to"]
     if to not in (None, "-"):
         found.save(to)

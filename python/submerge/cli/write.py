@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from submerge.cli.options import (
+    adapters_of,
     as_json,
     emit,
     given,
+    loras,
+    number_or_range,
     output,
     quiet,
     run_arguments,
@@ -78,6 +81,7 @@ def _meaning(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("sources", nargs=-1, required=True, metavar="RECIPE | MODEL MODEL...")
 @output
 @_meaning
+@loras
 @shape
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
 @click.option(
@@ -107,6 +111,7 @@ def merge(sources: tuple[str, ...], **options: Any) -> None:
 @click.argument("sources", nargs=-1, required=True, metavar="RECIPE | MODEL MODEL...")
 @click.option("-o", "--output", default="merged.safetensors", show_default=True, type=click.Path())
 @_meaning
+@loras
 @shape
 @writing
 @as_json
@@ -121,6 +126,7 @@ def plan(sources: tuple[str, ...], **options: Any) -> None:
 @click.command()
 @click.argument("model", type=click.Path())
 @output
+@loras
 @shape
 @writing
 @as_json
@@ -135,7 +141,8 @@ def convert(model: str, **options: Any) -> None:
     from submerge.merge import single_model_recipe
 
     fields = given({name: options.get(name) for name in _OUTPUT_FIELDS})
-    recipe = single_model_recipe(model, fields, extras=options["extras"])
+    adapters = adapters_of(options["loras"])
+    recipe = single_model_recipe(model, fields, extras=options["extras"], adapters=adapters)
     _write(compiled(recipe, options["output"]), "converting", options)
 
 
@@ -260,7 +267,7 @@ def _recipe_source(source: str) -> Any:
 
 
 def _changed(options: dict[str, Any]) -> bool:
-    names = ("alpha", "sets", "takes", "guidance", "extras", *_OUTPUT_FIELDS)
+    names = ("alpha", "sets", "takes", "guidance", "extras", "loras", *_OUTPUT_FIELDS)
     return bool(given({name: options.get(name) for name in names}))
 
 
@@ -276,13 +283,15 @@ def _on_top(base: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     ]
     for text in options["sets"]:
         where, alpha = _split(text, "--set")
-        rules.append({"where": where, "alpha": _alpha(alpha, text)})
+        rules.append({"where": where, "alpha": number_or_range(alpha, text, "--set")})
     if rules:
         recipe["rules"] = [*rules, *recipe.get("rules", ())]
     if options["guidance"] is not None:
         recipe["guidance"] = _guidance(options["guidance"])
     if options["extras"] is not None:
         recipe["extras"] = options["extras"]
+    if options["loras"]:
+        recipe["adapters"] = [*recipe.get("adapters", ()), *adapters_of(options["loras"])]
     if fields := given({name: options.get(name) for name in _OUTPUT_FIELDS}):
         recipe["output"] = recipe.get("output", {}) | fields
     return recipe
@@ -293,16 +302,6 @@ def _split(text: str, option: str) -> tuple[str, str]:
     if not equals:
         raise click.BadParameter(f"expected SELECTOR=VALUE, got `{text}`", param_hint=option)
     return where.strip(), value.strip()
-
-
-def _alpha(value: str, text: str) -> float | dict[str, float]:
-    start, dots, end = value.partition("..")
-    try:
-        return {"from": float(start), "to": float(end)} if dots else float(value)
-    except ValueError:
-        raise click.BadParameter(
-            f"expected SELECTOR=NUMBER or SELECTOR=FROM..TO, got `{text}`", param_hint="--set"
-        ) from None
 
 
 def _guidance(text: str) -> str | dict[str, float]:

@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from submerge.adapters import open_adapter
 from submerge.checkpoint import FLOATS
 from submerge.errors import LayoutError, listing, quoted
 from submerge.methods import Blend
+from submerge.plan.adapted import fuse
 from submerge.plan.compile import agree
 from submerge.plan.decide import union
 from submerge.plan.form import About, OutFile, OutputTensor, Parent, Plan, Unit, Unused
@@ -17,9 +19,10 @@ from submerge.plan.outputs import dtype_of
 from submerge.plan.unit import Inputs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from submerge.layout import Model
+    from submerge.recipe import AdapterSource
 
 __all__ = ["Question", "comparison_plan"]
 
@@ -38,7 +41,11 @@ class Question(NamedTuple):
     base: str | None = None
 
 
-def comparison_plan(models: Mapping[str, Model], question: Question | None = None) -> Plan:
+def comparison_plan(
+    models: Mapping[str, Model],
+    question: Question | None = None,
+    adapters: Sequence[AdapterSource] = (),
+) -> Plan:
     """Return the plan whose measurement compares the second of two models with the first.
 
     Each unit both have is `0 * first + 1 * second` in the first's dtype, an output of its own that
@@ -47,8 +54,11 @@ def comparison_plan(models: Mapping[str, Model], question: Question | None = Non
     has, and units of other shapes or of dtypes that are no floats, are left out and named in the
     notes.
 
+    `adapters` are added to the models they name before anything is measured.
+
     Raises:
         LayoutError: not two models, of different architectures, or with no unit in common.
+        AdapterError, CheckpointError: an adapter is damaged, or does not fit its model.
     """
     base = None if question is None else question.base
     pair = {name: model for name, model in models.items() if name != base}
@@ -56,7 +66,8 @@ def comparison_plan(models: Mapping[str, Model], question: Question | None = Non
         raise LayoutError(f"models: expected two to compare, got {len(pair)}")
     agree(models)
     first, second = pair
-    inputs = Inputs(models)
+    opened = [open_adapter(source.path) for source in adapters]
+    inputs = Inputs(models, fuse(adapters, opened, models, union(models)))
     outputs: list[OutputTensor] = []
     units: list[Unit] = []
     left: dict[tuple[str, str], list[str]] = {}
@@ -86,6 +97,10 @@ def comparison_plan(models: Mapping[str, Model], question: Question | None = Non
         for name, model in models.items()
     )
     notes = tuple(f"{why}: {listing(names, noun='unit')}" for (_, why), names in left.items())
+    notes += tuple(
+        f"{quoted(fused.name)} onto {quoted(str(fused.onto))}: {fused.kind}"
+        for fused in inputs.adapters
+    )
     unused = tuple(
         Unused(model, tuple(names), why) for (model, why), names in left.items() if model in models
     )
@@ -121,7 +136,7 @@ def _compared(inputs: Inputs, using: tuple[str, ...], name: str, question: Quest
     blend = Blend("linear", {"weights": [0.0, 1.0]}, using, second, shares={second: 1.0})
     if question is not None:
         blend = replace(blend, op="analyze", arguments={"alpha": question.alpha})
-    operands = tuple((inputs.rows(model, name),) for model in using)
+    operands = tuple(inputs.operand(model, name) for model in using)
     rows = inputs.models[second].units[name].rows
     return Unit(name, "comparison", blend, operands, 0, rows)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from submerge.blocks import Selector
 from submerge.errors import RecipeError, quoted
-from submerge.given import SIZE, Filled, Record, declare, declared, number, shown
+from submerge.given import SIZE, Filled, Record, declare, declared, number, one_of, shown
 from submerge.methods import METHOD, Linear, Method, Take
 from submerge.recipe.advice import beside_another_action, for_unknown
 from submerge.values import Number, PerModel, Value
@@ -16,7 +16,16 @@ from submerge.values import Number, PerModel, Value
 if TYPE_CHECKING:
     from submerge.given import Declared, Definitions
 
-__all__ = ["Action", "AdapterSource", "Guidance", "ModelSource", "Output", "Rule", "plain_size"]
+__all__ = [
+    "Action",
+    "AdapterSource",
+    "Guidance",
+    "ModelSource",
+    "Output",
+    "Rule",
+    "plain_size",
+    "sources_of",
+]
 
 _EXAMPLES = "expected `keep`, `scale`, `drop`, {scale: share} or {bake: guidance value}"
 
@@ -100,6 +109,26 @@ class AdapterSource(Record):
         """Return the path alone, where that says it all."""
         written = {"path": self.path, **self.written()}
         return self.path if len(written) == 1 else written
+
+
+def sources_of(
+    adapters: Sequence[str | Mapping[str, Any]], models: Sequence[str]
+) -> tuple[AdapterSource, ...]:
+    """Read adapters of a comparison, which has no result: the second model's unless they say.
+
+    Raises:
+        RecipeError: malformed, or onto a model that there is not.
+    """
+    found = []
+    for at, raw in enumerate(adapters):
+        source = AdapterSource.parse(raw, f"adapters[{at}]")
+        if source.onto not in (None, *models):
+            raise RecipeError(
+                f"adapters[{at}].onto: no model is called {quoted(str(source.onto))}, expected one "
+                f"of {one_of(models)}"
+            )
+        found.append(replace(source, onto=source.onto or models[1]))
+    return tuple(found)
 
 
 @dataclass(frozen=True, kw_only=True)

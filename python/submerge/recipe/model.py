@@ -205,6 +205,17 @@ class Recipe(Action):
                     error.message, hint=error.hint or f"for a folder write `./{name}`"
                 )
 
+    def with_adapters(self, adapters: Sequence[str | Mapping[str, Any]]) -> Recipe:
+        """Return the recipe with further adapters, as its field `adapters` takes them.
+
+        Raises:
+            RecipeError: malformed, or onto a model that there is not.
+        """
+        if not adapters:
+            return self
+        data = self.to_dict()
+        return Recipe.load(data | {"adapters": [*data.get("adapters", ()), *adapters]})
+
     def setting(self) -> Setting:
         """Return what methods are told of the recipe around them."""
         return Setting(tuple(self.models), self.base, self.seed, self.compat)
