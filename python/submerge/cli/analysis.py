@@ -70,7 +70,7 @@ def analyze(a: str, b: str, **options: Any) -> None:
     from submerge.analysis import analyze as look
     from submerge.progress import bar
 
-    _check_heatmap(options["heatmap"])
+    check_heatmap(options["heatmap"])
     with bar("analysing", quiet=options["quiet"]) as progress:
         run = run_arguments(options, progress=progress)
         asked = {name: options[name] for name in ("base", "alpha", "dtype", "layout")}
@@ -131,7 +131,7 @@ def suggest(sources: tuple[str, ...], **options: Any) -> None:
         say(f"{options['output']}: submerge merge {options['output']} -o merged/")
 
 
-def _check_heatmap(path: str | None) -> None:
+def check_heatmap(path: str | None) -> None:
     """Refuse what cannot be drawn before anything is read."""
     from submerge.pictures.canvas import require_pillow
 

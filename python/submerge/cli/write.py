@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from submerge.recipe import Recipe
     from submerge.report import Report
 
+__all__ = ["convert", "export", "merge", "plan", "tell_plan", "write"]
+
 _OUTPUT_FIELDS = ("layout", "dtype", "shard_size", "pipeline_from", "scheduler_from")
 
 
@@ -102,9 +104,9 @@ def merge(sources: tuple[str, ...], **options: Any) -> None:
 
     made = compiled(_recipe(sources, options), options["output"])
     if options["dry_run"]:
-        _tell_plan(made, options)
+        tell_plan(made, options)
     else:
-        _write(made, "merging", options)
+        write(made, "merging", options)
 
 
 @click.command()
@@ -120,7 +122,7 @@ def plan(sources: tuple[str, ...], **options: Any) -> None:
     """Print what `merge` would do: formulas, sizes, memory and disk. Reads headers only."""
     from submerge.merge import plan as compiled
 
-    _tell_plan(compiled(_recipe(sources, options), options["output"]), options)
+    tell_plan(compiled(_recipe(sources, options), options["output"]), options)
 
 
 @click.command()
@@ -143,7 +145,7 @@ def convert(model: str, **options: Any) -> None:
     fields = given({name: options.get(name) for name in _OUTPUT_FIELDS})
     adapters = adapters_of(options["loras"])
     recipe = single_model_recipe(model, fields, extras=options["extras"], adapters=adapters)
-    _write(compiled(recipe, options["output"]), "converting", options)
+    write(compiled(recipe, options["output"]), "converting", options)
 
 
 @click.command()
@@ -196,7 +198,8 @@ def export(model: str, output: str, **options: Any) -> None:
     emit(report, _summary(report), as_json=options["as_json"], quiet=options["quiet"])
 
 
-def _write(made: Plan, what: str, options: dict[str, Any]) -> None:
+def write(made: Plan, what: str, options: dict[str, Any]) -> None:
+    """Carry a plan out and print its report; `what` stands beside the progress bar."""
     from submerge.merge import carry_out
     from submerge.profile import profile, span
     from submerge.progress import bar
@@ -224,7 +227,8 @@ def _summary(report: Report) -> str:
     return "\n".join([report.table(), *left, f"{report.path}: {report.run.line()}"])
 
 
-def _tell_plan(made: Plan, options: dict[str, Any]) -> None:
+def tell_plan(made: Plan, options: dict[str, Any]) -> None:
+    """Print a plan, as text or as JSON."""
     from submerge.run import RunOptions, fit
 
     run = RunOptions.of(run_arguments(options))
