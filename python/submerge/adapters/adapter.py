@@ -48,6 +48,7 @@ _WHOLE: Mapping[str, tuple[tuple[frozenset[str], ...], ...]] = {
     ),
 }
 _WORDS = {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr"}
+_OTHERS = tuple(ELSEWHERE)
 _ALONE = frozenset({"diff", "diff_bias", "set", "weight", "bias"})
 _COMMENTS = ("software", "trainer")
 
@@ -154,7 +155,9 @@ def open_adapter(path: str | os.PathLike[str]) -> Adapter:
     elsewhere: dict[str, list[str]] = {}
     unknown: list[str] = []
     for key, tensor in checkpoint.tensors.items():
-        other = next((what for prefix, what in ELSEWHERE.items() if key.startswith(prefix)), None)
+        other = None
+        if key.startswith(_OTHERS):
+            other = next(what for prefix, what in ELSEWHERE.items() if key.startswith(prefix))
         parts = None if other else split(key)
         if other is not None:
             elsewhere.setdefault(other, []).append(key)

@@ -136,8 +136,11 @@ _SUFFIXES = (
     (r"\.(?:weight|scale)", "", "weight"),
     (r"\.bias", "", "bias"),
 )
+# Every suffix begins with a dot; only there are all of them tried.
 _KEY = re.compile(
-    r"(?P<stem>.+?)(?:" + "|".join(f"(?P<s{i}>{s})" for i, (s, _, _) in enumerate(_SUFFIXES)) + ")"
+    r"(?P<stem>.+?)(?=\.)(?:"
+    + "|".join(f"(?P<s{i}>{s})" for i, (s, _, _) in enumerate(_SUFFIXES))
+    + ")"
 )
 
 # Roles that are known and not applied, and why.
