@@ -76,9 +76,10 @@ def in_diffusers(flux: Flux, added: Mapping[str, Array]) -> dict[str, Array]:
     """What is added to tensors of BFL's names, for diffusers' tensors."""
     shapes, stacks = factory.shapes_of(flux), factory.bfl_stacks(flux)
     found: dict[str, Array] = {}
-    for name, array in added.items():
+    for name, given in added.items():
+        array = given
         if name.startswith("final_layer.adaLN"):
-            shift, scale = np.split(array, 2)
+            shift, scale = np.split(given, 2)
             array = np.concatenate([scale, shift])
         start = 0
         for part in stacks[name]:
