@@ -18,15 +18,8 @@ from submerge.adapters.deltas import (
     Span,
     spans,
 )
-from submerge.adapters.resolve import (
-    Compat,
-    Resolved,
-    Target,
-    format_of,
-    in_words,
-    resolve,
-    targets_of,
-)
+from submerge.adapters.places import Target, format_of, in_words, targets_of
+from submerge.adapters.resolve import Compat, Resolved, resolve
 
 __all__ = [
     "Adapter",

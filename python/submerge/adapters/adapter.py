@@ -163,6 +163,11 @@ def open_adapter(path: str | os.PathLike[str]) -> Adapter:
             elsewhere.setdefault(other, []).append(key)
         elif parts is None:
             unknown.append(key)
+        elif parts.role in REFUSED:
+            raise AdapterError(
+                f"{file}: {quoted(key)}: {REFUSED[parts.role]}",
+                hint="fuse it into its model with the program that made it",
+            )
         else:
             _add(groups.setdefault(parts.stem, {}), parts[1:], tensor, file)
     config = from_metadata(checkpoint.files[0].metadata, file) or beside
@@ -224,12 +229,6 @@ def _module(
     stem: str, found: Mapping[tuple[str, str], TensorInfo], reading: Reading, file: Path
 ) -> Module:
     """Return a module, its tensors checked against each other."""
-    for (_, role), tensor in found.items():
-        if role in REFUSED:
-            raise AdapterError(
-                f"{file}: {quoted(tensor.name)}: {REFUSED[role]}",
-                hint="fuse it into its model with the program that made it",
-            )
     kinds = sorted({kind for kind, _ in found if kind})
     if len(kinds) > 1:
         words = " and ".join(_WORDS[kind] for kind in kinds)
@@ -257,7 +256,10 @@ def _expect_partners(stem: str, kind: str, tensors: Mapping[str, TensorInfo], fi
             best = max(choices, key=lambda choice: len(choice & roles))
             lacking += sorted(best - roles)
         elif sum(bool(choice & roles) for choice in choices) > 1:
-            raise AdapterError(f"{file}: {quoted(stem)}: a factor is there whole and as a product")
+            raise AdapterError(
+                f"{file}: {quoted(stem)}: a factor is there whole and as a product, expected one",
+                hint="the file holds two adapters in one; save each to a file of its own",
+            )
     if kind == "full" and not roles & _ALONE:
         lacking = ["up", "down"]
     if lacking:
@@ -299,7 +301,10 @@ def _scalar(tensor: TensorInfo, reading: Reading, file: Path) -> float:
     here = f"{file}: {quoted(tensor.name)}"
     if tensor.elements != 1 or tensor.dtype not in (*_NUMBERS, "BF16"):
         shape = list(tensor.shape)
-        raise AdapterError(f"{here}: {tensor.dtype} {shape}, expected one number")
+        raise AdapterError(
+            f"{here}: {tensor.dtype} {shape}, expected one number",
+            hint="the file is damaged, or no adapter",
+        )
     data = reading.sample(tensor, 0, tensor.nbytes)
     if tensor.dtype == "BF16":
         value = struct.unpack("<f", b"\0\0" + data)[0]

@@ -65,7 +65,7 @@ def _compiled(key: str, where: str) -> re.Pattern[str]:
     try:
         return re.compile(rf"(?:.*\.)?(?:{key})")
     except re.error as error:
-        raise AdapterError(
+        raise _damaged(
             f"{where}: the pattern {quoted(key)} is no regular expression: {error}"
         ) from None
 
@@ -119,9 +119,9 @@ def from_metadata(metadata: Mapping[str, str], path: Path) -> PeftConfig | None:
     try:
         data = json.loads(metadata[_KEY], object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
-        raise AdapterError(f"{where}: expected a JSON object, got: {error}") from error
+        raise _damaged(f"{where}: expected a JSON object, got: {error}") from error
     if not isinstance(data, dict):
-        raise AdapterError(f"{where}: expected a JSON object")
+        raise _damaged(f"{where}: expected a JSON object")
     own = {
         key.removeprefix("transformer."): value
         for key, value in data.items()
@@ -143,11 +143,14 @@ def parsed(data: Mapping[str, Any], where: str) -> PeftConfig:
             hint="fuse it with peft's `merge_and_unload()` first",
         )
     if data.get("fan_in_fan_out"):
-        raise AdapterError(f"{where}: `fan_in_fan_out` is true, expected weights of linear layers")
+        raise AdapterError(
+            f"{where}: `fan_in_fan_out` is true, expected weights of linear layers",
+            hint="FLUX.1 has no transposed layers; the adapter is another model's",
+        )
     rank = _number(data, "r", where, 8)
     alpha = _number(data, "lora_alpha" if kind == "LORA" else "alpha", where, 8)
     if rank <= 0:
-        raise AdapterError(f"{where}: `r` expected to be positive, got {rank:g}")
+        raise _damaged(f"{where}: `r` expected to be positive, got {rank:g}")
     return PeftConfig(
         where=where,
         kind=_TYPES[kind],
@@ -164,15 +167,19 @@ def parsed(data: Mapping[str, Any], where: str) -> PeftConfig:
 def _pattern(data: Mapping[str, Any], name: str, where: str) -> dict[str, float]:
     found = data.get(name) or {}
     if not isinstance(found, dict):
-        raise AdapterError(f"{where}: {quoted(name)} expected a mapping of module names to numbers")
+        raise _damaged(f"{where}: {quoted(name)} expected a mapping of module names to numbers")
     numbers = {str(key): _number(found, key, f"{where}: {name}") for key in found}
     if name == "rank_pattern" and any(rank <= 0 for rank in numbers.values()):
-        raise AdapterError(f"{where}: {quoted(name)} expected positive ranks")
+        raise _damaged(f"{where}: {quoted(name)} expected positive ranks")
     return numbers
 
 
 def _number(data: Mapping[str, Any], key: str, where: str, default: float | None = None) -> float:
     found = data.get(key, default)
     if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
-        raise AdapterError(f"{where}: {quoted(str(key))} expected a finite number")
+        raise _damaged(f"{where}: {quoted(str(key))} expected a finite number")
     return float(found)
+
+
+def _damaged(message: str) -> AdapterError:
+    return AdapterError(message, hint="the configuration is damaged; save the adapter again")

@@ -93,7 +93,8 @@ class Inputs:
             if not dtypes <= FLOATS:
                 raise AdapterError(
                     f"{fused.field}: {quoted(fused.name)} changes {quoted(unit)}, which is "
-                    f"{', '.join(sorted(dtypes))}, expected floats"
+                    f"{', '.join(sorted(dtypes))}, expected floats",
+                    hint="put it onto the model before it was quantised",
                 )
             self.adapting.add(fused.name)
             file = self._file(fused.adapter.checkpoint.files[0])
