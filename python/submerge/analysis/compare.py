@@ -184,7 +184,13 @@ def _row(row: AnalysisRow, where: str) -> BlockRow:
     return BlockRow(row["block"], row["part"], Sums(**known), row.get("stream", ""))
 
 
-def analyze(  # noqa: PLR0913 - three models and what is asked of them
+class AnalysisArguments(RunArguments, total=False):
+    """The keywords of `analyze` beside the models and what is asked."""
+
+    adapters: Sequence[str | Mapping[str, Any]]
+
+
+def analyze(
     a: str | os.PathLike[str],
     b: str | os.PathLike[str],
     base: str | os.PathLike[str] | None = None,
@@ -192,8 +198,7 @@ def analyze(  # noqa: PLR0913 - three models and what is asked of them
     alpha: float = 0.5,
     dtype: str = "same",
     layout: str = "auto",
-    adapters: Sequence[str | Mapping[str, Any]] = (),
-    **run: Unpack[RunArguments],
+    **more: Unpack[AnalysisArguments],
 ) -> Analysis:
     """Measure how two models differ, part by part of each block, in one pass.
 
@@ -207,9 +212,9 @@ def analyze(  # noqa: PLR0913 - three models and what is asked of them
             below a power of two, which is half as wide).
         dtype: what the merge would be rounded to, `bf16` say; `same` is the dtypes of a.
         layout: what to expect of all: `auto`, or `generic` for any tensors of equal names.
-        adapters: LoRAs and others, onto b unless they say another: paths, or `{"path", "onto",
-            "scale", ...}` as in a recipe.
-        **run: how to run, see `RunOptions`; changes no figure.
+        **more: `adapters`, LoRAs and others, onto b unless they say another: paths, or `{"path",
+            "onto", "scale", ...}` as in a recipe; and how to run, see `RunOptions`, which changes
+            no figure.
 
     Raises:
         RecipeError: `alpha` or `dtype` is none, or an adapter is malformed.
@@ -217,7 +222,8 @@ def analyze(  # noqa: PLR0913 - three models and what is asked of them
         CheckpointError, LayoutError, PlanError: a model is damaged, unknown, or does not fit.
         Cancelled, OSError: as `merge`.
     """
-    options = RunOptions.of(run).with_(stats=True)
+    adapters = more.pop("adapters", ())
+    options = RunOptions.of(more).with_(stats=True)
     if not math.isfinite(alpha):
         raise RecipeError(f"alpha: expected a finite number, got {alpha}")
     rounded = _dtype(dtype)

@@ -92,28 +92,6 @@ def comparison_plan(
         read += inputs.nbytes(unit)
     if not units:
         raise LayoutError(f"{quoted(first)} and {quoted(second)} have no units in common")
-    parents = tuple(
-        Parent(name, label(str(model.checkpoint.path)), model.variant, "", contributes=True)
-        for name, model in models.items()
-    )
-    notes = tuple(f"{why}: {listing(names, noun='unit')}" for (_, why), names in left.items())
-    notes += tuple(
-        f"{quoted(fused.name)} onto {quoted(str(fused.onto))}: {fused.kind}"
-        for fused in inputs.adapters
-    )
-    unused = tuple(
-        Unused(model, tuple(names), why) for (model, why), names in left.items() if model in models
-    )
-    about = About(
-        title=f"{first} and {second}",
-        layout="units",
-        dtype="",
-        guidance="",
-        license="",
-        parents=parents,
-        notes=notes,
-        unused=unused,
-    )
     return Plan(
         # Never written: the core only measures.
         target=Path("compared.safetensors").absolute(),
@@ -125,8 +103,35 @@ def comparison_plan(
         copies=(),
         outputs=tuple(outputs),
         units=tuple(units),
-        about=about,
+        about=_about(f"{first} and {second}", inputs, left),
         read_bytes=read,
+    )
+
+
+def _about(title: str, inputs: Inputs, left: Mapping[tuple[str, str], Sequence[str]]) -> About:
+    """Return what the plan says of itself; `left` are the units it leaves out, and why."""
+    models = inputs.models
+    notes = [f"{why}: {listing(names, noun='unit')}" for (_, why), names in left.items()]
+    notes += [
+        f"{quoted(fused.name)} onto {quoted(str(fused.onto))}: {fused.kind}"
+        for fused in inputs.adapters
+    ]
+    return About(
+        title=title,
+        layout="units",
+        dtype="",
+        guidance="",
+        license="",
+        parents=tuple(
+            Parent(name, label(str(model.checkpoint.path)), model.variant, "", contributes=True)
+            for name, model in models.items()
+        ),
+        notes=tuple(notes),
+        unused=tuple(
+            Unused(model, tuple(names), why)
+            for (model, why), names in left.items()
+            if model in models
+        ),
     )
 
 
