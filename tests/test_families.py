@@ -170,7 +170,11 @@ def check(opened: Checkpoint, message: str, hint: str) -> None:
     ("opened", "message", "hint"),
     [
         *(
-            (opened, message, "fuse it into" if "OFT" in message or "GLoRA" in message else "--lora")
+            (
+                opened,
+                message,
+                "fuse it into" if "OFT" in message or "GLoRA" in message else "--lora",
+            )
             for opened, message in ADAPTERS
         ),
         *((opened, message, "beside a model") for opened, message in BESIDE),
