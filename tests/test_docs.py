@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import adapter_files
 from factory import KREA, SCHNELL, Flux, save_file, save_folder
 from pages import all_of
 
@@ -34,6 +35,18 @@ def test_the_page_about_looking_first_runs_after_the_first_pages(
     for page in (PAGES[0], PAGES[2]):
         assert all_of(page)
     assert all_of(ROOT / "docs" / "analyze.md") == 4
+
+
+def test_the_page_about_adapters_runs_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_folder(tmp_path / "schnell", SCHNELL, shards=2)
+    save_file(tmp_path / "krea.safetensors", KREA, "bfl")
+    for name in ("style", "light"):
+        found = adapter_files.pairs(KREA, adapter_files.MODULES, seed=name)
+        adapter_files.save(tmp_path / f"{name}.safetensors", adapter_files.diffusers(found))
+    monkeypatch.chdir(tmp_path)
+    assert all_of(ROOT / "docs" / "adapters.md") == 11
 
 
 def test_the_cookbook_runs_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
