@@ -225,7 +225,7 @@ class Placed:
             config = config_of(self._parts.model.arch)
             transformer = FluxTransformer2DModel.from_config(config).to(self._dtype).eval()
         place = self._plan.chosen.placement["transformer"]
-        weights = Weights(self._parts.model, self._dtype)
+        weights = Weights(self._parts.model, self._dtype, self._parts.adapters)
         if place == "disk":
             self._held.append(weights)
             self._stream(transformer, weights)

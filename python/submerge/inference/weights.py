@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from submerge.checkpoint.dtypes import DTYPES
 from submerge.checkpoint.reading import Reading
+from submerge.inference.fused import Adapters
 from submerge.layout import tensors_of
 
 if TYPE_CHECKING:
     import torch
 
     from submerge.layout import Model, Place
+    from submerge.plan.adapted import Fused
 
 __all__ = ["Weights"]
 
@@ -28,7 +30,7 @@ _LARGE = 1 << 20
 
 
 class Weights(Mapping[str, "torch.Tensor"]):
-    """Diffusers' tensor names to new tensors on the CPU, in one dtype.
+    """Diffusers' tensor names to new tensors on the CPU, in one dtype, with adapters added.
 
     Holds the files open until it is closed. A file that changes meanwhile is an error of the next
     tensor that is read from it.
@@ -38,7 +40,14 @@ class Weights(Mapping[str, "torch.Tensor"]):
         OSError: a file cannot be opened.
     """
 
-    def __init__(self, model: Model, dtype: torch.dtype) -> None:
+    def __init__(self, model: Model, dtype: torch.dtype, adapters: Sequence[Fused] = ()) -> None:
+        self._model = model
+        self._adapters = Adapters(adapters)
+        self._units = {
+            tensor.name: tensor.units
+            for tensor in tensors_of(model.arch, "diffusers")
+            if any(map(self._adapters.touch, tensor.units))
+        }
         self._tensors = model.checkpoint.tensors
         self._dtype = dtype
         self._places: dict[str, tuple[Place, ...]] = {
@@ -72,15 +81,32 @@ class Weights(Mapping[str, "torch.Tensor"]):
             rows = place.end - place.start
             self._rows(place, made[at : at + rows])
             at += rows
+        if name in self._units:
+            self._adapt(self._units[name], made)
         return made
+
+    def _adapt(self, units: Sequence[str], made: torch.Tensor) -> None:
+        """Put what adapters add into the rows of a tensor; one rounding, so it is read in F32."""
+        import torch
+
+        at = 0
+        for unit in units:
+            rows = self._model.units[unit].rows
+            if self._adapters.touch(unit):
+                base = _empty((rows, *made.shape[1:]), torch.float32)
+                self._rows(self._model.units[unit].place, base)
+                made[at : at + rows].copy_(self._adapters.onto(unit, base))
+            at += rows
 
     def close(self) -> None:
         """Let the files go; what was read stays."""
         self._reading.close()
+        self._adapters.close()
 
     def check(self) -> None:
         """Raise as reading a tensor would if any of the files has changed."""
         self._reading.check()
+        self._adapters.check()
 
     def _rows(self, place: Place, made: torch.Tensor) -> None:
         """Read some rows of a tensor of the files."""

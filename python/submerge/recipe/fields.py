@@ -110,6 +110,19 @@ class AdapterSource(Record):
         written = {"path": self.path, **self.written()}
         return self.path if len(written) == 1 else written
 
+    def alone(self, where: str) -> Self:
+        """Return the adapter where there is one model, which needs no name.
+
+        Raises:
+            RecipeError: it names one.
+        """
+        if self.onto is not None:
+            raise RecipeError(
+                f"{where}.onto: got {quoted(self.onto)}, expected nothing, as there is one model",
+                hint="leave `onto` out",
+            )
+        return self
+
 
 def sources_of(
     adapters: Sequence[str | Mapping[str, Any]], models: Sequence[str]
