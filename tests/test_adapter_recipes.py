@@ -257,3 +257,123 @@ def numpy_ties(flux: dict[str, Flux], modules: list[str]) -> dict[str, Array]:
             tensors["base"], deltas, [1.0, 1.0], normalize=True, consensus="plain"
         )
     return found
+
+
+@pytest.mark.parametrize("kind", ["lora", "loha", "lokr", "result"])
+def test_a_scope_of_tensors_sees_adapters_on_whole_ones(tmp_path: Path, kind: str) -> None:
+    """qkv as one tensor, with an adapter on all of it, is thinned out as one."""
+    module = "double_blocks.0.img_attn.qkv"
+    stem = "lora_unet_double_blocks_0_img_attn_qkv"
+    up, down = files.pairs(WIDE, [module], layout="bfl", seed=kind)[module]
+    arrays = files.kohya({module: (up, down)}, None)
+    dense = files.product((up, down))
+    if kind == "loha":
+        arrays = {f"{stem}.hada_w{i}_{s}": a for i in "12" for s, a in (("a", up), ("b", down))}
+        dense = dense * dense
+    elif kind == "lokr":
+        left, right = files.draw("l", 4, 8), files.draw("r", 48, 8)
+        arrays = {f"{stem}.lokr_w1": left, f"{stem}.lokr_w2": right}
+        dense = np.kron(files.wide(left), files.wide(right))
+    path = str(files.save(tmp_path / "style.safetensors", arrays))
+    flux = {name: Flux(dtype="F32", seed=seed) for seed, name in enumerate(("base", "a", "b"))}
+    models = {
+        name: str(factory.save_file(tmp_path / f"{name}.safetensors", model, "bfl"))
+        for name, model in flux.items()
+    }
+    recipe: dict[str, Any] = {
+        "models": models,
+        "base": "base",
+        "scope": "tensor",
+        "method": {"ties": {"density": 0.3}},
+        "adapters": [path if kind == "result" else {"path": path, "onto": "a"}],
+    }
+    submerge.merge(recipe, tmp_path / "out.safetensors")
+    tensors = {n: factory.tensors(m, "bfl")[f"{module}.weight"] for n, m in flux.items()}
+    if kind != "result":
+        tensors["a"] = tensors["a"] + dense.astype(np.float32)
+    deltas = [formulas.largest(tensors[n] - tensors["base"], 0.3) for n in ("a", "b")]
+    wanted = formulas.delta(tensors["base"], deltas, [1.0, 1.0], normalize=True, consensus="plain")
+    wanted = wanted + (dense.astype(np.float32) if kind == "result" else 0.0)
+    found = factory.read(tmp_path / "out.safetensors")[f"{module}.weight"]
+    # Numpy rounds the product once from F64: which elements stay may differ at the threshold.
+    assert np.isclose(found, wanted, rtol=0, atol=1e-6).mean() > 0.999
+    part = files.diffusers(files.pairs(WIDE, [TO_Q]))
+    recipe["adapters"] = [str(files.save(tmp_path / "part.safetensors", part))]
+    with pytest.raises(submerge.LayoutError, match="adapters that change all of a tensor"):
+        submerge.merge(recipe, tmp_path / "x.safetensors")
+
+
+ROLES = (
+    "lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_down.weight", "lora_mid.weight", "alpha",
+    "dora_scale", "lora_magnitude_vector", "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b",
+    "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "diff", "diff_b",
+    "set_weight", "weight", "bias", "nothing",
+)  # fmt: skip
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    parts=st.dictionaries(
+        st.tuples(
+            st.sampled_from([TO_Q, "norm_out.linear", "transformer_blocks.0.attn.norm_q", "x"]),
+            st.sampled_from(ROLES),
+        ),
+        st.tuples(
+            st.lists(st.sampled_from([0, 1, 2, 4, 16, 32, 64, 128]), max_size=3).map(tuple),
+            st.sampled_from(["<f4", "<f2", "<i4", "<f8"]),
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+    dora=st.booleans(),
+)
+def test_any_file_is_fused_or_refused(
+    tmp_path: Path, parts: dict[tuple[str, str], tuple[tuple[int, ...], str]], *, dora: bool
+) -> None:
+    """Whatever keys and shapes stand beside each other: an output, or an error of ours."""
+    model = tmp_path / "m.safetensors"
+    if not model.exists():
+        factory.save_file(model, KREA)
+    arrays = {
+        f"transformer.{module}.{role}": np.ones(shape, dtype=dtype)
+        for (module, role), (shape, dtype) in parts.items()
+    }
+    metadata = files.peft_metadata(r=4, lora_alpha=2) if dora else None
+    path = files.save(tmp_path / "s.safetensors", arrays, metadata)
+    out = tmp_path / "out.safetensors"
+    out.unlink(missing_ok=True)
+    refused: submerge.SubmergeError | None = None
+    try:
+        submerge.convert(model, out, adapters=[str(path)])
+    except (submerge.AdapterError, submerge.CheckpointError) as error:
+        refused = error
+    assert out.exists() == (refused is None)
+    assert submerge.verify(out).passed if refused is None else refused.hint
+
+
+def test_a_tensor_is_not_replaced_in_part_after_another_adapter(tmp_path: Path) -> None:
+    first = style(tmp_path, [TO_Q])
+    new = {f"transformer.{TO_Q}.set_weight": files.draw("n", 64, 64)}
+    second = str(files.save(tmp_path / "new.safetensors", new))
+    sources = [{"path": first}, {"path": second, "scale": 0.5}]
+    with pytest.raises(submerge.AdapterError, match=r"replaces .* in part \(scale 0\.5\)") as e:
+        fused(tmp_path, WIDE, sources)
+    assert e.value.hint == "name it first"
+    assert TO_Q + ".weight" in fused(tmp_path, WIDE, sources[::-1])
+    assert (
+        fused(tmp_path, WIDE, [first, second])[f"{TO_Q}.weight"].tobytes()
+        == new[f"transformer.{TO_Q}.set_weight"].tobytes()
+    )
+
+
+def test_what_is_no_float_cannot_be_changed(tmp_path: Path) -> None:
+    arrays = factory.tensors(KREA)
+    name = "transformer_blocks.0.attn.norm_q.weight"
+    arrays[name] = np.ones(16, dtype="i4")
+    model = factory.write(tmp_path / "m.safetensors", arrays)
+    norm = {f"transformer.{name.removesuffix('.weight')}.w_norm": files.draw("n", 16)}
+    path = files.save(tmp_path / "s.safetensors", norm)
+    with pytest.raises(submerge.AdapterError, match="which is I32, expected floats"):
+        submerge.convert(model, tmp_path / "out.safetensors", adapters=[str(path)])
