@@ -341,7 +341,7 @@ def test_what_needs_a_model_is_not_put_onto_a_result(tmp_path: Path) -> None:
         recipe: dict[str, Any] = {"models": models, "adapters": [str(path)]}
         with pytest.raises(AdapterError, match=f"`{name}` {what}") as caught:
             submerge.merge(recipe, tmp_path / "out.safetensors")
-        assert caught.value.hint == "add `onto: MODEL`"
+        assert caught.value.hint == "add `onto: MODEL`, on the command line `@MODEL`"
         recipe["adapters"] = [{"path": str(path), "onto": "krea"}]
         submerge.merge(recipe, tmp_path / "out.safetensors", overwrite=True)
 

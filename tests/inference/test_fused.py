@@ -15,7 +15,9 @@ from submerge import AdapterError, RecipeError
 from submerge.checkpoint import open_checkpoint
 from submerge.cli import app
 from submerge.inference import load_model, run_inference
+from submerge.inference import weights as weights_module
 from submerge.inference.fused import fused_onto
+from submerge.inference.parts import find_parts
 from submerge.inference.weights import Weights
 from submerge.layout import identify
 from submerge.lora import bake
@@ -51,8 +53,12 @@ def every_kind(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("layout", ["diffusers", "bfl"])
+@pytest.mark.parametrize("together", [700, 2 << 20])
 @pytest.mark.parametrize("scale", [1, 0.5, {"single": 0, "default": -0.25}])
-def test_weights_are_those_of_the_baked_model(tmp_path: Path, layout: str, scale: Any) -> None:
+def test_weights_are_those_of_the_baked_model(
+    tmp_path: Path, layout: str, scale: Any, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights_module, "_TOGETHER", together)
     path = factory.save_file(tmp_path / "krea.safetensors", KREA, layout)
     source = {"path": str(every_kind(tmp_path)), "scale": scale}
     bake(path, [source], tmp_path / "baked.safetensors", layout="diffusers", dtype="f32")
@@ -97,6 +103,16 @@ def test_it_paints_what_the_baked_model_paints(pipelines: dict[str, Path], tmp_p
         transformer, components=pipelines["krea"], device="cpu", adapters=[str(path)]
     ) as m:
         assert m.notes[0] == "adapter `style`: LoRA, kohya names, 3 modules, rank 4"
+
+
+def test_an_adapter_in_the_metadata_is_no_parent(
+    pipelines: dict[str, Path], tmp_path: Path
+) -> None:
+    """A baked krea is as guided as krea, and no merge with a model of few steps."""
+    found = files.pairs(KREA, [QKV], layout="bfl")
+    path = files.save(tmp_path / "style.safetensors", files.kohya(found, None))
+    bake(pipelines["krea"], [str(path)], tmp_path / "baked")
+    assert not find_parts(tmp_path / "baked", pipelines["krea"]).few_step_parent
 
 
 def test_adapters_that_do_not_fit_are_refused_before_torch_is_asked(

@@ -63,16 +63,22 @@ class Adapters:
         """Tell whether any of them changes a unit."""
         return any(unit in fused.strengths for fused in self._fused)
 
-    def onto(self, unit: str, base: torch.Tensor) -> torch.Tensor:
-        """Return a unit in F32 with what adapters add to it; `base` is the model's, in F32."""
-        own = t.Rows(-1, "", 0, base.shape[0])
+    def onto(self, unit: str, base: torch.Tensor, first: int) -> torch.Tensor:
+        """Return rows of a unit in F32 with what adapters add to them.
+
+        Args:
+            unit: one that an adapter changes.
+            base: the model's rows, in F32.
+            first: which row of the unit they begin with.
+        """
+        own = t.Rows(-1, "", 0, 0)
         terms: tuple[Term, ...] = (own,)
         for at, fused in enumerate(self._fused):
             if unit in fused.strengths:
                 terms = added(fused, unit, terms, lambda span, at=at: t.Rows(at, *span))  # type: ignore[misc]
         total = base
         for index, term in enumerate(terms):
-            made = self._made(term, base, total)
+            made = self._made(_from(term, first, len(base)), base, total)
             total = made if index == 0 or isinstance(term, t.Magnitude) else total + made
         return total
 
@@ -133,3 +139,29 @@ class Adapters:
         self._readings[rows.source].into(info, skip, memory)
         dtype: Any = getattr(torch, str(DTYPES[info.dtype].torch))
         return torch.frombuffer(memory, dtype=dtype).view(shape).float()
+
+
+def _from(term: Term, first: int, count: int) -> Term:
+    """Return a term over some rows of its unit only."""
+
+    def cut(rows: Rows) -> Rows:
+        return rows._replace(start=rows.start + first, end=rows.start + first + count)
+
+    def thin(product: t.Thin) -> t.Thin:
+        return product._replace(up=cut(product.up))
+
+    found = term
+    match term:
+        case t.Rows():
+            found = cut(term)
+        case t.Scaled():
+            found = term._replace(rows=cut(term.rows))
+        case t.LowRank():
+            found = term._replace(product=thin(term.product))
+        case t.Hadamard():
+            found = term._replace(left=thin(term.left), right=thin(term.right))
+        case t.Kronecker():
+            found = term._replace(first=term.first + first)
+        case t.Magnitude():
+            found = term._replace(values=cut(term.values))
+    return found

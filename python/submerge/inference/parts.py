@@ -76,7 +76,8 @@ class Parts:
         inputs = self._declared("submerge.inputs")
         if not isinstance(inputs, list):
             return False
-        units = {str(entry.get("units")) for entry in inputs if isinstance(entry, Mapping)}
+        models = (entry for entry in inputs if isinstance(entry, Mapping) and "units" in entry)
+        units = {str(entry["units"]) for entry in models}  # of adapters, tensors are counted
         return self.guided and len(units) > 1
 
     @property

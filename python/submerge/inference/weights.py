@@ -27,6 +27,8 @@ __all__ = ["Weights"]
 
 # Bytes from which on a tensor has memory of its own.
 _LARGE = 1 << 20
+# Elements that adapters are added to at once: what is F32 beside the tensor takes a few times 8 MB.
+_TOGETHER = 2 << 20
 
 
 class Weights(Mapping[str, "torch.Tensor"]):
@@ -92,10 +94,14 @@ class Weights(Mapping[str, "torch.Tensor"]):
         at = 0
         for unit in units:
             rows = self._model.units[unit].rows
-            if self._adapters.touch(unit):
-                base = _empty((rows, *made.shape[1:]), torch.float32)
-                self._rows(self._model.units[unit].place, base)
-                made[at : at + rows].copy_(self._adapters.onto(unit, base))
+            place = self._model.units[unit].place
+            step = max(1, _TOGETHER // max(1, made[0].numel()))
+            for first in range(0, rows, step) if self._adapters.touch(unit) else ():
+                last = min(rows, first + step)
+                base = _empty((last - first, *made.shape[1:]), torch.float32)
+                begun = place.start + first
+                self._rows(place._replace(start=begun, end=begun + len(base)), base)
+                made[at + first : at + last].copy_(self._adapters.onto(unit, base, first))
             at += rows
 
     def close(self) -> None:

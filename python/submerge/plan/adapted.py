@@ -248,7 +248,7 @@ def _needs_model(fused: Fused, unit: str, what: str) -> AdapterError:
     return AdapterError(
         f"{fused.field}: {quoted(fused.name)} {what} of {quoted(unit)}, expected a model that it "
         "is put onto",
-        hint="add `onto: MODEL`",
+        hint="add `onto: MODEL`, on the command line `@MODEL`",
     )
 
 
