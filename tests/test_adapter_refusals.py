@@ -97,6 +97,11 @@ CASES: dict[str, tuple[Callable[[], dict[str, Array]], str, str]] = {
         "is named as .* in .* names, .* as .* in .* names, expected one format",
         "save each adapter to a file of its own",
     ),
+    "a module under two names": (
+        lambda: pair() | pair(stem="transformer_blocks.0.attn.to_q"),
+        r"is named as diffusers does in diffusers names, .* as bare in diffusers names",
+        "save each adapter to a file of its own",
+    ),
     "rows of another model": (
         lambda: pair(rows=3072),
         r"`transformer\S+lora_B\.weight`: expected \[64, 4\], got \[3072, 4\]",

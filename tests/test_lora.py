@@ -320,3 +320,21 @@ def test_planning_eight_adapters_takes_no_half_second(tmp_path: Path) -> None:
         submerge.plan(recipe, tmp_path / "out")
         took.append(time.process_time() - began)
     assert min(took) < 0.5
+
+
+def test_pictures_need_something_measured_and_a_known_ending(tmp_path: Path, style: Path) -> None:
+    with pytest.raises(submerge.AdapterError, match="nothing was measured"):
+        info(style).heatmap(tmp_path / "s.svg")
+    found = info(style, model(tmp_path))
+    with pytest.raises(submerge.RecipeError, match=r"ending in \.svg or \.png, got `\.pdf`"):
+        found.heatmap(tmp_path / "s.pdf")
+    assert found.heatmap(tmp_path / "s.svg").read_text().startswith("<svg")
+    with pytest.raises(click.BadParameter, match=r"ending in \.svg or \.png"):
+        run("lora", "info", style, "--heatmap", "s.pdf")
+
+
+@pytest.mark.parametrize("raw", [3, ["a"], None])
+def test_an_adapter_is_a_path_or_a_mapping(raw: Any) -> None:
+    models = {"a": "a.safetensors", "b": "b.safetensors"}
+    with pytest.raises(submerge.RecipeError, match=r"recipe\.adapters\[0\]: expected a path or"):
+        Recipe.load({"models": models, "adapters": [raw]})

@@ -169,7 +169,10 @@ class AdapterInfo:
             SubmergeError: nothing was measured; a `.png` is asked for and Pillow is not installed.
         """
         if all(math.isnan(row.norm2) for row in self.rows):
-            raise AdapterError(f"{self.path}: nothing was measured, expected something to draw")
+            raise AdapterError(
+                f"{self.path}: nothing was measured, expected something to draw",
+                hint="name a model that the adapter fits, `base=MODEL`",
+            )
         write_whole(path, draw(self.path.name, self.rows, Path(path)))
         return Path(path)
 
