@@ -15,6 +15,7 @@ import pytest
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
 from lycoris import LycorisNetwork, create_lycoris
+from lycoris.functional.general import weight_decompose
 from safetensors.torch import load_file, save_file
 
 import adapter_files as files
@@ -277,3 +278,30 @@ def test_lora_of_lycoris_has_its_keys(tmp_path: Path) -> None:
         .kind.startswith("DoRA, lycoris names, ")
     )
     assert json.loads((tmp_path / "theirs/config.json").read_text())["num_layers"] == 2
+
+
+@pytest.mark.parametrize("compat", [None, "lycoris"])
+def test_lengths_of_rows_in_bf16_get_that_dtypes_epsilon_in_lycoris(
+    tmp_path: Path, compat: str | None
+) -> None:
+    """Its loader leaves `dora_scale` in the file's dtype and adds what is least in that."""
+    name = "transformer_blocks.0.attn.to_q"
+    pair = files.pairs(WIDE, [name])[name]
+    weight = torch.tensor(files.wide(factory.tensors(WIDE)[f"{name}.weight"]))
+    total = weight + torch.tensor(files.product(pair))
+    lengths = weight.norm(dim=1, keepdim=True).to(torch.bfloat16)
+    stem = f"lycoris_{name.replace('.', '_')}"
+    state = {
+        f"{stem}.lora_up.weight": torch.tensor(pair[0]),
+        f"{stem}.lora_down.weight": torch.tensor(pair[1]),
+        f"{stem}.dora_scale": lengths,
+    }
+    path = tmp_path / "s.safetensors"
+    save_file(state, path)
+    theirs = weight_decompose(total, lengths, 1, wd_on_out=True).double().norm(dim=1)
+    source = {"path": str(path), **({"compat": compat} if compat else {})}
+    found = fused(tmp_path, WIDE, [source])[f"{name}.weight"]
+    ours = torch.tensor(files.wide(found)).norm(dim=1)
+    # Theirs is rounded to BF16 on the way, up and down alike.
+    apart = float((ours / theirs - 1).mean())
+    assert abs(apart) < 2e-3 if compat else 1e-2 < apart < 3e-2

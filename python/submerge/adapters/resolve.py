@@ -38,8 +38,10 @@ __all__ = ["Compat", "Resolved", "resolve"]
 Compat: TypeAlias = Literal["diffusers", "comfyui", "lycoris"]
 """Whose reading to follow where programs differ; see docs/adapters.md."""
 
-# LyCORIS adds what is least in F32 to every norm.
+# LyCORIS adds to every norm what is least in the dtype of the lengths: F32's where they are
+# trained, but that of the file where it reads them from one.
 _EPSILON = 2.0**-23
+_EPSILONS = {"F64": 2.0**-52, "F16": 2.0**-10, "BF16": 2.0**-7}
 
 
 class Resolved(NamedTuple):
@@ -270,7 +272,8 @@ def _magnitude(target: Target, role: str, rows: Span, compat: Compat | None) -> 
     tensor = target.module.tensors[role]
     if role == "magnitude_peft":
         return Magnitude(rows, "rows")
+    epsilon = _EPSILONS.get(tensor.dtype, _EPSILON) if compat == "lycoris" else _EPSILON
     if tensor.shape[0] == 1 and len(tensor.shape) == 2 and tensor.shape[1] > 1:
-        return Magnitude(_whole(tensor), "columns", epsilon=_EPSILON, whole=compat == "lycoris")
+        return Magnitude(_whole(tensor), "columns", epsilon=epsilon, whole=compat == "lycoris")
     norm: Literal["sum", "base"] = "base" if compat == "comfyui" else "sum"
-    return Magnitude(rows, "rows", norm, _EPSILON, whole=compat == "lycoris")
+    return Magnitude(rows, "rows", norm, epsilon, whole=compat == "lycoris")
