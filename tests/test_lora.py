@@ -27,6 +27,7 @@ from submerge.recipe import Recipe
 if TYPE_CHECKING:
     from pathlib import Path
 
+TRAINED_ON = "/home/somebody/flux1-dev.sft"
 QKV, OUT = "double_blocks.0.img_attn.qkv", "single_blocks.1.linear2"
 
 
@@ -37,7 +38,10 @@ def run(*arguments: object) -> Any:
 @pytest.fixture
 def style(tmp_path: Path) -> Path:
     found = files.pairs(KREA, [QKV, OUT], layout="bfl")
-    metadata = {"ss_network_module": "networks.lora_flux", "ss_sd_model_name": "flux1-dev.sft"}
+    metadata = {
+        "ss_network_module": "networks.lora_flux",
+        "ss_sd_model_name": "/home/somebody/flux1-dev.sft",
+    }
     return files.save(tmp_path / "style.safetensors", files.kohya(found, 2.0), metadata)
 
 
@@ -66,7 +70,10 @@ def test_info_measures_every_part(tmp_path: Path, style: Path, layout: str | Non
         return
     assert found.problem is None
     assert found.kind == "LoRA, kohya names, 2 modules, rank 4"
-    assert (found.trainer, found.trained_on) == ("sd-scripts (networks.lora_flux)", "flux1-dev.sft")
+    assert (found.trainer, found.trained_on) == (
+        "sd-scripts (networks.lora_flux)",
+        "/home/somebody/flux1-dev.sft",
+    )
     rows = {(row.block, row.stream, row.part): row for row in found.rows}
     assert set(rows) == {
         *(("double.0", "img", f"attn.{part}") for part in "qkv"),
@@ -251,14 +258,14 @@ def test_a_plan_a_card_and_metadata_name_the_adapters(tmp_path: Path, style: Pat
             "label": "style",
             "kind": kind,
             "onto": "schnell",
-            "license": f"{dev} (trained on `flux1-dev.sft`)",
+            "license": f"{dev} (trained on `flux1-dev`)",
             "contributes": True,
         }
     ]
     # The adapter's terms restrict what is made with it.
     assert report.summary["license"] == f"{dev} (from style)"
     card = (tmp_path / "out/README.md").read_text()
-    assert f"| `style` | style | schnell | {kind} | {dev} (trained on `flux1-dev.sft`) |" in card
+    assert f"| `style` | style | schnell | {kind} | {dev} (trained on `flux1-dev`) |" in card
     assert "schnell with style, made with submerge:" in card
     assert "style: flux-1-dev" in (tmp_path / "out/NOTICE").read_text()
     (weights_file,) = (tmp_path / "out").glob("*.safetensors")
@@ -269,6 +276,8 @@ def test_a_plan_a_card_and_metadata_name_the_adapters(tmp_path: Path, style: Pat
     assert inputs[1]["tensors"] == 6
     assert len(inputs[1]["names_and_shapes_sha256"]) == 64
     assert metadata["modelspec.merged_from"] == "schnell, style"
+    # No path of anybody's machine goes into what is passed on.
+    assert all("somebody" not in text for text in (card, *metadata.values()))
     # The recipe in the output finds its adapter beside it again.
     again = Recipe.load(tmp_path / "out")
     assert again.adapters[0].path == str(style)

@@ -47,6 +47,8 @@ _WHOLE: Mapping[str, tuple[tuple[frozenset[str], ...], ...]] = {
         (frozenset({"right"}), frozenset({"right_up", "right_down"})),
     ),
 }
+# Whose rows are the rank; LyCORIS and diffusers take LoKr's second factor first.
+_RANKED = {"lora": ("down",), "loha": ("left_down",), "lokr": ("right_down", "left_down")}
 _WORDS = {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr"}
 _OTHERS = tuple(ELSEWHERE)
 _ALONE = frozenset({"diff", "diff_bias", "set", "weight", "bias"})
@@ -76,13 +78,8 @@ class Module(NamedTuple):
     @property
     def rank(self) -> int | None:
         """The rank its alpha is divided by; None where nothing is a product."""
-        # LyCORIS and diffusers take the second factor's where both are products.
-        for role in ("down", "right_down", "left_down"):
-            if self.kind == "loha" and role == "right_down":
-                continue
-            if role in self.tensors:
-                return self.tensors[role].shape[0]
-        return None
+        found = (self.tensors.get(role) for role in _RANKED.get(self.kind, ()))
+        return next((tensor.shape[0] for tensor in found if tensor is not None), None)
 
     @property
     def words(self) -> str:

@@ -32,7 +32,7 @@ Exit codes:
   0    done
   1    failed while reading or writing
   2    wrong usage, or the recipe is wrong
-  3    an input is damaged, or not a model that can be merged
+  3    an input is damaged, or not a model that can be merged, or an adapter does not fit its model
   4    a check did not pass (`verify`), the models differ (`diff --exit-code`), or the images do
        (`reproduce`)
   130  interrupted; nothing is left behind

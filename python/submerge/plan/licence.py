@@ -19,6 +19,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from submerge.errors import RecipeError, quoted
+from submerge.plan.labels import label
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -132,10 +133,10 @@ def adapter_terms(field: str, adapter: Adapter, declared: str | None) -> Terms:
     Raises:
         RecipeError: as `terms_of`.
     """
-    base = (adapter.base or "").lower()
+    base = adapter.base or ""
     found = []
-    if "flux" in base and "dev" in base:
-        found.append((FLUX_DEV, f"trained on {quoted(str(adapter.base))}"))
+    if "flux" in base.lower() and "dev" in base.lower():
+        found.append((FLUX_DEV, f"trained on {quoted(label(base))}"))
     found += _said(adapter.checkpoint.files[0].metadata)
     if adapter.path.is_dir():
         found += [(name, "its model card") for name in _names(_card_licence(adapter.path))]
