@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import adapter_files
 from factory import KREA, SCHNELL, Flux, save_file, save_folder
 from pages import all_of
 
@@ -17,10 +18,18 @@ PAGES = [ROOT / "README.md", ROOT / "docs" / "index.md", ROOT / "docs" / "quicks
 COOKBOOK = ROOT / "docs" / "cookbook.md"
 
 
+def save_models(folder: Path) -> None:
+    """The tiny pair, and adapters for it."""
+    save_folder(folder / "schnell", SCHNELL, shards=2)
+    save_file(folder / "krea.safetensors", KREA, "bfl")
+    for name in ("style", "light"):
+        found = adapter_files.pairs(KREA, adapter_files.MODULES, seed=name)
+        adapter_files.save(folder / f"{name}.safetensors", adapter_files.diffusers(found))
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_examples_run_in_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_folder(tmp_path / "schnell", SCHNELL, shards=2)
-    save_file(tmp_path / "krea.safetensors", KREA, "bfl")
+    save_models(tmp_path)
     monkeypatch.chdir(tmp_path)
     assert all_of(page)
 
@@ -28,12 +37,19 @@ def test_examples_run_in_order(page: Path, tmp_path: Path, monkeypatch: pytest.M
 def test_the_page_about_looking_first_runs_after_the_first_pages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save_folder(tmp_path / "schnell", SCHNELL, shards=2)
-    save_file(tmp_path / "krea.safetensors", KREA, "bfl")
+    save_models(tmp_path)
     monkeypatch.chdir(tmp_path)
     for page in (PAGES[0], PAGES[2]):
         assert all_of(page)
     assert all_of(ROOT / "docs" / "analyze.md") == 4
+
+
+def test_the_page_about_adapters_runs_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_models(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert all_of(ROOT / "docs" / "adapters.md") == 11
 
 
 def test_the_cookbook_runs_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

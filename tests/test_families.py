@@ -169,7 +169,14 @@ def check(opened: Checkpoint, message: str, hint: str) -> None:
 @pytest.mark.parametrize(
     ("opened", "message", "hint"),
     [
-        *((opened, message, "fuse the adapter") for opened, message in ADAPTERS),
+        *(
+            (
+                opened,
+                message,
+                "fuse it into" if "OFT" in message or "GLoRA" in message else "--lora",
+            )
+            for opened, message in ADAPTERS
+        ),
         *((opened, message, "beside a model") for opened, message in BESIDE),
         *((opened, message, "`layout: generic` merges by name") for opened, message in FAMILIES),
         *((opened, message, "name the transformer") for opened, message in COMPONENTS),

@@ -153,6 +153,7 @@ def test_help_imports_click_and_little_more() -> None:
         "submerge.cli",
         "submerge.cli.analysis",
         "submerge.cli.inspect",
+        "submerge.cli.lora",
         "submerge.cli.measure",
         "submerge.cli.options",
         "submerge.cli.page",

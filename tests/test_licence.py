@@ -13,7 +13,7 @@ from factory import KREA, SCHNELL, Flux
 from planning import opened, planned
 from submerge.errors import RecipeError
 from submerge.plan import Plan, compile_plan
-from submerge.plan.provenance import hub_id, label
+from submerge.plan.labels import hub_id, label
 from submerge.recipe import Recipe
 
 if TYPE_CHECKING:

@@ -307,7 +307,7 @@ def test_the_least_budget_is_enough_and_a_byte_less_is_refused(tmp_path: Path, k
     terms = Terms(1, shape, "BF16")
     operand = [terms.make("rows", 1.0), terms.make(kind, 1.0)]
     plan = job(tmp_path, [operand], shape)
-    with pytest.raises(PlanError, match="memory_budget: 1 bytes of working memory are too few") as error:
+    with pytest.raises(PlanError, match="1 bytes of working memory are too few") as error:
         execute(plan, memory_budget=1)
     least = int(str(error.value).partition("at least ")[2].split()[0])
     assert least > 32 * 3000 * 4  # the rows that are made together

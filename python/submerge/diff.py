@@ -11,11 +11,13 @@ from submerge.layout import identify
 from submerge.merge import named
 from submerge.pairs import unrelated
 from submerge.plan.comparison import comparison_plan
+from submerge.recipe import sources_of
 from submerge.report import Row, Run, grouped, rows_of, summed, table
 from submerge.run import RunArguments, RunOptions, execute
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Mapping, Sequence
     from typing import Unpack
 
 __all__ = ["Difference", "diff"]
@@ -84,6 +86,7 @@ def diff(
     second: str | os.PathLike[str],
     *,
     layout: str = "auto",
+    adapters: Sequence[str | Mapping[str, Any]] = (),
     **run: Unpack[RunArguments],
 ) -> Difference:
     """Compare two models unit by unit, whatever their layouts, shards and dtypes.
@@ -92,16 +95,19 @@ def diff(
         first: a checkpoint file or folder.
         second: the model measured against it.
         layout: what to expect of both: `auto`, or `generic` to compare any tensors of equal names.
+        adapters: LoRAs and others, onto the second model unless they say another: paths, or
+            `{"path", "onto", "scale", ...}` as in a recipe.
         **run: how to run, see `RunOptions`.
 
     Raises:
         CheckpointError, LayoutError, PlanError: a model is damaged, unknown, or does not fit.
+        RecipeError, AdapterError: an adapter is malformed, or does not fit its model.
         Cancelled, OSError: as `merge`.
     """
     options = RunOptions.of(run).with_(stats=True)
     paths = named([first, second])
     models = {name: identify(open_checkpoint(path), layout=layout) for name, path in paths.items()}
-    made = comparison_plan(models)
+    made = comparison_plan(models, adapters=sources_of(adapters, list(models)))
     figures = execute(made, options, "measure")
     rows = rows_of(made, figures)
     return Difference(

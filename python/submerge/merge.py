@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from submerge.adapters import open_adapter
 from submerge.checkpoint import open_checkpoint
 from submerge.files import expanded, path_of
 from submerge.layout import identify
@@ -68,6 +69,7 @@ def plan(
     Raises:
         RecipeError: the recipe is malformed or does not fit the models.
         CheckpointError, LayoutError: an input is damaged or not a model that can be merged.
+        AdapterError: an adapter does not fit the model it is for.
         OSError: an input cannot be read.
     """
     loaded = Recipe.load(recipe)
@@ -75,7 +77,8 @@ def plan(
         name: identify(open_checkpoint(expanded(source.path)), layout=source.layout)
         for name, source in loaded.models.items()
     }
-    return compile_plan(loaded, models, path_of(output, "output"))
+    adapters = [open_adapter(source.path) for source in loaded.adapters]
+    return compile_plan(loaded, models, path_of(output, "output"), adapters)
 
 
 def merge(
@@ -106,6 +109,7 @@ def convert(
     *,
     layout: str = "same",
     dtype: str = "same",
+    adapters: Sequence[str | Mapping[str, Any]] = (),
     **run: Unpack[RunArguments],
 ) -> Report:
     """Write a model in another layout or dtype; raises what `merge` raises.
@@ -116,10 +120,12 @@ def convert(
         layout: `diffusers`, `bfl`, `comfy`, or `same` as the model.
         dtype: `f32`, `f16`, `bf16`, `fp8`, `f8_e4m3`, `f8_e5m2`, or `same` as the model, tensor by
             tensor. `fp8` is `f8_e4m3` for the matrices of the blocks and `same` for the rest.
+        adapters: what is fused into it: paths, or `{"path", "scale", ...}` as in a recipe.
         **run: how to run, see `RunOptions`.
     """
     options = RunOptions.of(run)
-    recipe = single_model_recipe(model, {"layout": layout, "dtype": dtype})
+    output_fields = {"layout": layout, "dtype": dtype}
+    recipe = single_model_recipe(model, output_fields, adapters=adapters)
     return carry_out(plan(recipe, output), options)
 
 
@@ -127,6 +133,8 @@ def merge_flux_models(
     model_a: str | os.PathLike[str],
     model_b: str | os.PathLike[str],
     config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    *,
+    adapters: Sequence[str | Mapping[str, Any]] = (),
     **run: Unpack[RunArguments],
 ) -> MergedModel:
     """Merge two FLUX checkpoints.
@@ -138,6 +146,8 @@ def merge_flux_models(
             A dict may also name the `output_path`; the default is a folder in the current
             directory named after the two models, `schnell-krea`. Models are called by the names
             of their files or folders.
+        adapters: LoRAs and others, after those of the configuration: paths, or `{"path", "onto",
+            "scale", ...}` as in a recipe.
         **run: how to run, see `RunOptions`.
 
     Raises:
@@ -150,7 +160,7 @@ def merge_flux_models(
         config = dict(config)
         output = config.pop("output_path", None)
     path = Path("-".join(models)) if output is None else path_of(output, "config.output_path")
-    recipe = Recipe.for_models(models, config)
+    recipe = Recipe.for_models(models, config).with_adapters(adapters)
     report = carry_out(plan(recipe, path), options)
     return MergedModel(path, report, recipe)
 
@@ -166,8 +176,9 @@ def single_model_recipe(
     *,
     layout: str = "auto",
     extras: str | None = None,
+    adapters: Sequence[str | Mapping[str, Any]] = (),
 ) -> Recipe:
-    """Return the recipe that takes one model as it is.
+    """Return the recipe that takes one model as it is, with adapters on it.
 
     `output` holds the recipe's output fields, `layout` is what to expect of the model, and
     `extras` is `drop` to leave a VAE and text encoders in the same file behind.
@@ -175,7 +186,7 @@ def single_model_recipe(
     ((name, path),) = named([model]).items()
     source = {"path": path, "layout": layout}
     recipe = {"models": {name: source}, "take": name, "extras": extras or name}
-    return Recipe.load(recipe | {"output": dict(output or {})})
+    return Recipe.load(recipe | {"output": dict(output or {})}).with_adapters(adapters)
 
 
 def named(paths: Sequence[str | os.PathLike[str]]) -> dict[str, str]:

@@ -20,12 +20,13 @@ from submerge.findings import Spot, nonfinite_inputs
 from submerge.layout import identify
 from submerge.merge import named
 from submerge.plan.comparison import Question, comparison_plan
+from submerge.recipe import sources_of
 from submerge.report import Run
 from submerge.run import RunArguments, RunOptions, __version__, execute
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Unpack
 
     from submerge.documents.figures import AnalysisRow
@@ -184,6 +185,12 @@ def _row(row: AnalysisRow, where: str) -> BlockRow:
     return BlockRow(row["block"], row["part"], Sums(**known), row.get("stream", ""))
 
 
+class AnalysisArguments(RunArguments, total=False):
+    """The keywords of `analyze` beside the models and what is asked."""
+
+    adapters: Sequence[str | Mapping[str, Any]]
+
+
 def analyze(
     a: str | os.PathLike[str],
     b: str | os.PathLike[str],
@@ -192,7 +199,7 @@ def analyze(
     alpha: float = 0.5,
     dtype: str = "same",
     layout: str = "auto",
-    **run: Unpack[RunArguments],
+    **more: Unpack[AnalysisArguments],
 ) -> Analysis:
     """Measure how two models differ, part by part of each block, in one pass.
 
@@ -206,14 +213,18 @@ def analyze(
             below a power of two, which is half as wide).
         dtype: what the merge would be rounded to, `bf16` say; `same` is the dtypes of a.
         layout: what to expect of all: `auto`, or `generic` for any tensors of equal names.
-        **run: how to run, see `RunOptions`; changes no figure.
+        **more: `adapters`, LoRAs and others, onto b unless they say another: paths, or `{"path",
+            "onto", "scale", ...}` as in a recipe; and how to run, see `RunOptions`, which changes
+            no figure.
 
     Raises:
-        RecipeError: `alpha` or `dtype` is none.
+        RecipeError: `alpha` or `dtype` is none, or an adapter is malformed.
+        AdapterError: an adapter does not fit its model.
         CheckpointError, LayoutError, PlanError: a model is damaged, unknown, or does not fit.
         Cancelled, OSError: as `merge`.
     """
-    options = RunOptions.of(run).with_(stats=True)
+    adapters = more.pop("adapters", ())
+    options = RunOptions.of(more).with_(stats=True)
     if not math.isfinite(alpha):
         raise RecipeError(f"alpha: expected a finite number, got {alpha}")
     rounded = _dtype(dtype)
@@ -221,7 +232,7 @@ def analyze(
     roles = dict(zip(_ROLES, named(given).items(), strict=False))
     models = {name: identify(open_checkpoint(path), layout=layout) for name, path in roles.values()}
     asked = Question(alpha, rounded, roles["base"][0] if base is not None else None)
-    made = comparison_plan(models, asked)
+    made = comparison_plan(models, asked, sources_of(adapters, list(models)))
     figures = execute(made, options, "measure")
     return Analysis(
         models={role: name for role, (name, _) in roles.items()},

@@ -32,7 +32,7 @@ Exit codes:
   0    done
   1    failed while reading or writing
   2    wrong usage, or the recipe is wrong
-  3    an input is damaged, or not a model that can be merged
+  3    an input is damaged, or not a model that can be merged, or an adapter does not fit its model
   4    a check did not pass (`verify`), the models differ (`diff --exit-code`), or the images do
        (`reproduce`)
   130  interrupted; nothing is left behind
@@ -48,6 +48,7 @@ _COMMANDS = {
     "export": "write",
     "generate": "paint",
     "inspect": "inspect",
+    "lora": "lora",
     "measure": "measure",
     "merge": "write",
     "methods": "tools",
@@ -160,7 +161,7 @@ def _command(arguments: Sequence[str]) -> click.Command | None:
 
 def _failed(error: SubmergeError | OSError, command: click.Command | None) -> int:
     """Say what went wrong, without a traceback, and return the exit code for it."""
-    from submerge.errors import CheckpointError, LayoutError, RecipeError
+    from submerge.errors import AdapterError, CheckpointError, LayoutError, RecipeError
 
     if isinstance(error, BrokenPipeError):
         # Whoever read our output has gone: say nothing, and let the exit not flush into the void.
@@ -169,7 +170,8 @@ def _failed(error: SubmergeError | OSError, command: click.Command | None) -> in
     say(f"error: {_in_words(error, command)}", err=True)
     if isinstance(error, RecipeError):
         return USAGE
-    return BAD_INPUT if isinstance(error, CheckpointError | LayoutError) else FAILED
+    bad = isinstance(error, AdapterError | CheckpointError | LayoutError)
+    return BAD_INPUT if bad else FAILED
 
 
 def _in_words(error: SubmergeError | OSError, command: click.Command | None) -> str:

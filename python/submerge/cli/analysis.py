@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from submerge.cli.options import DTYPES, quiet, reading, run_arguments
+from submerge.cli.options import DTYPES, adapters_of, loras, quiet, reading, run_arguments
 from submerge.cli.terminal import say, say_json
 
 _LAYOUT = click.option(
@@ -56,6 +56,7 @@ _LAYOUT = click.option(
     show_default=True,
     help="What that merge would be rounded to; same is A's.",
 )
+@loras
 @_LAYOUT
 @reading
 @quiet
@@ -69,11 +70,11 @@ def analyze(a: str, b: str, **options: Any) -> None:
     from submerge.analysis import analyze as look
     from submerge.progress import bar
 
-    _check_heatmap(options["heatmap"])
+    check_heatmap(options["heatmap"])
     with bar("analysing", quiet=options["quiet"]) as progress:
         run = run_arguments(options, progress=progress)
         asked = {name: options[name] for name in ("base", "alpha", "dtype", "layout")}
-        found = look(a, b, **asked, **run)
+        found = look(a, b, **asked, adapters=adapters_of(options["loras"]), **run)
     to = options["json_to"]
     if to not in (None, "-"):
         found.save(to)
@@ -130,7 +131,7 @@ def suggest(sources: tuple[str, ...], **options: Any) -> None:
         say(f"{options['output']}: submerge merge {options['output']} -o merged/")
 
 
-def _check_heatmap(path: str | None) -> None:
+def check_heatmap(path: str | None) -> None:
     """Refuse what cannot be drawn before anything is read."""
     from submerge.pictures.canvas import require_pillow
 

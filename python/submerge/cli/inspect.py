@@ -6,7 +6,15 @@ from typing import Any
 
 import click
 
-from submerge.cli.options import as_json, emit, quiet, reading, run_arguments
+from submerge.cli.options import (
+    adapters_of,
+    as_json,
+    emit,
+    loras,
+    quiet,
+    reading,
+    run_arguments,
+)
 
 _LAYOUT = click.option(
     "--layout",
@@ -40,6 +48,7 @@ def inspect(model: str, layout: str, as_json: bool) -> None:
     show_default=True,
     help="A line for each part of a stack, or for each block.",
 )
+@loras
 @click.option("--exit-code", is_flag=True, help="Exit with 4 when the models differ.")
 @reading
 @as_json
@@ -47,7 +56,8 @@ def inspect(model: str, layout: str, as_json: bool) -> None:
 def diff(first: str, second: str, **options: Any) -> int:
     """Compare SECOND with FIRST block by block.
 
-    Layouts, shards and dtypes may differ; what counts is the value of each element.
+    Layouts, shards and dtypes may differ; what counts is the value of each element. Adapters are
+    put onto SECOND unless they name the other model.
     """
     from submerge.cli import NOT_PASSED, OK
     from submerge.diff import diff as compare
@@ -55,7 +65,8 @@ def diff(first: str, second: str, **options: Any) -> int:
 
     with bar("comparing", quiet=options["quiet"]) as progress:
         run = run_arguments(options, progress=progress)
-        found = compare(first, second, layout=options["layout"], **run)
+        adapters = adapters_of(options["loras"])
+        found = compare(first, second, layout=options["layout"], adapters=adapters, **run)
     emit(found, found.text(options["by"]), as_json=options["as_json"], quiet=options["quiet"])
     return NOT_PASSED if options["exit_code"] and not found.equal else OK
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import click
@@ -9,15 +11,18 @@ import click
 from submerge.cli.terminal import say, say_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from submerge.run import RunArguments
 
 __all__ = [
+    "adapters_of",
     "as_json",
     "embedded",
     "emit",
     "given",
+    "loras",
+    "number_or_range",
     "output",
     "quantized",
     "quiet",
@@ -136,6 +141,47 @@ _RUN = (
     "threads", "memory_budget", "chunk", "io", "isa", "cache", "overwrite", "stats",
     "statistics_cache",
 )  # fmt: skip
+
+
+def loras(command: F) -> F:
+    """Add the option for adapters."""
+    return click.option(
+        "--lora",
+        "loras",
+        multiple=True,
+        metavar="FILE[=SCALE][@MODEL]",
+        help="Fuse a LoRA or another adapter: at a strength, `0.8` or `0.3..0.8` over the blocks,"
+        " onto one model or, without a name, onto the result. Repeatable.",
+    )(command)
+
+
+def adapters_of(texts: Sequence[str], option: str = "--lora") -> list[dict[str, Any]]:
+    """Return adapters as a recipe has them; a text that is a file's name is that file."""
+    found = []
+    for text in texts:
+        fields: dict[str, Any] = {}
+        path = text
+        if not os.path.exists(path):  # noqa: PTH110 - a text that is no path raises nothing
+            head, at, model = path.rpartition("@")
+            if at and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", model):
+                path, fields["onto"] = head, model
+        if not os.path.exists(path):  # noqa: PTH110
+            head, equals, scale = path.rpartition("=")
+            if equals:
+                path, fields["scale"] = head, number_or_range(scale, text, option)
+        found.append({"path": path, **fields})
+    return found
+
+
+def number_or_range(value: str, text: str, option: str) -> float | dict[str, float]:
+    """Return `0.3`, or `0.3..0.8` as a gradient; `text` is what was written."""
+    start, dots, end = value.partition("..")
+    try:
+        return {"from": float(start), "to": float(end)} if dots else float(value)
+    except ValueError:
+        raise click.BadParameter(
+            f"expected NUMBER or FROM..TO after `=`, got `{text}`", param_hint=option
+        ) from None
 
 
 def run_arguments(options: Mapping[str, Any], **more: Any) -> RunArguments:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from submerge.cli.options import as_json, embedded, given, quantized, quiet
+from submerge.cli.options import adapters_of, as_json, embedded, given, quantized, quiet
 from submerge.cli.terminal import say, say_json
 
 if TYPE_CHECKING:
@@ -35,6 +35,14 @@ def loading(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         embedded,
         quantized,
+        click.option(
+            "--fuse",
+            "fused",
+            multiple=True,
+            metavar="FILE[=SCALE]",
+            help="Add a LoRA or another adapter to the weights as they are read: any format, at a"
+            " strength, `0.8` or `0.3..0.8` over the blocks. Repeatable.",
+        ),
         click.option("--dtype", help="bf16, f16 or f32.  [default: the model's own]"),
         click.option("--device", help="cpu, cuda, mps, ...  [default: what torch finds]"),
         click.option(
@@ -60,7 +68,7 @@ def painting(command: Callable[..., Any]) -> Callable[..., Any]:
             "loras",
             multiple=True,
             metavar="FILE[=SCALE]",
-            help="Put a LoRA on top. Repeatable.",
+            help="Put a LoRA on top, as diffusers reads it; see --fuse. Repeatable.",
         ),
         click.option("--shift", type=float, help="A fixed timestep shift."),
         click.option(
@@ -124,6 +132,8 @@ def generate(model: str, **options: Any) -> int:
     asked = InferenceOptions.of(_asked(options))
     how = given({name: options.get(name) for name in _LOADING}) | _sides(options["size"])
     how["memory_budget"] = budget(options["memory_budget"])
+    if options["fused"]:
+        how["adapters"] = adapters_of(options["fused"], "--fuse")
     if options["only_plan"]:
         made = plan_loading(model, **how)
         say_json(json.dumps(made.to_dict(), indent=2) if options["as_json"] else made.describe())

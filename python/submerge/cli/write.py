@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from submerge.cli.options import (
+    adapters_of,
     as_json,
     emit,
     given,
+    loras,
+    number_or_range,
     output,
     quiet,
     run_arguments,
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     from submerge.plan import Plan
     from submerge.recipe import Recipe
     from submerge.report import Report
+
+__all__ = ["convert", "export", "merge", "plan", "tell_plan", "write"]
 
 _OUTPUT_FIELDS = ("layout", "dtype", "shard_size", "pipeline_from", "scheduler_from")
 
@@ -78,6 +83,7 @@ def _meaning(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("sources", nargs=-1, required=True, metavar="RECIPE | MODEL MODEL...")
 @output
 @_meaning
+@loras
 @shape
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
 @click.option(
@@ -98,15 +104,16 @@ def merge(sources: tuple[str, ...], **options: Any) -> None:
 
     made = compiled(_recipe(sources, options), options["output"])
     if options["dry_run"]:
-        _tell_plan(made, options)
+        tell_plan(made, options)
     else:
-        _write(made, "merging", options)
+        write(made, "merging", options)
 
 
 @click.command()
 @click.argument("sources", nargs=-1, required=True, metavar="RECIPE | MODEL MODEL...")
 @click.option("-o", "--output", default="merged.safetensors", show_default=True, type=click.Path())
 @_meaning
+@loras
 @shape
 @writing
 @as_json
@@ -115,12 +122,13 @@ def plan(sources: tuple[str, ...], **options: Any) -> None:
     """Print what `merge` would do: formulas, sizes, memory and disk. Reads headers only."""
     from submerge.merge import plan as compiled
 
-    _tell_plan(compiled(_recipe(sources, options), options["output"]), options)
+    tell_plan(compiled(_recipe(sources, options), options["output"]), options)
 
 
 @click.command()
 @click.argument("model", type=click.Path())
 @output
+@loras
 @shape
 @writing
 @as_json
@@ -135,8 +143,9 @@ def convert(model: str, **options: Any) -> None:
     from submerge.merge import single_model_recipe
 
     fields = given({name: options.get(name) for name in _OUTPUT_FIELDS})
-    recipe = single_model_recipe(model, fields, extras=options["extras"])
-    _write(compiled(recipe, options["output"]), "converting", options)
+    adapters = adapters_of(options["loras"])
+    recipe = single_model_recipe(model, fields, extras=options["extras"], adapters=adapters)
+    write(compiled(recipe, options["output"]), "converting", options)
 
 
 @click.command()
@@ -189,7 +198,8 @@ def export(model: str, output: str, **options: Any) -> None:
     emit(report, _summary(report), as_json=options["as_json"], quiet=options["quiet"])
 
 
-def _write(made: Plan, what: str, options: dict[str, Any]) -> None:
+def write(made: Plan, what: str, options: dict[str, Any]) -> None:
+    """Carry a plan out and print its report; `what` stands beside the progress bar."""
     from submerge.merge import carry_out
     from submerge.profile import profile, span
     from submerge.progress import bar
@@ -217,7 +227,8 @@ def _summary(report: Report) -> str:
     return "\n".join([report.table(), *left, f"{report.path}: {report.run.line()}"])
 
 
-def _tell_plan(made: Plan, options: dict[str, Any]) -> None:
+def tell_plan(made: Plan, options: dict[str, Any]) -> None:
+    """Print a plan, as text or as JSON."""
     from submerge.run import RunOptions, fit
 
     run = RunOptions.of(run_arguments(options))
@@ -260,7 +271,7 @@ def _recipe_source(source: str) -> Any:
 
 
 def _changed(options: dict[str, Any]) -> bool:
-    names = ("alpha", "sets", "takes", "guidance", "extras", *_OUTPUT_FIELDS)
+    names = ("alpha", "sets", "takes", "guidance", "extras", "loras", *_OUTPUT_FIELDS)
     return bool(given({name: options.get(name) for name in names}))
 
 
@@ -276,13 +287,15 @@ def _on_top(base: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     ]
     for text in options["sets"]:
         where, alpha = _split(text, "--set")
-        rules.append({"where": where, "alpha": _alpha(alpha, text)})
+        rules.append({"where": where, "alpha": number_or_range(alpha, text, "--set")})
     if rules:
         recipe["rules"] = [*rules, *recipe.get("rules", ())]
     if options["guidance"] is not None:
         recipe["guidance"] = _guidance(options["guidance"])
     if options["extras"] is not None:
         recipe["extras"] = options["extras"]
+    if options["loras"]:
+        recipe["adapters"] = [*recipe.get("adapters", ()), *adapters_of(options["loras"])]
     if fields := given({name: options.get(name) for name in _OUTPUT_FIELDS}):
         recipe["output"] = recipe.get("output", {}) | fields
     return recipe
@@ -293,16 +306,6 @@ def _split(text: str, option: str) -> tuple[str, str]:
     if not equals:
         raise click.BadParameter(f"expected SELECTOR=VALUE, got `{text}`", param_hint=option)
     return where.strip(), value.strip()
-
-
-def _alpha(value: str, text: str) -> float | dict[str, float]:
-    start, dots, end = value.partition("..")
-    try:
-        return {"from": float(start), "to": float(end)} if dots else float(value)
-    except ValueError:
-        raise click.BadParameter(
-            f"expected SELECTOR=NUMBER or SELECTOR=FROM..TO, got `{text}`", param_hint="--set"
-        ) from None
 
 
 def _guidance(text: str) -> str | dict[str, float]:

@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, TypeVar, cast
 
+from submerge.documents.adapter import AdapterDocument
 from submerge.documents.evaluation import EvaluationDocument
 from submerge.documents.figures import AnalysisDocument, MergeDocument
 from submerge.documents.form import checked, format_of, plain, schema
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DOCUMENTS",
+    "AdapterDocument",
     "AnalysisDocument",
     "DifferenceDocument",
     "EmbeddingsDocument",
@@ -71,6 +73,7 @@ class ReportDocument(TypedDict):
 
 
 DOCUMENTS: Mapping[str, Any] = {
+    "adapter": AdapterDocument,
     "merge": MergeDocument,
     "difference": DifferenceDocument,
     "inspection": InspectionDocument,

@@ -78,6 +78,26 @@ class Parent(TypedDict):
     contributes: bool
 
 
+class Applied(TypedDict):
+    """One adapter of a merge.
+
+    Attributes:
+        name: what formulas call it.
+        label: hub id or base name; never a machine path.
+        kind: what it is, in words.
+        onto: the model it was added to; null for the result.
+        license: SPDX id or licence name, with the evidence for it.
+        contributes: whether it changed any byte of the output.
+    """
+
+    name: str
+    label: str
+    kind: str
+    onto: str | None
+    license: str
+    contributes: bool
+
+
 class Unused(TypedDict):
     """Input tensors with no place of their own in the output.
 
@@ -213,6 +233,7 @@ class MergeDocument(TypedDict):
     guidance: str
     license: str
     parents: list[Parent]
+    adapters: NotRequired[list[Applied]]
     notes: list[str]
     unused: list[Unused]
     recipe: dict[str, Any]

@@ -45,6 +45,7 @@ class PaintedModel(TypedDict):
         recipe: of a merge, the digest of its recipe.
         dtype: what it computed in.
         quantization: how its layers were stored; null: as they are.
+        adapters: what was added to its weights as they were read: `name`, `scale`, `compat`.
     """
 
     name: str
@@ -52,6 +53,7 @@ class PaintedModel(TypedDict):
     recipe: Any
     dtype: str
     quantization: NotRequired[str | None]
+    adapters: NotRequired[list[dict[str, Any]]]
 
 
 class ImageDocument(TypedDict):

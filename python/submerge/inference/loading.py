@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Self
 
 from submerge.checkpoint.dtypes import DTYPES
-from submerge.errors import PlanError, RecipeError
+from submerge.errors import PlanError, RecipeError, quoted
 from submerge.inference.embeddings import Embeddings
 from submerge.inference.failures import explained
 from submerge.inference.options import Defaults, defaults_for
@@ -75,7 +75,8 @@ class LoadedModel:
         self.defaults: Defaults = defaults_for(
             guided=parts.guided, few_step_parent=parts.few_step_parent, size=parts.default_size()
         )
-        self.notes: tuple[str, ...] = _fit_scheduler(self.pipe, parts)
+        adapters = (f"adapter {quoted(a.name)}: {a.kind}" for a in parts.adapters)
+        self.notes: tuple[str, ...] = (*adapters, *_fit_scheduler(self.pipe, parts))
         self._placed: Placed | None = placed
         self._kept = kept
         self.texts: dict[tuple[str, int], Any] = {}

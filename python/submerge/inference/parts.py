@@ -20,16 +20,19 @@ from submerge.errors import LayoutError, RecipeError, listing
 from submerge.files import path_of
 from submerge.inference.activations import Shapes
 from submerge.inference.companions import Companions, check_pipeline, open_companions
+from submerge.inference.fused import fused_onto
 from submerge.inference.planner import Sizes, Stored
 from submerge.inference.quantized import QUANTIZATIONS, stored_bytes, unpacked_bytes
 from submerge.layout import Model, identify, tensors_of
 from submerge.merge import MergedModel
-from submerge.plan.provenance import label
+from submerge.plan.labels import label
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
+
+    from submerge.plan.adapted import Fused
 
 __all__ = ["Parts", "find_parts", "with_lent"]
 
@@ -48,12 +51,14 @@ class Parts:
         beside: text encoders, tokenizers, VAE and scheduler.
         name: what the model is called in public.
         own_scheduler: whether the scheduler belongs to this model.
+        adapters: what is added to the transformer as it is read.
     """
 
     model: Model
     beside: Companions
     name: str
     own_scheduler: bool
+    adapters: tuple[Fused, ...] = ()
 
     @property
     def companions(self) -> Path:
@@ -71,7 +76,8 @@ class Parts:
         inputs = self._declared("submerge.inputs")
         if not isinstance(inputs, list):
             return False
-        units = {str(entry.get("units")) for entry in inputs if isinstance(entry, Mapping)}
+        models = (entry for entry in inputs if isinstance(entry, Mapping) and "units" in entry)
+        units = {str(entry["units"]) for entry in models}  # of adapters, tensors are counted
         return self.guided and len(units) > 1
 
     @property
@@ -170,25 +176,33 @@ class Parts:
         It tells models apart without reading them whole; it is no proof that two are equal.
         """
         digest = hashlib.sha256()
-        checkpoint = self.model.checkpoint
-        with Reading(checkpoint) as reading:
-            for file in range(len(checkpoint.files)):
-                digest.update(reading.header(file))
-                for tensor in checkpoint.tensors.values():
-                    if tensor.file == file:
-                        digest.update(reading.sample(tensor, 0, _SAMPLE))
+        for checkpoint in (self.model.checkpoint, *(a.adapter.checkpoint for a in self.adapters)):
+            with Reading(checkpoint) as reading:
+                for file in range(len(checkpoint.files)):
+                    digest.update(reading.header(file))
+                    for tensor in checkpoint.tensors.values():
+                        if tensor.file == file:
+                            digest.update(reading.sample(tensor, 0, _SAMPLE))
+        for fused in self.adapters:
+            digest.update(json.dumps([fused.source.compat, dict(fused.strengths)]).encode())
         return digest.hexdigest()
 
 
-def find_parts(source: Any, components: str | os.PathLike[str] | None = None) -> Parts:
+def find_parts(
+    source: Any,
+    components: str | os.PathLike[str] | None = None,
+    adapters: Sequence[str | Mapping[str, Any]] = (),
+) -> Parts:
     """Find the files of a pipeline.
 
     Args:
         source: a pipeline folder, a transformer's folder or file in any layout, or a
             `MergedModel`, whose parents lend what a transformer alone lacks.
         components: the pipeline folder to take text encoders, tokenizers, VAE and scheduler from.
+        adapters: what is added to the transformer, as a recipe's field has it.
 
     Raises:
+        AdapterError: an adapter does not fit the transformer.
         CheckpointError: a file is damaged, or a component is missing.
         LayoutError: not a FLUX.1 text-to-image transformer, quantised with scales, or in
             contradiction to its config.
@@ -211,7 +225,8 @@ def find_parts(source: Any, components: str | os.PathLike[str] | None = None) ->
     else:
         folder = _of_parents(source, model)
     beside = open_companions(folder, model.arch)
-    return Parts(model, beside, label(str(path)), own_scheduler=own == folder)
+    fused = fused_onto(model, adapters)
+    return Parts(model, beside, label(str(path)), own_scheduler=own == folder, adapters=fused)
 
 
 def with_lent(

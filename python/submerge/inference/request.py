@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from submerge.checkpoint.dtypes import WORDS
 from submerge.errors import RecipeError, SubmergeError, nearest, quoted
@@ -37,6 +37,8 @@ class LoadArguments(TypedDict, total=False):
         batch: images denoised together that the plan is made for.
         tokens: text tokens the plan is made for; 512, or 256 without guidance.
         checkpointing: recompute the transformer's activations where gradients flow through it.
+        adapters: LoRAs and others, added to the transformer as it is read: paths, or `{"path",
+            "scale", ...}` as in a recipe. The `loras` of `run_inference` are diffusers' own.
         embeddings: a folder to keep prompt embeddings in; the text encoders are then loaded when
             the first prompt comes that is not there, and not at all where every one is.
     """
@@ -48,6 +50,7 @@ class LoadArguments(TypedDict, total=False):
     tokens: int
     checkpointing: bool
     embeddings: str | os.PathLike[str] | None
+    adapters: Sequence[str | Mapping[str, Any]]
 
 
 class Request(NamedTuple):
@@ -92,7 +95,7 @@ def requested(
             f"device: expected `auto`, `cpu`, `cuda`, `cuda:1`, `mps` or `xpu`, got {shown(device)}"
         )
     limits = _limits(memory_budget)
-    parts = find_parts(fetched(source), more.get("components"))
+    parts = find_parts(fetched(source), more.get("components"), more.get("adapters", ()))
     return Request(parts, _dtype(dtype, parts), _work(parts, more), quantization, device, limits)
 
 

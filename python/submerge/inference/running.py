@@ -212,6 +212,11 @@ def _jobs(run: _Run, prompts: Sequence[str], folder: Path | None) -> list[_Job]:
         "dtype": run.model.plan.dtype,
         "quantization": run.model.plan.chosen.quantization,
     }
+    if run.model.parts.adapters:
+        model["adapters"] = [
+            {"name": fused.name, "scale": fused.source.scale.plain(), "compat": fused.source.compat}
+            for fused in run.model.parts.adapters
+        ]
     jobs: list[_Job] = []
     for prompt_index, prompt in enumerate(prompts):
         for seed in run.options.all_seeds:

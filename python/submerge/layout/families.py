@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = ["explain"]
 
-_ADAPTER = "submerge merges full transformers; fuse the adapter into its base model first"
+_ADAPTER = (
+    "an adapter is put onto a model: `--lora FILE` beside the models, or `submerge lora bake MODEL "
+    "FILE -o OUTPUT`; `submerge lora info FILE` says what it is"
+)
+_OTHER_ADAPTER = "fuse it into its model with the program that made it, then merge that"
 _INJECTED = (
     "take the adapter out or merge it in before saving: `unload_lora_weights()` or `fuse_lora()` "
     "in diffusers, `merge_and_unload()` in peft"
@@ -65,8 +69,8 @@ _ADAPTERS = (
     ),
     _Kind("a LoHa", (_IN + r"\.hada_w1_a$",), _ADAPTER, "module"),
     _Kind("a LoKr", (_IN + r"\.lokr_w1(_a)?$",), _ADAPTER, "module"),
-    _Kind("an OFT adapter", (_IN + r"\.oft_(blocks|diag|R)\b",), _ADAPTER, "module"),
-    _Kind("a GLoRA", (_IN + r"\.a1\.weight$", _IN + r"\.b1\.weight$"), _ADAPTER),
+    _Kind("an OFT adapter", (_IN + r"\.oft_(blocks|diag|R)\b",), _OTHER_ADAPTER, "module"),
+    _Kind("a GLoRA", (_IN + r"\.a1\.weight$", _IN + r"\.b1\.weight$"), _OTHER_ADAPTER),
     _Kind("a set of weight differences", (_IN + r"\.(diff|diff_b|set_weight)$",), _ADAPTER),
     _Kind(
         "a ControlNet",

@@ -173,7 +173,7 @@ class Family:
         """Return the tensors of a layout in module order (the order of the model's state dict)."""
         names, shapes = self.layouts[layout], _unit_shapes(self, arch)
         tensors = []
-        for module, units in self._modules(names, arch):
+        for module, units in self.modules(names, arch):
             linear = f"{units[0]}.bias" in shapes
             for parameter in ("weight", "bias") if linear else ("weight",):
                 inside = tuple(f"{unit}.{parameter}" for unit in units)
@@ -212,7 +212,7 @@ class Family:
                     yield f"{stack.name}.{index}.{unit}", shape
         yield from self.after.items()
 
-    def _modules(self, names: Names, arch: Architecture) -> Iterator[tuple[str, tuple[str, ...]]]:
+    def modules(self, names: Names, arch: Architecture) -> Iterator[tuple[str, tuple[str, ...]]]:
         """Yield the modules of a layout in order, with the units each one stacks."""
         for module, units in names.before:
             if arch.guidance or not self.guides(units[0]):

@@ -11,7 +11,7 @@ from submerge.page.content import Block, Code, Details, Facts, Notes, Prose, Sec
 from submerge.page.inputs import known
 from submerge.page.maps import Maps
 from submerge.pictures.heatmap import HeatMap, Place
-from submerge.plan.provenance import label
+from submerge.plan.labels import label
 from submerge.plan.sizes import bytes_in_words
 from submerge.plan.words import selectors
 

@@ -9,9 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from submerge.errors import counted, listing, quoted
 from submerge.layout import depths_of, family_of
-from submerge.plan.form import About, Copy, Parent, Text
-from submerge.plan.licence import Licence, Terms, combined, is_permissive, license_files, terms_of
-from submerge.plan.provenance import label, public_recipe
+from submerge.plan.form import About, Applied, Copy, Parent, Text
+from submerge.plan.labels import label
+from submerge.plan.licence import (
+    Licence,
+    Terms,
+    adapter_terms,
+    combined,
+    is_permissive,
+    license_files,
+    terms_of,
+    texts_of_adapter,
+)
+from submerge.plan.provenance import public_recipe
 from submerge.plan.remarks import never_written, of_precision
 from submerge.plan.words import formulas
 
@@ -20,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from submerge.layout import Architecture, Model
+    from submerge.plan.adapted import Fused
     from submerge.plan.outputs import Placed, Shape
     from submerge.recipe import Recipe
 
@@ -37,6 +48,8 @@ class Draft:
         contributing: the models that numbers of the transformer come from, a baked guidance MLP's
             included.
         guidance: what became of guidance, in words.
+        adapters: what is added to the models and to the result.
+        adapting: the names of those that change something.
     """
 
     recipe: Recipe
@@ -47,6 +60,8 @@ class Draft:
     placed: Placed
     contributing: frozenset[str]
     guidance: str
+    adapters: Sequence[Fused] = ()
+    adapting: frozenset[str] = frozenset()
 
     @property
     def title(self) -> str:
@@ -61,14 +76,18 @@ class Draft:
 
     @functools.cached_property
     def terms(self) -> dict[str, Terms]:
-        """The licences of every model."""
+        """The licences of every model and adapter."""
         sources = self.recipe.models
-        return {n: terms_of(n, model, sources[n].license) for n, model in self.models.items()}
+        found = {n: terms_of(n, model, sources[n].license) for n, model in self.models.items()}
+        return found | {
+            a.name: adapter_terms(a.field, a.adapter, a.source.license) for a in self.adapters
+        }
 
     @functools.cached_property
     def licence(self) -> Licence:
         """The licence of the output."""
-        return combined({n: t for n, t in self.terms.items() if n in self.contributing})
+        used = self.contributing | self.adapting
+        return combined({n: t for n, t in self.terms.items() if n in used})
 
     @functools.cached_property
     def public(self) -> dict[str, Any]:
@@ -90,6 +109,21 @@ class Draft:
         )
 
     @property
+    def applied(self) -> tuple[Applied, ...]:
+        """The adapters in words."""
+        return tuple(
+            Applied(
+                name=fused.name,
+                label=label(fused.source.path),
+                kind=fused.kind,
+                onto=fused.onto,
+                license=self.terms[fused.name].words,
+                contributes=fused.name in self.adapting,
+            )
+            for fused in self.adapters
+        )
+
+    @property
     def words(self) -> dict[str, str]:
         """Title, description, layout and parents for the metadata."""
         said = [f"{', '.join(where)}: {formula}" for formula, where in self.formulas[:_DESCRIBED]]
@@ -98,7 +132,8 @@ class Draft:
         if len(self.formulas) == 1:
             said = [f"result = {self.formulas[0][0]}"]
         description = f"{'; '.join(said)}. Guidance: {self.guidance}."
-        used = [parent.label for parent in self.parents if parent.contributes]
+        both: list[Parent | Applied] = [*self.parents, *self.applied]
+        used = [parent.label for parent in both if parent.contributes]
         return {
             "title": self.title,
             "description": description,
@@ -118,6 +153,7 @@ def about(draft: Draft) -> About:
         license=draft.licence.words,
         parents=draft.parents,
         recipe=draft.recipe.to_dict(),
+        adapters=draft.applied,
     )
 
 
@@ -131,7 +167,9 @@ def beside(draft: Draft) -> tuple[tuple[Text, ...], tuple[Copy, ...]]:
     facts = Facts(
         title=draft.title,
         parents=draft.parents,
-        paths={name: source.path for name, source in draft.recipe.models.items()},
+        adapters=draft.applied,
+        paths={name: source.path for name, source in draft.recipe.models.items()}
+        | {fused.name: fused.source.path for fused in draft.adapters},
         formulas=draft.formulas,
         guidance=draft.guidance,
         licence=draft.licence,
@@ -141,7 +179,7 @@ def beside(draft: Draft) -> tuple[tuple[Text, ...], tuple[Copy, ...]]:
     )
     texts = (
         Text("README.md", card(facts)),
-        Text("NOTICE", notice(draft.licence, draft.parents)),
+        Text("NOTICE", notice(draft.licence, (*draft.parents, *draft.applied))),
     )
     return texts, copies
 
@@ -154,16 +192,41 @@ def _licence_texts(draft: Draft) -> list[Copy]:
     copies: dict[str, Copy] = {}
     for licence in draft.licence.names:
         for name in draft.licence.parents[licence]:
-            for path in license_files(draft.models[name]):
+            for path in _texts_beside(draft, name):
                 # Two licences may not end up in one file; the first has precedence.
                 inside = path.name if not copies else f"LICENSE-{name}{path.suffix}"
                 copies.setdefault(licence, Copy.of(inside, path))
     return list(copies.values())
 
 
+def _texts_beside(draft: Draft, name: str) -> list[Path]:
+    if name in draft.models:
+        return license_files(draft.models[name])
+    return next(texts_of_adapter(a.adapter) for a in draft.adapters if a.name == name)
+
+
 def remarks(draft: Draft, licences: Sequence[Copy]) -> tuple[str, ...]:
     """Return what a reader of the plan should know beyond what was asked for."""
-    return (*_of_models(draft), *_of_output(draft), *_of_licence(draft, licences))
+    return (
+        *_of_models(draft),
+        *_of_adapters(draft),
+        *_of_output(draft),
+        *_of_licence(draft, licences),
+    )
+
+
+def _of_adapters(draft: Draft) -> list[str]:
+    """Tell of adapters that change nothing, and of parts for other models of the pipeline."""
+    notes = [
+        f"{quoted(fused.name)} changes nothing: its scale is 0, or its model's weight is"
+        for fused in draft.adapters
+        if fused.name not in draft.adapting
+    ]
+    for fused in draft.adapters:
+        for what, keys in fused.adapter.elsewhere.items():
+            number = counted(len(keys), "key")
+            notes.append(f"{quoted(fused.name)}: not applied, {number} for {what}")
+    return notes
 
 
 def _of_models(draft: Draft) -> list[str]:

@@ -10,13 +10,13 @@ import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from submerge.given import dump_yaml
+from submerge.plan.labels import hub_id
 from submerge.plan.licence import is_permissive
-from submerge.plan.provenance import hub_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from submerge.plan.form import Parent
+    from submerge.plan.form import Applied, Parent
     from submerge.plan.licence import Licence
 
 __all__ = ["Facts", "card", "notice"]
@@ -54,6 +54,7 @@ class Facts(NamedTuple):
         license_file: name of the licence text in the output folder, or None.
         public: the recipe without machine paths.
         folder: name of the output folder.
+        adapters: what was added to the models and to the result.
     """
 
     title: str
@@ -65,6 +66,7 @@ class Facts(NamedTuple):
     license_file: str | None
     public: Mapping[str, Any]
     folder: str
+    adapters: Sequence[Applied] = ()
 
 
 def card(facts: Facts) -> str:
@@ -84,6 +86,7 @@ def card(facts: Facts) -> str:
             "| model | source | kind | licence |",
             "|---|---|---|---|",
             *parents,
+            *_adapters(facts),
             "\n## Blocks\n",
             "| where | result |",
             "|---|---|",
@@ -99,7 +102,18 @@ def card(facts: Facts) -> str:
     )
 
 
-def notice(licence: Licence, parents: Sequence[Parent]) -> str:
+def _adapters(facts: Facts) -> list[str]:
+    """Return the table of the adapters, if there are any."""
+    rows = [
+        f"| `{a.name}` | {hub_id(facts.paths[a.name]) or a.label} | {a.onto or 'the result'} | "
+        f"{a.kind} | {a.license} |"
+        for a in facts.adapters
+    ]
+    head = ["", "| adapter | source | onto | kind | licence |", "|---|---|---|---|---|"]
+    return [*head, *rows] if rows else []
+
+
+def notice(licence: Licence, parents: Sequence[Parent | Applied]) -> str:
     """Return the NOTICE: the attribution the licence asks for and the statement of changes."""
     used = "\n".join(f"- {p.label}: {p.license}" for p in parents if p.contributes)
     parts = [f"This model was made from, and is a modified version of:\n\n{used}"]
@@ -115,7 +129,8 @@ def notice(licence: Licence, parents: Sequence[Parent]) -> str:
 
 
 def _front_matter(facts: Facts) -> dict[str, Any]:
-    used = [parent for parent in facts.parents if parent.contributes]
+    both: list[Parent | Applied] = [*facts.parents, *facts.adapters]
+    used = [parent for parent in both if parent.contributes]
     # What is no id links the hub to nothing, or to somebody else's model of that name.
     ids = [known for p in used if (known := hub_id(facts.paths[p.name])) is not None]
     # One parent in another form is no merge, and the hub should not list it as one.
@@ -139,8 +154,9 @@ def _licence_fields(facts: Facts) -> dict[str, str]:
 
 def _parents(facts: Facts) -> str:
     names = [parent.label for parent in facts.parents if parent.contributes]
+    added = [adapter.label for adapter in facts.adapters if adapter.contributes]
     if len(names) == 1:
-        return f"{names[0]} in another form"
+        return f"{names[0]} with {' and '.join(added)}" if added else f"{names[0]} in another form"
     return f"A merge of {', '.join(names[:-1])} and {names[-1]}, block by block"
 
 

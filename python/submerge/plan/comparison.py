@@ -6,20 +6,23 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from submerge.adapters import open_adapter
 from submerge.checkpoint import FLOATS
 from submerge.errors import LayoutError, counted, listing, quoted
 from submerge.methods import Blend
+from submerge.plan.adapted import fuse
 from submerge.plan.compile import agree
 from submerge.plan.decide import union
 from submerge.plan.form import About, OutFile, OutputTensor, Parent, Plan, Unit, Unused
+from submerge.plan.labels import label
 from submerge.plan.outputs import dtype_of
-from submerge.plan.provenance import label
 from submerge.plan.unit import Inputs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from submerge.layout import Model
+    from submerge.recipe import AdapterSource
 
 __all__ = ["Question", "comparison_plan"]
 
@@ -38,7 +41,11 @@ class Question(NamedTuple):
     base: str | None = None
 
 
-def comparison_plan(models: Mapping[str, Model], question: Question | None = None) -> Plan:
+def comparison_plan(
+    models: Mapping[str, Model],
+    question: Question | None = None,
+    adapters: Sequence[AdapterSource] = (),
+) -> Plan:
     """Return the plan whose measurement compares the second of two models with the first.
 
     Each unit both have is `0 * first + 1 * second` in the first's dtype, an output of its own that
@@ -47,8 +54,11 @@ def comparison_plan(models: Mapping[str, Model], question: Question | None = Non
     has, and units of other shapes or of dtypes that are no floats, are left out and named in the
     notes.
 
+    `adapters` are added to the models they name before anything is measured.
+
     Raises:
         LayoutError: not two models, of different architectures, or with no unit in common.
+        AdapterError, CheckpointError: an adapter is damaged, or does not fit its model.
     """
     base = None if question is None else question.base
     pair = {name: model for name, model in models.items() if name != base}
@@ -56,7 +66,8 @@ def comparison_plan(models: Mapping[str, Model], question: Question | None = Non
         raise LayoutError(f"models: expected two to compare, got {len(pair)}")
     agree(models)
     first, second = pair
-    inputs = Inputs(models)
+    opened = [open_adapter(source.path) for source in adapters]
+    inputs = Inputs(models, fuse(adapters, opened, models, union(models)))
     outputs: list[OutputTensor] = []
     units: list[Unit] = []
     left: dict[tuple[str, str], list[str]] = {}
@@ -81,25 +92,6 @@ def comparison_plan(models: Mapping[str, Model], question: Question | None = Non
         read += inputs.nbytes(unit)
     if not units:
         raise LayoutError(f"{quoted(first)} and {quoted(second)} have no units in common")
-    parents = tuple(
-        Parent(name, label(str(model.checkpoint.path)), model.variant, "", contributes=True)
-        for name, model in models.items()
-    )
-    notes = tuple(f"{why}: {listing(names, noun='unit')}" for (_, why), names in left.items())
-    notes += _rounded(models, [unit.name for unit in units])
-    unused = tuple(
-        Unused(model, tuple(names), why) for (model, why), names in left.items() if model in models
-    )
-    about = About(
-        title=f"{first} and {second}",
-        layout="units",
-        dtype="",
-        guidance="",
-        license="",
-        parents=parents,
-        notes=notes,
-        unused=unused,
-    )
     return Plan(
         # Never written: the core only measures, from whatever folder.
         target=Path("/compared.safetensors").absolute(),
@@ -111,7 +103,7 @@ def comparison_plan(models: Mapping[str, Model], question: Question | None = Non
         copies=(),
         outputs=tuple(outputs),
         units=tuple(units),
-        about=about,
+        about=_about(f"{first} and {second}", inputs, left, [unit.name for unit in units]),
         read_bytes=read,
     )
 
@@ -127,9 +119,42 @@ def _rounded(models: Mapping[str, Model], names: Sequence[str]) -> tuple[str, ..
     )
 
 
+def _about(
+    title: str,
+    inputs: Inputs,
+    left: Mapping[tuple[str, str], Sequence[str]],
+    compared: Sequence[str],
+) -> About:
+    """Return what the plan says of itself; `left` are the units it leaves out, and why."""
+    models = inputs.models
+    notes = [f"{why}: {listing(names, noun='unit')}" for (_, why), names in left.items()]
+    notes += _rounded(models, compared)
+    notes += [
+        f"{quoted(fused.name)} onto {quoted(str(fused.onto))}: {fused.kind}"
+        for fused in inputs.adapters
+    ]
+    return About(
+        title=title,
+        layout="units",
+        dtype="",
+        guidance="",
+        license="",
+        parents=tuple(
+            Parent(name, label(str(model.checkpoint.path)), model.variant, "", contributes=True)
+            for name, model in models.items()
+        ),
+        notes=tuple(notes),
+        unused=tuple(
+            Unused(model, tuple(names), why)
+            for (model, why), names in left.items()
+            if model in models
+        ),
+    )
+
+
 def _compared(inputs: Inputs, using: tuple[str, ...], name: str, question: Question | None) -> Unit:
     """Return the unit that measures the models' rows, the last two beside each other."""
-    operands = tuple((inputs.rows(model, name),) for model in using)
+    operands = tuple(inputs.operand(model, name) for model in using)
     rows = inputs.models[using[-1]].units[name].rows
     return Unit(name, "comparison", _blend(using, question), operands, 0, rows)
 

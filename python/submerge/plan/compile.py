@@ -16,6 +16,7 @@ from submerge.errors import LayoutError, RecipeError, counted, listing, quoted
 from submerge.given import clean_path
 from submerge.layout import depths_of, family_of
 from submerge.plan.about import Draft, about, beside, remarks
+from submerge.plan.adapted import expect_used, fuse
 from submerge.plan.decide import decide, union
 from submerge.plan.form import OutFile, OutputTensor, Plan
 from submerge.plan.guidance import decide_guidance
@@ -27,8 +28,9 @@ from submerge.plan.unit import Inputs, bake, compile_unit
 from submerge.plan.unused import list_unused
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from submerge.adapters import Adapter
     from submerge.layout import Architecture, Model
     from submerge.plan.form import Unit
     from submerge.plan.guidance import GuidanceOutcome
@@ -42,16 +44,20 @@ __all__ = ["agree", "compile_plan"]
 _SIGNATURE = ("hidden", "head_dim", "mlp", "context_dim", "pooled_dim", "axes_dims_rope")
 
 
-def compile_plan(recipe: Recipe, models: Mapping[str, Model], target: Path) -> Plan:
+def compile_plan(
+    recipe: Recipe, models: Mapping[str, Model], target: Path, adapters: Sequence[Adapter] = ()
+) -> Plan:
     """Return what merging the models into `target` takes.
 
     Args:
         recipe: what is meant.
         models: the opened models, by the recipe's names.
         target: a path ending in `.safetensors` for one file, else a folder.
+        adapters: the opened files of the recipe's adapters, in its order.
 
     Raises:
         RecipeError: the recipe does not fit the models or contradicts itself.
+        AdapterError: an adapter does not fit the model it is for.
         LayoutError: the models cannot be merged with each other, or not into that layout, or have
             no whole tensors in common that a scope speaks of.
         CheckpointError: a pipeline to take over is damaged.
@@ -63,10 +69,12 @@ def compile_plan(recipe: Recipe, models: Mapping[str, Model], target: Path) -> P
     target = Path(clean_path(os.path.abspath(target), "output"))  # noqa: PTH100
     shape = shape_of(recipe.output, next(iter(models.values())), target)
     owner = _extras_owner(recipe, models, shape)
-    inputs = Inputs(models)
-    decided, notes = decide(recipe, union(models))
+    names = union(models)
+    inputs = Inputs(models, fuse(recipe.adapters, adapters, models, names))
+    decided, notes = decide(recipe, names)
     guidance = decide_guidance(recipe, models, decided)
     units = _compile(decided, guidance, inputs)
+    expect_used(inputs.adapters, units)
     arch = _architecture(next(iter(models.values())).arch, units, guidance, inputs)
     read_bytes = sum(map(inputs.nbytes, units.values()))
     tensors = lay_out(shape, arch, units, inputs, recipe.output.dtype)
@@ -84,10 +92,12 @@ def compile_plan(recipe: Recipe, models: Mapping[str, Model], target: Path) -> P
         placed=placed,
         contributing=_contributing(models, units, guidance),
         guidance=guidance.words,
+        adapters=inputs.adapters,
+        adapting=frozenset(inputs.adapting),
     )
     taken = take_over(recipe.output, models, guidance=arch.guidance)
     texts, licences = beside(draft)
-    facts = metadata(draft.public, models, arch, draft.words, draft.licence)
+    facts = metadata(draft.public, models, arch, draft.words, draft.licence, inputs.adapters)
     return Plan(
         target=target,
         is_folder=shape.is_folder,

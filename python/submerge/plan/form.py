@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "VERSION",
     "About",
+    "Applied",
     "Copy",
     "OutFile",
     "OutputTensor",
@@ -204,6 +205,26 @@ class Parent(NamedTuple):
     contributes: bool
 
 
+class Applied(NamedTuple):
+    """One adapter of the plan, in words.
+
+    Attributes:
+        name: what formulas call it.
+        label: hub id or base name; never a machine path.
+        kind: what it is: `LoRA, kohya names, 304 modules, rank 16`.
+        onto: the model it is added to, or None for the result.
+        license: SPDX id or licence name, with the evidence for it.
+        contributes: whether it changes any byte of the output.
+    """
+
+    name: str
+    label: str
+    kind: str
+    onto: str | None
+    license: str
+    contributes: bool
+
+
 class About(NamedTuple):
     """What a plan says of itself; decides no byte."""
 
@@ -216,12 +237,15 @@ class About(NamedTuple):
     notes: tuple[str, ...] = ()
     unused: tuple[Unused, ...] = ()
     recipe: Mapping[str, Any] = MappingProxyType({})
+    adapters: tuple[Applied, ...] = ()
 
     def plain(self) -> dict[str, Any]:
         """Return the JSON form."""
         parents = [parent._asdict() for parent in self.parents]
         unused = [gone._asdict() for gone in self.unused]
-        return self._asdict() | {"parents": parents, "unused": unused}
+        found = self._asdict() | {"parents": parents, "unused": unused}
+        adapters = [adapter._asdict() for adapter in found.pop("adapters")]
+        return found | ({"adapters": adapters} if adapters else {})
 
 
 class Running(NamedTuple):
@@ -294,6 +318,10 @@ class Plan:
         for parent in about.parents:
             unused = "" if parent.contributes else ", contributes nothing"
             lines.append(f"model     {parent.name}: {parent.label}, {parent.variant}{unused}")
+        for adapter in about.adapters:
+            unused = "" if adapter.contributes else ", changes nothing"
+            onto = f"onto {adapter.onto or 'the result'}{unused}"
+            lines.append(f"adapter   {adapter.name}: {adapter.label}, {adapter.kind}, {onto}")
         lines += ["", *self._formula_lines(), f"guidance  {about.guidance}", ""]
         lines += self._output_lines()
         lines += self._cost_lines(running)

@@ -19,11 +19,13 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from submerge.errors import RecipeError, quoted
+from submerge.plan.labels import label
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from submerge.adapters import Adapter
     from submerge.layout import Model
 
 __all__ = [
@@ -31,11 +33,13 @@ __all__ = [
     "UNKNOWN",
     "Licence",
     "Terms",
+    "adapter_terms",
     "combined",
     "is_licence",
     "is_permissive",
     "license_files",
     "terms_of",
+    "texts_of_adapter",
 ]
 
 FLUX_DEV = "flux-1-dev-non-commercial-license"
@@ -117,10 +121,32 @@ def terms_of(name: str, model: Model, declared: str | None) -> Terms:
     Raises:
         RecipeError: the recipe loosens what was found without saying that this was granted.
     """
+    return _terms(f"recipe.models.{name}", _found(model), declared)
+
+
+def adapter_terms(field: str, adapter: Adapter, declared: str | None) -> Terms:
+    """Return the licences of an adapter; `field` is where the recipe names it.
+
+    One that was trained on a FLUX.1 [dev] model, as its metadata says, is taken to be a derivative
+    of it.
+
+    Raises:
+        RecipeError: as `terms_of`.
+    """
+    base = adapter.base or ""
+    found = []
+    if "flux" in base.lower() and "dev" in base.lower():
+        found.append((FLUX_DEV, f"trained on {quoted(label(base))}"))
+    found += _said(adapter.checkpoint.files[0].metadata)
+    if adapter.path.is_dir():
+        found += [(name, "its model card") for name in _names(_card_licence(adapter.path))]
+    return _terms(field, found or [(UNKNOWN, "no licence found")], declared)
+
+
+def _terms(field: str, found: list[tuple[str, str]], declared: str | None) -> Terms:
     if declared is not None and declared.endswith(_GRANTED):
         said = declared.removesuffix(_GRANTED)
         return Terms(tuple((n, "granted, says the recipe") for n in _names(said)))
-    found = _found(model)
     restrictive = [(n, evidence) for n, evidence in found if not is_permissive(n)]
     if declared is None:
         return Terms(tuple(restrictive or found))
@@ -129,7 +155,7 @@ def terms_of(name: str, model: Model, declared: str | None) -> Terms:
     if known and all(is_permissive(n) for n, _ in stated):
         said, evidence = known[0]
         raise RecipeError(
-            f"recipe.models.{name}.license: {quoted(declared)} is less restrictive than "
+            f"{field}.license: {quoted(declared)} is less restrictive than "
             f"{quoted(said)} ({evidence}), expected a licence that keeps its terms",
             hint=f"if the owner of the weights granted it, write `license: {declared}{_GRANTED}`",
         )
@@ -143,13 +169,17 @@ def _found(model: Model) -> list[tuple[str, str]]:
     if model.arch.guidance:
         found.append((FLUX_DEV, "FLUX.1 [dev] kind, it has a guidance embedder"))
     for file in model.checkpoint.files:
-        for key in _KEYS:
-            found += [(name, f"`{key}`") for name in _names(file.metadata.get(key, ""))]
-    found += [(name, "its model card") for name in _names(_card_licence(model))]
+        found += _said(file.metadata)
+    found += [(name, "its model card") for name in _names(_card_licence(_home(model)))]
     if not found:
         known = model.arch.family == "flux1"
         found.append((_APACHE, "FLUX.1-schnell kind") if known else (UNKNOWN, "no licence found"))
     return list(dict(reversed(found)).items())[::-1]
+
+
+def _said(metadata: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return the licences that a file's metadata names."""
+    return [(name, f"`{key}`") for key in _KEYS for name in _names(metadata.get(key, ""))]
 
 
 def _names(text: str) -> list[str]:
@@ -166,9 +196,8 @@ def _canonical(text: str) -> str:
     return name
 
 
-def _card_licence(model: Model) -> str:
-    """Return the licence in the front matter of the model's README.md, if it has one."""
-    folder = _home(model)
+def _card_licence(folder: Path | None) -> str:
+    """Return the licence in the front matter of a folder's README.md, if it has one."""
     if folder is None:
         return ""
     try:
@@ -198,7 +227,15 @@ def license_files(model: Model) -> list[Path]:
     Raises:
         OSError: the folder cannot be listed.
     """
-    folder = _home(model)
+    return _texts_in(_home(model))
+
+
+def texts_of_adapter(adapter: Adapter) -> list[Path]:
+    """Return the licence texts beside an adapter that is a folder of its own; raises as above."""
+    return _texts_in(adapter.path if adapter.path.is_dir() else None)
+
+
+def _texts_in(folder: Path | None) -> list[Path]:
     if folder is None:
         return []
     return sorted(path for path in folder.iterdir() if is_licence(path.name) and path.is_file())

@@ -27,8 +27,8 @@ from submerge.checkpoint.names import is_safetensors
 from submerge.errors import CheckpointError, RecipeError, listing, quoted
 from submerge.files import expanded
 from submerge.plan.form import Copy, Text
+from submerge.plan.labels import label
 from submerge.plan.licence import is_licence
-from submerge.plan.provenance import label
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -18,65 +18,21 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import re
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from submerge.checkpoint import DTYPES
+from submerge.plan.labels import label
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from submerge.adapters import Adapter
     from submerge.layout import Architecture, Model
+    from submerge.plan.adapted import Fused
     from submerge.plan.licence import Licence
     from submerge.recipe import Recipe
 
-__all__ = ["hub_id", "identity", "label", "metadata", "public_recipe", "recipe_json"]
-
-# Names of files and folders inside a model, which say nothing of which model it is.
-_INSIDE = re.compile(
-    r"(?:diffusion_pytorch_model|model|model_index|transformer|unet|flux)"
-    r"(?:[.-](?:fp16|bf16|fp32))?(?:-[0-9]{5}-of-[0-9]{5})?",
-    re.IGNORECASE,
-)
-_SUFFIX = re.compile(
-    r"(?:\.safetensors(?:\.index(?:\.[^.]+)?\.json)?|\.sft|\.json)\Z", re.IGNORECASE
-)
-_CACHED = re.compile(r"models--(?P<owner>[^/]+?)--(?P<name>.+)")
-_OWNERS = ("black-forest-labs",)
-_STEPS_UP = 2
-
-
-def hub_id(path: str) -> str | None:
-    """Return `owner/name` where a path tells the hub repository it came from.
-
-    It does in an `hf://` address, in the cache of huggingface_hub, and below a folder named after
-    the FLUX models' owner.
-    """
-    if path.startswith("hf://"):
-        parts = path.removeprefix("hf://").split("/")
-        return "/".join(parts[:2]).partition("@")[0] if len(parts) > 1 else None
-    parts = list(PurePath(os.path.abspath(path)).parts)  # noqa: PTH100 - keeps symlinks' names
-    for part, following in zip(parts, [*parts[1:], ""], strict=True):
-        if cached := _CACHED.fullmatch(part):
-            return f"{cached['owner']}/{cached['name']}"
-        if part in _OWNERS and following and not _INSIDE.fullmatch(following):
-            return f"{part}/{_SUFFIX.sub('', following)}"
-    return None
-
-
-def label(path: str) -> str:
-    """Return how a model is called in public: its hub id, or the base name of what holds it."""
-    known = hub_id(path)
-    if known is not None:
-        return known
-    names = list(PurePath(os.path.abspath(path)).parts[1:])  # noqa: PTH100
-    for name in list(reversed(names))[: _STEPS_UP + 1]:
-        bare = _SUFFIX.sub("", name)
-        if not _INSIDE.fullmatch(bare):
-            return bare
-    return _SUFFIX.sub("", names[-1]) if names else "model"
+__all__ = ["identity", "metadata", "public_recipe", "recipe_json"]
 
 
 def public_recipe(recipe: Recipe) -> dict[str, Any]:
@@ -87,6 +43,10 @@ def public_recipe(recipe: Recipe) -> dict[str, Any]:
             data["models"][name] = label(source)
         else:
             source["path"] = label(source["path"])
+    for at, source in enumerate(data.get("adapters", ())):
+        fields = {"path": source} if isinstance(source, str) else source
+        public = {**fields, "path": label(fields["path"])}
+        data["adapters"][at] = public["path"] if isinstance(source, str) else public
     output = data.get("output", {})
     for field in ("pipeline_from", "scheduler_from"):
         if field in output and output[field] not in data["models"]:
@@ -115,12 +75,24 @@ def identity(model: Model) -> dict[str, Any]:
     return {"units": len(lines), "bytes": size, "names_and_shapes_sha256": digest}
 
 
+def _identity_of(adapter: Adapter) -> dict[str, Any]:
+    """Return what an adapter's file is like, as `identity` does of a model, by tensor."""
+    tensors = adapter.checkpoint.tensors
+    lines = [f"{n} {i.dtype} {'x'.join(map(str, i.shape))}\n" for n, i in sorted(tensors.items())]
+    return {
+        "tensors": len(lines),
+        "bytes": sum(info.nbytes for info in tensors.values()),
+        "names_and_shapes_sha256": hashlib.sha256("".join(lines).encode()).hexdigest(),
+    }
+
+
 def metadata(
     public: Mapping[str, Any],
     models: Mapping[str, Model],
     arch: Architecture,
     words: Mapping[str, str],
     licence: Licence,
+    adapters: Sequence[Fused] = (),
 ) -> dict[str, str]:
     """Return the metadata of every weight file.
 
@@ -132,6 +104,10 @@ def metadata(
     build = json.loads(_core.build_info())
     labels = {name: _path_label(public["models"][name]) for name in models}
     inputs = [{"name": n, "model": labels[n], **identity(m)} for n, m in models.items()]
+    inputs += [
+        {"name": fused.name, "adapter": label(fused.source.path), **_identity_of(fused.adapter)}
+        for fused in adapters
+    ]
     text = recipe_json(public)
     found = {
         "format": "pt",

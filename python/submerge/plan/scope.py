@@ -50,18 +50,22 @@ def _spanned(tensor: str, units: list[Unit], inputs: Inputs) -> list[Unit]:
             f"{listing(list(formulas), noun='formula')}",
             hint="select the whole tensor in a rule, or leave `scope` out",
         )
-    joined = units[0]._replace(
-        name=_name([unit.name for unit in units]),
-        operands=tuple(map(_joined, zip(*(unit.operands for unit in units), strict=True))),
-        end=units[-1].end,
-    )
-    if not _whole(joined, inputs):
-        raise LayoutError(
-            f"recipe.scope: {quoted(tensor)} is not one whole tensor in every model, expected "
-            "all models and the output in one layout",
-            hint="leave `output.layout` out and merge models of one layout, or leave `scope` out",
+    parts = [*zip(*(unit.operands for unit in units), strict=True), [u.added for u in units]]
+    *operands, added = map(_joined, parts)
+    if added is not None and None not in operands:
+        joined = units[0]._replace(
+            name=_name([unit.name for unit in units]),
+            operands=tuple(operand for operand in operands if operand is not None),
+            end=units[-1].end,
+            added=added,
         )
-    return [joined]
+        if _whole(joined, inputs):
+            return [joined]
+    raise LayoutError(
+        f"recipe.scope: {quoted(tensor)} is not one whole tensor in every model, expected "
+        "all models and the output in one layout, and adapters that change all of a tensor",
+        hint="leave `output.layout` out and merge models of one layout, or leave `scope` out",
+    )
 
 
 def _depends(unit: Unit) -> bool:
@@ -83,23 +87,42 @@ def _without_keys(arguments: Mapping[str, Any]) -> Any:
     }
 
 
-def _joined(operands: Sequence[Operand]) -> Operand:
-    """Return the rows of all parts; those of the first where they do not follow each other."""
-    if any(len(operand) > 1 or not isinstance(operand[0], Rows) for operand in operands):
-        return operands[0]
-    rows = [operand[0] for operand in operands if isinstance(operand[0], Rows)]
-    found = rows[0]
-    for part in rows[1:]:
-        if part != found._replace(start=found.end, end=part.end):
-            return operands[0]
-        found = found._replace(end=part.end)
-    return (found,)
+def _joined(operands: Sequence[Operand]) -> Operand | None:
+    """Return the terms of all parts; None where they do not follow each other."""
+    if len({tuple(map(type, operand)) for operand in operands}) > 1:
+        return None
+    found = operands[0]
+    for operand in operands[1:]:
+        both = [_following(one, after) for one, after in zip(found, operand, strict=True)]
+        if any(term is None for term in both):
+            return None
+        found = tuple(both)
+    return found
+
+
+def _following(one: Any, after: Any) -> Any:
+    """Return a term over the rows of two that follow each other; None where they do not.
+
+    What both share, such as the other factor of a product, stays.
+    """
+    if isinstance(one, Rows):
+        follows = after == one._replace(start=one.end, end=after.end)
+        return one._replace(end=after.end) if follows else None
+    fields = {}
+    for name, mine, theirs in zip(one._fields, one, after, strict=True):
+        # A Kronecker product goes on where it was; its first row is that of the first part.
+        fields[name] = mine if mine == theirs or name == "first" else None
+        if fields[name] is None and isinstance(mine, tuple):
+            fields[name] = _following(mine, theirs)
+        if fields[name] is None:
+            return None
+    return one._replace(**fields)
 
 
 def _whole(unit: Unit, inputs: Inputs) -> bool:
     """Tell whether every operand is a whole tensor of its file."""
-    for model, (first, *others) in zip(unit.models, unit.operands, strict=True):
-        if others or not isinstance(first, Rows):
+    for model, (first, *_) in zip(unit.models, unit.operands, strict=True):
+        if not isinstance(first, Rows):
             return False
         rows = inputs.models[model].checkpoint.tensors[first.tensor].rows
         if (first.start, first.end) != (0, rows):

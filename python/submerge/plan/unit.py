@@ -11,34 +11,42 @@ import math
 from typing import TYPE_CHECKING
 
 from submerge.checkpoint import FLOATS
-from submerge.errors import LayoutError, RecipeError, quoted
+from submerge.errors import AdapterError, LayoutError, RecipeError, quoted
 from submerge.methods import copied, weighted_sum
+from submerge.plan.adapted import added
 from submerge.plan.form import Unit
-from submerge.plan.terms import Layer, Mix, Network, Operand, Rows, Source, Term
+from submerge.plan.terms import Layer, Mix, Network, Operand, Rows, Source
+from submerge.plan.words import adapted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from submerge.checkpoint import TensorInfo
+    from submerge.checkpoint import FileInfo, TensorInfo
     from submerge.layout import Model
     from submerge.methods import Blend
+    from submerge.plan.adapted import Fused
     from submerge.plan.guidance import GuidanceOutcome
+    from submerge.plan.terms import Term
 
 __all__ = ["Inputs", "bake", "compile_unit"]
 
 
 class Inputs:
-    """The models' files, and what of them is used.
+    """The files of models and adapters, and what of them is used.
 
     Attributes:
         models: the models by name.
+        adapters: what is added to them, and to the result.
         used: the pairs of model and unit that rows were taken from.
+        adapting: the names of the adapters that change something.
     """
 
-    def __init__(self, models: Mapping[str, Model]) -> None:
+    def __init__(self, models: Mapping[str, Model], adapters: Sequence[Fused] = ()) -> None:
         self.models = models
+        self.adapters = adapters
         self.used: set[tuple[str, str]] = set()
+        self.adapting: set[str] = set()
         self._sources: dict[Path, Source] = {}
         self._index: dict[tuple[str, int], int] = {}
 
@@ -52,6 +60,46 @@ class Inputs:
         place = self.models[model].units[unit].place
         self.used.add((model, unit))
         return Rows(self._source(model, place.tensor), *place)
+
+    def operand(self, model: str, unit: str) -> Operand:
+        """Return what a model is at a unit: its rows, and what adapters add to them.
+
+        Raises:
+            AdapterError: what is changed is no float, or was replaced in part.
+        """
+        rows = self.rows(model, unit)
+        dtypes = frozenset({self.models[model].units[unit].dtype})
+        return self._added(model, unit, (rows,), dtypes)
+
+    def added(self, unit: Unit) -> tuple[Term, ...]:
+        """Return what adapters add to the result at a unit; raises as `operand`."""
+        return self._added(None, unit.name, (), self.dtypes(unit))
+
+    def words(self, unit: Unit) -> str:
+        """Return the formula of a unit with the adapters in it."""
+        onto = {
+            model: [fused.words(unit.name) for fused in self._onto(model, unit.name)]
+            for model in (*unit.models, None)
+        }
+        return adapted(unit.formula, onto) if any(onto.values()) else unit.formula
+
+    def _onto(self, model: str | None, unit: str) -> list[Fused]:
+        return [a for a in self.adapters if a.onto == model and unit in a.strengths]
+
+    def _added(
+        self, model: str | None, unit: str, terms: tuple[Term, ...], dtypes: frozenset[str]
+    ) -> tuple[Term, ...]:
+        for fused in self._onto(model, unit):
+            if not dtypes <= FLOATS:
+                raise AdapterError(
+                    f"{fused.field}: {quoted(fused.name)} changes {quoted(unit)}, which is "
+                    f"{', '.join(sorted(dtypes))}, expected floats",
+                    hint="put it onto the model before it was quantised",
+                )
+            self.adapting.add(fused.name)
+            file = self._file(fused.adapter.checkpoint.files[0])
+            terms = added(fused, unit, terms, lambda span, file=file: Rows(file, *span))  # type: ignore[misc]
+        return terms
 
     def carried(self, model: str, name: str) -> Unit:
         """Return the copy of a whole tensor that is no unit of the model, such as a VAE's."""
@@ -70,12 +118,16 @@ class Inputs:
         return frozenset([models[m].units[name].dtype for m in unit.blend.models])
 
     def nbytes(self, unit: Unit) -> int:
-        """Return the bytes a unit takes in the files of its models."""
+        """Return the bytes a unit takes in the files of its models, and of what is added to it."""
         total = 0
         for model in unit.models:
             tensor = self.tensor(model, unit.name)
             total += tensor.nbytes * self.models[model].units[unit.name].rows // max(1, tensor.rows)
-        return total
+        return total + sum(
+            fused.nbytes(unit.name)
+            for model in (*unit.models, None)
+            for fused in self._onto(model, unit.name)
+        )
 
     def trailing(self, unit: Unit) -> tuple[int, ...]:
         """Return the shape of one row of a unit."""
@@ -89,26 +141,28 @@ class Inputs:
     def _source(self, model: str, tensor: str) -> int:
         checkpoint = self.models[model].checkpoint
         key = (model, checkpoint.tensors[tensor].file)
-        if (known := self._index.get(key)) is not None:
-            return known
-        info = checkpoint.files[key[1]]
+        if (known := self._index.get(key)) is None:
+            known = self._index[key] = self._file(checkpoint.files[key[1]])
+        return known
+
+    def _file(self, info: FileInfo) -> int:
         # Two names may be one file.
         self._sources.setdefault(info.path, Source(info.path, info.identity))
-        self._index[key] = list(self._sources).index(info.path)
-        return self._index[key]
+        return list(self._sources).index(info.path)
 
 
-def compile_unit(unit: Unit, inputs: Inputs, added: Network | None = None) -> Unit:
+def compile_unit(unit: Unit, inputs: Inputs, network: Network | None = None) -> Unit:
     """Return a decided unit with the rows it is made of, and the operation the core runs on them.
 
     Args:
         unit: as the recipe decided it.
         inputs: where the models' units lie.
-        added: a vector that is added to the result, one number for each row.
+        network: what gives a vector that is added to the result, one number for each row.
 
     Raises:
         RecipeError: every weight is 0.
         LayoutError: a model lacks the unit, or shapes or dtypes do not fit together.
+        AdapterError: an adapter changes what is no float.
     """
     if not unit.models:
         raise RecipeError(
@@ -116,16 +170,20 @@ def compile_unit(unit: Unit, inputs: Inputs, added: Network | None = None) -> Un
             "one other",
             hint="the output would be zero there",
         )
-    if added is not None and not unit.blend.is_sum:
+    if network is not None and not unit.blend.is_sum:
         # A vector can be added to a sum, not into another formula.
         unit = unit._replace(blend=weighted_sum(unit.shares))
     rows, columns = _common_shape(unit, inputs)
-    blend = _executable(unit, inputs.dtypes(unit), columns, adding=added is not None)
-    operands: tuple[Operand, ...] = tuple((inputs.rows(m, unit.name),) for m in unit.models)
-    terms: tuple[Term, ...] = ()
-    if added is not None:
-        blend, terms = _adding(unit), (added,)
-    return Unit(unit.name, unit.reason, blend, operands, 0, rows, added=terms)
+    blend = _executable(unit, inputs.dtypes(unit), columns, adding=network is not None)
+    operands = tuple(inputs.operand(model, unit.name) for model in unit.models)
+    more = inputs.added(unit)
+    blend = dataclasses.replace(blend, words=inputs.words(unit))
+    if blend.op == "copy" and blend.words != unit.formula:
+        # What is computed is no copy: F64 becomes F32, as in any sum.
+        blend = dataclasses.replace(blend, op="linear", arguments={"weights": [1.0]})
+    if network is not None:
+        blend, more = _adding(unit, blend), (network, *more)
+    return Unit(unit.name, unit.reason, blend, operands, 0, rows, added=more)
 
 
 def _executable(unit: Unit, dtypes: frozenset[str], columns: int, *, adding: bool) -> Blend:
@@ -155,13 +213,11 @@ def _executable(unit: Unit, dtypes: frozenset[str], columns: int, *, adding: boo
     return dataclasses.replace(blend, op="copy" if len(unit.models) == 1 else "same", arguments={})
 
 
-def _adding(unit: Unit) -> Blend:
+def _adding(unit: Unit, blend: Blend) -> Blend:
     """Return the weighted sum of a unit to whose result a vector is added."""
     weights = unit.weights or (1.0,)
-    words = f"{unit.formula} + guidance"
-    return dataclasses.replace(
-        unit.blend, op="linear", arguments={"weights": [*weights]}, words=words
-    )
+    words = f"{blend.words} + guidance"
+    return dataclasses.replace(blend, op="linear", arguments={"weights": [*weights]}, words=words)
 
 
 def _common_shape(unit: Unit, inputs: Inputs) -> tuple[int, int]:
@@ -209,8 +265,14 @@ def bake(outcome: GuidanceOutcome, inputs: Inputs) -> Network | None:
         dtypes = inputs.dtypes(unit)
         if not dtypes <= FLOATS:
             raise LayoutError(f"{name}: dtype {', '.join(sorted(dtypes))}, expected floats to bake")
-        rows = (term for operand in unit.operands for term in operand if isinstance(term, Rows))
-        return Mix(tuple(rows), unit.weights or (1.0,))
+        rows = tuple(o[0] for o in unit.operands if len(o) == 1 and isinstance(o[0], Rows))
+        if len(rows) < len(unit.operands) or unit.added:
+            raise RecipeError(
+                f"recipe.guidance: an adapter changes {quoted(name)}, which is baked, expected "
+                "numbers of models alone",
+                hint="bake the adapter into its model first: `submerge lora bake`",
+            )
+        return Mix(rows, unit.weights or (1.0,))
 
     inner, outer = (Layer(mix(f"{layer}.weight"), mix(f"{layer}.bias")) for layer in network.layers)
     return Network(network.sinusoid(outcome.value, width), (inner, outer), network.activation)

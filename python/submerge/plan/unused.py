@@ -8,7 +8,7 @@ from submerge.errors import quoted
 from submerge.plan.form import Unused
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from submerge.layout import Model
     from submerge.plan.form import Unit
@@ -50,7 +50,19 @@ def list_unused(
         others = _others(model)
         if others:
             found.append(Unused(name, others, "no part of the transformer"))
-    return tuple(found)
+    return (*found, *_of_adapters(inputs))
+
+
+def _of_adapters(inputs: Inputs) -> Iterator[Unused]:
+    """Yield the keys of adapters that are not applied."""
+    for fused in inputs.adapters:
+        reasons: dict[str, list[str]] = {}
+        for key, why in {**fused.resolved.unmatched, **fused.resolved.left}.items():
+            reasons.setdefault(why, []).append(key)
+        for what, keys in fused.adapter.elsewhere.items():
+            reasons.setdefault(f"for {what}", []).extend(keys)
+        for why, lost in reasons.items():
+            yield Unused(fused.name, tuple(lost), why)
 
 
 def _reason(unit: Unit, guidance: GuidanceOutcome, *, used: bool) -> str | None:

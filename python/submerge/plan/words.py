@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from typing import TYPE_CHECKING
 
 from submerge.blocks import block_of, execution_key, is_behind_blocks
@@ -10,7 +11,7 @@ from submerge.blocks import block_of, execution_key, is_behind_blocks
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["formulas", "selectors"]
+__all__ = ["adapted", "formulas", "selectors"]
 
 
 def formulas(made: Mapping[str, str]) -> list[tuple[str, list[str]]]:
@@ -23,6 +24,21 @@ def formulas(made: Mapping[str, str]) -> list[tuple[str, list[str]]]:
     for unit in ordered:
         names.setdefault(made[unit], []).append(unit)
     return [(formula, selectors(ordered, units)) for formula, units in names.items()]
+
+
+def adapted(formula: str, onto: Mapping[str | None, Sequence[str]]) -> str:
+    """Return a formula with what adapters add: `0.50 * (schnell + 0.80 * style) + 0.50 * krea`.
+
+    `onto` holds what is added to each model by name, and under None what is added to the result.
+    """
+    for model, more in onto.items():
+        if model is not None and more:
+            whole = " + ".join((model, *more))
+            inside = whole if formula == model else f"({whole})"
+            # A method may be called like a model: `ties(...)`.
+            name = rf"(?<![\w-]){re.escape(model)}(?![\w(-])"
+            formula = re.sub(name, lambda _, text=inside: text, formula)  # type: ignore[misc]
+    return " + ".join((formula, *onto.get(None, ())))
 
 
 def selectors(universe: Iterable[str], chosen: Iterable[str]) -> list[str]:

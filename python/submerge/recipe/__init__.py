@@ -1,6 +1,24 @@
 """Recipes: what to merge, validated with field paths; see docs/recipes.md."""
 
-from submerge.recipe.fields import Action, Guidance, ModelSource, Output, Rule
+from submerge.recipe.fields import (
+    Action,
+    AdapterSource,
+    Guidance,
+    ModelSource,
+    Output,
+    Rule,
+    sources_of,
+)
 from submerge.recipe.model import Recipe, Step
 
-__all__ = ["Action", "Guidance", "ModelSource", "Output", "Recipe", "Rule", "Step"]
+__all__ = [
+    "Action",
+    "AdapterSource",
+    "Guidance",
+    "ModelSource",
+    "Output",
+    "Recipe",
+    "Rule",
+    "Step",
+    "sources_of",
+]

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from submerge.blocks import Selector
 from submerge.errors import RecipeError, quoted
-from submerge.given import SIZE, Filled, Record, declare, declared, number, shown
+from submerge.given import SIZE, Filled, Record, declare, declared, number, one_of, shown
 from submerge.methods import METHOD, Linear, Method, Take
 from submerge.recipe.advice import beside_another_action, for_unknown
-from submerge.values import PerModel, Value
+from submerge.values import Number, PerModel, Value
 
 if TYPE_CHECKING:
     from submerge.given import Declared, Definitions
 
-__all__ = ["Action", "Guidance", "ModelSource", "Output", "Rule", "plain_size"]
+__all__ = [
+    "Action",
+    "AdapterSource",
+    "Guidance",
+    "ModelSource",
+    "Output",
+    "Rule",
+    "plain_size",
+    "sources_of",
+]
 
 _EXAMPLES = "expected `keep`, `scale`, `drop`, {scale: share} or {bake: guidance value}"
 
@@ -54,6 +63,85 @@ class ModelSource(Record):
         """Return the path alone, where that says it all."""
         written = {"path": self.path, **self.written()}
         return self.path if len(written) == 1 else written
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterSource(Record):
+    """A LoRA or another adapter, added while the models are merged."""
+
+    path: Filled = declare("The `.safetensors` file, or the folder that peft or diffusers saved.")
+    onto: str | None = declare(
+        "A model's name: it is added to that model before the merge. Left out: to the result, or "
+        "to the only model.",
+        None,
+    )
+    scale: Value = declare(
+        "Its strength: a number, a list, {from, to}, or a mapping of selectors.", Number(1.0)
+    )
+    compat: Literal["diffusers", "comfyui", "lycoris"] | None = declare(
+        "Whose reading of the file to follow where programs differ.", None
+    )
+    allow: tuple[str, ...] = declare(
+        "Keys of the file that may have no place in the model: names, the beginnings of names up "
+        "to a dot, or patterns with `*`.",
+        (),
+    )
+    license: str | None = declare(
+        "Its licence, where the file does not say; the result's licence follows from it.", None
+    )
+
+    @classmethod
+    def parse(cls, raw: object, where: str) -> Self:
+        """Read a path, or a mapping of the fields."""
+        if not isinstance(raw, str | Mapping | AdapterSource):
+            raise RecipeError(
+                f"{where}: expected a path or {{path, onto, scale}}, got {shown(raw)}"
+            )
+        return super().parse({"path": raw} if isinstance(raw, str) else raw, where)
+
+    @classmethod
+    def json_schema(cls, definitions: Definitions) -> dict[str, Any]:
+        """Return the JSON Schema of a path or of the fields."""
+        path = declared(cls)["path"].kind.schema(definitions)
+        return {"anyOf": [path, super().json_schema(definitions)]}
+
+    def plain(self) -> Any:
+        """Return the path alone, where that says it all."""
+        written = {"path": self.path, **self.written()}
+        return self.path if len(written) == 1 else written
+
+    def alone(self, where: str) -> Self:
+        """Return the adapter where there is one model, which needs no name.
+
+        Raises:
+            RecipeError: it names one.
+        """
+        if self.onto is not None:
+            raise RecipeError(
+                f"{where}.onto: got {quoted(self.onto)}, expected nothing, as there is one model",
+                hint="leave `onto` out",
+            )
+        return self
+
+
+def sources_of(
+    adapters: Sequence[str | Mapping[str, Any]], models: Sequence[str]
+) -> tuple[AdapterSource, ...]:
+    """Read adapters of a comparison, which has no result: the second model's unless they say.
+
+    Raises:
+        RecipeError: malformed, or onto a model that there is not.
+    """
+    found = []
+    for at, raw in enumerate(adapters):
+        source = AdapterSource.parse(raw, f"adapters[{at}]")
+        if source.onto not in (None, *models):
+            raise RecipeError(
+                f"adapters[{at}].onto: no model is called {quoted(str(source.onto))}, expected one "
+                f"of {one_of(models)}"
+            )
+        found.append(replace(source, onto=source.onto or models[1]))
+    return tuple(found)
 
 
 @dataclass(frozen=True, kw_only=True)

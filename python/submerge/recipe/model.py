@@ -33,7 +33,15 @@ from submerge.given import (
 )
 from submerge.methods import Linear, Method, Setting, Take, plain_method
 from submerge.recipe.advice import numbers_in
-from submerge.recipe.fields import Action, Guidance, ModelSource, Output, Rule, plain_size
+from submerge.recipe.fields import (
+    Action,
+    AdapterSource,
+    Guidance,
+    ModelSource,
+    Output,
+    Rule,
+    plain_size,
+)
 from submerge.recipe.saved import find_models, is_checkpoint, saved_recipe
 
 __all__ = ["Recipe", "Step"]
@@ -87,6 +95,9 @@ class Recipe(Action):
     extras: str | None = declare(
         "A model's name, or `drop`: whose VAE and text encoders to keep, where files hold them.",
         None,
+    )
+    adapters: tuple[AdapterSource, ...] = declare(
+        "LoRAs and other adapters, added in this order while the models are merged.", ()
     )
     output: Output = declare("What is written, and how.", Output())
     base: str | None = declare("A model's name: what methods on differences take them from.", None)
@@ -180,6 +191,9 @@ class Recipe(Action):
 
     def _check_names(self, where: str) -> None:
         """Refuse names of models that are not in the recipe."""
+        for i, adapter in enumerate(self.adapters):
+            if adapter.onto not in (None, *self.models):
+                raise _no_model(f"{where}.adapters[{i}].onto", str(adapter.onto), list(self.models))
         if self.extras not in (None, "drop", *self.models):
             raise _no_model(f"{where}.extras", str(self.extras), [*self.models, "drop"])
         for field in ("pipeline_from", "scheduler_from"):
@@ -190,6 +204,17 @@ class Recipe(Action):
                 raise RecipeError(
                     error.message, hint=error.hint or f"for a folder write `./{name}`"
                 )
+
+    def with_adapters(self, adapters: Sequence[str | Mapping[str, Any]]) -> Recipe:
+        """Return the recipe with further adapters, as its field `adapters` takes them.
+
+        Raises:
+            RecipeError: malformed, or onto a model that there is not.
+        """
+        if not adapters:
+            return self
+        data = self.to_dict()
+        return Recipe.load(data | {"adapters": [*data.get("adapters", ()), *adapters]})
 
     def setting(self) -> Setting:
         """Return what methods are told of the recipe around them."""
@@ -240,6 +265,8 @@ class Recipe(Action):
             data["extras"] = self.extras
         if self.base is not None:
             data["base"] = self.base
+        if self.adapters:
+            data["adapters"] = [adapter.plain() for adapter in self.adapters]
         output = self.output.written()
         if "shard_size" in output:
             output["shard_size"] = plain_size(output["shard_size"])

@@ -56,11 +56,21 @@ def find_models(recipe: dict[str, Any], output: Path) -> dict[str, Any]:
     for name, source in recipe["models"].items():
         fields = {"path": source} if isinstance(source, str) else dict(source)
         models[name] = {**fields, "path": _found(fields["path"], output, f"models.{name}")}
+    adapters = []
+    for i, source in enumerate(recipe.get("adapters", ())):
+        fields = {"path": source} if isinstance(source, str) else dict(source)
+        path = _found(fields["path"], output, f"adapters[{i}]")
+        adapters.append({**fields, "path": path})
     written = dict(recipe.get("output", {}))
     for field in ("pipeline_from", "scheduler_from"):
         if field in written and written[field] not in models:
             written[field] = _found(written[field], output, f"output.{field}")
-    return recipe | {"models": models} | ({"output": written} if written else {})
+    return (
+        recipe
+        | {"models": models}
+        | ({"adapters": adapters} if adapters else {})
+        | ({"output": written} if written else {})
+    )
 
 
 def _found(label: str, output: Path, field: str) -> str:
