@@ -204,20 +204,18 @@ def test_diff_and_analyze_see_adapters(tmp_path: Path, style: Path) -> None:
     other = factory.save_file(tmp_path / "other.safetensors", WIDE, "bfl")
     found = submerge.diff(krea, other, adapters=[{"path": str(style), "scale": 0.5}])
     assert submerge.diff(krea, other).equal
-    parts = {(row.block, row.part): row for row in found.rows}
+    parts = {(row.block, row.stream, row.part): row for row in found.rows}
     added = deltas()
     tensors = factory.tensors(WIDE)
     name = "transformer_blocks.0.attn.to_q.weight"
-    changed = parts["double.0", "attn.q"]
+    changed = parts["double.0", "img", "attn.q"]
     delta = float((added[name] ** 2).sum()) * 0.25
     whole = sum(
-        float((files.wide(tensors[n.replace("to_q", q)]) ** 2).sum())
-        for q in ("to_q", "add_q_proj")
-        for n in (name, name.replace(".weight", ".bias"))
+        float((files.wide(tensors[n]) ** 2).sum()) for n in (name, name.replace(".weight", ".bias"))
     )
     (pair,) = changed.pairs
     assert pair.relative_l2 == pytest.approx(math.sqrt(delta / whole), rel=1e-5)
-    assert parts["double.1", "attn.q"].changed == 0
+    assert parts["double.1", "img", "attn.q"].changed == 0
     assert "`style` onto `other`: LoRA, kohya names, 2 modules, rank 4" in found.notes
     seen = submerge.analyze(krea, other, adapters=[{"path": str(style), "onto": "krea"}])
     rows = {(row.block, row.stream, row.part): row.sums for row in seen.rows}

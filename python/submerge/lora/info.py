@@ -11,6 +11,7 @@ from submerge import documents
 from submerge.adapters import Resolved, format_of, in_words, open_adapter, resolve, targets_of
 from submerge.blocks import execution_key, place_of, stream_of
 from submerge.checkpoint import open_checkpoint
+from submerge.columns import aligned
 from submerge.errors import AdapterError, listing
 from submerge.files import write_whole
 from submerge.layout import FAMILIES, identify, unit_shapes
@@ -19,7 +20,7 @@ from submerge.merge import named
 from submerge.plan.adapted import Fused
 from submerge.plan.strength import strength_plan
 from submerge.recipe import AdapterSource
-from submerge.report import Run, aligned
+from submerge.report import Run
 from submerge.run import RunArguments, RunOptions, __version__, execute
 
 if TYPE_CHECKING:
