@@ -56,6 +56,11 @@ def test_every_field_is_read() -> None:
     assert recipe.exclude == ("double[18]",)
     assert recipe.guidance == Guidance("bake", 3.5)
     assert recipe.extras == "krea"
+    light, style = recipe.adapters
+    assert (light.path, light.onto, light.scale.plain()) == ("/models/light.safetensors", None, 1.0)
+    assert (style.onto, style.compat, style.license) == ("krea", "comfyui", "other")
+    assert style.scale.plain() == {"double[0:8]": 0.5, "default": {"from": 0.0, "to": 1.0}}
+    assert style.allow == ("lora_unet_guidance_in_*",)
     assert recipe.output.shard_size == 4 * 2**30
     assert (recipe.output.layout, recipe.output.dtype) == ("comfy", "f8_e4m3")
     assert (recipe.output.overflow, recipe.output.link) == ("nan", "copy")
