@@ -5,7 +5,8 @@ module of its own, is for measuring two models against each other.
 """
 
 from submerge.plan.compile import compile_plan
-from submerge.plan.form import About, OutputTensor, Parent, Plan, Unit, Unused
+from submerge.plan.facts import About, Parent, Unused
+from submerge.plan.form import OutputTensor, Plan, Unit
 
 __all__ = [
     "About",

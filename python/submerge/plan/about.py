@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from submerge.errors import counted, listing, quoted
 from submerge.layout import depths_of, family_of
-from submerge.plan.form import About, Applied, Copy, Parent, Text
+from submerge.plan.facts import About, Applied, Parent
+from submerge.plan.form import Copy, Text
 from submerge.plan.labels import label
 from submerge.plan.licence import (
     Licence,

@@ -13,7 +13,8 @@ from submerge.methods import Blend
 from submerge.plan.adapted import fuse
 from submerge.plan.compile import agree
 from submerge.plan.decide import union
-from submerge.plan.form import About, OutFile, OutputTensor, Parent, Plan, Unit, Unused
+from submerge.plan.facts import About, Parent, Unused
+from submerge.plan.form import OutFile, OutputTensor, Plan, Unit
 from submerge.plan.labels import label
 from submerge.plan.outputs import dtype_of
 from submerge.plan.unit import Inputs

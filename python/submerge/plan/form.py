@@ -13,7 +13,6 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from submerge.checkpoint import DTYPES
@@ -27,21 +26,18 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from submerge.methods import Blend
+    from submerge.plan.facts import About
     from submerge.plan.terms import Operand, Source, Term
 
 __all__ = [
     "VERSION",
-    "About",
-    "Applied",
     "Copy",
     "OutFile",
     "OutputTensor",
-    "Parent",
     "Plan",
     "Running",
     "Text",
     "Unit",
-    "Unused",
 ]
 
 VERSION = 1
@@ -137,7 +133,7 @@ class OutputTensor(NamedTuple):
 
     def plain(self) -> dict[str, Any]:
         """Return the JSON form."""
-        return self._asdict() | {"shape": list(self.shape)}
+        return {"file": self.file, "name": self.name, "dtype": self.dtype, "shape": self.shape}
 
 
 class OutFile(NamedTuple):
@@ -174,78 +170,6 @@ class Copy(NamedTuple):
         """
         nameable(Path(path))
         return cls(path, nameable(source), how, source.stat().st_size)
-
-
-class Unused(NamedTuple):
-    """Input tensors with no place of their own in the output, and why.
-
-    A tensor used in part is named with the rows that are not: `x rows 0..4`.
-    """
-
-    model: str
-    tensors: tuple[str, ...]
-    reason: str
-
-
-class Parent(NamedTuple):
-    """One model of the plan, in words.
-
-    Attributes:
-        name: what the recipe calls it.
-        label: hub id or base name; never a machine path.
-        variant: what it was identified as.
-        license: SPDX id or licence name, with the evidence for it.
-        contributes: whether any byte of the output comes from it.
-    """
-
-    name: str
-    label: str
-    variant: str
-    license: str
-    contributes: bool
-
-
-class Applied(NamedTuple):
-    """One adapter of the plan, in words.
-
-    Attributes:
-        name: what formulas call it.
-        label: hub id or base name; never a machine path.
-        kind: what it is: `LoRA, kohya names, 304 modules, rank 16`.
-        onto: the model it is added to, or None for the result.
-        license: SPDX id or licence name, with the evidence for it.
-        contributes: whether it changes any byte of the output.
-    """
-
-    name: str
-    label: str
-    kind: str
-    onto: str | None
-    license: str
-    contributes: bool
-
-
-class About(NamedTuple):
-    """What a plan says of itself; decides no byte."""
-
-    title: str
-    layout: str
-    dtype: str
-    guidance: str
-    license: str
-    parents: tuple[Parent, ...]
-    notes: tuple[str, ...] = ()
-    unused: tuple[Unused, ...] = ()
-    recipe: Mapping[str, Any] = MappingProxyType({})
-    adapters: tuple[Applied, ...] = ()
-
-    def plain(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        parents = [parent._asdict() for parent in self.parents]
-        unused = [gone._asdict() for gone in self.unused]
-        found = self._asdict() | {"parents": parents, "unused": unused}
-        adapters = [adapter._asdict() for adapter in found.pop("adapters")]
-        return found | ({"adapters": adapters} if adapters else {})
 
 
 class Running(NamedTuple):
@@ -305,7 +229,8 @@ class Plan:
 
     def to_json(self) -> str:
         """Return the plan as the core reads it; refuses numbers that are not finite."""
-        return json.dumps(self.plain(), allow_nan=False, ensure_ascii=False)
+        # Made a line before, so without circles; looking for them takes a third of the time.
+        return json.dumps(self.plain(), allow_nan=False, ensure_ascii=False, check_circular=False)
 
     def describe(self, running: Running | None = None) -> str:
         """Return the plan as lines of text, a section for each question it answers.

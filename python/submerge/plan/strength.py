@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from submerge.adapters import Magnitude, Replacement
 from submerge.methods import Blend
 from submerge.plan.adapted import Fused, added
-from submerge.plan.form import About, OutFile, OutputTensor, Plan, Unit
+from submerge.plan.facts import About
+from submerge.plan.form import OutFile, OutputTensor, Plan, Unit
 from submerge.plan.terms import Rows, Source
 from submerge.plan.unit import Inputs
 
