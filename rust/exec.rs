@@ -12,12 +12,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use self::helpers::Helpers;
 use self::leaving::{Leaving, unstartable};
 use self::turn::Turn;
 use crate::compute::{Scratch, Setting};
 use crate::error::{Error, Result};
 use crate::io::sys;
 use crate::kernels::runner::Run;
+use crate::linalg::engine::Engine;
 use crate::memory;
 use crate::plan::{self, Mode, Options, Plan};
 use crate::report::{Phases, Report, UnitReport};
@@ -25,8 +27,9 @@ use crate::resolve::{Sources, Unit, resolve};
 
 use crate::schedule::{Item, Part, Pass, STACK, Shape, affordable, cut};
 use crate::simd::Isa;
-use crate::sink::{self, Sink, Written};
+use crate::sink::{self, Describe, Means, Sink, Written};
 
+mod helpers;
 mod leaving;
 mod turn;
 
@@ -58,6 +61,8 @@ pub struct Given<'a> {
     pub sources: Sources,
     /// Where the result goes instead of the plan's target.
     pub sink: Option<&'a mut dyn Sink>,
+    /// What an adapter says of itself once its ranks are known.
+    pub describe: Option<Box<Describe<'a>>>,
 }
 
 /// [`execute`] with sources and a sink of the embedder's own.
@@ -113,17 +118,20 @@ fn run(
     let (items, parts) = cut(&work, shape.item_elements)?;
     let seen = |run: &&dyn Run| !run.is_recalled() && run.passes() > 0;
     work.evaluate_networks()?;
+    let halt = AtomicBool::new(false);
+    let stop = || cancel.load(Ordering::Relaxed) || halt.load(Ordering::Relaxed);
+    let team = Helpers(shape.threads);
     let mut own: Box<dyn Sink>;
     let sink: &mut dyn Sink = if let Some(sink) = given.sink {
         sink
     } else {
-        own = sink::open(plan, &work, options, &|| cancel.load(Ordering::Relaxed))?;
+        let engine = Engine { isa, team: &team, stop: &stop };
+        own = sink::open(plan, &work, options, Means { engine, describe: given.describe })?;
         &mut *own
     };
     sink.begin(&work)?;
     let opened = begun.elapsed();
 
-    let halt = AtomicBool::new(false);
     let job = Job::new(
         Setting { work: &work, isa, stats: options.stats, cancel, halt: &halt },
         &items,
@@ -138,7 +146,7 @@ fn run(
     if cancel.load(Ordering::Relaxed) {
         return Err(Error::cancelled());
     }
-    let Written { bytes: written, notes } = sink.commit()?;
+    let Written { bytes: written, notes, modules } = sink.commit()?;
     let ended = begun.elapsed();
 
     Ok(Report {
@@ -146,6 +154,7 @@ fn run(
         bytes_read: read,
         bytes_written: written,
         notes,
+        modules,
         seconds: ended.as_secs_f64(),
         phases: Phases {
             open: opened.as_secs_f64(),

@@ -79,7 +79,8 @@ pub struct Shape {
 /// shown around an item, `widest` is the largest element of any window or output, `beside` what a worker
 /// holds of products, magnitudes and side tensors (of a product of two thin matrices all of `down` in f32, and
 /// some rows of the sum), `scratch` the decoded tiles and the sums of one thread and what it holds of a whole
-/// matrix, and `kept` what is known of the unit that is being made; what an analysis finds in the
+/// matrix, and `kept` what is known of the unit that is being made and what an adapter is
+/// made in; what an analysis finds in the
 /// cells of an item comes on top.
 pub fn fit(work: &Work, options: &Options) -> Result<Shape> {
     let streams = work.units.iter().map(Unit::streams).max().unwrap_or(1);
@@ -91,7 +92,7 @@ pub fn fit(work: &Work, options: &Options) -> Result<Shape> {
     let cell = work.units.iter().map(Unit::cell).max().unwrap_or(CELL) as u64;
     let halo = 2 * work.units.iter().map(Unit::halo).max().unwrap_or(0) as u64;
     let found = work.units.iter().map(Unit::cell_bytes).max().unwrap_or(0);
-    let kept = work.units.iter().map(Unit::kept_bytes).max().unwrap_or(0);
+    let kept = work.units.iter().map(Unit::kept_bytes).max().unwrap_or(0) + work.adapter_bytes;
     let beside = |elements: u64| work.units.iter().map(|u| u.beside(elements)).max().unwrap_or(0);
     let need = |threads: usize, elements: u64| {
         // Cells of whole rows are more than half as large as others.
@@ -106,7 +107,8 @@ pub fn fit(work: &Work, options: &Options) -> Result<Shape> {
     let mut threads = options.threads;
     let mut budget = options.memory_budget;
     let factors = work.units.iter().any(|unit| unit.kept_terms_bytes() > 0);
-    if whole > 0 || factors {
+    let matrices = whole > 0 || work.adapter_bytes > 0;
+    if matrices || factors {
         budget = budget.max(options.matrix_budget);
         // Smaller chunks make no room for a matrix.
         while threads > 1 && need(threads, cell) > budget {
@@ -119,7 +121,7 @@ pub fn fit(work: &Work, options: &Options) -> Result<Shape> {
         } else if threads > 1 {
             threads -= 1;
         } else {
-            let of = match (whole > 0, factors) {
+            let of = match (matrices, factors) {
                 (true, _) => "whole matrices and ",
                 (_, true) => "factors of products and ",
                 _ => "",

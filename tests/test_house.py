@@ -62,10 +62,11 @@ RUST_STOREYS = {
     "linalg": (
         ("engine",),
         ("gemm", "lanes", "sweeps"),
-        ("long", "thin", "tridiagonal"),
+        ("long", "sketch", "thin", "tridiagonal"),
         ("eigen", "inverse"),
         ("spectrum",),
-        ("polar",),
+        ("factors", "polar"),
+        ("recompress",),
         ("power",),
     ),
     "kernels": (

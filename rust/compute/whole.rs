@@ -6,7 +6,7 @@ use super::{Buffers, Combining, Done, Room, Scratch, Setting};
 use crate::error::{Error, Result, quoted};
 use crate::inputs::{Inputs, split};
 use crate::kernels::matrix::{Read, Solve};
-use crate::linalg::engine::Engine;
+use crate::linalg::engine::{Alone, Engine};
 use crate::resolve::Unit;
 use crate::schedule::Part;
 use crate::simd::BLOCK;
@@ -29,7 +29,7 @@ impl Setting<'_> {
         if scratch.out.filled == 0 {
             scratch.out = Room::default(); // the bytes of the unit before make room for this one
         }
-        let engine = Engine { isa: self.isa, stop: &|| self.is_over() };
+        let engine = Engine { isa: self.isa, team: &Alone, stop: &|| self.is_over() };
         let row = unit.row_elements.max(1);
         let mut reading =
             Reading { setting: *self, solve, part, row, scratch, read: 0, failed: None };

@@ -3,6 +3,7 @@
 //! Every name, dtype, shape and row range is checked again: a stale or hostile plan is an error
 //! here, before anything is written, and never a wrong read later.
 
+mod adapter;
 pub mod network;
 mod opened;
 mod operand;
@@ -46,6 +47,8 @@ pub struct Work {
     pub units: Vec<Unit>,
     /// What a value out of range becomes in an fp8 output.
     pub overflow: Overflow,
+    /// Bytes that making an adapter of the outputs takes beside windows and buffers.
+    pub adapter_bytes: u64,
 }
 
 /// A weight file to make.
@@ -70,7 +73,8 @@ pub fn resolve(plan: &Plan, options: &Options, given: &Sources) -> Result<Work> 
         let name = quoted(&unit.name);
         return Err(Error::plan(format!("plan unit {name}: `analyze` makes nothing to write")));
     }
-    Ok(Work { sources: inputs.sources, files, units, overflow: plan.overflow })
+    let adapter_bytes = plan.adapter.as_ref().map_or(Ok(0), |spec| adapter::check(spec, plan))?;
+    Ok(Work { sources: inputs.sources, files, units, overflow: plan.overflow, adapter_bytes })
 }
 
 impl Work {
