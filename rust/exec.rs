@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+pub use self::given::{Given, Observer};
 use self::helpers::Helpers;
 use self::leaving::{Leaving, unstartable};
 use self::turn::Turn;
@@ -23,19 +24,16 @@ use crate::linalg::engine::Engine;
 use crate::memory;
 use crate::plan::{self, Mode, Options, Plan};
 use crate::report::{Phases, Report, UnitReport};
-use crate::resolve::{Sources, Unit, resolve};
+use crate::resolve::{Unit, resolve};
 
 use crate::schedule::{Item, Part, Pass, STACK, Shape, affordable, cut};
 use crate::simd::Isa;
-use crate::sink::{self, Describe, Means, Sink, Written};
+use crate::sink::{self, Means, Sink, Written};
 
+mod given;
 mod helpers;
 mod leaving;
 mod turn;
-
-/// Called on the calling thread, at most every [`WAKE`], with bytes done and bytes in all; an error
-/// stops the job.
-pub type Observer<'a> = &'a mut dyn FnMut(u64, u64) -> Result<()>;
 
 /// How often the calling thread wakes.
 const WAKE: Duration = Duration::from_millis(100);
@@ -52,17 +50,6 @@ pub fn execute(
     observer: Observer,
 ) -> Result<Report> {
     execute_with(plan, options, Given::default(), cancel, observer)
-}
-
-/// What an embedder brings to a job.
-#[derive(Default)]
-pub struct Given<'a> {
-    /// The sources that the plan calls `given`, by name.
-    pub sources: Sources,
-    /// Where the result goes instead of the plan's target.
-    pub sink: Option<&'a mut dyn Sink>,
-    /// What an adapter says of itself once its ranks are known.
-    pub describe: Option<Box<Describe<'a>>>,
 }
 
 /// [`execute`] with sources and a sink of the embedder's own.

@@ -143,6 +143,22 @@ def test_baked_it_adds_what_the_adapters_add(tmp_path: Path, base: Path) -> None
         assert max(np.abs(found[name] - want[name]).max() for name in want) < 1e-6
 
 
+def test_whole_norms_stay_where_they_can(tmp_path: Path, base: Path) -> None:
+    found = files.diffusers(files.pairs(BASE, files.MODULES[:1], 4))
+    norm = "transformer.transformer_blocks.0.attn.norm_q.weight"
+    found[norm] = files.draw("norm", BASE.head_dim)
+    path = str(files.save(tmp_path / "norms.safetensors", found))
+    out = tmp_path / "out.safetensors"
+    made = lora.resize(path, out, rank=2, base=base)
+    assert np.array_equal(factory.read(out)[norm], found[norm])
+    assert not made.notes
+    left: Any = (({"scale": 0.5}, "peft"), ({}, "kohya"))
+    for scaled, form in left:
+        made = lora.merge([{"path": path, **scaled}], out, base=base, form=form, overwrite=True)
+        assert "transformer_blocks.0.attn.norm_q" in made.notes[0] or "query_norm" in made.notes[0]
+        assert norm not in factory.read(out)
+
+
 def test_a_smaller_rank_of_one(tmp_path: Path, base: Path) -> None:
     paths, deltas = styles(tmp_path)
     made = lora.resize(paths[1], tmp_path / "out.safetensors", rank=2, base=base)

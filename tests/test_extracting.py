@@ -37,7 +37,8 @@ def tuned(kind: str, seed: int = 3) -> dict[str, Array]:
             continue
         left, _, right = np.linalg.svd(random.normal(size=array.shape), full_matrices=False)
         values = spectrum(kind, min(array.shape))
-        arrays[name] = (array + 0.1 * (left * values) @ right).astype(np.float32)
+        delta: Array = 0.1 * ((left * values) @ right)
+        arrays[name] = (array + delta).astype(np.float32)
     return arrays
 
 

@@ -15,6 +15,7 @@ pub mod long;
 pub mod polar;
 pub mod power;
 pub mod recompress;
+pub mod residual;
 pub mod sketch;
 pub mod spectrum;
 mod sweeps;

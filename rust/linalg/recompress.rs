@@ -6,8 +6,9 @@
 
 use super::eigen::eigen;
 use super::engine::Engine;
-use super::factors::{Factors, Goal, Product, gram_of, transposed};
+use super::factors::{Factors, Goal, gram_of, transposed};
 use super::gemm::{View, product};
+use super::residual::Product;
 use super::sketch::{self, WIDE};
 
 /// Below this share of the largest an eigenvalue of a Gram matrix is rounding.
@@ -114,7 +115,7 @@ fn times(engine: &Engine, x: &[f32], turn: &[f64], (rank, count): (usize, usize)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::linalg::factors;
+    use crate::linalg::{factors, residual};
     use crate::math::noise;
 
     fn numbers(engine: &Engine, count: usize, key: u64) -> Vec<f32> {
@@ -133,10 +134,10 @@ mod tests {
             let goal = Goal { rank: count, enough: all };
             let found = recompress(engine, &Product { up, down, rank }, |_| goal);
             let (found, energy) = found.expect("finite");
-            let whole = factors::energy(engine, &dense, n);
+            let whole = residual::energy(engine, &dense, n);
             assert!((energy / whole - 1.0).abs() < 1e-6);
             let want = factors::factors(engine, View::new(&dense, n), goal, 3).expect("finite");
-            let left = factors::residual(engine, &dense, &found.product);
+            let left = residual::residual(engine, &dense, &found.product);
             let best = whole - want.squares.iter().sum::<f64>();
             let [left, best] = [left, best].map(|x| (x.max(0.0) / whole).sqrt());
             assert!(left < 1.001 * best + 1e-5, "{left} {best}");

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use super::contract::{Sink, Written};
-use crate::dtype::{Dtype, Float};
-use crate::error::{Error, Result, quoted};
+use crate::dtype::Dtype;
+use crate::error::{Error, Result};
 use crate::format::codec::Block;
 use crate::format::safetensors::{self, Tensor};
 use crate::io::admission::Request;
@@ -22,7 +22,7 @@ use crate::schedule::Item;
 
 mod module;
 
-use module::Made;
+use module::{Held, Made};
 
 /// Asked for the metadata of an adapter once the rank of each of its modules is known; 0 is the rank of
 /// what is no product, and of what is left out.
@@ -50,14 +50,6 @@ pub(super) struct Adapter<'a> {
     room: usize,
     tensors: Vec<Tensor>,
     made: Vec<ModuleReport>,
-}
-
-/// An output that is held.
-pub(super) struct Held<'a> {
-    spec: &'a OutputSpec,
-    float: Float,
-    values: Vec<f32>,
-    missing: usize,
 }
 
 impl<'a> Adapter<'a> {
@@ -247,12 +239,4 @@ fn longest(spec: &AdapterSpec, plan: &Plan) -> Vec<Tensor> {
 #[cold]
 fn committed() -> Error {
     Error::internal("the output is committed")
-}
-
-/// Numbers that are none.
-#[cold]
-fn not_finite(name: &str) -> Error {
-    let what = format!("{}: values that are not finite, expected numbers", quoted(name));
-    Error::plan(what)
-        .hint("a model or an adapter holds NaN or infinities there, or sums beyond f32")
 }

@@ -122,7 +122,8 @@ def combined_plan(
     made = list(combining.modules(_wanted(wanted, unit_shapes(arch))))
     placed = placed_in_one(tensor for _, outputs in made for tensor in outputs)
     making = Making(form, "BF16", tuple(module for module, _ in made), _facts(fused))
-    about = About(" + ".join(f.name for f in fused), form, dtype, "", "", ())
+    title = " + ".join(f.name for f in fused)
+    about = About(title, form, dtype, "", "", (), notes=combining.notes)
     return Plan(
         target=target,
         is_folder=False,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from submerge.adapters import Magnitude, Product, Replacement, spans
 from submerge.adapters.written import FORMS
-from submerge.errors import AdapterError, quoted
+from submerge.errors import AdapterError, listing, quoted
 from submerge.layout import family_of
 from submerge.methods import Blend
 from submerge.plan.adapted import added
@@ -96,6 +96,7 @@ class Combining:
         self._form = FORMS[form]
         self._dtype = dtype
         self._how = how
+        self._left: list[str] = []
         self._shapes = family.unit_shapes(arch)
         self._index = {fused.name: at for at, fused in enumerate(adapters)}
 
@@ -117,8 +118,46 @@ class Combining:
         for module, units in self._family.modules(names, self._arch):
             weights = [f"{unit}.weight" for unit in units]
             biases = [f"{unit}.bias" for unit in units]
-            if any(unit in f.strengths for f in self._adapters for unit in (*weights, *biases)):
+            if self._replaced(weights):
+                yield from self._whole(module, weights)
+            elif any(unit in f.strengths for f in self._adapters for unit in (*weights, *biases)):
                 yield self._module(module, weights, biases, wanted)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is left out, once all modules were made."""
+        if not self._left:
+            return ()
+        return (
+            f"{listing(self._left, noun='norm')} left out: whole in an adapter, which one at scale 1 "
+            "alone can be, in the form `peft`",
+        )
+
+    def _replaced(self, weights: list[str]) -> bool:
+        """Whether these are a norm that an adapter has whole."""
+        return len(self._shapes[weights[0]]) == 1 and any(
+            isinstance(delta, Replacement)
+            for fused in self._adapters
+            for delta in fused.resolved.deltas.get(weights[0], ())
+        )
+
+    def _whole(self, name: str, weights: list[str]) -> Iterator[tuple[Module, list[Filled]]]:
+        """Yield a norm as the only adapter has it, where that is possible."""
+        (unit,) = weights
+        using = [fused for fused in self._adapters if unit in fused.strengths]
+        found = [delta for fused in using for delta in fused.resolved.deltas[unit]]
+        (first, *others) = found
+        if (
+            others
+            or not isinstance(first, Replacement)
+            or self._form.norm is not None
+            or using[0].strengths[unit] != 1
+        ):
+            self._left.append(name)
+        else:
+            copied = self._copied(using[0], unit, first.rows, 0)
+            tensor = OutputTensor(0, f"{self._form.prefix}{name}.weight", "F32", (copied.end,))
+            yield Module(name, unit, "difference"), [(tensor, [copied])]
 
     def _module(
         self,

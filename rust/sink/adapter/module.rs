@@ -1,14 +1,23 @@
 //! One module of an adapter.
 
-use super::{Held, not_finite};
 use crate::dtype::{Dtype, Float, Overflow};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use crate::linalg::engine::Engine;
-use crate::linalg::factors::{Goal, Product, energy, factors, residual};
+use crate::linalg::factors::{Goal, factors};
 use crate::linalg::gemm::View;
 use crate::linalg::recompress::{apart, recompress};
-use crate::plan::{FactorsSpec, MadeSpec, MatrixSpec, ModuleSpec, ProductsSpec};
+use crate::linalg::residual::{Product, energy, residual};
+use crate::plan::{FactorsSpec, MadeSpec, MatrixSpec, ModuleSpec, OutputSpec, ProductsSpec};
 use crate::report::ModuleReport;
+
+/// An output that is held.
+pub(super) struct Held<'a> {
+    pub(super) spec: &'a OutputSpec,
+    pub(super) float: Float,
+    pub(super) values: Vec<f32>,
+    /// How many numbers have not come yet.
+    pub(super) missing: usize,
+}
 
 /// What is written of a module, and what there is to say of it.
 pub(super) struct Made {
@@ -205,4 +214,12 @@ fn round(engine: &Engine, float: Float, values: &mut [f32]) -> Vec<u8> {
     engine.isa.encode(float, Overflow::Saturate, values, &mut bytes);
     engine.isa.decode(float, &bytes, values);
     bytes
+}
+
+/// Numbers that are none.
+#[cold]
+fn not_finite(name: &str) -> Error {
+    let what = format!("{}: values that are not finite, expected numbers", quoted(name));
+    Error::plan(what)
+        .hint("a model or an adapter holds NaN or infinities there, or sums beyond f32")
 }
