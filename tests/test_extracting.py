@@ -33,7 +33,7 @@ def tuned(kind: str, seed: int = 3) -> dict[str, Array]:
     random = np.random.default_rng(seed)
     for name, array in arrays.items():
         if array.ndim == 1:
-            arrays[name] = array + random.normal(0, 0.01, array.shape).astype(np.float32)
+            arrays[name] = array + files.draw(name, *array.shape) / 10
             continue
         left, _, right = np.linalg.svd(random.normal(size=array.shape), full_matrices=False)
         values = spectrum(kind, min(array.shape))

@@ -128,10 +128,8 @@ class Combining:
         """What is left out, once all modules were made."""
         if not self._left:
             return ()
-        return (
-            f"{listing(self._left, noun='norm')} left out: whole in an adapter, which one at scale 1 "
-            "alone can be, in the form `peft`",
-        )
+        lost = listing(self._left, noun="norm")
+        return (f"{lost} left out: only one adapter at scale 1 can have it, in the form `peft`",)
 
     def _replaced(self, weights: list[str]) -> bool:
         """Whether these are a norm that an adapter has whole."""

@@ -1,6 +1,6 @@
 """Adapters as results, measured: extraction against a linear merge and against torch, and a merge.
 
-    python -m benches.adapters --pair FOLDER --torch PYTHON --rounds 5
+    python -m benches.lora --pair FOLDER --torch PYTHON --rounds 5
 
 FOLDER holds `schnell` and `krea` as `make_pair.py` writes them; PYTHON has torch and safetensors.
 Whole processes, interleaved, medians; CPU is user and system time together.
