@@ -107,7 +107,8 @@ fn run(plan: &str, isa: &Isa, sources: &[(String, Arc<dyn Source>)]) -> (f64, Ve
         "max_header_bytes": 10_000,
     });
     let mut memory = sink::Memory::default();
-    let given = Given { sources: sources.iter().cloned().collect(), sink: Some(&mut memory) };
+    let sources = sources.iter().cloned().collect();
+    let given = Given { sources, sink: Some(&mut memory), ..Given::default() };
     let begun = Instant::now();
     let done = execute_with(
         plan,

@@ -12,26 +12,27 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+pub use self::given::{Given, Observer};
+use self::helpers::Helpers;
 use self::leaving::{Leaving, unstartable};
 use self::turn::Turn;
 use crate::compute::{Scratch, Setting};
 use crate::error::{Error, Result};
 use crate::io::sys;
 use crate::kernels::runner::Run;
+use crate::linalg::engine::Engine;
 use crate::memory;
 use crate::plan::{self, Mode, Options, Plan};
 use crate::report::{Phases, Report, UnitReport};
-use crate::resolve::{Sources, Unit, resolve};
+use crate::resolve::{Unit, resolve};
 use crate::schedule::{Item, Part, Pass, STACK, Shape, affordable, cut};
 use crate::simd::Isa;
-use crate::sink::{self, Sink, Written};
+use crate::sink::{self, Means, Sink, Written};
 
+mod given;
+mod helpers;
 mod leaving;
 mod turn;
-
-/// Called on the calling thread, at most every [`WAKE`], with bytes done and bytes in all; an error
-/// stops the job.
-pub type Observer<'a> = &'a mut dyn FnMut(u64, u64) -> Result<()>;
 
 /// How often the calling thread wakes.
 const WAKE: Duration = Duration::from_millis(100);
@@ -48,15 +49,6 @@ pub fn execute(
     observer: Observer,
 ) -> Result<Report> {
     execute_with(plan, options, Given::default(), cancel, observer)
-}
-
-/// What an embedder brings to a job.
-#[derive(Default)]
-pub struct Given<'a> {
-    /// The sources that the plan calls `given`, by name.
-    pub sources: Sources,
-    /// Where the result goes instead of the plan's target.
-    pub sink: Option<&'a mut dyn Sink>,
 }
 
 /// [`execute`] with sources and a sink of the embedder's own.
@@ -112,17 +104,20 @@ fn run(
     let (items, parts) = cut(&work, shape.item_elements)?;
     let seen = |run: &&dyn Run| !run.is_recalled() && run.passes() > 0;
     work.evaluate_networks()?;
+    let halt = AtomicBool::new(false);
+    let stop = || cancel.load(Ordering::Relaxed) || halt.load(Ordering::Relaxed);
+    let (team, lacking) = (Helpers(shape.threads), AtomicU64::new(0));
     let mut own: Box<dyn Sink>;
     let sink: &mut dyn Sink = if let Some(sink) = given.sink {
         sink
     } else {
-        own = sink::open(plan, &work, options, &|| cancel.load(Ordering::Relaxed))?;
+        let engine = Engine { isa, team: &team, stop: &stop, lacking: &lacking };
+        own = sink::open(plan, &work, options, Means { engine, describe: given.describe })?;
         &mut *own
     };
     sink.begin(&work)?;
     let opened = begun.elapsed();
 
-    let halt = AtomicBool::new(false);
     let job = Job::new(
         Setting { work: &work, isa, stats: options.stats, cancel, halt: &halt },
         &items,
@@ -137,7 +132,7 @@ fn run(
     if cancel.load(Ordering::Relaxed) {
         return Err(Error::cancelled());
     }
-    let Written { bytes: written, notes } = sink.commit()?;
+    let Written { bytes: written, notes, modules } = sink.commit()?;
     let ended = begun.elapsed();
 
     Ok(Report {
@@ -145,6 +140,7 @@ fn run(
         bytes_read: read,
         bytes_written: written,
         notes,
+        modules,
         seconds: ended.as_secs_f64(),
         phases: Phases {
             open: opened.as_secs_f64(),

@@ -15,9 +15,14 @@ use crate::io::source::{FileIdentity, ReadMode, Version};
 use crate::io::target::{Copied, Target, Text};
 use crate::io::unpublished::CachePolicy;
 
+mod adapter;
 mod operation;
 mod terms;
 
+pub use self::adapter::{
+    AdapterSpec, AlphaSpec, FactorsSpec, MadeSpec, MatrixSpec, ModuleSpec, ProductSpec,
+    ProductsSpec,
+};
 pub use self::operation::{Action, Beside, OpSpec};
 pub use self::terms::{
     Activation, Axis, FactorSpec, HadamardSpec, KroneckerSpec, LayerSpec, LowRankSpec,
@@ -49,6 +54,9 @@ pub struct Plan {
     pub outputs: Vec<OutputSpec>,
     /// What fills the outputs, in output order, without holes.
     pub units: Vec<UnitSpec>,
+    /// What the outputs are made into, if they are not what is written.
+    #[serde(default)]
+    pub adapter: Option<AdapterSpec>,
 }
 
 /// An input.

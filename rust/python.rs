@@ -17,10 +17,12 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyMemoryView, PySlice};
 
 use crate::error::{Error, Kind};
+use crate::exec::Given;
 use crate::format::safetensors;
 use crate::io::source::{Identity, LocalFile, ReadMode, Source as _};
 use crate::plan::{OpSpec, PLAN_VERSION};
 use crate::simd::Isa;
+use crate::sink::Describe;
 use crate::{exec, reader};
 
 /// Cancels a running job from any thread.
@@ -140,16 +142,29 @@ fn header_json(path: &Path, max_header_bytes: u64) -> crate::Result<String> {
 }
 
 #[pyfunction]
-#[pyo3(signature = (plan, options, job, progress))]
+#[pyo3(signature = (plan, options, job, progress, describe=None))]
 fn execute(
     py: Python<'_>,
     plan: &str,
     options: &str,
     job: &Bound<'_, Job>,
     progress: Option<Py<PyAny>>,
+    describe: Option<Py<PyAny>>,
 ) -> PyResult<String> {
     let cancel = Arc::clone(&job.get().cancel);
-    let mut raised: Option<PyErr> = None;
+    let (mut raised, mut misdescribed): (Option<PyErr>, Option<PyErr>) = (None, None);
+    let describe = describe.map(|call| -> Box<Describe> {
+        let misdescribed = &mut misdescribed;
+        Box::new(move |ranks| {
+            match Python::try_attach(|py| call.call1(py, (ranks.to_vec(),))?.extract(py)) {
+                Some(Ok(metadata)) => return Ok(metadata),
+                Some(Err(error)) => *misdescribed = Some(error),
+                None => {}
+            }
+            Err(Error::cancelled())
+        })
+    });
+    let given = Given { describe, ..Given::default() };
     let process = std::process::id();
     let mut observer = |done: u64, total: u64| {
         let looked = Python::try_attach(|py| {
@@ -172,8 +187,8 @@ fn execute(
             }
         }
     };
-    let result = py.detach(|| exec::execute(plan, options, &cancel, &mut observer));
-    match (raised, result) {
+    let result = py.detach(|| exec::execute_with(plan, options, given, &cancel, &mut observer));
+    match (raised.or(misdescribed), result) {
         // What the callback or a signal raised is what the caller should see.
         (Some(error), _) => Err(error),
         (None, Err(error)) => Err(raise(py, error)),

@@ -12,6 +12,9 @@ use crate::stats::UnitStats;
 pub struct Report {
     /// The statistics of every unit with elements, in output order.
     pub units: Vec<UnitReport>,
+    /// The modules of an adapter that was made.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub modules: Vec<ModuleReport>,
     /// Bytes read from the inputs.
     pub bytes_read: u64,
     /// Bytes written.
@@ -55,6 +58,19 @@ impl Report {
             ..Self::default()
         }
     }
+}
+
+/// One module of an adapter.
+#[derive(Clone, Debug, Serialize)]
+pub struct ModuleReport {
+    /// Its name.
+    pub name: String,
+    /// How many columns and rows its factors have; 0 if it is no product.
+    pub rank: usize,
+    /// The sum of squares of what it stands for.
+    pub norm2: f64,
+    /// The sum of squares of what is missing in it as it is written.
+    pub residual2: f64,
 }
 
 /// Wall seconds by phase.

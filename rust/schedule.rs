@@ -87,7 +87,8 @@ pub struct Shape {
 /// holds of products, magnitudes and side tensors (of a product of two thin matrices all of `down` in f32, and
 /// some rows of the sum), `scratch` the decoded tiles and the sums of one thread and what it holds of a whole
 /// matrix, and `kept` what is known of the unit that is being made, or of all units of an output whose
-/// codec must see them first; what an analysis or such a codec finds in an item comes on top.
+/// codec must see them first, and what an adapter is made in; what an analysis or such a codec finds in an
+/// item comes on top.
 pub fn fit(work: &Work, options: &Options) -> Result<Shape> {
     let streams = work.units.iter().map(Unit::streams).max().unwrap_or(1);
     let widest = work.units.iter().map(Unit::widest).max().unwrap_or(1);
@@ -99,6 +100,7 @@ pub fn fit(work: &Work, options: &Options) -> Result<Shape> {
     let halo = 2 * work.units.iter().map(Unit::halo).max().unwrap_or(0) as u64;
     let found = work.units.iter().map(Unit::cell_bytes).max().unwrap_or(0);
     let kept = work.outputs().map(|units| work.kept_bytes(units)).max().unwrap_or(0);
+    let kept = kept + work.adapter_bytes;
     let beside = |elements: u64| {
         let of = |unit: &Unit| unit.beside(elements) + work.seen_bytes(unit, elements);
         work.units.iter().map(of).max().unwrap_or(0)
@@ -116,7 +118,8 @@ pub fn fit(work: &Work, options: &Options) -> Result<Shape> {
     let mut threads = options.threads;
     let mut budget = options.memory_budget;
     let factors = work.units.iter().any(|unit| unit.kept_terms_bytes() > 0);
-    if whole > 0 || factors {
+    let matrices = whole > 0 || work.adapter_bytes > 0;
+    if matrices || factors {
         budget = budget.max(options.matrix_budget);
         // Smaller chunks make no room for a matrix.
         while threads > 1 && need(threads, cell) > budget {
@@ -129,7 +132,7 @@ pub fn fit(work: &Work, options: &Options) -> Result<Shape> {
         } else if threads > 1 {
             threads -= 1;
         } else {
-            let of = match (whole > 0, factors) {
+            let of = match (matrices, factors) {
                 (true, _) => "whole matrices and ",
                 (_, true) => "factors of products and ",
                 _ => "",

@@ -49,7 +49,7 @@ def test_the_page_about_adapters_runs_in_order(
 ) -> None:
     save_models(tmp_path)
     monkeypatch.chdir(tmp_path)
-    assert all_of(ROOT / "docs" / "adapters.md") == 11
+    assert all_of(ROOT / "docs" / "adapters.md") == 19
 
 
 def test_the_cookbook_runs_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

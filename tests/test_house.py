@@ -62,10 +62,11 @@ RUST_STOREYS = {
     "linalg": (
         ("engine",),
         ("gemm", "lanes", "sweeps"),
-        ("long", "thin", "tridiagonal"),
+        ("long", "sketch", "thin", "tridiagonal"),
         ("eigen", "inverse"),
-        ("spectrum",),
-        ("polar",),
+        ("residual", "spectrum"),
+        ("factors", "polar"),
+        ("recompress",),
         ("power",),
     ),
     "kernels": (
@@ -151,6 +152,7 @@ def test_help_imports_click_and_little_more() -> None:
     assert not found & {"numpy", "rich", "ruamel", "torch"}
     assert {name for name in found if name.startswith("submerge.")} <= {
         "submerge.cli",
+        "submerge.cli.adapters",
         "submerge.cli.analysis",
         "submerge.cli.inspect",
         "submerge.cli.lora",
@@ -189,8 +191,9 @@ def test_python_is_known_to_one_rust_file() -> None:
     assert files_with(r"\bpyo3\b") == {"python.rs"}
 
 
-def test_threads_are_started_in_one_rust_file() -> None:
-    assert files_with(r"\brayon\b|thread::(spawn|scope|Builder)") == {"exec.rs"}
+def test_threads_are_started_where_jobs_are_run() -> None:
+    found = files_with(r"\brayon\b|thread::(spawn|scope|Builder)")
+    assert found == {"exec.rs", "exec/helpers.rs"}
 
 
 def test_unsafe_lives_where_machines_and_systems_are_touched() -> None:

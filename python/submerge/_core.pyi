@@ -78,6 +78,7 @@ def execute(
     options: str,
     job: Job,
     progress: Callable[[int, int], object] | None,
+    describe: Callable[[list[int]], dict[str, str]] | None = None,
 ) -> str:
     """Carry a plan out and return what was done.
 
@@ -92,12 +93,14 @@ def execute(
         job: the handle to cancel with; one for each execution.
         progress: called as `progress(done_bytes, total_bytes)` on the calling thread, at most ten
             times a second; returning False cancels, raising cancels and raises.
+        describe: called once with the rank of each module of an adapter, 0 for what is no product;
+            returns the metadata of its header, at most as long as what the plan holds.
 
     Returns:
         JSON `{"units": [{"unit", "elements", "changed", "nonfinite", "nonfinite_out", "zero",
-        "norm2", "dot", "delta2"}], "bytes_read", "bytes_written", "seconds", "phases", "threads",
-        "chunk", "io", "isa", "working_bytes", "peak_rss", "statistics_computed",
-        "statistics_reused", "statistics"}`.
+        "norm2", "dot", "delta2"}], "modules": [{"name", "rank", "norm2", "residual2"}],
+        "bytes_read", "bytes_written", "seconds", "phases", "threads", "chunk", "io", "isa",
+        "working_bytes", "peak_rss", "statistics_computed", "statistics_reused", "statistics"}`.
 
     Raises:
         PlanError: plan and files do not fit together, or a file changed meanwhile.

@@ -18,6 +18,7 @@ from submerge.columns import aligned
 from submerge.errors import counted
 from submerge.findings import Findings
 from submerge.pairs import Pair, unrelated
+from submerge.plan.made import made_in_words, made_modules
 from submerge.plan.sizes import bytes_in_words
 
 if TYPE_CHECKING:
@@ -208,14 +209,17 @@ class Report:
         findings = Findings.of(plan, figures)
         parents = {parent.name for parent in plan.about.parents}
         apart = unrelated(summed(rows).pairs, parents)
-        remarks = (*findings.lines, *apart, *figures["notes"])
+        modules = made_modules(plan, figures)
+        made = (f"adapter: {made_in_words(modules)}",) if modules else ()
+        remarks = (*findings.lines, *apart, *made, *figures["notes"])
         summary["notes"] = (*summary["notes"], *remarks)
         names = [file.path or plan.target.name for file in plan.files]
+        sizes = [figures["bytes_written"]] if modules else plan.file_sizes
         python = ".".join(map(str, sys.version_info[:3]))
         versions = _Versions(build["version"], build["numerics"], python, _system())
         return cls(
             path=plan.target,
-            files=dict(zip(names, plan.file_sizes, strict=True)),
+            files=dict(zip(names, sizes, strict=True)),
             summary=summary,
             recipe=recipe,
             rows=rows,

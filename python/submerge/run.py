@@ -206,8 +206,10 @@ def execute(plan: Plan, options: RunOptions, mode: Mode) -> dict[str, Any]:
     known = cache.recall(plan) if unused is None else None
     token = options.cancel if options.cancel is not None else CancelToken()
     arguments = options.to_json(mode, known)
+    describe = None if plan.making is None else plan.making.describe
+    job = token._job  # noqa: SLF001
     done: dict[str, Any] = json.loads(
-        _core.execute(plan.to_json(), arguments, token._job, options.progress)  # noqa: SLF001
+        _core.execute(plan.to_json(), arguments, job, options.progress, describe)
     )
     _mark(done["phases"], perf_counter())
     found = done.pop("statistics")

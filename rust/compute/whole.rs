@@ -1,15 +1,15 @@
 //! Units whose formula needs all of them at once: gather, solve, combine.
 
-use std::cell::Cell;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use super::{Buffers, Combining, Done, Outcome, Room, Scratch, Setting};
 use crate::error::{Error, Result, quoted};
 use crate::format::codec::Sides;
 use crate::inputs::{Inputs, split};
 use crate::kernels::matrix::{Read, Solve};
-use crate::linalg::engine::Engine;
+use crate::linalg::engine::{Alone, Engine};
 use crate::memory;
 use crate::resolve::Unit;
 use crate::schedule::Part;
@@ -33,8 +33,9 @@ impl Setting<'_> {
         if scratch.out.filled == 0 {
             scratch.out = Room::default(); // the bytes of the unit before make room for this one
         }
-        let lacking = Cell::new(0);
-        let engine = Engine { isa: self.isa, stop: &|| self.is_over(), lacking: &lacking };
+        let lacking = AtomicU64::new(0);
+        let stop = || self.is_over();
+        let engine = Engine { isa: self.isa, team: &Alone, stop: &stop, lacking: &lacking };
         scratch.fit(unit)?;
         let row = unit.row_elements.max(1);
         let mut reading =
@@ -45,8 +46,8 @@ impl Setting<'_> {
             return Err(failed);
         }
         self.check_cancel()?;
-        if lacking.get() > 0 {
-            return Err(memory::none_left(lacking.get()));
+        if let bytes @ 1.. = lacking.into_inner() {
+            return Err(memory::none_left(bytes));
         }
         let map = solved.map_err(|what| unsolvable(unit, &what))?;
         done.notes.extend(map.note().map(|note| (index, note.to_owned())));

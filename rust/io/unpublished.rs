@@ -76,6 +76,14 @@ impl Unpublished {
         Ok((on_device > 0).then(|| Pending { file, shown, cache, from, len: on_device - from }))
     }
 
+    /// Write again what was written first.
+    pub fn rewrite_start(&mut self, bytes: &[u8]) -> Result<()> {
+        if bytes.len() as u64 > self.written {
+            return Err(Error::internal("more is written again than was written"));
+        }
+        write_all_at(&self.file, bytes, 0).map_err(|e| write_error(e, &self.shown))
+    }
+
     /// Bytes written so far.
     #[must_use]
     pub fn written(&self) -> u64 {

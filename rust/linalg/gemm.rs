@@ -76,6 +76,19 @@ impl<'a, T: Entry> View<'a, T> {
         Self { data: &self.data[at..], shape: (range.len(), self.shape.1), ..self }
     }
 
+    /// The elements of a row from a column on, if they stand side by side.
+    #[inline(always)]
+    pub fn along(&self, row: usize, columns: Range<usize>) -> Option<&'a [T]> {
+        let from = row * self.step.0 + columns.start;
+        (self.step.1 == 1).then(|| &self.data[from..][..columns.len()])
+    }
+
+    /// One element, as it is.
+    #[inline(always)]
+    pub fn raw(&self, row: usize, column: usize) -> T {
+        self.data[row * self.step.0 + column * self.step.1]
+    }
+
     /// One element.
     #[inline(always)]
     pub fn at(&self, row: usize, column: usize) -> f64 {

@@ -85,7 +85,7 @@ pub fn top(engine: &Engine, a: View<f32>, wanted: Wanted) -> Option<Top> {
 }
 
 /// How many of the first add up to `energy`; one at least, as there is no matrix of rank 0.
-fn enough(squares: &[f64], energy: f64) -> usize {
+pub fn enough(squares: &[f64], energy: f64) -> usize {
     let mut held = 0.0;
     for (i, square) in squares.iter().enumerate() {
         if i > 0 && held >= energy {

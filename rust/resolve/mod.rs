@@ -3,6 +3,7 @@
 //! Every name, dtype, shape and row range is checked again: a stale or hostile plan is an error
 //! here, before anything is written, and never a wrong read later.
 
+mod adapter;
 pub mod encoding;
 mod looks;
 pub mod network;
@@ -51,6 +52,8 @@ pub struct Work {
     pub encodings: Vec<Encoding>,
     /// What a value out of range becomes in an fp8 output.
     pub overflow: Overflow,
+    /// Bytes that making an adapter of the outputs takes beside windows and buffers.
+    pub adapter_bytes: u64,
 }
 
 /// A weight file to make.
@@ -76,7 +79,10 @@ pub fn resolve(plan: &Plan, options: &Options, given: &Sources) -> Result<Work> 
         let name = quoted(&unit.name);
         return Err(Error::plan(format!("plan unit {name}: `analyze` makes nothing to write")));
     }
-    let work = Work { sources: inputs.sources, files, units, encodings, overflow: plan.overflow };
+    let adapter_bytes = plan.adapter.as_ref().map_or(Ok(0), |spec| adapter::check(spec, plan))?;
+    let Inputs { sources, .. } = inputs;
+    let overflow = plan.overflow;
+    let work = Work { sources, files, units, encodings, overflow, adapter_bytes };
     work.check_sides(&plan.outputs)?;
     Ok(work)
 }

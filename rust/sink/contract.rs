@@ -2,6 +2,7 @@
 
 use crate::error::Result;
 use crate::io::unpublished::Pending;
+use crate::report::ModuleReport;
 use crate::resolve::Work;
 use crate::schedule::Item;
 
@@ -12,6 +13,8 @@ pub struct Written {
     pub bytes: u64,
     /// What happened around the output that its owner should know.
     pub notes: Vec<String>,
+    /// The modules of an adapter.
+    pub modules: Vec<ModuleReport>,
 }
 
 /// Takes the bytes of a job, in order.

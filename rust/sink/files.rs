@@ -97,6 +97,6 @@ impl Sink for Files<'_> {
         let transaction = self.transaction.take();
         let transaction = transaction.ok_or_else(|| Error::internal("the output is committed"))?;
         let notes = transaction.commit()?;
-        Ok(Written { bytes: self.written, notes })
+        Ok(Written { bytes: self.written, notes, ..Written::default() })
     }
 }

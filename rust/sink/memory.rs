@@ -47,6 +47,6 @@ impl Sink for Memory {
 
     fn commit(&mut self) -> Result<Written> {
         let bytes = self.files.iter().map(|(_, bytes)| bytes.len() as u64).sum();
-        Ok(Written { bytes, notes: Vec::new() })
+        Ok(Written { bytes, ..Written::default() })
     }
 }

@@ -156,7 +156,7 @@ impl Job {
     pub fn try_run(&self) -> Result<Done> {
         let mut memory = sink::Memory::default();
         let sources = self.given.iter().cloned().collect();
-        let given = Given { sources, sink: Some(&mut memory) };
+        let given = Given { sources, sink: Some(&mut memory), ..Given::default() };
         let (plan, options) = (self.plan.to_string(), self.options.to_string());
         let cancel = AtomicBool::new(false);
         let report = execute_with(&plan, &options, given, &cancel, &mut |_, _| Ok(()))?;

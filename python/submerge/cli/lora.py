@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from submerge.cli.adapters import convert, extract, merge, resize
 from submerge.cli.options import (
     DTYPES,
     LAYOUTS,
@@ -112,3 +113,7 @@ def bake(model: str, adapters: tuple[str, ...], **options: Any) -> None:
         tell_plan(made, options)
     else:
         write(made, "baking", options)
+
+
+for _command in (extract, merge, resize, convert):
+    lora.add_command(_command)

@@ -265,6 +265,8 @@ def _same_file(draft: Draft) -> list[str]:
 
 def _of_output(draft: Draft) -> list[str]:
     """Tell of other precisions, of widths that need another pipeline, of an equal parent."""
+    if draft.recipe.output.adapter is not None:
+        return []
     asked = draft.recipe.output.dtype != "same"
     notes = [] if asked else of_precision(draft.models, draft.placed)
     widths = {name: model.arch.in_channels for name, model in draft.models.items()}

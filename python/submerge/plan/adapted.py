@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from submerge.plan.terms import Rows, Term
     from submerge.recipe import AdapterSource
 
-__all__ = ["Fused", "added", "expect_used", "fuse"]
+__all__ = ["Fused", "added", "expect_matched", "expect_used", "fuse"]
 
 
 class Fused(NamedTuple):
@@ -107,7 +107,7 @@ def fuse(
         onto = source.onto or (next(iter(models)) if len(models) == 1 else None)
         arch = _arch(models, onto)
         resolved = resolve(adapter, arch, source.compat)
-        _expect_matched(adapter, resolved, source)
+        expect_matched(adapter, resolved, source)
         field = f"recipe.adapters[{at}]"
         selection = Selection.of(units, [unit for unit in units if unit in resolved.deltas])
         scale = source.scale.table(selection, f"{field}.scale")
@@ -137,7 +137,7 @@ def _arch(models: Mapping[str, Model], onto: str | None) -> Architecture:
     return replace(next(iter(models.values())).arch, guidance=guided)
 
 
-def _expect_matched(adapter: Adapter, resolved: Resolved, source: AdapterSource) -> None:
+def expect_matched(adapter: Adapter, resolved: Resolved, source: AdapterSource) -> None:
     """Refuse keys that have no place in the model and are not allowed to have none."""
     lost = {key: why for key, why in resolved.unmatched.items() if not _allows(source.allow, key)}
     if lost:

@@ -18,6 +18,7 @@ from submerge.layout import depths_of, family_of
 from submerge.plan.about import Draft, about, beside, remarks
 from submerge.plan.adapted import expect_used, fuse
 from submerge.plan.decide import decide, union
+from submerge.plan.factored import expect_plain, factored, making_of, placed_in_one
 from submerge.plan.form import OutFile, OutputTensor, Plan
 from submerge.plan.guidance import decide_guidance
 from submerge.plan.outputs import lay_out, place, precision_notes, shape_of
@@ -67,6 +68,8 @@ def compile_plan(
     agree(models)
     # Symlinks stay what the user named.
     target = Path(clean_path(os.path.abspath(target), "output"))  # noqa: PTH100
+    if recipe.output.adapter is not None:
+        expect_plain(recipe.output, target)
     shape = shape_of(recipe.output, next(iter(models.values())), target)
     owner = _extras_owner(recipe, models, shape)
     names = union(models)
@@ -77,12 +80,16 @@ def compile_plan(
     expect_used(inputs.adapters, units)
     arch = _architecture(next(iter(models.values())).arch, units, guidance, inputs)
     read_bytes = sum(map(inputs.nbytes, units.values()))
-    tensors = lay_out(shape, arch, units, inputs, recipe.output.dtype)
-    precision = precision_notes(tensors, inputs, recipe.output.dtype)
-    if recipe.scope == "tensor":
-        tensors = spanned(tensors, inputs)
-    carried = _carried(inputs, owner)
-    placed = place(shape, tensors + carried, arch)
+    made = None if recipe.output.adapter is None else factored(recipe, units, inputs)
+    carried = [] if made is not None else _carried(inputs, owner)
+    if made is not None:
+        placed, precision = placed_in_one(made.filled), made.notes
+    else:
+        tensors = lay_out(shape, arch, units, inputs, recipe.output.dtype)
+        precision = precision_notes(tensors, inputs, recipe.output.dtype)
+        if recipe.scope == "tensor":
+            tensors = spanned(tensors, inputs)
+        placed = place(shape, tensors + carried, arch)
     draft = Draft(
         recipe=recipe,
         models=models,
@@ -98,12 +105,15 @@ def compile_plan(
     taken = take_over(recipe.output, models, guidance=arch.guidance)
     texts, licences = beside(draft)
     facts = metadata(draft.public, models, arch, draft.words, draft.licence, inputs.adapters)
+    making = None if made is None else making_of(recipe.output, made, facts)
     return Plan(
         target=target,
         is_folder=shape.is_folder,
         overflow=recipe.output.overflow,
         sources=inputs.sources,
-        files=tuple(OutFile(path, facts) for path in placed.paths),
+        files=tuple(
+            OutFile(path, facts if making is None else making.longest()) for path in placed.paths
+        ),
         texts=(*placed.texts, *taken.texts, *texts),
         copies=(*taken.copies, *licences),
         outputs=placed.outputs,
@@ -113,6 +123,7 @@ def compile_plan(
             unused=list_unused(inputs, decided, guidance, owner, recipe.extras),
         ),
         read_bytes=read_bytes + sum(tensor.nbytes for tensor, _ in carried),
+        making=making,
     )
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from submerge.methods import Blend
     from submerge.plan.facts import About
+    from submerge.plan.modules import Making
     from submerge.plan.terms import Operand, Source, Term
 
 __all__ = [
@@ -190,6 +191,7 @@ class Plan:
         outputs: grouped by file, in data order.
         units: in output order; they tile every output exactly.
         read_bytes: bytes of tensors read, each operand counted once per use.
+        making: the adapter that is made of the outputs, which then are not written themselves.
     """
 
     target: Path
@@ -203,6 +205,7 @@ class Plan:
     units: tuple[Unit, ...]
     about: About
     read_bytes: int
+    making: Making | None = None
 
     def __repr__(self) -> str:
         return (
@@ -215,7 +218,8 @@ class Plan:
         kind = "folder" if self.is_folder else "file"
         sources = [source.plain() for source in self.sources]
         copies = [{"path": c.path, "from": str(c.source), "how": c.how} for c in self.copies]
-        return {
+        making = {} if self.making is None else {"adapter": self.making.plain()}
+        return making | {
             "version": VERSION,
             "overflow": self.overflow,
             "target": {kind: {"path": str(self.target)}},
@@ -311,6 +315,8 @@ class Plan:
 
     def _file_size(self, index: int) -> int:
         tensors = [(o.name, o.dtype, o.shape, o.nbytes) for o in self.outputs if o.file == index]
+        if self.making is not None:
+            tensors = self.making.largest(tensors)
         return len(header(tensors, self.files[index].metadata)) + sum(t[3] for t in tensors)
 
     @property

@@ -2,6 +2,7 @@
 
 from submerge.recipe.fields import (
     Action,
+    AdapterOutput,
     AdapterSource,
     Guidance,
     ModelSource,
@@ -13,6 +14,7 @@ from submerge.recipe.model import Recipe, Step
 
 __all__ = [
     "Action",
+    "AdapterOutput",
     "AdapterSource",
     "Guidance",
     "ModelSource",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Action",
+    "AdapterOutput",
     "AdapterSource",
     "Guidance",
     "ModelSource",
@@ -286,6 +287,34 @@ def plain_size(size: int) -> int | str:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AdapterOutput(Record):
+    """An adapter as the result: what the merge adds to one of its models."""
+
+    onto: str = declare("A model's name: the one the adapter is to be added to.")
+    rank: Value | None = declare(
+        "The rank of each module, or the most an `energy` may take: a number, a list, {from, to}, "
+        "or a mapping of selectors; 0 leaves units out.",
+        None,
+    )
+    energy: Value | None = declare(
+        "The share of its sum of squares that a module must hold, with the smallest rank that "
+        "does: more than 0 and at most 1, or any form of a value.",
+        None,
+    )
+    form: Literal["peft", "kohya", "comfy"] = declare(
+        "Whose names its tensors have; `peft` is what diffusers and peft read.", "peft"
+    )
+
+    def check_together(self, where: str) -> None:
+        """Refuse neither a rank nor an energy."""
+        if self.rank is None and self.energy is None:
+            raise RecipeError(
+                f"{where}: expected `rank`, `energy` or both, got neither",
+                hint="write `rank: 32`, or `energy: 0.95`",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Output(Record):
     """What is written, and how."""
 
@@ -317,6 +346,9 @@ class Output(Record):
     link: Literal["auto", "link", "reflink", "copy"] = declare(
         "How the pipeline's other parts get there.",
         "auto",
+    )
+    adapter: AdapterOutput | None = declare(
+        "Write what the merge adds to one of its models as an adapter, in place of a model.", None
     )
     card: bool = declare(
         "Write a model card with the parents and the licence that follows from them.", True

@@ -194,6 +194,9 @@ class Recipe(Action):
         for i, adapter in enumerate(self.adapters):
             if adapter.onto not in (None, *self.models):
                 raise _no_model(f"{where}.adapters[{i}].onto", str(adapter.onto), list(self.models))
+        made = self.output.adapter
+        if made is not None and made.onto not in self.models:
+            raise _no_model(f"{where}.output.adapter.onto", made.onto, list(self.models))
         if self.extras not in (None, "drop", *self.models):
             raise _no_model(f"{where}.extras", str(self.extras), [*self.models, "drop"])
         for field in ("pipeline_from", "scheduler_from"):

@@ -1,0 +1,95 @@
+"""What became of the modules of an adapter that was made."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from submerge.blocks import place_of
+from submerge.errors import counted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from submerge.plan.form import Plan
+
+__all__ = ["MadeModule", "made_in_words", "made_modules", "span", "summed"]
+
+
+class MadeModule(NamedTuple):
+    """One module of an adapter that was made, or several.
+
+    Attributes:
+        block: the block it lies in, or the part where it lies in none.
+        part: the part: `attn.q`, `mlp`, `mod`, ...
+        name: its name in the form it is written in.
+        ranks: the rank of each module; 0 for one that is no product or is left out.
+        norm2: the sum of squares of what it stands for.
+        residual2: the sum of squares of what is missing in it as it is written.
+    """
+
+    block: str
+    part: str
+    name: str
+    ranks: tuple[int, ...]
+    norm2: float
+    residual2: float
+
+    @property
+    def residual(self) -> float:
+        """The length of what is missing, as a share of the whole; 0 where there is nothing."""
+        return math.sqrt(self.residual2 / self.norm2) if self.norm2 > 0 else 0.0
+
+    def plus(self, other: MadeModule) -> MadeModule:
+        """Return the sum of two, under this one's names."""
+        return self._replace(
+            ranks=self.ranks + other.ranks,
+            norm2=self.norm2 + other.norm2,
+            residual2=self.residual2 + other.residual2,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {
+            "block": self.block,
+            "part": self.part,
+            "name": self.name,
+            "rank": max(self.ranks),
+            "norm": math.sqrt(self.norm2),
+            "residual": self.residual,
+        }
+
+
+def made_modules(plan: Plan, figures: Mapping[str, Any]) -> tuple[MadeModule, ...]:
+    """Return the modules of a plan with the core's figures; none where it makes no adapter."""
+    if plan.making is None:
+        return ()
+    pairs = zip(plan.making.modules, figures["modules"], strict=True)
+    return tuple(
+        MadeModule(
+            *place_of(module.unit), module.name, (made["rank"],), made["norm2"], made["residual2"]
+        )
+        for module, made in pairs
+    )
+
+
+def summed(modules: Iterable[MadeModule]) -> MadeModule:
+    """Return the sum of modules."""
+    return functools.reduce(MadeModule.plus, modules, MadeModule("", "", "", (), 0.0, 0.0))
+
+
+def made_in_words(modules: Sequence[MadeModule]) -> str:
+    """Return what was made: `304 modules, rank 32, relative residual 0.1234`."""
+    whole = summed(modules)
+    ranks = [rank for rank in whole.ranks if rank]
+    kept = f"{counted(len(ranks), 'module')}, rank {span(ranks)}"
+    return f"{kept}, relative residual {whole.residual:.4f}"
+
+
+def span(ranks: Sequence[int]) -> str:
+    """Return ranks in words: `32`, `4 to 64`, or `-`."""
+    if not ranks:
+        return "-"
+    least, most = min(ranks), max(ranks)
+    return str(least) if least == most else f"{least} to {most}"

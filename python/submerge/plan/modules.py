@@ -1,0 +1,148 @@
+"""The modules of an adapter that is made: what the core makes of the outputs of a plan."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from submerge.adapters.written import FORMS, Ranked, form_metadata
+from submerge.checkpoint.dtypes import DTYPES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    Tensor = tuple[str, str, tuple[int, ...], int]
+
+__all__ = ["Making", "Module"]
+
+# As many digits as any rank has.
+_MANY = 99_999
+
+
+class Module(NamedTuple):
+    """One module and what is written of it.
+
+    Attributes:
+        name: its name in the form's layout.
+        unit: the first unit it stacks, by its canonical name.
+        made: `matrix` (the factors of an output, with a bias where there are two), `products` (the
+            factors of a sum of products), `difference` (an output as it is) or `whole` (the second
+            of two outputs, where the first, a difference, is not zero).
+        rank: its rank at most.
+        energy: the share of the sum of squares that is enough.
+        bias: whether a bias stands beside it.
+        products: what each of several products is multiplied by, and the first row it adds to.
+        rows: the rows of their sum.
+        dtype: the dtype of its factors, as headers spell it; the adapter's where it is empty.
+        scale: what readers multiply its product by: alpha is so many times the rank.
+    """
+
+    name: str
+    unit: str
+    made: str
+    rank: int = 0
+    energy: float | None = None
+    bias: bool = False
+    products: tuple[tuple[float, int], ...] = ()
+    rows: int = 0
+    dtype: str = ""
+    scale: float = 1.0
+
+    @property
+    def outputs(self) -> int:
+        """How many outputs it is made of."""
+        whole = {"difference": 1, "whole": 2, "matrix": 1, "products": 2 * len(self.products)}
+        return whole[self.made] + self.bias
+
+
+@dataclass(frozen=True)
+class Making:
+    """An adapter that a plan makes of its outputs.
+
+    Attributes:
+        form: the form it is written in.
+        dtype: the dtype of its factors, as headers spell it.
+        modules: in the order of the outputs they are made of.
+        facts: metadata that does not depend on ranks.
+    """
+
+    form: str
+    dtype: str
+    modules: tuple[Module, ...]
+    facts: Mapping[str, str]
+
+    def plain(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "modules": [{"name": m.name, "made": self._made(m)} for m in self.modules],
+        }
+
+    def _made(self, module: Module) -> dict[str, Any]:
+        if module.made in ("difference", "whole"):
+            return {module.made: {}}
+        form, stem = FORMS[self.form], FORMS[self.form].stem(module.name)
+        factors = {
+            "up": stem + form.up,
+            "down": stem + form.down,
+            "alpha": None
+            if form.alpha is None
+            else {"name": stem + form.alpha, "scale": module.scale},
+            "dtype": module.dtype or self.dtype,
+            "rank": module.rank,
+            "energy": module.energy,
+            "key": _key(module.name),
+        }
+        if module.made == "products":
+            products = [{"scale": scale, "first": first} for scale, first in module.products]
+            made = {"rows": module.rows, "products": products}
+            return {"products": {**made, "factors": factors, "bias": module.bias}}
+        return {"matrix": {"factors": factors, "bias": module.bias}}
+
+    def describe(self, ranks: Sequence[int]) -> dict[str, str]:
+        """Return the metadata once the rank of each module is known."""
+        return self._metadata(ranks, longest=False)
+
+    def longest(self) -> dict[str, str]:
+        """Return metadata that is as long as any can be."""
+        return self._metadata([_MANY if m.rank else 0 for m in self.modules], longest=True)
+
+    def largest(self, outputs: Sequence[Tensor]) -> list[Tensor]:
+        """Return what is written of outputs, in order, if ranks are as large as they may be.
+
+        Tensors are name, dtype, shape and bytes.
+        """
+        form, left, written = FORMS[self.form], iter(outputs), []
+        for module in self.modules:
+            mine = [next(left) for _ in range(module.outputs)]
+            if module.made in ("difference", "whole"):
+                written.append(mine[-1])
+                continue
+            stem, dtype = form.stem(module.name), module.dtype or self.dtype
+            rows = module.rows if module.made == "products" else mine[0][2][0]
+            columns = mine[1 if module.made == "products" else 0][2][1]
+            for suffix, shape in (
+                (form.down, (module.rank, columns)),
+                (form.up, (rows, module.rank)),
+            ):
+                size = math.prod(shape) * DTYPES[dtype].bits // 8
+                written.append((stem + suffix, dtype, shape, size))
+            if form.alpha is not None:
+                written.append((stem + form.alpha, "F32", (), 4))
+            written += mine[-1:] if module.bias else []
+        return written
+
+    def _metadata(self, ranks: Sequence[int], *, longest: bool) -> dict[str, str]:
+        made = [
+            Ranked(module.name, rank, module.scale)
+            for module, rank in zip(self.modules, ranks, strict=True)
+            if rank
+        ]
+        biased = any(module.bias for module in self.modules)
+        return {**self.facts, **form_metadata(self.form, made, biased=biased, longest=longest)}
+
+
+def _key(name: str) -> int:
+    """Return what chooses the random numbers of a module."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
