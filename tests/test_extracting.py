@@ -308,7 +308,7 @@ def test_memory_is_asked_for_before_anything_is_written(
     tmp_path: Path, models: dict[str, Path]
 ) -> None:
     out = tmp_path / "out.safetensors"
-    with pytest.raises(PlanError, match="memory budget: 65536 bytes are too few"):
+    with pytest.raises(PlanError, match="65536 bytes of working memory are too few"):
         lora.extract(models["flat"], models["base"], out, rank=4, memory_budget=65_536)
     assert not any(tmp_path.iterdir())
 
