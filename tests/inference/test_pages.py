@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import adapter_files
 import submerge
 from factory import KREA, SCHNELL, save_file, save_folder
 from oracles.pipelines import save_pipeline
@@ -45,6 +46,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     transformer = save_folder(folder / "parts", SCHNELL)
     save_pipeline(folder / "made", transformer, dynamic=False).rename(folder / "schnell")
     save_file(folder / "krea.safetensors", KREA, "bfl")
+    pairs = adapter_files.pairs(KREA, ["double_blocks.0.img_attn.qkv"], layout="bfl")
+    adapter_files.save(folder / "style.safetensors", adapter_files.kohya(pairs, 2.0))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for page in (ROOT / "README.md", ROOT / "docs" / "quickstart.md"):
