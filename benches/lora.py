@@ -17,11 +17,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from submerge.layout import FAMILIES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # What is factored of one block: shapes of every kind.
 _BLOCK = {"double.0": 32, "default": 0}
@@ -118,38 +121,45 @@ def adapters(folder: Path, count: int, rank: int) -> list[Path]:
 
 
 def main() -> None:
-    """Measure, and print a table."""
+    """Measure, and print a table as it fills."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pair", type=Path, required=True)
-    parser.add_argument("--torch")
+    parser.add_argument("--torch", help="a Python with torch, to compare one block with")
+    parser.add_argument("--only", default="", help="jobs whose names hold this word")
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
-    pair = given.pair
-    krea, schnell, out = str(pair / "krea"), str(pair / "schnell"), pair / "made.safetensors"
-    stacked = adapters(pair, 8, 32)
-    rows: dict[str, list[Taken]] = {}
+    krea, schnell = str(given.pair / "krea"), str(given.pair / "schnell")
+    out = given.pair / "made.safetensors"
+    stacked = [str(path) for path in adapters(given.pair, 8, 32)]
+    to = ("--overwrite", "-o", str(out))
     residuals: dict[str, float] = {}
 
-    def add(name: str, used: Taken) -> None:
-        rows.setdefault(name, []).append(used)
+    def one_block() -> Taken:
+        used, residuals["one block"] = block(given.pair, out)
+        return used
 
-    to = ("--overwrite", "-o", str(out))
+    def rival() -> Taken:
+        used, printed = taken(given.torch, "-c", _RIVAL, schnell, krea)
+        cpu, residuals["one block, torch.svd_lowrank alone"] = map(float, printed.split())
+        return used._replace(cpu=cpu)
+
+    jobs: dict[str, Callable[[], Taken]] = {
+        "linear merge": lambda: submerge("merge", krea, schnell, "--no-stats", *to)[0],
+        "extract": lambda: submerge("lora", "extract", krea, schnell, "--rank", "32", *to)[0],
+        "one block": one_block,
+        "one block, torch.svd_lowrank alone": rival,
+        "sum of 8": lambda: submerge("lora", "merge", *stacked, "--rank", "64", *to)[0],
+    }
+    if not given.torch:
+        del jobs["one block, torch.svd_lowrank alone"]
+    rows: dict[str, list[Taken]] = {name: [] for name in jobs if given.only in name}
     for _ in range(given.rounds):
-        add("linear merge", submerge("merge", krea, schnell, "--no-stats", *to)[0])
-        add("extract rank 32", submerge("lora", "extract", krea, schnell, "--rank", "32", *to)[0])
-        used, residuals["one block"] = block(pair, out)
-        add("one block", used)
-        if given.torch:
-            used, printed = taken(given.torch, "-c", _RIVAL, schnell, krea)
-            cpu, residual = map(float, printed.split())
-            add("one block, torch.svd_lowrank alone", used._replace(cpu=cpu))
-            residuals["one block, torch.svd_lowrank alone"] = residual
-        names = [str(path) for path in stacked]
-        add("merge 8 of rank 32 into 64", submerge("lora", "merge", *names, "--rank", "64", *to)[0])
-    for name, runs in rows.items():
-        wall, cpu, peak = (statistics.median(column) for column in zip(*runs, strict=True))
-        left = f"  residual {residuals[name]:.6f}" if name in residuals else ""
-        print(f"{name:<36} {wall:8.2f} s  CPU {cpu:8.2f} s  {peak:8.0f} MB{left}")
+        for name, runs in rows.items():
+            runs.append(jobs[name]())
+            wall, cpu, peak = (statistics.median(column) for column in zip(*runs, strict=True))
+            left = f"  residual {residuals[name]:.6f}" if name in residuals else ""
+            figures = f"{wall:8.2f} s  CPU {cpu:8.2f} s  {peak:8.0f} MB{left}"
+            print(f"{len(runs)}  {name:<36} {figures}", flush=True)
     out.unlink(missing_ok=True)
 
 
