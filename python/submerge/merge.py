@@ -13,6 +13,7 @@ from submerge.checkpoint import open_checkpoint
 from submerge.files import expanded, path_of
 from submerge.layout import identify
 from submerge.plan import Plan, compile_plan
+from submerge.plan.finite import expect_finite
 from submerge.recipe import Recipe
 from submerge.report import Report
 from submerge.run import RunArguments, RunOptions, build_info, execute
@@ -94,7 +95,8 @@ def merge(
         **run: how to run, see `RunOptions`; decides no byte of the output.
 
     Raises:
-        RecipeError, CheckpointError, LayoutError: as `plan`, before anything is written.
+        RecipeError, CheckpointError, LayoutError, AdapterError: as `plan`, before anything is
+            written; the last also where numbers of an adapter are not finite.
         PlanError: a file changed since the plan was made, or the output is in the way.
         Cancelled: the run was cancelled; nothing is left behind.
         OSError: reading or writing failed, or the disk has too little space.
@@ -166,7 +168,10 @@ def merge_flux_models(
 
 
 def carry_out(made: Plan, options: RunOptions) -> Report:
-    """Write what a plan describes and report what was done."""
+    """Write what a plan describes and report what was done; raises what `merge` raises."""
+    if made.factors is not None:
+        look = options.with_(stats=True, progress=None)
+        expect_finite(made.factors, execute(made.factors, look, "measure"))
     return Report.of(made, execute(made, options, "write"), build_info())
 
 

@@ -19,9 +19,10 @@ from submerge.adapters.deltas import (
     spans,
 )
 from submerge.adapters.places import Target, format_of, in_words, targets_of
-from submerge.adapters.resolve import Compat, Resolved, resolve
+from submerge.adapters.resolve import F32_MAX, Compat, Resolved, resolve
 
 __all__ = [
+    "F32_MAX",
     "Adapter",
     "Compat",
     "Delta",

@@ -119,14 +119,14 @@ class Adapter:
     def trainer(self) -> str | None:
         """What wrote it, where its metadata says so."""
         found = self.metadata
+        if "submerge.version" in found:
+            return "submerge"
         if "ss_network_module" in found:
             return f"sd-scripts ({found['ss_network_module']})"
         for key in _COMMENTS:
             if found.get(key):
                 return _software(found[key])
-        if self.config is not None:
-            return "peft"
-        return "submerge" if "submerge.version" in found else None
+        return None if self.config is None else "peft"
 
     @property
     def base(self) -> str | None:
@@ -281,7 +281,9 @@ def _expect_matrices(module: Module, file: Path) -> None:
             raise AdapterError(
                 f"{file}: {quoted(tensor.name)}: shape {list(tensor.shape)}, expected a matrix of "
                 "a linear layer",
-                hint="factors of convolutions are not read; FLUX.1 has none",
+                hint="factors of convolutions are not read; FLUX.1 has none"
+                if len(tensor.shape) > 2
+                else "the file is damaged",
             )
     for side in ("", "left_", "right_"):
         up, down = module.tensors.get(f"{side}up"), module.tensors.get(f"{side}down")

@@ -176,9 +176,13 @@ def _pattern(data: Mapping[str, Any], name: str, where: str) -> dict[str, float]
 
 def _number(data: Mapping[str, Any], key: str, where: str, default: float | None = None) -> float:
     found = data.get(key, default)
-    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
+    try:
+        number = math.nan if isinstance(found, bool | str) else float(found)  # type: ignore[arg-type]
+    except (OverflowError, TypeError, ValueError):  # JSON's whole numbers have no end
+        number = math.nan
+    if not math.isfinite(number):
         raise _damaged(f"{where}: {quoted(str(key))} expected a finite number")
-    return float(found)
+    return number
 
 
 def _damaged(message: str) -> AdapterError:

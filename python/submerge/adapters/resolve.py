@@ -33,10 +33,13 @@ if TYPE_CHECKING:
     from submerge.checkpoint import TensorInfo
     from submerge.layout import Architecture
 
-__all__ = ["Compat", "Resolved", "resolve"]
+__all__ = ["F32_MAX", "Compat", "Resolved", "resolve"]
 
 Compat: TypeAlias = Literal["diffusers", "comfyui", "lycoris"]
 """Whose reading to follow where programs differ; see docs/adapters.md."""
+
+F32_MAX = float.fromhex("0x1.fffffep127")
+"""The largest number that scales, which are f32 where products are made, may be."""
 
 # LyCORIS adds to every norm what is least in the dtype of the lengths: F32's where they are
 # trained, but that of the file where it reads them from one.
@@ -75,6 +78,13 @@ def resolve(adapter: Adapter, arch: Architecture, compat: Compat | None = None) 
     kept, left = _kept(found, compat)
     common = _first_alpha(kept) if compat == "diffusers" else None
     targets = [t._replace(scale=_scale(t, adapter, compat, common)) for t in kept]
+    for target in targets:
+        if abs(target.scale) > F32_MAX:
+            raise AdapterError(
+                f"{adapter.path}: {quoted(target.module.stem)}: a scale of {target.scale:g}, "
+                "expected one that f32 holds",
+                hint="the scale is alpha over rank; the file or its configuration is damaged",
+            )
     shapes = family_for(adapter, arch).unit_shapes(arch)
     wrong = [fault for target in targets for fault in _misfits(target, shapes)]
     if wrong:

@@ -11,9 +11,9 @@ from submerge.cli.options import (
     as_json,
     emit,
     given,
+    making,
     quiet,
     run_arguments,
-    writing,
 )
 
 if TYPE_CHECKING:
@@ -45,11 +45,8 @@ _FORM = click.option(
     type=click.Choice(["peft", "kohya", "comfy"]),
     help="Whose names it has.  [default: peft]",
 )
-_DTYPE = click.option(
-    "--dtype",
-    type=click.Choice(["bf16", "f16", "f32"]),
-    help="Type of the factors.  [default: bf16, of adapters theirs]",
-)
+_DTYPES = click.Choice(["bf16", "f16", "f32"])
+_DTYPE = click.option("--dtype", type=_DTYPES, help="Type of the factors.  [default: as read]")
 _BASE = click.option(
     "--base",
     type=click.Path(),
@@ -76,10 +73,10 @@ def _write(
 @_OUTPUT
 @_RANK
 @_ENERGY
-@_DTYPE
+@click.option("--dtype", type=_DTYPES, help="Type of the factors.  [default: bf16]")
 @_FORM
 @_BY
-@writing
+@making
 @as_json
 @quiet
 def extract(tuned: str, base: str, **options: Any) -> None:
@@ -114,7 +111,7 @@ def extract(tuned: str, base: str, **options: Any) -> None:
 @click.option("--density", type=float, help="Share of numbers those leave.  [default: 0.5]")
 @click.option("--seed", type=int, help="Seed of dare_linear and dare_ties.  [default: 0]")
 @_BY
-@writing
+@making
 @as_json
 @quiet
 def merge(adapters: tuple[str, ...], **options: Any) -> None:
@@ -144,7 +141,7 @@ def merge(adapters: tuple[str, ...], **options: Any) -> None:
 @_FORM
 @_BASE
 @_BY
-@writing
+@making
 @as_json
 @quiet
 def resize(adapter: str, **options: Any) -> None:
@@ -174,11 +171,13 @@ def resize(adapter: str, **options: Any) -> None:
 )
 @_BASE
 @_BY
-@writing
+@making
 @as_json
 @quiet
 def convert(adapter: str, **options: Any) -> None:
-    """Write ADAPTER in another form, its numbers and alphas as they are.
+    """Write ADAPTER in another form, its numbers as they are.
+
+    Alphas and scales are kept, too.
 
     \b
     submerge lora convert style-kohya.safetensors --to peft -o style.safetensors

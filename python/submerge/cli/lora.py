@@ -24,7 +24,7 @@ from submerge.cli.options import (
 
 @click.group()
 def lora() -> None:
-    """LoRAs and other adapters: look at one, or fuse them into a model."""
+    """LoRAs and other adapters: look at, fuse, extract, merge, resize and convert them."""
 
 
 _COMPAT = click.option(

@@ -90,13 +90,18 @@ def reading(command: F) -> F:
 
 
 def writing(command: F) -> F:
+    """Add the options of every command that writes a model, those for reading among them."""
+    option = click.option(
+        "--stats/--no-stats",
+        default=None,
+        help="Measure the models on the way.  [default: stats]",
+    )
+    return making(option(command))
+
+
+def making(command: F) -> F:
     """Add the options of every command that writes tensors, those for reading among them."""
     for option in (
-        click.option(
-            "--stats/--no-stats",
-            default=None,
-            help="Measure the models on the way.  [default: stats]",
-        ),
         click.option(
             "--statistics-cache",
             metavar="DIR|off",

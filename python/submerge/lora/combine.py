@@ -15,7 +15,7 @@ from submerge.files import expanded, path_of
 from submerge.layout import FAMILIES, identify, unit_shapes
 from submerge.lora.asked import split
 from submerge.lora.made import MadeAdapter
-from submerge.plan.adapted import Fused, expect_matched
+from submerge.plan.adapted import Fused, expect_matched, strengths_of
 from submerge.plan.blended import Blending, Method
 from submerge.plan.combined import Combining, Wanted
 from submerge.plan.factored import expect_energy, expect_rank, placed_in_one
@@ -161,9 +161,7 @@ def _fused(adapters: Sequence[str | Mapping[str, Any]], arch: Architecture) -> I
         adapter = open_adapter(source.path)
         resolved = resolve(adapter, arch, source.compat)
         expect_matched(adapter, resolved, source)
-        selection = Selection.of(units, [unit for unit in units if unit in resolved.deltas])
-        scale = source.scale.table(selection, f"{where}.scale")
-        strengths = {u: scale[u] for u in resolved.deltas if u in scale and scale[u] != 0}
+        strengths = strengths_of(source, resolved, units, where)
         # Twice the same file is two adapters.
         yield Fused(f"{at}:{_name(adapter)}", where, None, source, adapter, resolved, strengths)
 
@@ -204,7 +202,10 @@ def _wanted(asked: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> 
     for unit in shapes:
         rank = expect_rank(tables["rank"][unit], "rank", unit) if "rank" in tables else None
         if rank == 0:
-            raise RecipeError(f"rank: 0 for {quoted(unit)}, expected at least 1")
+            raise RecipeError(
+                f"rank: 0 for {quoted(unit)}, expected at least 1",
+                hint="a scale of 0 leaves units out: `scale: {single: 0, default: 1}`",
+            )
         energy = None
         if "energy" in tables:
             energy = expect_energy(tables["energy"][unit], "energy", unit)

@@ -18,6 +18,7 @@ from submerge.layout import FAMILIES, identify, unit_shapes
 from submerge.lora.heatmap import draw
 from submerge.merge import named
 from submerge.plan.adapted import Fused
+from submerge.plan.finite import expect_finite, factors_plan
 from submerge.plan.strength import strength_plan
 from submerge.recipe import AdapterSource
 from submerge.report import Run
@@ -264,6 +265,7 @@ def info(
     strengths = dict.fromkeys(resolved.deltas, 1.0)
     fused = Fused("adapter", "adapter", onto, source, adapter, resolved, strengths)
     rows, went = _measured(fused, arch, model, options)
+    problem = problem or _nonfinite(fused, options)
     targets = resolved.targets
     return AdapterInfo(
         path=adapter.path,
@@ -295,6 +297,17 @@ def _unresolved(adapter: Adapter, arch: Architecture) -> Resolved:
     return Resolved({}, tuple(targets), unmatched, {})
 
 
+def _nonfinite(fused: Fused, options: RunOptions) -> str | None:
+    """Say which numbers are infinite or NaN, if any that change something are."""
+    made = factors_plan([fused])
+    try:
+        if made is not None:
+            expect_finite(made, execute(made, options.with_(progress=None), "measure"))
+    except AdapterError as error:
+        return error.message
+    return None
+
+
 def _measured(
     fused: Fused, arch: Architecture, model: Model | None, options: RunOptions
 ) -> tuple[tuple[Strength, ...], Run | None]:
@@ -314,6 +327,9 @@ def _measured(
     rows: dict[tuple[str, ...], Strength] = {}
     for unit, target in _units_of(fused.resolved):
         row = _row(unit, target, math.prod(shapes[unit]), found.get(unit, (math.nan, math.nan)))
+        row = row._replace(alphas=_alphas(fused, target) if row.ranks else ())
+        # Of what does not fit no scale is known.
+        row = row if fused.resolved.deltas else row._replace(scales=())
         rows[row[:3]] = rows[row[:3]].plus(row) if row[:3] in rows else row
     return tuple(rows[key] for key in sorted(rows, key=_order)), went
 
@@ -331,6 +347,14 @@ def _units_of(resolved: Resolved) -> Iterator[tuple[str, Target]]:
                     yield unit, target
 
 
+def _alphas(fused: Fused, target: Target) -> tuple[float, ...]:
+    """Return a module's alpha, of the file or of peft's configuration, if there is one."""
+    alpha, config = target.module.alpha, fused.adapter.config
+    if alpha is None and config is not None:
+        return (config.alpha_of(target.name),)
+    return () if alpha is None else (alpha,)
+
+
 def _row(unit: str, target: Target, elements: int, found: tuple[float, float]) -> Strength:
     module = target.module
     product = module.rank is not None and unit.endswith(".weight")
@@ -341,7 +365,7 @@ def _row(unit: str, target: Target, elements: int, found: tuple[float, float]) -
         part=part,
         kinds=(module.words,),
         ranks=(module.rank,) if module.rank is not None and product else (),
-        alphas=(module.alpha,) if module.alpha is not None and product else (),
+        alphas=(),
         scales=(target.scale,) if product else (),
         elements=elements,
         norm2=found[0],

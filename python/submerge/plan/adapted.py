@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from submerge.adapters import (
+    F32_MAX,
     Difference,
     Factors,
     Hadamard,
@@ -24,7 +25,7 @@ from submerge.adapters import (
     spans,
 )
 from submerge.adapters.keys import split
-from submerge.errors import AdapterError, listing, quoted
+from submerge.errors import AdapterError, RecipeError, listing, quoted
 from submerge.methods import number_in_words
 from submerge.plan import terms as t
 from submerge.plan.labels import label
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from submerge.plan.terms import Rows, Term
     from submerge.recipe import AdapterSource
 
-__all__ = ["Fused", "added", "expect_matched", "expect_used", "fuse"]
+__all__ = ["Fused", "added", "expect_matched", "expect_used", "fuse", "strengths_of"]
 
 
 class Fused(NamedTuple):
@@ -109,11 +110,33 @@ def fuse(
         resolved = resolve(adapter, arch, source.compat)
         expect_matched(adapter, resolved, source)
         field = f"recipe.adapters[{at}]"
-        selection = Selection.of(units, [unit for unit in units if unit in resolved.deltas])
-        scale = source.scale.table(selection, f"{field}.scale")
-        strengths = {u: scale[u] for u in resolved.deltas if u in scale and scale[u] != 0}
+        strengths = strengths_of(source, resolved, units, field)
         found.append(Fused(names[at], field, onto, source, adapter, resolved, strengths))
     return tuple(found)
+
+
+def strengths_of(
+    source: AdapterSource, resolved: Resolved, units: Sequence[str], field: str
+) -> dict[str, float]:
+    """Return the strength at each unit that an adapter changes.
+
+    Args:
+        source: what was asked of the adapter at `field`.
+        resolved: what it does to which unit.
+        units: every unit of the model, which lists and gradients run over.
+
+    Raises:
+        RecipeError: strengths that do not fit the units, or that f32 does not hold.
+    """
+    selection = Selection.of(units, [unit for unit in units if unit in resolved.deltas])
+    scale = source.scale.table(selection, f"{field}.scale")
+    for unit, strength in scale.items():
+        if abs(strength) > F32_MAX:
+            raise RecipeError(
+                f"{field}.scale: {strength:g} for {quoted(unit)}, expected a number that f32 holds",
+                hint="strengths are mostly between -2 and 2",
+            )
+    return {u: scale[u] for u in resolved.deltas if u in scale and scale[u] != 0}
 
 
 def _names_of(sources: Sequence[AdapterSource], models: Container[str]) -> list[str]:
@@ -143,11 +166,11 @@ def expect_matched(adapter: Adapter, resolved: Resolved, source: AdapterSource) 
     if lost:
         first = next(iter(lost))
         parts = split(first)
+        entry = (first if parts is None else parts.stem).replace("\n", "\\u{a}")
         raise AdapterError(
             f"{adapter.path}: {listing(list(lost), noun='key')} without a place in the model "
             f"({lost[first]}), expected every key to have one",
-            hint=f"`allow: [{first if parts is None else parts.stem}]` leaves it out; patterns may "
-            "hold `*`",
+            hint=f"`allow: [{entry}]` leaves it out; patterns may hold `*`",
         )
     if not resolved.deltas:
         elsewhere = ", ".join(adapter.elsewhere) or "nothing"

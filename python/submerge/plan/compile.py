@@ -19,10 +19,11 @@ from submerge.plan.about import Draft, about, beside, remarks
 from submerge.plan.adapted import expect_used, fuse
 from submerge.plan.decide import decide, union
 from submerge.plan.factored import expect_plain, factored, making_of, placed_in_one
+from submerge.plan.finite import factors_plan
 from submerge.plan.form import OutFile, OutputTensor, Plan
 from submerge.plan.guidance import decide_guidance
 from submerge.plan.outputs import lay_out, place, precision_notes, shape_of
-from submerge.plan.pipeline import take_over
+from submerge.plan.pipeline import Taken, take_over
 from submerge.plan.provenance import metadata
 from submerge.plan.scope import spanned
 from submerge.plan.unit import Inputs, bake, compile_unit
@@ -102,7 +103,9 @@ def compile_plan(
         adapters=inputs.adapters,
         adapting=frozenset(inputs.adapting),
     )
-    taken = take_over(recipe.output, models, guidance=arch.guidance)
+    taken = Taken()
+    if made is None:
+        taken = take_over(recipe.output, models, guidance=arch.guidance)
     texts, licences = beside(draft)
     facts = metadata(draft.public, models, arch, draft.words, draft.licence, inputs.adapters)
     making = None if made is None else making_of(recipe.output, made, facts)
@@ -124,6 +127,7 @@ def compile_plan(
         ),
         read_bytes=read_bytes + sum(tensor.nbytes for tensor, _ in carried),
         making=making,
+        factors=factors_plan(a for a in inputs.adapters if a.name in inputs.adapting),
     )
 
 

@@ -171,7 +171,8 @@ def expect_rank(rank: float, where: str, unit: str) -> int:
     """Return a rank that is a whole number of at least 0, or raise RecipeError."""
     if rank != int(rank) or rank < 0:
         raise RecipeError(
-            f"{where}: {rank:g} for {quoted(unit)}, expected a whole number of at least 0"
+            f"{where}: {rank:g} for {quoted(unit)}, expected a whole number of at least 0",
+            hint="16 to 64 are usual; 0 leaves units out",
         )
     return int(rank)
 
@@ -180,7 +181,8 @@ def expect_energy(energy: float, where: str, unit: str) -> float:
     """Return a share that is more than 0 and at most 1, or raise RecipeError."""
     if not 0 < energy <= 1:
         raise RecipeError(
-            f"{where}: {energy:g} for {quoted(unit)}, expected more than 0 and at most 1"
+            f"{where}: {energy:g} for {quoted(unit)}, expected more than 0 and at most 1",
+            hint="0.95 holds 95 % of the sum of squares",
         )
     return energy
 

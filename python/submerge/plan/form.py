@@ -192,6 +192,7 @@ class Plan:
         units: in output order; they tile every output exactly.
         read_bytes: bytes of tensors read, each operand counted once per use.
         making: the adapter that is made of the outputs, which then are not written themselves.
+        factors: what looks at the numbers of adapters before anything is written.
     """
 
     target: Path
@@ -206,6 +207,7 @@ class Plan:
     about: About
     read_bytes: int
     making: Making | None = None
+    factors: Plan | None = None
 
     def __repr__(self) -> str:
         return (
@@ -279,8 +281,10 @@ class Plan:
     def _output_lines(self) -> list[str]:
         about = self.about
         kind = "folder" if self.is_folder else "file"
-        tensors = counted(len(self.outputs), "tensor")
-        lines = [f"output    {kind} {self.target}: layout {about.layout}, {about.dtype}, {tensors}"]
+        what = f"layout {about.layout}, {about.dtype}, {counted(len(self.outputs), 'tensor')}"
+        if self.making is not None:
+            what = f"adapter, {self.making.in_words()}"
+        lines = [f"output    {kind} {self.target}: {what}"]
         for file, size in zip(self.files, self.file_sizes, strict=True):
             lines.append(f"          {file.path or self.target.name}  {bytes_in_words(size)}")
         lines += [f"          {text.path}" for text in self.texts]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from submerge.adapters.written import FORMS, Ranked, form_metadata
 from submerge.checkpoint.dtypes import DTYPES
+from submerge.errors import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -72,6 +73,12 @@ class Making:
     dtype: str
     modules: tuple[Module, ...]
     facts: Mapping[str, str]
+
+    def in_words(self) -> str:
+        """Return what is made: `form peft, BF16, 48 modules, rank 16 at most`."""
+        ranks = [module.rank for module in self.modules if module.rank]
+        made = f"form {self.form}, {self.dtype}, {counted(len(ranks), 'module')}"
+        return f"{made}, rank {max(ranks)} at most" if ranks else made
 
     def plain(self) -> dict[str, Any]:
         """Return the JSON form."""
