@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -176,13 +177,11 @@ def _pattern(data: Mapping[str, Any], name: str, where: str) -> dict[str, float]
 
 def _number(data: Mapping[str, Any], key: str, where: str, default: float | None = None) -> float:
     found = data.get(key, default)
-    try:
-        number = math.nan if isinstance(found, bool | str) else float(found)  # type: ignore[arg-type]
-    except (OverflowError, TypeError, ValueError):  # JSON's whole numbers have no end
-        number = math.nan
-    if not math.isfinite(number):
+    # JSON's whole numbers have no end, and f64 has one.
+    most = sys.float_info.max
+    if isinstance(found, bool) or not isinstance(found, int | float) or not -most <= found <= most:
         raise _damaged(f"{where}: {quoted(str(key))} expected a finite number")
-    return number
+    return float(found)
 
 
 def _damaged(message: str) -> AdapterError:

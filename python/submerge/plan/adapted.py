@@ -121,9 +121,10 @@ def strengths_of(
     """Return the strength at each unit that an adapter changes.
 
     Args:
-        source: what was asked of the adapter at `field`.
+        source: what is asked of the adapter.
         resolved: what it does to which unit.
         units: every unit of the model, which lists and gradients run over.
+        field: where that is asked, for messages.
 
     Raises:
         RecipeError: strengths that do not fit the units, or that f32 does not hold.

@@ -155,7 +155,7 @@ class Combining:
         else:
             copied = self._copied(using[0], unit, first.rows, 0)
             tensor = OutputTensor(0, f"{self._form.prefix}{name}.weight", "F32", (copied.end,))
-            yield Module(name, unit, "difference"), [(tensor, [copied])]
+            yield Module(name, unit, "difference", value=True), [(tensor, [copied])]
 
     def _module(
         self,

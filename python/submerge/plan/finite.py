@@ -1,6 +1,6 @@
 """The plan that looks whether the numbers of adapters are finite, before a model is written.
 
-One NaN in a factor is a row or a column of NaN in the model, and whoever reads the model blames that.
+One NaN in a factor is a row or a column of NaN in the model, which would be blamed for it.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class MadeModule(NamedTuple):
         part: the part: `attn.q`, `mlp`, `mod`, ...
         name: its name in the form it is written in.
         ranks: the rank of each module; 0 for one that is no product or is left out.
-        norm2: the sum of squares of what it stands for.
+        norm2: the sum of squares of what it adds; 0 where it is a tensor's new value.
         residual2: the sum of squares of what is missing in it as it is written.
     """
 
@@ -68,7 +68,11 @@ def made_modules(plan: Plan, figures: Mapping[str, Any]) -> tuple[MadeModule, ..
     pairs = zip(plan.making.modules, figures["modules"], strict=True)
     return tuple(
         MadeModule(
-            *place_of(module.unit), module.name, (made["rank"],), made["norm2"], made["residual2"]
+            *place_of(module.unit),
+            module.name,
+            (made["rank"],),
+            0.0 if module.value else made["norm2"],
+            made["residual2"],
         )
         for module, made in pairs
     )

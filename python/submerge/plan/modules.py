@@ -38,6 +38,7 @@ class Module(NamedTuple):
         rows: the rows of their sum.
         dtype: the dtype of its factors, as headers spell it; the adapter's where it is empty.
         scale: what readers multiply its product by: alpha is so many times the rank.
+        value: whether it is a tensor's new value and no difference, so that it has no length.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Module(NamedTuple):
     rows: int = 0
     dtype: str = ""
     scale: float = 1.0
+    value: bool = False
 
     @property
     def outputs(self) -> int:
