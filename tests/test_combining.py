@@ -152,6 +152,10 @@ def test_whole_norms_stay_where_they_can(tmp_path: Path, base: Path) -> None:
     made = lora.resize(path, out, rank=2, base=base)
     assert np.array_equal(factory.read(out)[norm], found[norm])
     assert not made.notes
+    # A new value is no difference: it has no part in the share that is missing.
+    (pair,) = files.pairs(BASE, files.MODULES[:1], 4).values()
+    squares = np.linalg.svd(files.product(pair), compute_uv=False) ** 2
+    assert made.residual == pytest.approx(np.sqrt(squares[2:].sum() / squares.sum()), rel=1e-3)
     left: Any = (({"scale": 0.5}, "peft"), ({}, "kohya"))
     for scaled, form in left:
         made = lora.merge([{"path": path, **scaled}], out, base=base, form=form, overwrite=True)

@@ -188,6 +188,17 @@ def test_a_recipe_makes_an_adapter_of_any_merge(tmp_path: Path, models: dict[str
     planned = submerge.plan(recipe, out)
     assert planned.file_sizes[0] == out.stat().st_size
     assert planned.disk_bytes < 1.01 * out.stat().st_size
+    matrices = len(NAMES)
+    assert f"adapter, form peft, F32, {matrices} modules, rank 64 at most" in planned.describe()
+
+
+def test_of_a_pipeline_nothing_else_is_missed(tmp_path: Path) -> None:
+    whole = factory.save_pipeline(tmp_path / "pipeline", BASE)
+    tuned = factory.save_file(tmp_path / "tuned.safetensors", replace(BASE, seed=1))
+    made = lora.extract(tuned, whole, tmp_path / "out.safetensors", rank=4)
+    assert not [note for note in made.notes if "pipeline" in note]
+    merged = submerge.merge({"models": {"a": str(tuned), "b": str(whole)}}, tmp_path / "merged")
+    assert [note for note in merged.summary["notes"] if "`pipeline_from: b`" in note]
 
 
 def test_bytes_are_those_of_any_threads_and_isa(tmp_path: Path) -> None:

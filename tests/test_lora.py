@@ -17,7 +17,7 @@ import factory
 import submerge
 from factory import KREA, SCHNELL, Array
 from fusing import WIDE, assert_close, expected, weights
-from submerge import documents
+from submerge import documents, lora
 from submerge.checkpoint import open_checkpoint
 from submerge.cli import app
 from submerge.documents import AdapterDocument
@@ -103,6 +103,27 @@ def test_norms_without_a_model_are_those_of_the_products(tmp_path: Path) -> None
     assert math.isnan(row.relative)
 
 
+def test_where_the_shapes_do_not_fit_no_scale_is_told(tmp_path: Path, style: Path) -> None:
+    alone = info(style)
+    assert alone.problem is not None
+    assert {(row.ranks, row.alphas, row.scales) for row in alone.rows} == {((4,), (2.0,), ())}
+    assert {row.scales for row in info(style, model(tmp_path)).rows} == {(0.5,)}
+
+
+def test_alphas_of_a_configuration_are_told(tmp_path: Path) -> None:
+    modules = ["transformer_blocks.0.attn.to_q", "single_transformer_blocks.0.proj_mlp"]
+    arrays = files.diffusers(files.pairs(KREA, modules, 4))
+    metadata = files.peft_metadata(r=4, lora_alpha=8, alpha_pattern={modules[1]: 2})
+    path = files.save(tmp_path / "s.safetensors", arrays, metadata)
+    double, single = info(path, model(tmp_path)).rows
+    assert (double.alphas, double.scales, single.alphas, single.scales) == (
+        (8,), (2.0,), (2,), (0.5,)
+    )  # fmt: skip
+    assert info(path).trainer == "peft"
+    lora.resize(path, tmp_path / "r.safetensors", rank=2, base=model(tmp_path))
+    assert info(tmp_path / "r.safetensors").trainer == "submerge"
+
+
 def test_the_document_has_its_schema_and_is_read_back(tmp_path: Path, style: Path) -> None:
     found = info(style, model(tmp_path))
     schema = json.loads(documents.published("adapter"))
@@ -125,7 +146,7 @@ def test_what_does_not_fit_is_listed_by_info(
     said = capsys.readouterr().out
     assert "2 keys: `lora_unet_guidance_in_in_layer.lora_down.weight`" in said
     assert "(this model has no guidance embedder)" in said
-    assert "elsewhere:  1 keys for text encoder (CLIP)" in said
+    assert "elsewhere:  1 key for text encoder (CLIP)" in said
     picture = tmp_path / "s.svg"
     krea = model(tmp_path)
     assert run("lora", "info", path, "--base", krea, "--heatmap", picture, "--json") == 0

@@ -12,7 +12,7 @@ from submerge.adapters import Resolved, format_of, in_words, open_adapter, resol
 from submerge.blocks import execution_key, place_of, stream_of
 from submerge.checkpoint import open_checkpoint
 from submerge.columns import aligned
-from submerge.errors import AdapterError, listing
+from submerge.errors import AdapterError, counted, listing
 from submerge.files import write_whole
 from submerge.layout import FAMILIES, identify, unit_shapes
 from submerge.lora.heatmap import draw
@@ -186,7 +186,9 @@ class AdapterInfo:
             "trainer": self.trainer or "",
             "trained on": self.trained_on or "",
             "on": self.model,
-            "elsewhere": ", ".join(f"{n:,} keys for {what}" for what, n in self.elsewhere.items()),
+            "elsewhere": ", ".join(
+                f"{counted(n, 'key')} for {what}" for what, n in self.elsewhere.items()
+            ),
         }
         lines = [f"{name + ':':<12}{value}" for name, value in facts.items() if value]
         reasons: dict[str, list[str]] = {}
