@@ -313,7 +313,8 @@ def test_factors_are_merged_as_peft_does(
         path = files.save(tmp_path / f"{at}.safetensors", arrays)
         given.append({"path": str(path), "scale": weight})
     out = tmp_path / "out.safetensors"
-    made = lora.merge(given, out, base=base, method=method, density=0.3)
+    density: Any = {} if method == "linear" else {"density": 0.3}
+    made = lora.merge(given, out, base=base, method=method, **density)
     assert {module.ranks for module in made.modules} == {(4,)}
     got = factory.read(out)
     # The final modulation is two units, each thinned out by itself.
@@ -353,6 +354,9 @@ def test_methods_need_one_rank(tmp_path: Path, base: Path) -> None:
     refused: Any = (
         ({"method": "slerp"}, "method: expected one of"),
         ({"method": "ties", "density": 0.0}, "density: expected more than 0"),
+        ({"density": 0.2}, "density: given for the method `cat`, expected one of `ties`"),
+        ({"method": "linear", "density": 0.2}, "density: given for the method `linear`"),
+        ({"method": "ties", "seed": 3}, "seed: given for the method `ties`, expected one of `dare"),
     )
     for asked, message in refused:
         with pytest.raises(RecipeError, match=message):

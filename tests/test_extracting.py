@@ -189,6 +189,8 @@ def test_a_recipe_makes_an_adapter_of_any_merge(tmp_path: Path, models: dict[str
     assert planned.file_sizes[0] == out.stat().st_size
     assert planned.disk_bytes < 1.01 * out.stat().st_size
     matrices = len(NAMES)
+    assert (planned.about.layout, planned.about.dtype) == ("peft", "F32")
+    assert (report.summary["layout"], report.summary["dtype"]) == ("peft", "F32")
     assert f"adapter, form peft, F32, {matrices} modules, rank 64 at most" in planned.describe()
 
 
@@ -329,7 +331,12 @@ def test_guidance_that_only_one_has_is_left_out_and_named(tmp_path: Path) -> Non
         tmp_path / "guided.safetensors", replace(BASE, guidance=True, seed=1)
     )
     plain = factory.save_file(tmp_path / "plain.safetensors", BASE)
-    for one, base in ((guided, plain), (plain, guided)):
-        made = lora.extract(one, base, tmp_path / "o.safetensors", rank=4, overwrite=True)
+    out = tmp_path / "o.safetensors"
+    for one, base, known in (
+        (guided, plain, "flux-1-schnell/lora"),
+        (plain, guided, "flux-1-dev/lora"),
+    ):
+        made = lora.extract(one, base, out, rank=4, overwrite=True)
+        assert factory.header(out)["__metadata__"]["modelspec.architecture"] == known
         assert any("guidance" in note and "left out" in note for note in made.notes)
         assert not any("guidance" in module.name for module in made.modules)

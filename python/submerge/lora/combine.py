@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 __all__ = ["convert", "merge", "resize"]
 
 _DTYPES = ("same", "bf16", "f16", "f32")
+_USED_BY = {
+    "density": ("ties", "dare_linear", "dare_ties", "magnitude_prune"),
+    "seed": ("dare_linear", "dare_ties"),
+}
 
 
 def merge(
@@ -185,6 +189,13 @@ def _how(asked: Mapping[str, Any]) -> Blending:
     if how.method not in known:
         expected = ", ".join(map(quoted, known))
         raise RecipeError(f"method: expected one of {expected}, got {quoted(str(how.method))}")
+    for field, users in _USED_BY.items():
+        if field in asked and how.method not in users:
+            expected = ", ".join(map(quoted, users))
+            raise RecipeError(
+                f"{field}: given for the method {quoted(how.method)}, expected one of {expected}",
+                hint=f"name such a method, or leave {quoted(field)} out",
+            )
     if not 0 < how.density <= 1:
         raise RecipeError(f"density: expected more than 0 and at most 1, got {how.density:g}")
     return how

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from submerge.adapters.written import FORMS
 from submerge.errors import counted, listing, quoted
 from submerge.layout import depths_of, family_of
 from submerge.plan.facts import About, Applied, Parent
@@ -126,7 +127,8 @@ class Draft:
 
     @property
     def words(self) -> dict[str, str]:
-        """Title, description, layout and parents for the metadata."""
+        """Title, description, layout, parents and what the architecture ends in, for metadata."""
+        adapter = self.recipe.output.adapter
         said = [f"{', '.join(where)}: {formula}" for formula, where in self.formulas[:_DESCRIBED]]
         if len(self.formulas) > _DESCRIBED:
             said.append(f"and {len(self.formulas) - _DESCRIBED} more formulas, see submerge.recipe")
@@ -138,7 +140,8 @@ class Draft:
         return {
             "title": self.title,
             "description": description,
-            "layout": self.shape.layout,
+            "layout": self.shape.layout if adapter is None else FORMS[adapter.form].layout,
+            "suffix": "" if adapter is None else "/lora",
             "parents": ", ".join(used),
         }
 

@@ -107,8 +107,13 @@ def compile_plan(
     if made is None:
         taken = take_over(recipe.output, models, guidance=arch.guidance)
     texts, licences = beside(draft)
-    facts = metadata(draft.public, models, arch, draft.words, draft.licence, inputs.adapters)
+    asked = recipe.output.adapter
+    whose = arch if asked is None else models[asked.onto].arch
+    facts = metadata(draft.public, models, whose, draft.words, draft.licence, inputs.adapters)
     making = None if made is None else making_of(recipe.output, made, facts)
+    said = about(draft)
+    if making is not None:
+        said = said._replace(layout=making.form, dtype=making.dtype)
     return Plan(
         target=target,
         is_folder=shape.is_folder,
@@ -121,7 +126,7 @@ def compile_plan(
         copies=(*taken.copies, *licences),
         outputs=placed.outputs,
         units=placed.units,
-        about=about(draft)._replace(
+        about=said._replace(
             notes=(*notes, *precision, *guidance.notes, *taken.notes, *remarks(draft, licences)),
             unused=list_unused(inputs, decided, guidance, owner, recipe.extras),
         ),

@@ -96,8 +96,9 @@ def metadata(
 ) -> dict[str, str]:
     """Return the metadata of every weight file.
 
-    `words` are the title, the description, the layout and the parents. ModelSpec 1.0.1
-    (Stability-AI/ModelSpec) only where the architecture is known, since it must be named.
+    `words` are the title, the description, the layout, the parents, and the suffix that the
+    architecture of an adapter has, `/lora`. ModelSpec 1.0.1 (Stability-AI/ModelSpec) only where
+    the architecture is known, since it must be named.
     """
     from submerge import _core
 
@@ -128,7 +129,8 @@ def _modelspec(arch: Architecture, words: Mapping[str, str], licence: Licence) -
     return {
         "modelspec.sai_model_spec": "1.0.1",
         # The ids sd-scripts writes; guidance alone decides how a loader runs the model.
-        "modelspec.architecture": "flux-1-dev" if arch.guidance else "flux-1-schnell",
+        "modelspec.architecture": ("flux-1-dev" if arch.guidance else "flux-1-schnell")
+        + words["suffix"],
         "modelspec.implementation": "diffusers"
         if words["layout"] == "diffusers"
         else implementation,
