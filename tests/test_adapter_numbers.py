@@ -15,6 +15,7 @@ from submerge import AdapterError, RecipeError, lora
 from submerge.cli import main
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 BASE = Flux(dtype="F32")
@@ -55,11 +56,12 @@ def test_numbers_that_are_not_finite_are_refused_before_anything_is_written(
         "models": {"krea": str(model), "schnell": str(other)},
         "adapters": [{"path": path, "onto": "krea"}],
     }
-    for make in (
+    makes: list[Callable[[], object]] = [
         lambda: lora.bake(model, [path], out),
         lambda: submerge.convert(model, out, layout="diffusers", adapters=[path]),
         lambda: submerge.merge(recipe, out),
-    ):
+    ]
+    for make in makes:
         with pytest.raises(AdapterError, match=f"`{name}`: 2 of {size} elements infinite or NaN"):
             make()
     assert not out.parent.exists()
