@@ -194,6 +194,22 @@ def test_a_recipe_makes_an_adapter_of_any_merge(tmp_path: Path, models: dict[str
     assert f"adapter, form peft, F32, {matrices} modules, rank 64 at most" in planned.describe()
 
 
+@pytest.mark.parametrize("form", ["peft", "kohya", "comfy"])
+def test_where_only_a_norm_differs_that_is_the_adapter(tmp_path: Path, form: Any) -> None:
+    base = factory.save_file(tmp_path / "base.safetensors", BASE)
+    arrays, name = factory.tensors(BASE), "transformer_blocks.0.attn.norm_q.weight"
+    arrays[name] = arrays[name] + files.draw("norm", *arrays[name].shape)
+    tuned = factory.write(tmp_path / "tuned.safetensors", arrays)
+    out, baked = tmp_path / "out.safetensors", tmp_path / "baked.safetensors"
+    made = lora.extract(tuned, base, out, rank=4, form=form)
+    assert [module.norm2 > 0 for module in made.modules].count(True) == 1
+    assert len(factory.read(out)) == 1
+    lora.bake(base, [str(out)], baked)
+    found = factory.read(baked)
+    for key, array in arrays.items():
+        assert np.abs(files.wide(found[key]) - files.wide(array)).max() <= 1.2e-7, key
+
+
 def test_of_a_pipeline_nothing_else_is_missed(tmp_path: Path) -> None:
     whole = factory.save_pipeline(tmp_path / "pipeline", BASE)
     tuned = factory.save_file(tmp_path / "tuned.safetensors", replace(BASE, seed=1))

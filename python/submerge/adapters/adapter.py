@@ -324,6 +324,9 @@ def _expect_adapter(
     roles = {role for module in modules for role in module.tensors}
     if elsewhere or roles - {"weight", "bias"}:
         return
+    # Norms alone can be all that was trained; a model has matrices.
+    if modules and all(len(t.shape) == 1 for m in modules for t in m.tensors.values()):
+        return
     raise AdapterError(
         f"{checkpoint.path}: holds no adapter, expected LoRA, DoRA, LoHa, LoKr or differences, got "
         f"{listing(checkpoint.tensors)}",

@@ -40,6 +40,11 @@ class Form(NamedTuple):
     norm: str | None
     alpha: str | None
 
+    @property
+    def scales_bias(self) -> bool:
+        """Whether readers multiply a bias by the scale, as it is that of a factor."""
+        return self.bias.startswith(".lora_B")
+
     def stem(self, module: str) -> str:
         """Return what the names of a module's tensors begin with."""
         return self.prefix + module.replace(".", self.separator)
@@ -94,6 +99,8 @@ def form_metadata(
         biased: whether factors have biases beside them.
         longest: write out rank and alpha of every module, as if no two were equal.
     """
+    if not modules:  # norms and biases alone
+        return {}
     rank, alpha = Counter((m.rank, m.alpha) for m in modules).most_common(1)[0][0]
     if name == "peft":
         # A pattern ends a module's name at a dot: without `^` that of `proj_out` would end others'.

@@ -22,7 +22,7 @@ from submerge.plan.outputs import dtype_of
 from submerge.plan.terms import Rows, Source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from submerge.adapters import Delta, Span
     from submerge.layout import Architecture
@@ -39,6 +39,15 @@ class Wanted(NamedTuple):
 
     rank: int | None = None
     energy: float | None = None
+
+
+def _most(wishes: Iterable[Wanted]) -> Wanted:
+    """Return what is enough for each of the units that a module stacks."""
+    ranks, energies = zip(*wishes, strict=True)
+    return Wanted(
+        max((rank for rank in ranks if rank is not None), default=None),
+        max((energy for energy in energies if energy is not None), default=None),
+    )
 
 
 class _Part(NamedTuple):
@@ -172,9 +181,11 @@ class Combining:
             for unit in weights
             for delta in self._deltas(fused, unit)
         )
-        bias = []
+        bias: list[Filled] = []
         if any(unit in fused.strengths for fused in self._adapters for unit in biases):
-            bias = [self._sum(self._form.stem(name) + self._form.bias, biases)]
+            bias = [self._bias(name, biases)]
+            if not (others or parts):
+                return self._bias_alone(name, weights, bias)
         if len(shape) == 1:
             if self._form.norm is None:
                 raise AdapterError(
@@ -183,8 +194,8 @@ class Combining:
                 )
             made = Module(name, weights[0], "difference")
             return made, [self._sum(self._form.stem(name) + self._form.norm, weights)]
-        wish = wanted[weights[0]]
-        if others or not parts:
+        wish = _most(wanted[unit] for unit in weights)
+        if others:
             if wish.rank is None and wish.energy is None:
                 raise AdapterError(
                     f"{quoted(name)}: no product of two matrices, expected a rank to make one of",
@@ -210,6 +221,7 @@ class Combining:
             and wish.energy is None
             and len({part.alpha for part in parts}) == 1
             and all(part.strength == 1 for part in parts)
+            and not (bias and self._form.scales_bias and parts[0].alpha == 0)
         )
         if self._how.method != "cat":
             parts, outputs = self._blended(name, weights, parts)
@@ -222,6 +234,9 @@ class Combining:
                     self._up(f"{name}.{at}.up", part),
                     self._down(f"{name}.{at}.down", part),
                 ]
+        scale = parts[0].alpha if kept else 1.0
+        if bias and self._form.scales_bias:
+            bias = [self._bias(name, [unit.name for unit in bias[0][1]], scale)]
         made = Module(
             name,
             weights[0],
@@ -232,7 +247,7 @@ class Combining:
             products=tuple((1.0 if kept else part.scale, part.first) for part in parts),
             rows=shape[0],
             dtype=dtype_of(name, self._dtypes(weights), self._dtype),
-            scale=parts[0].alpha if kept else 1.0,
+            scale=scale,
         )
         return made, outputs + bias
 
@@ -342,15 +357,31 @@ class Combining:
         operands = ((self._rows(fused, span),),)
         return Unit(unit, "adapter", blend, operands, start, start + span.end - span.start)
 
-    def _sum(self, name: str, units: list[str]) -> Filled:
-        """Return an output in F32 with the sum of what adapters add to units."""
+    def _bias(self, name: str, biases: list[str], scale: float = 1.0) -> Filled:
+        """Return what adapters add to biases, for a reader who multiplies it by a scale."""
+        return self._sum(self._form.stem(name) + self._form.bias, biases, scale)
+
+    def _bias_alone(
+        self, name: str, weights: list[str], bias: list[Filled]
+    ) -> tuple[Module, list[Filled]]:
+        """Return a module of which nothing but the bias changes."""
+        if self._form.scales_bias:
+            raise AdapterError(
+                f"{quoted(name)}: a bias alone, expected factors that it stands beside",
+                hint="`--to comfy` and `--to kohya` have a place for it",
+            )
+        return Module(name, weights[0], "difference"), bias
+
+    def _sum(self, name: str, units: list[str], scale: float = 1.0) -> Filled:
+        """Return an output in F32 with what adapters add to units, over a scale."""
         placed: list[Unit] = []
         end = 0
         for unit in units:
             terms: tuple[Term, ...] = ()
             using = [fused for fused in self._adapters if self._deltas(fused, unit)]
             for fused in using:
-                terms = added(fused, unit, terms, lambda span, f=fused: self._rows(f, span))  # type: ignore[misc]
+                over = fused._replace(strengths={unit: fused.strengths[unit] / scale})
+                terms = added(over, unit, terms, lambda span, f=fused: self._rows(f, span))  # type: ignore[misc]
             if not terms:
                 raise AdapterError(
                     f"{quoted(name)}: adapters change others of {', '.join(units)} and not "
