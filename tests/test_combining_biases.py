@@ -104,6 +104,7 @@ def test_what_is_stacked_takes_the_largest_rank_asked_of_its_parts(
     rank = {f"double.img.attn.{part}": 8, "default": 2}
     (module,) = lora.resize(path, out, rank=rank, form="kohya", base=base).modules
     assert module.ranks == (8,)
+    assert (module.block, module.part) == ("double.0", "attn.q, attn.k, attn.v")
     pairs = files.pairs(BASE, QKV, 4)
     dense = np.concatenate([files.product(pairs[module]) for module in QKV])
     squares = np.linalg.svd(dense, compute_uv=False) ** 2

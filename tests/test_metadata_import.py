@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+import adapter_files as files
 import factory
 import submerge
+from submerge import lora
 from submerge.errors import RecipeError
 from submerge.recipe.importers import import_recipe
 
@@ -154,6 +156,24 @@ def test_sd_mecha_and_comfyui_in_headers(tmp_path: Path) -> None:
     assert import_recipe(path)[0] == import_recipe(DATA / "recipes" / "comfy-api.json")[0]
     with pytest.raises(RecipeError, match="`prompt` names its models itself"):
         import_recipe(path, models={"a": "x", "b": "y"})
+
+
+def test_an_output_names_the_paths_to_put_in(tmp_path: Path) -> None:
+    model = factory.save_file(tmp_path / "krea.safetensors", factory.KREA)
+    pairs = files.pairs(factory.KREA, files.MODULES[:1])
+    style = files.save(tmp_path / "style.safetensors", files.diffusers(pairs))
+    out = tmp_path / "out.safetensors"
+    lora.bake(model, [str(style)], out)
+    recipe, notes = import_recipe(out)
+    assert [source.path for source in recipe.adapters] == ["style"]
+    assert notes == [
+        "an output says no paths: put those of 1 model: `krea` and 1 adapter: `style` in"
+    ]
+    recipe, notes = import_recipe(out, models={"krea": str(model)})
+    assert recipe.models["krea"].path == str(model)
+    assert notes == ["an output says no paths: put those of 1 adapter: `style` in"]
+    lora.bake(model, [], out, overwrite=True)
+    assert import_recipe(out, models={"krea": str(model)})[1] == []
 
 
 # Metadata, arguments, and the error.

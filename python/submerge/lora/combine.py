@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
 from submerge.adapters import open_adapter, resolve
@@ -12,6 +13,7 @@ from submerge.checkpoint import open_checkpoint
 from submerge.checkpoint.names import is_one_file
 from submerge.errors import RecipeError, quoted
 from submerge.files import expanded, path_of
+from submerge.given.faults import shown
 from submerge.layout import FAMILIES, identify, unit_shapes
 from submerge.lora.asked import split
 from submerge.lora.made import MadeAdapter
@@ -22,18 +24,20 @@ from submerge.plan.factored import expect_energy, expect_rank, placed_in_one
 from submerge.plan.facts import About
 from submerge.plan.form import OutFile, Plan
 from submerge.plan.labels import label
+from submerge.plan.licence import adapter_terms, combined
 from submerge.plan.modules import Making
 from submerge.recipe import AdapterSource
 from submerge.run import __version__, execute
 from submerge.values import Selection, Value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from typing import Unpack
 
     from submerge.adapters import Adapter
     from submerge.layout import Architecture
     from submerge.lora.asked import Combined
+    from submerge.plan.licence import Terms
 
 __all__ = ["convert", "merge", "resize"]
 
@@ -126,9 +130,11 @@ def combined_plan(
     combining = Combining(fused, arch, (form, dtype), _how(wanted))
     made = list(combining.modules(_wanted(wanted, unit_shapes(arch))))
     placed = placed_in_one(tensor for _, outputs in made for tensor in outputs)
-    making = Making(form, "BF16", tuple(module for module, _ in made), _facts(fused))
+    licence = combined({f.name: _terms(f) for f in fused})
+    facts = _facts(fused) | {"submerge.license": licence.text}
+    making = Making(form, "BF16", tuple(module for module, _ in made), facts)
     title = " + ".join(f.name for f in fused)
-    about = About(title, form, dtype, "", "", (), notes=combining.notes)
+    about = About(title, form, dtype, "", licence.words, (), notes=combining.notes)
     return Plan(
         target=target,
         is_folder=False,
@@ -157,11 +163,20 @@ def _architecture(base: str | os.PathLike[str] | None) -> Architecture:
 def _fused(adapters: Sequence[str | Mapping[str, Any]], arch: Architecture) -> Iterator[Fused]:
     """Yield the adapters on the architecture, with the strength at each unit."""
     units = tuple(unit_shapes(arch))
-    if not adapters:
-        raise RecipeError("adapters: expected at least one, got none")
+    if not adapters or isinstance(adapters, str | Mapping):
+        got = shown(adapters) if adapters else "none"
+        raise RecipeError(
+            f"adapters: expected at least one in a list, got {got}",
+            hint="a path alone stands in a list, too",
+        )
     for at, given in enumerate(adapters):
         where = f"adapters[{at}]"
-        source = AdapterSource.parse(given, where)
+        source = AdapterSource.parse(_named(given), where)
+        if source.onto is not None:
+            raise RecipeError(
+                f"{where}.onto: {quoted(source.onto)} of adapters alone, expected none",
+                hint="`submerge lora bake` puts adapters onto a model",
+            )
         adapter = open_adapter(source.path)
         resolved = resolve(adapter, arch, source.compat)
         expect_matched(adapter, resolved, source)
@@ -177,7 +192,7 @@ def _name(adapter: Adapter) -> str:
 def expect_words(form: str, dtype: str) -> None:
     """Refuse a form or a dtype that there is none of."""
     for name, word, known in (("form", form, FORMS), ("dtype", dtype, _DTYPES)):
-        if word not in known:
+        if word not in tuple(known):
             expected = ", ".join(map(quoted, known))
             raise RecipeError(f"{name}: expected one of {expected}, got {quoted(str(word))}")
 
@@ -196,6 +211,10 @@ def _how(asked: Mapping[str, Any]) -> Blending:
                 f"{field}: given for the method {quoted(how.method)}, expected one of {expected}",
                 hint=f"name such a method, or leave {quoted(field)} out",
             )
+    if isinstance(how.density, bool) or not isinstance(how.density, int | float):
+        raise RecipeError(f"density: expected a number, got {shown(how.density)}")
+    if isinstance(how.seed, bool) or not isinstance(how.seed, int):
+        raise RecipeError(f"seed: expected a whole number, got {shown(how.seed)}")
     if not 0 < how.density <= 1:
         raise RecipeError(f"density: expected more than 0 and at most 1, got {how.density:g}")
     return how
@@ -222,6 +241,11 @@ def _wanted(asked: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> 
             energy = expect_energy(tables["energy"][unit], "energy", unit)
         found[unit] = Wanted(rank, energy)
     return found
+
+
+def _terms(fused: Fused) -> Terms:
+    """Return the licences of an adapter."""
+    return adapter_terms(fused.field, fused.adapter, fused.source.license)
 
 
 def _facts(fused: Sequence[Fused]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from submerge.blocks import execution_key, place_of, stream_of
 from submerge.checkpoint import open_checkpoint
 from submerge.columns import aligned
 from submerge.errors import AdapterError, counted, listing
-from submerge.files import write_whole
+from submerge.files import path_of, write_whole
 from submerge.layout import FAMILIES, identify, unit_shapes
 from submerge.lora.heatmap import draw
 from submerge.merge import named
@@ -255,6 +255,8 @@ def info(
         Cancelled, OSError: as `merge`.
     """
     options = RunOptions.of(run).with_(stats=True)
+    given = {"path": str(path_of(path, "adapter"))} | ({} if compat is None else {"compat": compat})
+    source = AdapterSource.parse(given, "adapter")
     adapter = open_adapter(path)
     model = None if base is None else identify(open_checkpoint(base))
     arch = _published() if model is None else model.arch
@@ -263,7 +265,6 @@ def info(
     except AdapterError as error:
         resolved, problem = _unresolved(adapter, arch), error.message
     onto = None if base is None else next(iter(named([base])))
-    source = AdapterSource(path=str(path))
     strengths = dict.fromkeys(resolved.deltas, 1.0)
     fused = Fused("adapter", "adapter", onto, source, adapter, resolved, strengths)
     rows, went = _measured(fused, arch, model, options)

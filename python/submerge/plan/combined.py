@@ -164,7 +164,7 @@ class Combining:
         else:
             copied = self._copied(using[0], unit, first.rows, 0)
             tensor = OutputTensor(0, f"{self._form.prefix}{name}.weight", "F32", (copied.end,))
-            yield Module(name, unit, "difference", value=True), [(tensor, [copied])]
+            yield Module(name, (unit,), "difference", value=True), [(tensor, [copied])]
 
     def _module(
         self,
@@ -192,7 +192,7 @@ class Combining:
                     f"{quoted(name)}: the difference of a norm, expected none in this form",
                     hint="`--to comfy` has a place for it",
                 )
-            made = Module(name, weights[0], "difference")
+            made = Module(name, tuple(weights), "difference")
             return made, [self._sum(self._form.stem(name) + self._form.norm, weights)]
         wish = _most(wanted[unit] for unit in weights)
         if others:
@@ -202,7 +202,7 @@ class Combining:
                     hint="add `--rank` or `--energy`",
                 )
             rank = min(wish.rank or min(shape), *shape)
-            made = Module(name, weights[0], "matrix", rank, wish.energy, bias=bool(bias))
+            made = Module(name, tuple(weights), "matrix", rank, wish.energy, bias=bool(bias))
             dtype = dtype_of(name, self._dtypes(weights), self._dtype)
             return made._replace(dtype=dtype), [self._sum(f"{name}.weight", weights), *bias]
         return self._products(name, weights, parts, wish, bias)
@@ -239,7 +239,7 @@ class Combining:
             bias = [self._bias(name, [unit.name for unit in bias[0][1]], scale)]
         made = Module(
             name,
-            weights[0],
+            tuple(weights),
             "products",
             rank,
             wish.energy,
@@ -370,7 +370,7 @@ class Combining:
                 f"{quoted(name)}: a bias alone, expected factors that it stands beside",
                 hint="`--to comfy` and `--to kohya` have a place for it",
             )
-        return Module(name, weights[0], "difference"), bias
+        return Module(name, tuple(weights), "difference"), bias
 
     def _sum(self, name: str, units: list[str], scale: float = 1.0) -> Filled:
         """Return an output in F32 with what adapters add to units, over a scale."""

@@ -225,12 +225,18 @@ class _Making:
             if biases:
                 outputs.append(self._delta(stem + form.bias, biases))
             rank = min(wish.rank, *shape)
-            yield Module(name, weights[0], "matrix", rank, wish.energy, bias=bool(biases)), outputs
+            yield (
+                Module(name, tuple(weights), "matrix", rank, wish.energy, bias=bool(biases)),
+                outputs,
+            )
         elif form.norm is None:
             outputs = [delta, self._stacked(f"{form.prefix}{name}.weight", weights)]
-            yield Module(name, weights[0], "whole"), outputs
+            yield Module(name, tuple(weights), "whole"), outputs
         else:
-            yield Module(name, weights[0], "difference"), [self._delta(stem + form.norm, weights)]
+            yield (
+                Module(name, tuple(weights), "difference"),
+                [self._delta(stem + form.norm, weights)],
+            )
 
     def _differ(self, units: Iterable[str]) -> bool:
         """Whether any of these may be other than the model's."""

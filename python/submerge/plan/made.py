@@ -22,7 +22,7 @@ class MadeModule(NamedTuple):
 
     Attributes:
         block: the block it lies in, or the part where it lies in none.
-        part: the part: `attn.q`, `mlp`, `mod`, ...
+        part: the part: `attn.q`, `mlp`, `mod`, ...; of a module that stacks several, each of them.
         name: its name in the form it is written in.
         ranks: the rank of each module; 0 for one that is no product or is left out.
         norm2: the sum of squares of what it adds; 0 where it is a tensor's new value.
@@ -68,7 +68,7 @@ def made_modules(plan: Plan, figures: Mapping[str, Any]) -> tuple[MadeModule, ..
     pairs = zip(plan.making.modules, figures["modules"], strict=True)
     return tuple(
         MadeModule(
-            *place_of(module.unit),
+            *_place_of(module.units),
             module.name,
             (made["rank"],),
             0.0 if module.value else made["norm2"],
@@ -76,6 +76,11 @@ def made_modules(plan: Plan, figures: Mapping[str, Any]) -> tuple[MadeModule, ..
         )
         for module, made in pairs
     )
+
+
+def _place_of(units: Sequence[str]) -> tuple[str, str]:
+    places = [place_of(unit) for unit in units]
+    return places[0][0], ", ".join(dict.fromkeys(part for _, part in places))
 
 
 def summed(modules: Iterable[MadeModule]) -> MadeModule:

@@ -27,7 +27,7 @@ class Module(NamedTuple):
 
     Attributes:
         name: its name in the form's layout.
-        unit: the first unit it stacks, by its canonical name.
+        units: what it stacks, by their canonical names.
         made: `matrix` (the factors of an output, with a bias where there are two), `products` (the
             factors of a sum of products), `difference` (an output as it is) or `whole` (the second
             of two outputs, where the first, a difference, is not zero).
@@ -42,7 +42,7 @@ class Module(NamedTuple):
     """
 
     name: str
-    unit: str
+    units: tuple[str, ...]
     made: str
     rank: int = 0
     energy: float | None = None

@@ -214,6 +214,11 @@ class Recipe(Action):
         Raises:
             RecipeError: malformed, or onto a model that there is not.
         """
+        if isinstance(adapters, str):
+            raise RecipeError(
+                f"adapters: expected a list, got the text {quoted(adapters)}",
+                hint="a path alone stands in a list, too",
+            )
         if not adapters:
             return self
         data = self.to_dict()

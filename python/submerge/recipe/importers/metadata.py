@@ -87,9 +87,13 @@ def import_metadata(
 def _own(data: Any, models: Mapping[str, str] | None) -> Imported:
     """Read submerge's own recipe; `models` are the paths of its models, in their order."""
     recipe = Recipe.load(data)
+    adapters = [source.path for source in recipe.adapters]
+    unknown = [listing(adapters, noun="adapter")] if adapters else []
     if models is None:
-        names = listing([source.path for source in recipe.models.values()], noun="model")
-        return Imported(recipe, [f"an output says no paths: put those of {names} in"])
+        unknown.insert(0, listing([s.path for s in recipe.models.values()], noun="model"))
+    remarks = [f"an output says no paths: put those of {' and '.join(unknown)} in"]
+    if models is None:
+        return Imported(recipe, remarks)
     if len(models) != len(recipe.models):
         raise RecipeError(
             f"models: the recipe has {counted(len(recipe.models), 'model')}, expected a path for "
@@ -99,7 +103,7 @@ def _own(data: Any, models: Mapping[str, str] | None) -> Imported:
     for (name, source), path in zip(written["models"].items(), models.values(), strict=True):
         fields = {} if isinstance(source, str) else source
         written["models"][name] = {**fields, "path": path}
-    return Imported(Recipe.load(written), [])
+    return Imported(Recipe.load(written), remarks if adapters else [])
 
 
 class _Merger:
