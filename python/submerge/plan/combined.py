@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from submerge.adapters import Magnitude, Product, Replacement, spans
 from submerge.adapters.written import FORMS
+from submerge.checkpoint.dtypes import DTYPES
 from submerge.errors import AdapterError, listing, quoted
 from submerge.layout import family_of
 from submerge.methods import Blend
@@ -203,8 +204,8 @@ class Combining:
                 )
             rank = min(wish.rank or min(shape), *shape)
             made = Module(name, tuple(weights), "matrix", rank, wish.energy, bias=bool(bias))
-            dtype = dtype_of(name, self._dtypes(weights), self._dtype)
-            return made._replace(dtype=dtype), [self._sum(f"{name}.weight", weights), *bias]
+            made = made._replace(dtype=self._dtype_of(name, weights))
+            return made, [self._sum(f"{name}.weight", weights), *bias]
         return self._products(name, weights, parts, wish, bias)
 
     def _products(
@@ -246,7 +247,7 @@ class Combining:
             bias=bool(bias),
             products=tuple((1.0 if kept else part.scale, part.first) for part in parts),
             rows=shape[0],
-            dtype=dtype_of(name, self._dtypes(weights), self._dtype),
+            dtype=self._dtype_of(name, weights),
             scale=scale,
         )
         return made, outputs + bias
@@ -326,15 +327,17 @@ class Combining:
             if last is not None:
                 yield last
 
-    def _dtypes(self, weights: list[str]) -> frozenset[str]:
-        """Return the dtypes of what is added to units."""
-        return frozenset(
+    def _dtype_of(self, name: str, weights: list[str]) -> str:
+        """Return the dtype of a module's factors: not FP8, of which BF16 holds every value."""
+        found = frozenset(
             fused.adapter.checkpoint.tensors[span.tensor].dtype
             for fused in self._adapters
             for unit in weights
             for delta in self._deltas(fused, unit)
             for span in spans(delta)
         )
+        dtype = dtype_of(name, found, self._dtype)
+        return "BF16" if DTYPES[dtype].bits == 8 else dtype
 
     def _rows(self, fused: Fused, span: Span) -> Rows:
         return Rows(self._index[fused.name], *span)

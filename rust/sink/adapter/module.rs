@@ -88,7 +88,7 @@ fn matrix(engine: &Engine, name: &str, of: &MatrixSpec, held: &[Held]) -> Result
         let view = View::new(&delta.values, columns);
         let found = factors(engine, view, goal(&of.factors, norm2), of.factors.key);
         let found = found.ok_or_else(|| given_up(engine, name))?;
-        let written = Written::of(engine, &of.factors, found.product)?;
+        let written = Written::of(engine, name, &of.factors, found.product)?;
         let residual2 = residual(engine, &delta.values, &written.product);
         made = written.made(name, &of.factors, norm2, residual2);
     }
@@ -109,7 +109,8 @@ fn biased(
     if norm2 > 0.0 {
         if made.report.rank == 0 {
             let zero = Product { up: vec![0.0; rows], down: vec![0.0; columns], rank: 1 };
-            made = Written::of(engine, spec, zero)?.made(&made.report.name, spec, 0.0, 0.0);
+            let written = Written::of(engine, &made.report.name, spec, zero)?;
+            made = written.made(&made.report.name, spec, 0.0, 0.0);
         }
         made.report.norm2 += norm2;
         made.tensors.push(plain(bias));
@@ -150,7 +151,7 @@ fn summed(engine: &Engine, name: &str, spec: &FactorsSpec, beside: &Product) -> 
         if norm2 == 0.0 {
             return Ok(nothing(name));
         }
-        let written = Written::of(engine, spec, beside.clone())?;
+        let written = Written::of(engine, name, spec, beside.clone())?;
         let residual2 = between(Some(&written.product))?;
         return Ok(written.made(name, spec, norm2, residual2));
     }
@@ -159,7 +160,7 @@ fn summed(engine: &Engine, name: &str, spec: &FactorsSpec, beside: &Product) -> 
     if norm2 == 0.0 {
         return Ok(nothing(name));
     }
-    let written = Written::of(engine, spec, found.product.clone())?;
+    let written = Written::of(engine, name, spec, found.product.clone())?;
     // What was cut off stands at right angles to what is written, but for rounding of rounding.
     let cut = (norm2 - found.squares.iter().sum::<f64>()).max(0.0);
     let rounded = apart(engine, &found.product, Some(&written.product));
@@ -197,9 +198,20 @@ struct Written {
 }
 
 impl Written {
-    fn of(engine: &Engine, spec: &FactorsSpec, mut product: Product) -> Result<Self> {
+    fn of(engine: &Engine, name: &str, spec: &FactorsSpec, mut product: Product) -> Result<Self> {
         let float = spec.dtype.float().ok_or_else(|| Error::internal("no float"))?;
         let [up, down] = [&mut product.up, &mut product.down].map(|x| round(engine, float, x));
+        let mut numbers = product.up.iter().chain(&product.down);
+        if !numbers.all(|x| x.is_finite()) {
+            let what = format!("{}: factors too large for {}", quoted(name), spec.dtype.name());
+            return Err(Error::plan(format!("{what}, expected all within its range"))
+                .hint("bf16 and f32 have the range: `--dtype bf16`"));
+        }
+        if spec.alpha.iter().any(|alpha| !number(alpha.scale, product.rank).is_finite()) {
+            let what = format!("{}: an alpha too large for F32", quoted(name));
+            return Err(Error::plan(format!("{what}, expected one that it holds"))
+                .hint("the scale of the adapter is damaged"));
+        }
         Ok(Self { up, down, product })
     }
 
@@ -209,12 +221,17 @@ impl Written {
         let down = (spec.down.clone(), spec.dtype, vec![*rank as u64, columns], self.down);
         let up = (spec.up.clone(), spec.dtype, vec![rows, *rank as u64], self.up);
         let alpha = spec.alpha.iter().map(|alpha| {
-            let number = (*rank as f64 * alpha.scale) as f32;
+            let number = number(alpha.scale, *rank);
             (alpha.name.clone(), Dtype::F32, vec![], number.to_le_bytes().to_vec())
         });
         let tensors = [down, up].into_iter().chain(alpha).collect();
         Made { report: report(name, *rank, norm2, residual2), tensors }
     }
+}
+
+/// The alpha that is so many times the rank.
+fn number(scale: f64, rank: usize) -> f32 {
+    (rank as f64 * scale) as f32
 }
 
 /// The bytes of numbers, which become what these say.
