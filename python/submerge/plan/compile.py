@@ -34,8 +34,10 @@ if TYPE_CHECKING:
 
     from submerge.adapters import Adapter
     from submerge.layout import Architecture, Model
+    from submerge.plan.facts import About
     from submerge.plan.form import Unit
     from submerge.plan.guidance import GuidanceOutcome
+    from submerge.plan.modules import Making
     from submerge.plan.outputs import Filled, Shape
     from submerge.recipe import Recipe
 
@@ -103,30 +105,21 @@ def compile_plan(
         adapters=inputs.adapters,
         adapting=frozenset(inputs.adapting),
     )
-    taken = Taken()
-    if made is None:
-        taken = take_over(recipe.output, models, guidance=arch.guidance)
+    taken = take_over(recipe.output, models, guidance=arch.guidance) if made is None else Taken()
     texts, licences = beside(draft)
-    asked = recipe.output.adapter
-    whose = arch if asked is None else models[asked.onto].arch
-    facts = metadata(draft.public, models, whose, draft.words, draft.licence, inputs.adapters)
+    facts = _facts(draft)
     making = None if made is None else making_of(recipe.output, made, facts)
-    said = about(draft)
-    if making is not None:
-        said = said._replace(layout=making.form, dtype=making.dtype)
     return Plan(
         target=target,
         is_folder=shape.is_folder,
         overflow=recipe.output.overflow,
         sources=inputs.sources,
-        files=tuple(
-            OutFile(path, facts if making is None else making.longest()) for path in placed.paths
-        ),
+        files=tuple(OutFile(path, making.longest() if making else facts) for path in placed.paths),
         texts=(*placed.texts, *taken.texts, *texts),
         copies=(*taken.copies, *licences),
         outputs=placed.outputs,
         units=placed.units,
-        about=said._replace(
+        about=_about(draft, making)._replace(
             notes=(*notes, *precision, *guidance.notes, *taken.notes, *remarks(draft, licences)),
             unused=list_unused(inputs, decided, guidance, owner, recipe.extras),
         ),
@@ -134,6 +127,19 @@ def compile_plan(
         making=making,
         factors=factors_plan(a for a in inputs.adapters if a.name in inputs.adapting),
     )
+
+
+def _facts(draft: Draft) -> dict[str, str]:
+    """Return the metadata of every file; an adapter is of the model that it is for."""
+    asked, models = draft.recipe.output.adapter, draft.models
+    arch = draft.arch if asked is None else models[asked.onto].arch
+    return metadata(draft.public, models, arch, draft.words, draft.licence, draft.adapters)
+
+
+def _about(draft: Draft, making: Making | None) -> About:
+    """Return what the plan says of itself; an adapter has a form and a dtype of its own."""
+    said = about(draft)
+    return said if making is None else said._replace(layout=making.form, dtype=making.dtype)
 
 
 def _signature(arch: Architecture) -> dict[str, Any]:
