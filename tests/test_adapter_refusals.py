@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TO_Q = "transformer.transformer_blocks.0.attn.to_q"
-ALLOW = "`allow: [{}]` leaves it out; patterns may hold `*`"
+ALLOW = "`allow: [{}]` leaves it out, `--allow` on the command line; patterns may hold `*`"
 QKV = "lora_unet_double_blocks_0_img_attn_qkv"
 
 

@@ -8,6 +8,7 @@ import click
 
 from submerge.cli.options import (
     adapters_of,
+    allowing,
     as_json,
     emit,
     given,
@@ -105,6 +106,7 @@ def extract(tuned: str, base: str, **options: Any) -> None:
 @_DTYPE
 @_FORM
 @_BASE
+@allowing
 @click.option(
     "--method",
     type=click.Choice(["cat", "linear", "ties", "dare_linear", "dare_ties", "magnitude_prune"]),
@@ -131,7 +133,7 @@ def merge(adapters: tuple[str, ...], **options: Any) -> None:
     from submerge.lora import merge as combine
 
     more: Any = given({name: options[name] for name in ("method", "density", "seed")})
-    make = functools.partial(combine, adapters_of(adapters, "ADAPTER"), **more)
+    make = functools.partial(combine, adapters_of(adapters, options["allow"], "ADAPTER"), **more)
     _write(make, options, "merging", "rank", "energy", "dtype", "form", "base")
 
 
@@ -143,6 +145,7 @@ def merge(adapters: tuple[str, ...], **options: Any) -> None:
 @_DTYPE
 @_FORM
 @_BASE
+@allowing
 @_BY
 @writing
 @as_json
@@ -157,7 +160,7 @@ def resize(adapter: str, **options: Any) -> None:
 
     from submerge.lora import resize as smaller
 
-    (source,) = adapters_of((adapter,), "ADAPTER")
+    (source,) = adapters_of((adapter,), options["allow"], "ADAPTER")
     make = functools.partial(smaller, source)
     _write(make, options, "resizing", "rank", "energy", "dtype", "form", "base")
 
@@ -173,6 +176,7 @@ def resize(adapter: str, **options: Any) -> None:
     help="Whose names it is to have.",
 )
 @_BASE
+@allowing
 @_BY
 @writing
 @as_json
@@ -187,5 +191,6 @@ def convert(adapter: str, **options: Any) -> None:
 
     from submerge.lora import convert as rename
 
-    make = functools.partial(rename, adapter)
+    source = {"path": adapter, "allow": list(options["allow"])}
+    make = functools.partial(rename, source)
     _write(make, options, "converting", "form", "base")

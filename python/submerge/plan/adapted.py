@@ -143,10 +143,11 @@ def expect_matched(adapter: Adapter, resolved: Resolved, source: AdapterSource) 
     if lost:
         first = next(iter(lost))
         parts = split(first)
+        stem = first if parts is None else parts.stem
         raise AdapterError(
             f"{adapter.path}: {listing(list(lost), noun='key')} without a place in the model "
             f"({lost[first]}), expected every key to have one",
-            hint=f"`allow: [{first if parts is None else parts.stem}]` leaves it out; patterns may "
+            hint=f"`allow: [{stem}]` leaves it out, `--allow` on the command line; patterns may "
             "hold `*`",
         )
     if not resolved.deltas:
