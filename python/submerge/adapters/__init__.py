@@ -18,6 +18,7 @@ from submerge.adapters.deltas import (
     Span,
     spans,
 )
+from submerge.adapters.encoders import Part, part_for
 from submerge.adapters.places import Target, format_of, in_words, targets_of
 from submerge.adapters.resolve import Compat, Resolved, resolve
 
@@ -31,6 +32,7 @@ __all__ = [
     "Kronecker",
     "Magnitude",
     "Module",
+    "Part",
     "Product",
     "Replacement",
     "Resolved",
@@ -39,6 +41,7 @@ __all__ = [
     "format_of",
     "in_words",
     "open_adapter",
+    "part_for",
     "resolve",
     "spans",
     "targets_of",

@@ -19,7 +19,7 @@ from submerge.layout.family import Names
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ELSEWHERE", "NAMINGS", "REFUSED", "XLABS", "Key", "Naming", "split"]
+__all__ = ["ELSEWHERE", "ENCODERS", "NAMINGS", "REFUSED", "XLABS", "Key", "Naming", "split"]
 
 
 class Naming(NamedTuple):
@@ -79,19 +79,30 @@ XLABS = Names(
     after=(),
 )
 
-# Parts for other models of a pipeline, by prefix.
+_CLIP, _T5 = "text encoder (CLIP)", "text encoder 2 (T5)"
+
+# Parts for other models of a pipeline, by prefix; the first that fits, so longer ones come first.
+# Of FLUX.1 sd-scripts calls T5 the third encoder, OneTrainer the second.
 ELSEWHERE: Mapping[str, str] = {
-    "lora_te1_": "text encoder (CLIP)",
-    "lora_te2_": "text encoder 2",
-    "lora_te3_": "text encoder 2 (T5)",
-    "lora_te_": "text encoder",
-    "lora_t5_": "text encoder 2 (T5)",
-    "lycoris_te1_": "text encoder (CLIP)",
-    "text_encoder_2.": "text encoder 2 (T5)",
-    "text_encoder.": "text encoder (CLIP)",
+    "lora_te1_": _CLIP,
+    "lora_te_": _CLIP,
+    "lycoris_te1_": _CLIP,
+    "lora_te2_": _T5,
+    "lora_te3_": _T5,
+    "lora_t5_": _T5,
+    "base_model.model.text_encoder_2.": _T5,
+    "base_model.model.text_encoder.": _CLIP,
+    "base_model.model.text_model.": _CLIP,
+    "text_encoder_2.": _T5,
+    "text_encoder.": _CLIP,
+    "text_encoders.clip_l.transformer.": _CLIP,
+    "text_encoders.t5xxl.transformer.": _T5,
     "text_encoders.": "text encoder",
     "bundle_emb.": "text embedding",
 }
+
+# The components of a pipeline that are such models.
+ENCODERS: Mapping[str, str] = {_CLIP: "text_encoder", _T5: "text_encoder_2"}
 
 # peft puts the adapter's name into its own parameters, `.lora_A.default.weight`.
 _NAMED = r"(?:\.(?!weight\b|bias\b)[^.]+)?"

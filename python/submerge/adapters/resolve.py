@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from submerge.checkpoint import TensorInfo
     from submerge.layout import Architecture
 
-__all__ = ["Compat", "Resolved", "resolve"]
+__all__ = ["Compat", "Resolved", "resolve", "resolved_on"]
 
 Compat: TypeAlias = Literal["diffusers", "comfyui", "lycoris"]
 """Whose reading to follow where programs differ; see docs/adapters.md."""
@@ -71,11 +71,21 @@ def resolve(adapter: Adapter, arch: Architecture, compat: Compat | None = None) 
     Raises:
         AdapterError: a family without tables, names of two formats, or tensors of another shape.
     """
-    found, unmatched = targets_of(adapter, arch)
+    shapes = family_for(adapter, arch).unit_shapes(arch)
+    return resolved_on(shapes, adapter, *targets_of(adapter, arch), compat)
+
+
+def resolved_on(
+    shapes: Mapping[str, tuple[int, ...]],
+    adapter: Adapter,
+    found: Sequence[Target],
+    unmatched: Mapping[str, str],
+    compat: Compat | None,
+) -> Resolved:
+    """Return what modules do to the units of these shapes; raises AdapterError as `resolve`."""
     kept, left = _kept(found, compat)
     common = _first_alpha(kept) if compat == "diffusers" else None
     targets = [t._replace(scale=_scale(t, adapter, compat, common)) for t in kept]
-    shapes = family_for(adapter, arch).unit_shapes(arch)
     wrong = [fault for target in targets for fault in _misfits(target, shapes)]
     if wrong:
         more = f"; and {len(wrong) - 1:,} more" if len(wrong) > 1 else ""

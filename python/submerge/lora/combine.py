@@ -15,7 +15,7 @@ from submerge.files import expanded, path_of
 from submerge.layout import FAMILIES, identify, unit_shapes
 from submerge.lora.asked import split
 from submerge.lora.made import MadeAdapter
-from submerge.plan.adapted import Fused, expect_matched
+from submerge.plan.adapted import Fused, expect_change, expect_matched
 from submerge.plan.blended import Blending, Method
 from submerge.plan.combined import Combining, Wanted
 from submerge.plan.factored import expect_energy, expect_rank, placed_in_one
@@ -161,6 +161,7 @@ def _fused(adapters: Sequence[str | Mapping[str, Any]], arch: Architecture) -> I
         adapter = open_adapter(source.path)
         resolved = resolve(adapter, arch, source.compat)
         expect_matched(adapter, resolved, source)
+        expect_change(adapter, resolved)
         selection = Selection.of(units, [unit for unit in units if unit in resolved.deltas])
         scale = source.scale.table(selection, f"{where}.scale")
         strengths = {u: scale[u] for u in resolved.deltas if u in scale and scale[u] != 0}

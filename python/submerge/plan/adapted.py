@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from submerge.adapters import (
@@ -23,7 +24,7 @@ from submerge.adapters import (
     resolve,
     spans,
 )
-from submerge.adapters.keys import split
+from submerge.adapters.keys import ENCODERS, split
 from submerge.errors import AdapterError, listing, quoted
 from submerge.methods import number_in_words
 from submerge.plan import terms as t
@@ -33,12 +34,12 @@ from submerge.values import Selection
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping, Sequence
 
-    from submerge.adapters import Adapter, Resolved, Span
+    from submerge.adapters import Adapter, Part, Resolved, Span
     from submerge.layout import Architecture, Model
     from submerge.plan.terms import Rows, Term
     from submerge.recipe import AdapterSource
 
-__all__ = ["Fused", "added", "expect_matched", "expect_used", "fuse"]
+__all__ = ["Fused", "added", "expect_change", "expect_matched", "expect_used", "fuse"]
 
 
 class Fused(NamedTuple):
@@ -52,6 +53,7 @@ class Fused(NamedTuple):
         adapter: the opened file.
         resolved: what it does to which unit.
         strengths: by unit, only those it changes.
+        encoders: the same of its parts for text encoders that are written too, by their titles.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Fused(NamedTuple):
     adapter: Adapter
     resolved: Resolved
     strengths: Mapping[str, float]
+    encoders: Mapping[str, Fused] = MappingProxyType({})
 
     def words(self, unit: str) -> str:
         """Return what it adds to a unit, in words: `0.80 * style`."""
@@ -87,6 +90,7 @@ def fuse(
     adapters: Sequence[Adapter],
     models: Mapping[str, Model],
     units: Sequence[str],
+    parts: Sequence[Sequence[Part]] = (),
 ) -> tuple[Fused, ...]:
     """Return adapters on their models.
 
@@ -95,6 +99,7 @@ def fuse(
         adapters: the opened files, one for each.
         models: the opened models by name.
         units: every unit of the models, which lists and gradients of `scale` run over.
+        parts: for each adapter its parts for text encoders that are written; none if left out.
 
     Raises:
         AdapterError: keys without a place in the model, shapes of another one, nothing to change.
@@ -107,13 +112,32 @@ def fuse(
         onto = source.onto or (next(iter(models)) if len(models) == 1 else None)
         arch = _arch(models, onto)
         resolved = resolve(adapter, arch, source.compat)
+        beside = parts[at] if parts else ()
         expect_matched(adapter, resolved, source)
+        for part in beside:
+            expect_matched(part.adapter, part.resolved, source)
+        expect_change(adapter, resolved, *(part.resolved for part in beside))
         field = f"recipe.adapters[{at}]"
-        selection = Selection.of(units, [unit for unit in units if unit in resolved.deltas])
+        inside = [unit for unit in units if unit in resolved.deltas]
+        outside = [unit for part in beside for unit in part.resolved.deltas]
+        selection = Selection.of((*units, *outside), (*inside, *outside))
         scale = source.scale.table(selection, f"{field}.scale")
-        strengths = {u: scale[u] for u in resolved.deltas if u in scale and scale[u] != 0}
-        found.append(Fused(names[at], field, onto, source, adapter, resolved, strengths))
+        own = Fused(names[at], field, onto, source, adapter, resolved, _strong(resolved, scale))
+        encoders = {
+            part.title: own._replace(
+                adapter=part.adapter,
+                resolved=part.resolved,
+                strengths=_strong(part.resolved, scale),
+            )
+            for part in beside
+        }
+        found.append(own._replace(encoders=encoders))
     return tuple(found)
+
+
+def _strong(resolved: Resolved, scale: Mapping[str, float]) -> dict[str, float]:
+    """Return the strength at each unit that is changed at one other than 0."""
+    return {unit: scale[unit] for unit in resolved.deltas if scale.get(unit, 0) != 0}
 
 
 def _names_of(sources: Sequence[AdapterSource], models: Container[str]) -> list[str]:
@@ -150,13 +174,21 @@ def expect_matched(adapter: Adapter, resolved: Resolved, source: AdapterSource) 
             hint=f"`allow: [{stem}]` leaves it out, `--allow` on the command line; patterns may "
             "hold `*`",
         )
-    if not resolved.deltas:
-        elsewhere = ", ".join(adapter.elsewhere) or "nothing"
-        raise AdapterError(
-            f"{adapter.path}: changes nothing in the transformer, expected a part for it, got "
-            f"parts for: {elsewhere}",
-            hint="`submerge lora info` lists what the file holds",
-        )
+
+
+def expect_change(adapter: Adapter, *resolved: Resolved) -> None:
+    """Refuse an adapter that changes nothing of what is written."""
+    if any(found.deltas for found in resolved):
+        return
+    elsewhere = ", ".join(adapter.elsewhere) or "nothing"
+    encodes = not set(adapter.elsewhere).isdisjoint(ENCODERS)
+    raise AdapterError(
+        f"{adapter.path}: changes nothing in the transformer, expected a part for it, got parts "
+        f"for: {elsewhere}",
+        hint="parts for text encoders are added where a pipeline is written: `pipeline_from`"
+        if encodes
+        else "`submerge lora info` lists what the file holds",
+    )
 
 
 def _allows(allowed: Sequence[str], key: str) -> bool:

@@ -18,6 +18,7 @@ from submerge.layout import depths_of, family_of
 from submerge.plan.about import Draft, about, beside, remarks
 from submerge.plan.adapted import expect_used, fuse
 from submerge.plan.decide import decide, union
+from submerge.plan.encoders import open_encoders
 from submerge.plan.factored import expect_plain, factored, making_of, placed_in_one
 from submerge.plan.form import OutFile, OutputTensor, Plan
 from submerge.plan.guidance import decide_guidance
@@ -73,7 +74,9 @@ def compile_plan(
     shape = shape_of(recipe.output, next(iter(models.values())), target)
     owner = _extras_owner(recipe, models, shape)
     names = union(models)
-    inputs = Inputs(models, fuse(recipe.adapters, adapters, models, names))
+    encoders = open_encoders(recipe, models, adapters)
+    parts = encoders.parts(recipe.adapters, adapters)
+    inputs = Inputs(models, fuse(recipe.adapters, adapters, models, names, parts))
     decided, notes = decide(recipe, names)
     guidance = decide_guidance(recipe, models, decided)
     units = _compile(decided, guidance, inputs)
@@ -90,6 +93,7 @@ def compile_plan(
         if recipe.scope == "tensor":
             tensors = spanned(tensors, inputs)
         placed = place(shape, tensors + carried, arch)
+    encoded = encoders.changed(inputs, len(placed.paths), len(placed.outputs))
     draft = Draft(
         recipe=recipe,
         models=models,
@@ -105,24 +109,36 @@ def compile_plan(
     taken = take_over(recipe.output, models, guidance=arch.guidance)
     texts, licences = beside(draft)
     facts = metadata(draft.public, models, arch, draft.words, draft.licence, inputs.adapters)
+    made_anew = {file.path for file in encoded.files}
     making = None if made is None else making_of(recipe.output, made, facts)
     return Plan(
         target=target,
         is_folder=shape.is_folder,
         overflow=recipe.output.overflow,
         sources=inputs.sources,
-        files=tuple(
-            OutFile(path, facts if making is None else making.longest()) for path in placed.paths
+        files=(
+            *(
+                OutFile(path, facts if making is None else making.longest())
+                for path in placed.paths
+            ),
+            *encoded.files,
         ),
         texts=(*placed.texts, *taken.texts, *texts),
-        copies=(*taken.copies, *licences),
-        outputs=placed.outputs,
-        units=placed.units,
+        copies=(*(copy for copy in taken.copies if copy.path not in made_anew), *licences),
+        outputs=(*placed.outputs, *encoded.outputs),
+        units=(*placed.units, *encoded.units),
         about=about(draft)._replace(
-            notes=(*notes, *precision, *guidance.notes, *taken.notes, *remarks(draft, licences)),
+            notes=(
+                *notes,
+                *precision,
+                *guidance.notes,
+                *taken.notes,
+                *encoded.notes,
+                *remarks(draft, licences),
+            ),
             unused=list_unused(inputs, decided, guidance, owner, recipe.extras),
         ),
-        read_bytes=read_bytes + sum(tensor.nbytes for tensor, _ in carried),
+        read_bytes=read_bytes + encoded.read_bytes + sum(tensor.nbytes for tensor, _ in carried),
         making=making,
     )
 
