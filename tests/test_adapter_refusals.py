@@ -205,6 +205,11 @@ CASES: dict[str, tuple[Callable[[], dict[str, Array]], str, str]] = {
     "nothing for the transformer": (
         lambda: {"lora_te1_x.lora_down.weight": files.draw(1, 4, 4)},
         r"changes nothing in the transformer, .* got parts for: text encoder \(CLIP\)",
+        "parts for text encoders are added where a pipeline is written: `pipeline_from`",
+    ),
+    "nothing for any model": (
+        lambda: {"bundle_emb.x": files.draw(1, 4, 4)},
+        r"changes nothing in the transformer, .* got parts for: text embedding",
         "`submerge lora info` lists what the file holds",
     ),
     "a model": (

@@ -16,6 +16,7 @@ from submerge.checkpoint import FLOATS, open_files
 from submerge.checkpoint.names import is_safetensors
 from submerge.errors import AdapterError, counted, quoted
 from submerge.methods import copied
+from submerge.plan.adapted import fuse
 from submerge.plan.form import OutFile, OutputTensor, Unit
 from submerge.plan.outputs import dtype_of
 from submerge.plan.pipeline import files_of, giver_of
@@ -26,10 +27,11 @@ from submerge.plan.words import adapted
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from submerge.adapters import Adapter, Part
+    from submerge.adapters import Adapter
     from submerge.checkpoint import Checkpoint, TensorInfo
     from submerge.layout import Model
     from submerge.plan.adapted import Fused
+    from submerge.plan.pipeline import Taken
     from submerge.plan.terms import Operand
     from submerge.plan.unit import Inputs
     from submerge.recipe import AdapterSource, Recipe
@@ -65,6 +67,12 @@ class Changed(NamedTuple):
     notes: tuple[str, ...]
     read_bytes: int
 
+    def in_place_of(self, taken: Taken) -> Taken:
+        """Return what is taken over, without these files and with the remarks on them."""
+        anew = {file.path for file in self.files}
+        copies = tuple(copy for copy in taken.copies if copy.path not in anew)
+        return taken._replace(copies=copies, notes=(*taken.notes, *self.notes))
+
 
 class Encoders(NamedTuple):
     """The text encoders of an output pipeline that some adapter has a part for.
@@ -79,18 +87,22 @@ class Encoders(NamedTuple):
     model: str | None
     found: Mapping[str, _Encoder]
 
-    def parts(
-        self, sources: Sequence[AdapterSource], adapters: Sequence[Adapter]
-    ) -> list[list[Part]]:
-        """Return for each adapter its parts for these encoders.
+    def fused(
+        self,
+        sources: Sequence[AdapterSource],
+        adapters: Sequence[Adapter],
+        models: Mapping[str, Model],
+        units: Sequence[str],
+    ) -> tuple[Fused, ...]:
+        """Return adapters on their models, and their parts for these encoders; as `fuse`.
 
-        An adapter onto another model than the one that gives the encoders has none.
+        An adapter onto another model than the one that gives the encoders has no such part.
 
         Raises:
-            AdapterError: a part that is damaged, or made for other sizes.
+            AdapterError, RecipeError: as `fuse`, of these parts too.
             CheckpointError, OSError: an adapter is no longer the file that was opened.
         """
-        return [
+        parts = [
             [
                 part_for(adapter, title, encoder.shapes, source.compat)
                 for title, encoder in self.found.items()
@@ -98,6 +110,7 @@ class Encoders(NamedTuple):
             ]
             for source, adapter in zip(sources, adapters, strict=True)
         ]
+        return fuse(sources, adapters, models, units, parts)
 
     def changed(self, inputs: Inputs, files: int, outputs: int) -> Changed:
         """Return the files that hold what adapters change.
