@@ -170,16 +170,24 @@ CASES: dict[str, tuple[Callable[[], dict[str, Array]], str, str]] = {
         "a Tucker core of a convolution",
         "fuse it into its model with the program that made it",
     ),
-    "GLoRA": (
+    "GLoRA without a factor": (
+        lambda: {f"{QKV}.{part}.weight": files.draw(part, 4, 4) for part in ("a1", "a2", "b1")},
+        "`down` missing beside",
+        "the file is incomplete; download it again",
+    ),
+    "GLoRA of another width": (
         lambda: {
-            f"{QKV}.{part}.weight": files.draw(part, 4, 4) for part in ("a1", "a2", "b1", "b2")
+            f"{QKV}.a1.weight": files.draw(1, 63, 4),
+            f"{QKV}.a2.weight": files.draw(2, 4, 64),
+            f"{QKV}.b1.weight": files.draw(3, 192, 4),
+            f"{QKV}.b2.weight": files.draw(4, 4, 64),
         },
-        "GLoRA multiplies the whole weight",
-        "fuse it into its model with the program that made it",
+        r"a1\.weight`: expected \[64, 4\], got \[63, 4\]",
+        "the adapter was made for a model of other sizes",
     ),
     "OFT": (
         lambda: {f"{QKV}.oft_blocks": files.draw(1, 4, 4, 4)},
-        "OFT turns the whole weight",
+        "OFT and BOFT turn the weight by a matrix of which the file does not say how it is made",
         "fuse it into its model with the program that made it",
     ),
     "a widened layer": (

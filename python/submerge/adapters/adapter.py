@@ -41,6 +41,7 @@ _NUMBERS = {
 # The tensors a kind needs: every one of a set; LoKr's factors are whole or products themselves.
 _WHOLE: Mapping[str, tuple[tuple[frozenset[str], ...], ...]] = {
     "lora": ((frozenset({"up", "down"}),),),
+    "glora": ((frozenset({"weight_up", "weight_down", "up", "down"}),),),
     "loha": ((frozenset({"left_up", "left_down"}),), (frozenset({"right_up", "right_down"}),)),
     "lokr": (
         (frozenset({"left"}), frozenset({"left_up", "left_down"})),
@@ -48,8 +49,13 @@ _WHOLE: Mapping[str, tuple[tuple[frozenset[str], ...], ...]] = {
     ),
 }
 # Whose rows are the rank; LyCORIS and diffusers take LoKr's second factor first.
-_RANKED = {"lora": ("down",), "loha": ("left_down",), "lokr": ("right_down", "left_down")}
-_WORDS = {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr"}
+_RANKED = {
+    "lora": ("down",),
+    "glora": ("down",),
+    "loha": ("left_down",),
+    "lokr": ("right_down", "left_down"),
+}
+_WORDS = {"lora": "LoRA", "glora": "GLoRA", "loha": "LoHa", "lokr": "LoKr"}
 _OTHERS = tuple(ELSEWHERE)
 _ALONE = frozenset({"diff", "diff_bias", "set", "weight", "bias"})
 _COMMENTS = ("software", "trainer")
@@ -60,7 +66,7 @@ class Module(NamedTuple):
 
     Attributes:
         stem: what its keys have in common: a prefix and the module's name.
-        kind: `lora`, `loha`, `lokr`, or `full` for differences and whole tensors alone.
+        kind: `lora`, `loha`, `lokr`, `glora`, or `full` for differences and whole tensors alone.
         tensors: by role.
         alpha: as the file has it, None where it has none.
     """
@@ -299,7 +305,7 @@ def _expect_matrices(module: Module, file: Path) -> None:
                 "a linear layer",
                 hint="factors of convolutions are not read; FLUX.1 has none",
             )
-    for side in ("", "left_", "right_"):
+    for side in ("", "weight_", "left_", "right_"):
         up, down = module.tensors.get(f"{side}up"), module.tensors.get(f"{side}down")
         if up is not None and down is not None and up.shape[1] != down.shape[0]:
             raise AdapterError(
@@ -339,7 +345,7 @@ def _expect_adapter(
     if elsewhere or roles - {"weight", "bias"}:
         return
     raise AdapterError(
-        f"{checkpoint.path}: holds no adapter, expected LoRA, DoRA, LoHa, LoKr or differences, got "
+        f"{checkpoint.path}: holds no adapter, expected LoRA, DoRA, LoHa, LoKr, GLoRA or differences, got "
         f"{listing(checkpoint.tensors)}",
         hint="a model is named under `models:`, or as an argument of `submerge merge`",
     )

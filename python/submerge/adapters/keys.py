@@ -139,7 +139,11 @@ _SUFFIXES = (
     (r"\.(?:diff|w_norm)", "", "diff"),
     (r"\.(?:diff_b|b_norm)", "", "diff_bias"),
     (r"\.set_weight", "", "set"),
-    (r"\.[ab][12]\.weight", "glora", "glora"),
+    (r"\.a1\.weight", "glora", "weight_up"),
+    (r"\.a2\.weight", "glora", "weight_down"),
+    (r"\.b1\.weight", "glora", "up"),
+    (r"\.b2\.weight", "glora", "down"),
+    (r"\.bm\.weight", "glora", "tucker"),
     (r"\.(?:oft_blocks|oft_diag|oft_R\b.*|oft_r\b.*|boft_.*|rescale)", "oft", "oft"),
     (r"\.ia3_l.*", "ia3", "ia3"),
     (r"\.reshape_weight", "", "reshape"),
@@ -157,8 +161,8 @@ _KEY = re.compile(
 # Roles that are known and not applied, and why.
 REFUSED: Mapping[str, str] = {
     "tucker": "a Tucker core of a convolution, expected factors of a linear layer",
-    "glora": "GLoRA multiplies the whole weight by a matrix, expected what is added to it",
-    "oft": "OFT turns the whole weight by a matrix, expected what is added to it",
+    "oft": "OFT and BOFT turn the weight by a matrix of which the file does not say how it is made "
+    "(exactly, or by a series that is cut off), expected what is added to a weight",
     "ia3": "IA3 rescales activations, expected what is added to a weight",
     "reshape": "widens the model's layer, expected an adapter of the model's own shape",
 }
@@ -169,7 +173,7 @@ class Key(NamedTuple):
 
     Attributes:
         stem: prefix and module.
-        kind: `lora`, `loha`, `lokr`, or "" for what goes with any.
+        kind: `lora`, `loha`, `lokr`, `glora`, or "" for what goes with any.
         role: what the tensor is to its module.
     """
 

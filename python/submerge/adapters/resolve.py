@@ -17,6 +17,7 @@ from submerge.adapters.deltas import (
     Hadamard,
     Kronecker,
     Magnitude,
+    Multiplied,
     Product,
     Replacement,
     Span,
@@ -200,6 +201,10 @@ def _allowed(
         if up in tensors and not (matrix and target.module.kind == "lokr"):
             rank = tensors[up].shape[1]
             allowed |= {up: [(rows, rank)], down: [(rank, columns)]} if matrix else {up: []}
+    if "weight_up" in tensors:
+        rank = tensors["weight_up"].shape[1]
+        allowed["weight_up"] = [(columns, rank)] if matrix else []
+        allowed["weight_down"] = [(rank, columns)]
     # Of columns over a part of the rows, no other part would know the norm.
     along = [(1, columns)] if len(target.units) == 1 else []
     allowed["magnitude"] = [(rows, 1), (rows,), *along] if matrix else []
@@ -231,7 +236,7 @@ def _deltas(
 
 
 def _of_weight(target: Target, start: int, end: int, compat: Compat | None) -> Iterator[Delta]:
-    tensors, scale = target.module.tensors, target.scale
+    tensors = target.module.tensors
 
     def cut(role: str) -> Span:
         return Span(tensors[role].name, start, end)
@@ -239,21 +244,33 @@ def _of_weight(target: Target, start: int, end: int, compat: Compat | None) -> I
     for role in ("set", "weight"):
         if role in tensors:
             yield Replacement(cut(role))
-    if target.module.kind == "lora":
-        yield Product(Factors(cut("up"), _whole(tensors["down"])), scale)
-    elif target.module.kind == "loha":
-        left, right = (
-            Factors(cut(f"{side}_up"), _whole(tensors[f"{side}_down"]))
-            for side in ("left", "right")
-        )
-        yield Hadamard(left, right, scale)
-    elif target.module.kind == "lokr":
-        yield Kronecker(_factor(target, "left"), _factor(target, "right"), start, scale)
+    yield from _of_factors(target, start, end)
     if "diff" in tensors:
         yield Difference(cut("diff"))
     for role in ("magnitude", "magnitude_peft"):
         if role in tensors:
             yield _magnitude(target, role, cut(role), compat)
+
+
+def _of_factors(target: Target, start: int, end: int) -> Iterator[Delta]:
+    """Yield what the factors of a module do to the rows of its weight."""
+    tensors, scale = target.module.tensors, target.scale
+
+    def pair(side: str) -> Factors:
+        up = Span(tensors[f"{side}up"].name, start, end)
+        return Factors(up, _whole(tensors[f"{side}down"]))
+
+    match target.module.kind:
+        case "lora":
+            yield Product(pair(""), scale)
+        case "glora":
+            factors = Factors(_whole(tensors["weight_up"]), _whole(tensors["weight_down"]))
+            yield Multiplied(factors, scale)
+            yield Product(pair(""), scale)
+        case "loha":
+            yield Hadamard(pair("left_"), pair("right_"), scale)
+        case "lokr":
+            yield Kronecker(_factor(target, "left"), _factor(target, "right"), start, scale)
 
 
 def _of_bias(target: Target, start: int, end: int) -> Iterator[Delta]:

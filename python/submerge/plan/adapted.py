@@ -18,6 +18,7 @@ from submerge.adapters import (
     Hadamard,
     Kronecker,
     Magnitude,
+    Multiplied,
     Product,
     Replacement,
     in_words,
@@ -232,12 +233,14 @@ def added(
                 t.Magnitude(rows(delta.values), delta.axis, delta.norm, strength, delta.epsilon)
             )
         else:
+            if isinstance(delta, Multiplied) and not isinstance((*before, None)[0], t.Rows):
+                raise _needs_model(fused, unit, "multiplies the weight")
             found.append(_term(delta, 1.0 if whole else strength, rows))
     return tuple(found)
 
 
 def _term(
-    delta: Product | Hadamard | Kronecker | Difference,
+    delta: Product | Multiplied | Hadamard | Kronecker | Difference,
     strength: float,
     rows: Callable[[Span], Rows],
 ) -> Term:
@@ -253,6 +256,8 @@ def _term(
     match delta:
         case Product(factors):
             return t.LowRank(pair(factors), scale)
+        case Multiplied(factors):
+            return t.Multiplied(pair(factors), scale)
         case Hadamard(left, right):
             return t.Hadamard(pair(left), pair(right), scale)
         case Kronecker(left, right, first):
