@@ -345,7 +345,7 @@ def _expect_adapter(
     if elsewhere or roles - {"weight", "bias"}:
         return
     raise AdapterError(
-        f"{checkpoint.path}: holds no adapter, expected LoRA, DoRA, LoHa, LoKr, GLoRA or differences, got "
+        f"{checkpoint.path}: holds no adapter, expected LoRA, DoRA, LoHa, LoKr or differences, got "
         f"{listing(checkpoint.tensors)}",
         hint="a model is named under `models:`, or as an argument of `submerge merge`",
     )
