@@ -75,8 +75,8 @@ def test_weights_are_those_of_the_baked_model(
     for name, tensor in weights.items():
         np.testing.assert_allclose(tensor.numpy(), baked[name], rtol=0, atol=1e-6, err_msg=name)
         changed += int(not np.array_equal(baked[name], plain[name].astype(np.float32)))
-    # q, k, v; an MLP; text q, k, v with biases; of single blocks linear1's four, an output, a norm.
-    assert changed == (16 if isinstance(scale, int | float) else 10)
+    # q, k, v; 2 MLPs; text q, k, v with biases; of single blocks linear1's four, an output, a norm.
+    assert changed == (17 if isinstance(scale, int | float) else 11)
     narrow = AdaptedWeights(model, dict.fromkeys(names, torch.bfloat16), adapters)
     name = "transformer_blocks.0.attn.to_k.weight"
     rounded = torch.tensor(baked[name]).to(torch.bfloat16)
