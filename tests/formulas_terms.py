@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from factory import Array
 
-KINDS = ("rows", "scaled", "low_rank", "hadamard", "kronecker", "magnitude")
+KINDS = ("rows", "scaled", "low_rank", "multiplied", "hadamard", "kronecker", "magnitude")
 
 
 class Made(NamedTuple):
@@ -30,7 +30,8 @@ class Made(NamedTuple):
         arrays: the tensors it names.
         plan: its JSON for the rows from one to another.
         value: what is added, of arrays of f32 or f64; of a magnitude a number for each row.
-        stretched: of a magnitude, what the sum so far and the first term become.
+        stretched: of a magnitude, what the sum so far and the first term become; of what multiplies
+            the first term, too.
     """
 
     arrays: dict[str, Array]
@@ -127,6 +128,29 @@ class Terms:
                 "low_rank": {**self._factors(name, rank, start, end), "scale": scale}
             },
             value,
+        )
+
+    def _multiplied(self, name: str, scale: float) -> Made:
+        rank = int(self.random.integers(1, 9))
+        arrays = {
+            f"{name}.up": self._array(self.columns, rank),
+            f"{name}.down": self._array(rank, self.columns),
+        }
+
+        def stretched(total: Array, first: Array, values: Array) -> Array:
+            up, down = values[:, :rank], values[:, rank:].T
+            # Sums one after the other, as `thin` forms them.
+            middle = np.add.accumulate(first[:, :, None] * up[None], axis=1)[:, -1]
+            more: Array = total + thin(middle, down) * total.dtype.type(scale)
+            return more
+
+        return Made(
+            arrays,
+            lambda *_: {
+                "multiplied": {**self._factors(name, rank, 0, self.columns), "scale": scale}
+            },
+            lambda given: np.hstack([given[f"{name}.up"], given[f"{name}.down"].T]),
+            stretched,
         )
 
     def _hadamard(self, name: str, scale: float) -> Made:

@@ -12,6 +12,7 @@ import factory
 import submerge
 from fusing import WIDE, assert_close, expected, fused, weights
 from submerge import AdapterError
+from submerge.lora import resize
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,6 +106,50 @@ def test_lokr_of_peft_scales_whole_factors_too(tmp_path: Path, compat: str | Non
     scale = 1.0 if compat else 0.5
     added = {f"{module}.weight": product * scale}
     assert_close(fused(tmp_path, WIDE, [source]), expected(WIDE, added))
+
+
+@LAYOUTS
+@pytest.mark.parametrize("strength", [1.0, -0.5])
+def test_glora_multiplies_the_model_and_adds_to_it(
+    tmp_path: Path, layout: str, strength: float
+) -> None:
+    """`W + s * (W a1 a2 + b1 b2)`, after another adapter still of the model's own W."""
+    arrays: dict[str, Array] = {}
+    added: dict[str, Array] = {}
+    for module in (*STACKED, FINAL):
+        weight = base(module)
+        rows, columns = weight.shape
+        shapes = {"a1": (columns, 3), "a2": (3, columns), "b1": (rows, 3), "b2": (3, columns)}
+        parts = {name: files.draw(f"{module}{name}", *shape) for name, shape in shapes.items()}
+        a1, a2, b1, b2 = (files.wide(parts[name]) for name in shapes)
+        arrays |= kohya(module, {f"{name}.weight": array for name, array in parts.items()})
+        arrays |= kohya(module, {"alpha": alpha(6.0)})
+        added[f"{module}.weight"] = 2.0 * (weight @ a1 @ a2 + b1 @ b2)
+    path = files.save(tmp_path / "g.safetensors", arrays)
+    product = files.pairs(WIDE, STACKED, layout="bfl")
+    other = files.save(tmp_path / "lora.safetensors", files.kohya(product, None))
+    more = weights({module: files.product(pair) for module, pair in product.items()})
+    both = {name: strength * array + more.get(name, 0.0) for name, array in added.items()}
+    sources = [str(other), {"path": str(path), "scale": strength}]
+    found = fused(tmp_path, WIDE, sources, layout)
+    assert_close(found, expected(WIDE, files.in_diffusers(WIDE, both)))
+
+
+def test_glora_needs_a_model_under_it(tmp_path: Path) -> None:
+    """Onto the result of a merge, or as a LoRA, there is none."""
+    weight = base(FINAL)
+    rows, columns = weight.shape
+    shapes = {"a1": (columns, 3), "a2": (3, columns), "b1": (rows, 3), "b2": (3, columns)}
+    parts = {f"{name}.weight": files.draw(name, *shape) for name, shape in shapes.items()}
+    path = files.save(tmp_path / "g.safetensors", kohya(FINAL, parts))
+    models = [str(factory.save_file(tmp_path / f"{n}.safetensors", WIDE)) for n in "ab"]
+    recipe = {"models": dict(zip("ab", models, strict=True)), "adapters": [str(path)]}
+    with pytest.raises(AdapterError, match=r"multiplies the weight of .* expected a model"):
+        submerge.merge(recipe, tmp_path / "out.safetensors")
+    with pytest.raises(AdapterError, match="multiplies the weight of"):
+        resize(path, tmp_path / "lora.safetensors", rank=2, base=models[0])
+    assert not (tmp_path / "out.safetensors").exists()
+    assert not (tmp_path / "lora.safetensors").exists()
 
 
 def lengths(matrix: Array) -> Array:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TO_Q = "transformer.transformer_blocks.0.attn.to_q"
-ALLOW = "`allow: [{}]` leaves it out; patterns may hold `*`"
+ALLOW = "`allow: [{}]` leaves it out, `--allow` on the command line; patterns may hold `*`"
 QKV = "lora_unet_double_blocks_0_img_attn_qkv"
 
 
@@ -170,16 +170,24 @@ CASES: dict[str, tuple[Callable[[], dict[str, Array]], str, str]] = {
         "a Tucker core of a convolution",
         "fuse it into its model with the program that made it",
     ),
-    "GLoRA": (
+    "GLoRA without a factor": (
+        lambda: {f"{QKV}.{part}.weight": files.draw(part, 4, 4) for part in ("a1", "a2", "b1")},
+        "`down` missing beside",
+        "the file is incomplete; download it again",
+    ),
+    "GLoRA of another width": (
         lambda: {
-            f"{QKV}.{part}.weight": files.draw(part, 4, 4) for part in ("a1", "a2", "b1", "b2")
+            f"{QKV}.a1.weight": files.draw(1, 63, 4),
+            f"{QKV}.a2.weight": files.draw(2, 4, 64),
+            f"{QKV}.b1.weight": files.draw(3, 192, 4),
+            f"{QKV}.b2.weight": files.draw(4, 4, 64),
         },
-        "GLoRA multiplies the whole weight",
-        "fuse it into its model with the program that made it",
+        r"a1\.weight`: expected \[64, 4\], got \[63, 4\]",
+        "the adapter was made for a model of other sizes",
     ),
     "OFT": (
         lambda: {f"{QKV}.oft_blocks": files.draw(1, 4, 4, 4)},
-        "OFT turns the whole weight",
+        "OFT and BOFT turn the weight by a matrix of which the file does not say how it is made",
         "fuse it into its model with the program that made it",
     ),
     "a widened layer": (
@@ -205,6 +213,11 @@ CASES: dict[str, tuple[Callable[[], dict[str, Array]], str, str]] = {
     "nothing for the transformer": (
         lambda: {"lora_te1_x.lora_down.weight": files.draw(1, 4, 4)},
         r"changes nothing in the transformer, .* got parts for: text encoder \(CLIP\)",
+        "parts for text encoders are added where a pipeline is written: `pipeline_from`",
+    ),
+    "nothing for any model": (
+        lambda: {"bundle_emb.x": files.draw(1, 4, 4)},
+        r"changes nothing in the transformer, .* got parts for: text embedding",
         "`submerge lora info` lists what the file holds",
     ),
     "a model": (

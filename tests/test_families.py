@@ -173,7 +173,7 @@ def check(opened: Checkpoint, message: str, hint: str) -> None:
             (
                 opened,
                 message,
-                "fuse it into" if "OFT" in message or "GLoRA" in message else "--lora",
+                "fuse it into" if "OFT" in message else "--lora",
             )
             for opened, message in ADAPTERS
         ),

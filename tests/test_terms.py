@@ -94,7 +94,9 @@ CASES = st.fixed_dictionaries(
     {
         "shape": SHAPES,
         "dtype": st.sampled_from(["F32", "F16", "BF16"]),
-        "first": st.sampled_from([kind for kind in KINDS if kind != "magnitude"]),
+        "first": st.sampled_from(
+            [kind for kind in KINDS if kind not in ("multiplied", "magnitude")]
+        ),
         "others": st.lists(
             st.tuples(st.sampled_from(KINDS), st.sampled_from([1.0, -0.75, 0.3])), max_size=3
         ),
@@ -242,7 +244,7 @@ def test_a_scale_of_zero_keeps_every_byte(tmp_path: Path, dtype: str) -> None:
     for change in changes:
         for array in change.arrays.values():
             array[0] = np.nan
-    added = [term for term in changes if "magnitude" not in term.plan(0, 1)]
+    added = [term for term in changes if term.stretched is None]
     too_small = terms.make("scaled", 1e-46)  # for f32
     same: dict[str, Any] = {"same": {}}
     for operands, fields in (
@@ -301,7 +303,7 @@ def test_an_analysis_makes_nothing_to_add_to(tmp_path: Path) -> None:
         execute(plan, mode="measure")
 
 
-@pytest.mark.parametrize("kind", ["low_rank", "hadamard", "kronecker", "magnitude"])
+@pytest.mark.parametrize("kind", ["low_rank", "multiplied", "hadamard", "kronecker", "magnitude"])
 def test_the_least_budget_is_enough_and_a_byte_less_is_refused(tmp_path: Path, kind: str) -> None:
     shape = (90, 3000)
     terms = Terms(1, shape, "BF16")

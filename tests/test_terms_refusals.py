@@ -16,6 +16,7 @@ from submerge.plan.terms import (
     Kronecker,
     LowRank,
     Magnitude,
+    Multiplied,
     Rows,
     Scaled,
     Thin,
@@ -32,7 +33,14 @@ if TYPE_CHECKING:
 def planned(folder: Path, term: dict[str, Any], *, added: bool = False) -> dict[str, Any]:
     """A plan with a second term, or with what is added, on an operand of 6 rows of 12."""
     random = np.random.default_rng(0)
-    shapes = {"w": (6, 12), "up": (6, 2), "down": (2, 12), "left": (3, 4), "right": (3, 3)}
+    shapes = {
+        "w": (6, 12),
+        "up": (6, 2),
+        "down": (2, 12),
+        "square": (12, 2),
+        "left": (3, 4),
+        "right": (3, 3),
+    }
     arrays: dict[str, Array] = {n: random.normal(size=shape) for n, shape in shapes.items()}
     arrays |= {"values": np.ones(6), "column": np.ones(12), "empty": np.ones((6, 0))}
     arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
@@ -58,6 +66,7 @@ def refused(folder: Path, term: dict[str, Any], *, added: bool = False) -> PlanE
 GOOD: dict[str, dict[str, Any]] = {
     "scaled": {"rows": place(0, "w", 0, 6), "scale": 1.0},
     "low_rank": {"up": place(0, "up", 0, 6), "down": place(0, "down", 0, 2), "scale": 1.0},
+    "multiplied": {"up": place(0, "square", 0, 12), "down": place(0, "down", 0, 2), "scale": 1.0},
     "hadamard": {
         "left": {"up": place(0, "up", 0, 6), "down": place(0, "down", 0, 2)},
         "right": {"up": place(0, "up", 0, 6), "down": place(0, "down", 0, 2)},
@@ -94,6 +103,11 @@ REFUSALS: list[tuple[str, dict[str, Any], str]] = [
         {"up": place(0, "empty", 0, 6), "down": place(0, "nothing", 0, 0)},
         "rank 0, expected at least 1",
     ),
+    ("multiplied", {"up": place(0, "square", 0, 11)}, "rows of `up` differ, expected 12, got 11"),
+    ("multiplied", {"up": place(0, "up", 0, 6)}, "rows of `up` differ, expected 12, got 6"),
+    ("multiplied", {"down": place(0, "down", 0, 1)}, "rows of `down` differ, expected 2, got 1"),
+    ("multiplied", {"up": place(0, "counts", 0, 6)}, "dtype I8 cannot be computed with"),
+    ("multiplied", {"scale": 1e39}, TOO_LARGE),
     (
         "hadamard",
         {"left": {"up": place(0, "up", 0, 6), "down": place(0, "down", 0, 1)}},
@@ -152,10 +166,22 @@ PRODUCT = Thin(Rows(0, "up", 0, 6), Rows(0, "down", 0, 2))
 CLASSES: dict[str, Term] = {
     "scaled": Scaled(Rows(0, "w", 0, 6), 1.0),
     "low_rank": LowRank(PRODUCT, 1.0),
+    "multiplied": Multiplied(Thin(Rows(0, "square", 0, 12), PRODUCT.down), 1.0),
     "hadamard": Hadamard(PRODUCT, PRODUCT, 1.0),
     "kronecker": Kronecker(Rows(0, "left", 0, 3), Rows(0, "right", 0, 3), 3, 1.0),
     "magnitude": Magnitude(Rows(0, "values", 0, 6), "rows", "sum", 1.0, 0.0),
 }
+
+
+def test_what_multiplies_the_first_term_needs_one(tmp_path: Path) -> None:
+    """What is added to a result has none."""
+    term = {"multiplied": GOOD["multiplied"]}
+    said = "a term that multiplies the first is the first, expected one before it"
+    assert said in str(refused(tmp_path, term, added=True))
+    plan = planned(tmp_path, term)
+    plan["units"][0]["operands"][0].reverse()
+    with pytest.raises(PlanError, match=said):
+        execute(plan)
 
 
 @pytest.mark.parametrize("kind", GOOD)

@@ -6,7 +6,9 @@ use crate::error::Result;
 use crate::io::source::Source;
 use crate::linalg::thin::{Left, Onto, Right, multiply};
 use crate::resolve::rows::Room;
-use crate::resolve::{Factor, Hadamard, Kronecker, LowRank, Magnitude, Rows, Term, Thin, Values};
+use crate::resolve::{
+    Factor, Hadamard, Kronecker, LowRank, Magnitude, Multiplied, Rows, Term, Thin, Values,
+};
 use crate::simd::Isa;
 
 /// Rows of a product that are made together.
@@ -19,7 +21,7 @@ pub enum Kept {
     Nothing,
     /// `down`.
     Thin(Right),
-    /// That of both products.
+    /// That of both products; or `up` and `down`, where both are multiplied with.
     Pair([Right; 2]),
     /// Both factors, row by row.
     Factors([Vec<f32>; 2]),
@@ -33,6 +35,11 @@ impl Kept {
         let reader = Reader { sources, isa };
         Ok(match term {
             Term::LowRank(LowRank { product, .. }) => Self::Thin(reader.right(product)?),
+            Term::Multiplied(Multiplied { product, .. }) => {
+                let Thin { up, down, rank } = product;
+                let columns = (up.elements / *rank as u64) as usize;
+                Self::Pair([reader.rows(up, columns, *rank)?, reader.rows(down, *rank, columns)?])
+            }
             Term::Hadamard(Hadamard { left, right, .. }) => {
                 Self::Pair([reader.right(left)?, reader.right(right)?])
             }
@@ -68,8 +75,12 @@ impl Reader<'_> {
 
     fn right(&self, thin: &Thin) -> Result<Right> {
         let columns = thin.down.elements / thin.rank as u64;
-        let mut right = Right::new(self.isa, thin.rank, columns as usize);
-        self.each(&thin.down, columns, |row, values| right.set(row, 0, values))?;
+        self.rows(&thin.down, thin.rank, columns as usize)
+    }
+
+    fn rows(&self, rows: &Rows, rank: usize, columns: usize) -> Result<Right> {
+        let mut right = Right::new(self.isa, rank, columns);
+        self.each(rows, columns as u64, |row, values| right.set(row, 0, values))?;
         Ok(right)
     }
 

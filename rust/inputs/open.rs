@@ -4,7 +4,9 @@ use std::ops::Range;
 
 use crate::error::Result;
 use crate::resolve::rows::{Buffers, OpenRows, Room};
-use crate::resolve::{Hadamard, Kronecker, LowRank, Magnitude, Operand, Scaled, Term, Unit, Work};
+use crate::resolve::{
+    Hadamard, Kronecker, LowRank, Magnitude, Multiplied, Operand, Scaled, Term, Unit, Work,
+};
 use crate::simd::{BLOCK, Isa};
 
 /// A term over the elements of a part; of a product `up` is open where the part is.
@@ -15,6 +17,8 @@ pub enum Open<'a> {
     Scaled(OpenRows<'a>, f32),
     /// A product.
     LowRank(&'a LowRank, OpenRows<'a>),
+    /// The first term, multiplied by a product.
+    Multiplied(&'a Multiplied),
     /// Two products, multiplied.
     Hadamard(&'a Hadamard, [OpenRows<'a>; 2]),
     /// A Kronecker product.
@@ -73,6 +77,7 @@ impl<'a> Sum<'a> {
                 Term::Scaled(Scaled { rows, scale }) => {
                     Open::Scaled(rows.open(sources, span.clone(), buffers)?, *scale)
                 }
+                Term::Multiplied(of) => Open::Multiplied(of),
                 Term::Kronecker(of) => Open::Kronecker(of),
                 Term::Magnitude(of) => Open::Magnitude(of),
                 Term::Network(network) => Open::Values(network.values()),
@@ -88,7 +93,7 @@ impl<'a> Sum<'a> {
         let of = |term: &Open| match term {
             Open::Rows(rows) | Open::Scaled(rows, _) | Open::LowRank(_, rows) => rows.read(),
             Open::Hadamard(_, [left, right]) => left.read() + right.read(),
-            Open::Kronecker(_) | Open::Magnitude(_) | Open::Values(_) => 0,
+            Open::Multiplied(_) | Open::Kronecker(_) | Open::Magnitude(_) | Open::Values(_) => 0,
         };
         self.terms.iter().map(of).sum()
     }

@@ -28,6 +28,9 @@ pub struct Panel {
     up: Vec<f32>,
     /// The lengths of the rows of the first term.
     base: Vec<f32>,
+    /// These rows themselves, and what they are times a factor.
+    weight: Vec<f32>,
+    middle: Vec<f32>,
 }
 
 impl Panel {
@@ -57,8 +60,13 @@ impl Panel {
         self.values.resize(len.max(self.values.len()), 0.0);
         let wants_base =
             |term: &Open| matches!(term, Open::Magnitude(Magnitude { norm: Norm::Base, .. }));
+        let wants_weight = |term: &Open| matches!(term, Open::Multiplied(_));
         for (at, (term, kept)) in sum.terms.iter().zip(kept).enumerate() {
             self.put(isa, (term, kept), at > 0, columns, scratch);
+            if at == 0 && sum.terms.iter().any(wants_weight) {
+                self.weight.clear();
+                self.weight.extend_from_slice(&self.values[..len]);
+            }
             if at == 0 && sum.terms.iter().any(wants_base) {
                 let rows = self.values[..len].chunks(columns as usize);
                 self.base.clear();
@@ -79,6 +87,9 @@ impl Panel {
         match (term, kept) {
             (Open::LowRank(of, up), Kept::Thin(down)) => {
                 self.multiply(isa, (up, down), of.product.rank, onto(of.scale), scratch);
+            }
+            (Open::Multiplied(of), Kept::Pair(factors)) => {
+                self.through(isa, factors, (columns as usize, of.product.rank), onto(of.scale));
             }
             (Open::Hadamard(of, [left, right]), Kept::Pair([left_down, right_down])) => {
                 std::mem::swap(&mut self.values, &mut self.other);
@@ -132,6 +143,26 @@ impl Panel {
             left.set(at, factors);
         }
         multiply(isa, left, down, onto, &mut values[..count * down.columns()]);
+    }
+
+    /// The rows of the first term times one factor, and that times the other.
+    fn through(
+        &mut self,
+        isa: &Isa,
+        [up, down]: &[Right; 2],
+        (columns, rank): (usize, usize),
+        onto: Onto,
+    ) {
+        let Self { values, left, weight, middle, .. } = self;
+        let count = weight.len() / columns;
+        left.begin(count, columns);
+        weight.chunks_exact(columns).enumerate().for_each(|(at, row)| left.set(at, row));
+        middle.resize((count * rank).max(middle.len()), 0.0);
+        let middle = &mut middle[..count * rank];
+        multiply(isa, left, up, Onto::Set(1.0), middle);
+        left.begin(count, rank);
+        middle.chunks_exact(rank).enumerate().for_each(|(at, row)| left.set(at, row));
+        multiply(isa, left, down, onto, &mut values[..count * columns]);
     }
 
     /// Sets the lengths of rows; all of them are whole.

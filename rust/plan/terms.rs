@@ -14,6 +14,8 @@ pub enum TermSpec {
     Scaled(ScaledSpec),
     /// The product of two thin matrices.
     LowRank(LowRankSpec),
+    /// What the first term is multiplied by, as a product of two thin matrices; it is added.
+    Multiplied(LowRankSpec),
     /// The product, element by element, of two such products.
     Hadamard(HadamardSpec),
     /// The Kronecker product of two matrices.

@@ -36,7 +36,9 @@ use crate::plan::{Beside, Mode, OpSpec, Options, OutputSpec, Plan, TermSpec, Uni
 pub use self::opened::Sources;
 pub use self::operand::{Operand, Term};
 pub use self::rows::Rows;
-pub use self::terms::{Factor, Hadamard, Kronecker, LowRank, Magnitude, Scaled, Thin, Values};
+pub use self::terms::{
+    Factor, Hadamard, Kronecker, LowRank, Magnitude, Multiplied, Scaled, Thin, Values,
+};
 pub use self::unit::Unit;
 
 /// A plan whose every reference is known to be good.

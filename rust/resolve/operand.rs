@@ -7,7 +7,7 @@ use super::encoding::To;
 use super::network::Network;
 use super::opened::{Inputs, expect_equal};
 use super::rows::Rows;
-use super::terms::{Extent, Hadamard, Kronecker, LowRank, Magnitude, Scaled};
+use super::terms::{Extent, Hadamard, Kronecker, LowRank, Magnitude, Multiplied, Scaled};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::format::codec::{Codec, Double, Rounding};
@@ -36,6 +36,8 @@ pub enum Term {
     Scaled(Scaled),
     /// A product of two thin matrices.
     LowRank(LowRank),
+    /// The first term times such a product.
+    Multiplied(Multiplied),
     /// Two such products, multiplied element by element.
     Hadamard(Hadamard),
     /// A Kronecker product of two matrices.
@@ -59,6 +61,10 @@ impl Operand {
             None => Err(Error::plan(format!("{here}: an operand without terms, expected one"))),
             Some(Term::Magnitude(_)) => {
                 let what = "a magnitude without a term before it, expected one to multiply";
+                Err(Error::plan(format!("{here}: {what}")))
+            }
+            Some(Term::Multiplied(_)) => {
+                let what = "a term that multiplies the first is the first, expected one before it";
                 Err(Error::plan(format!("{here}: {what}")))
             }
             Some(_) => {
@@ -122,8 +128,8 @@ impl Operand {
     #[must_use]
     pub fn panel(&self, row_elements: u64) -> Option<u64> {
         let is_made = |term: &Term| {
-            use Term::{Hadamard, Kronecker, LowRank, Magnitude};
-            matches!(term, LowRank(_) | Hadamard(_) | Kronecker(_) | Magnitude(_))
+            use Term::{Network, Rows, Scaled};
+            !matches!(term, Rows(_) | Scaled(_) | Network(_))
         };
         let (fewest, most) = PANEL_ROWS;
         let rows = (PANEL / row_elements.max(1)).clamp(fewest, most);
@@ -133,7 +139,7 @@ impl Operand {
     /// Whether it must see whole rows, at both ends of a part too.
     #[must_use]
     pub fn by_rows(&self) -> bool {
-        self.terms.iter().any(|term| matches!(term, Term::Magnitude(_)))
+        self.terms.iter().any(|term| matches!(term, Term::Magnitude(_) | Term::Multiplied(_)))
     }
 
     /// Bytes that are open besides windows as wide as an item of so many elements.
@@ -147,6 +153,7 @@ impl Operand {
                 rows.whole_sides() + around
             }
             Term::LowRank(term) => term.bytes(rows, at_once),
+            Term::Multiplied(term) => term.bytes(at_once, row_elements),
             Term::Hadamard(term) => term.bytes(rows, at_once, row_elements),
             Term::Kronecker(term) => term.bytes(at_once),
             Term::Magnitude(term) => term.bytes(at_once),
@@ -175,6 +182,9 @@ impl Term {
             }
             TermSpec::Scaled(spec) => Self::Scaled(Scaled::check(spec, extent, inputs, here)?),
             TermSpec::LowRank(spec) => Self::LowRank(LowRank::check(spec, extent, inputs, here)?),
+            TermSpec::Multiplied(spec) => {
+                Self::Multiplied(Multiplied::check(spec, extent, inputs, here)?)
+            }
             TermSpec::Hadamard(spec) => {
                 Self::Hadamard(Hadamard::check(spec, extent, inputs, here)?)
             }
@@ -199,6 +209,7 @@ impl Term {
             Self::Rows(_) | Self::Network(_) => return false,
             Self::Scaled(Scaled { scale, .. })
             | Self::LowRank(LowRank { scale, .. })
+            | Self::Multiplied(Multiplied { scale, .. })
             | Self::Hadamard(Hadamard { scale, .. })
             | Self::Kronecker(Kronecker { scale, .. }) => scale,
             Self::Magnitude(Magnitude { strength, .. }) => strength,
@@ -219,7 +230,7 @@ impl Term {
         match self {
             Self::LowRank(LowRank { product, .. }) => vec![&product.down],
             Self::Hadamard(Hadamard { left, right, .. }) => vec![&left.down, &right.down],
-            Self::Kronecker(_) | Self::Magnitude(_) => self.rows(),
+            Self::Kronecker(_) | Self::Magnitude(_) | Self::Multiplied(_) => self.rows(),
             Self::Rows(_) | Self::Scaled(_) | Self::Network(_) => Vec::new(),
         }
     }
@@ -227,7 +238,8 @@ impl Term {
     fn rows(&self) -> Vec<&Rows> {
         match self {
             Self::Rows(rows) | Self::Scaled(Scaled { rows, .. }) => vec![rows],
-            Self::LowRank(LowRank { product, .. }) => product.rows(),
+            Self::LowRank(LowRank { product, .. })
+            | Self::Multiplied(Multiplied { product, .. }) => product.rows(),
             Self::Hadamard(Hadamard { left, right, .. }) => [left.rows(), right.rows()].concat(),
             Self::Kronecker(Kronecker { left, right, .. }) => {
                 [left.stored(), right.stored()].concat()
@@ -244,6 +256,9 @@ impl Term {
             Self::Scaled(Scaled { scale, .. }) => format!("{:08x}*", scale.to_bits()),
             Self::LowRank(LowRank { product, scale }) => {
                 format!("product {}*{:08x}*", product.rank, scale.to_bits())
+            }
+            Self::Multiplied(Multiplied { product, scale }) => {
+                format!("multiplied {}*{:08x}*", product.rank, scale.to_bits())
             }
             Self::Hadamard(Hadamard { left, right, scale }) => {
                 format!("hadamard {}*{}*{:08x}*", left.rank, right.rank, scale.to_bits())

@@ -48,6 +48,17 @@ pub struct LowRank {
     pub scale: f32,
 }
 
+/// `scale · W · up · down`, W the rows of the first term: first `W · up`, over the elements of a row from 0
+/// on, then that times `down`; both as [`Thin`] does. Source: Chavan et al. 2023, "One-for-All: Generalized
+/// `LoRA`", arXiv:2306.07967.
+#[derive(Debug)]
+pub struct Multiplied {
+    /// What the rows are multiplied by.
+    pub product: Thin,
+    /// What the product is multiplied by.
+    pub scale: f32,
+}
+
 /// `scale · left ∘ right`; what both give is multiplied by each other, then by `scale`.
 #[derive(Debug)]
 pub struct Hadamard {
@@ -197,6 +208,32 @@ impl LowRank {
 
     pub(super) fn bytes(&self, rows: u64, at_once: u64) -> u64 {
         self.product.bytes(rows, at_once)
+    }
+}
+
+impl Multiplied {
+    pub(super) fn check(
+        spec: &LowRankSpec,
+        extent: Extent,
+        inputs: &Inputs,
+        here: &str,
+    ) -> Result<Self> {
+        let square = Extent { rows: extent.row_elements, ..extent };
+        let product = Thin::check((&spec.up, &spec.down), square, inputs, here)?;
+        Ok(Self { product, scale: finite("scale", spec.scale, here)? })
+    }
+
+    /// Both factors as the products want them, and of rows that are made together a copy and the first
+    /// product, each also packed.
+    pub(super) fn bytes(&self, at_once: u64, row_elements: u64) -> u64 {
+        let rank = self.product.rank as u64;
+        let Thin { up, down, .. } = &self.product;
+        let stored = up.bytes_of(rank) + up.whole_sides();
+        let stored = stored + down.bytes_of(row_elements) + down.whole_sides();
+        let factors = Right::bytes(row_elements, rank) + Right::bytes(rank, row_elements);
+        let left = Left::bytes(at_once, row_elements) + Left::bytes(at_once, rank);
+        let rows = at_once.saturating_mul(row_elements + rank) * F32;
+        stored + (rank + row_elements) * F32 + factors + left + rows
     }
 }
 

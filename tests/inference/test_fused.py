@@ -30,7 +30,7 @@ QKV, OUT, MLP = "double_blocks.0.img_attn.qkv", "single_blocks.1.linear2", "sing
 
 
 def every_kind(folder: Path) -> Path:
-    """LoRA, LoHa, LoKr, DoRA, a difference, a bias and a replaced norm in one file."""
+    """LoRA, LoHa, LoKr, GLoRA, DoRA, a difference, a bias and a replaced norm in one file."""
     names = ("double_blocks.0.img_mlp.0", "double_blocks.1.txt_attn.proj", OUT)
     pair = files.pairs(KREA, [QKV, *names], layout="bfl")
     arrays = files.kohya({QKV: pair[QKV], OUT: pair[OUT]}, 2.0)
@@ -46,6 +46,9 @@ def every_kind(folder: Path) -> Path:
     shapes = {"hada_w1_a": (256, 2), "hada_w1_b": (2, 64), "hada_w2_a": (256, 3)}
     for part, shape in {**shapes, "hada_w2_b": (3, 64)}.items():
         arrays[f"{stem}.{part}"] = files.draw(part, *shape)
+    stem = "lora_unet_double_blocks_1_img_mlp_2"
+    for part, shape in {"a1": (256, 2), "a2": (2, 256), "b1": (64, 2), "b2": (2, 256)}.items():
+        arrays[f"{stem}.{part}.weight"] = files.draw(part, *shape)
     stem = "lora_unet_double_blocks_1_txt_attn_qkv"
     arrays |= {f"{stem}.diff": files.draw("d", 192, 64), f"{stem}.diff_b": files.draw("b", 192)}
     arrays["lora_unet_single_blocks_0_norm_key_norm.scale"] = files.draw("n", 16)
@@ -72,8 +75,8 @@ def test_weights_are_those_of_the_baked_model(
     for name, tensor in weights.items():
         np.testing.assert_allclose(tensor.numpy(), baked[name], rtol=0, atol=1e-6, err_msg=name)
         changed += int(not np.array_equal(baked[name], plain[name].astype(np.float32)))
-    # q, k, v; an MLP; text q, k, v with biases; of single blocks linear1's four, an output, a norm.
-    assert changed == (16 if isinstance(scale, int | float) else 10)
+    # q, k, v; 2 MLPs; text q, k, v with biases; of single blocks linear1's four, an output, a norm.
+    assert changed == (17 if isinstance(scale, int | float) else 11)
     narrow = AdaptedWeights(model, dict.fromkeys(names, torch.bfloat16), adapters)
     name = "transformer_blocks.0.attn.to_k.weight"
     rounded = torch.tensor(baked[name]).to(torch.bfloat16)

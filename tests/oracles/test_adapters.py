@@ -210,6 +210,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "lokr dora": {
         "algo": "lokr", "linear_dim": 2, "linear_alpha": 1, "factor": 4, "dora_wd": True,
     },
+    "glora": {"algo": "glora", "linear_dim": 4, "linear_alpha": 2},
     "full": {"algo": "full", "linear_dim": 4, "linear_alpha": 1},
 }  # fmt: skip
 NAMES = ("transformer_blocks.0.attn.to_q", "single_transformer_blocks.1.proj_out", "proj_out")

@@ -13,11 +13,13 @@ from submerge.adapters.deltas import (
     Hadamard,
     Kronecker,
     Magnitude,
+    Multiplied,
     Product,
     Replacement,
     Span,
     spans,
 )
+from submerge.adapters.encoders import Part, part_for
 from submerge.adapters.places import Target, format_of, in_words, targets_of
 from submerge.adapters.resolve import F32_MAX, Compat, Resolved, resolve
 
@@ -32,6 +34,8 @@ __all__ = [
     "Kronecker",
     "Magnitude",
     "Module",
+    "Multiplied",
+    "Part",
     "Product",
     "Replacement",
     "Resolved",
@@ -40,6 +44,7 @@ __all__ = [
     "format_of",
     "in_words",
     "open_adapter",
+    "part_for",
     "resolve",
     "spans",
     "targets_of",

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from submerge.checkpoint import Checkpoint, TensorInfo
 
-__all__ = ["Adapter", "Module", "open_adapter"]
+__all__ = ["Adapter", "Module", "expect_magnitudes", "modules_of", "open_adapter"]
 
 _CONFIG = "adapter_config.json"
 # What tools call an adapter's file in a folder of its own.
@@ -41,6 +41,7 @@ _NUMBERS = {
 # The tensors a kind needs: every one of a set; LoKr's factors are whole or products themselves.
 _WHOLE: Mapping[str, tuple[tuple[frozenset[str], ...], ...]] = {
     "lora": ((frozenset({"up", "down"}),),),
+    "glora": ((frozenset({"weight_up", "weight_down", "up", "down"}),),),
     "loha": ((frozenset({"left_up", "left_down"}),), (frozenset({"right_up", "right_down"}),)),
     "lokr": (
         (frozenset({"left"}), frozenset({"left_up", "left_down"})),
@@ -48,8 +49,13 @@ _WHOLE: Mapping[str, tuple[tuple[frozenset[str], ...], ...]] = {
     ),
 }
 # Whose rows are the rank; LyCORIS and diffusers take LoKr's second factor first.
-_RANKED = {"lora": ("down",), "loha": ("left_down",), "lokr": ("right_down", "left_down")}
-_WORDS = {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr"}
+_RANKED = {
+    "lora": ("down",),
+    "glora": ("down",),
+    "loha": ("left_down",),
+    "lokr": ("right_down", "left_down"),
+}
+_WORDS = {"lora": "LoRA", "glora": "GLoRA", "loha": "LoHa", "lokr": "LoKr"}
 _OTHERS = tuple(ELSEWHERE)
 _ALONE = frozenset({"diff", "diff_bias", "set", "weight", "bias"})
 _COMMENTS = ("software", "trainer")
@@ -60,7 +66,7 @@ class Module(NamedTuple):
 
     Attributes:
         stem: what its keys have in common: a prefix and the module's name.
-        kind: `lora`, `loha`, `lokr`, or `full` for differences and whole tensors alone.
+        kind: `lora`, `loha`, `lokr`, `glora`, or `full` for differences and whole tensors alone.
         tensors: by role.
         alpha: as the file has it, None where it has none.
     """
@@ -148,17 +154,43 @@ def open_adapter(path: str | os.PathLike[str]) -> Adapter:
     given = path_of(path, "adapter")
     file, beside = _found(expanded(given))
     checkpoint = open_checkpoint(file)
-    groups: dict[str, dict[tuple[str, str], TensorInfo]] = {}
     elsewhere: dict[str, list[str]] = {}
-    unknown: list[str] = []
-    for key, tensor in checkpoint.tensors.items():
-        other = None
+    own: list[str] = []
+    for key in checkpoint.tensors:
         if key.startswith(_OTHERS):
             other = next(what for prefix, what in ELSEWHERE.items() if key.startswith(prefix))
-        parts = None if other else split(key)
-        if other is not None:
             elsewhere.setdefault(other, []).append(key)
-        elif parts is None:
+        else:
+            own.append(key)
+    modules, unknown = modules_of(checkpoint, own)
+    config = from_metadata(checkpoint.files[0].metadata, file) or beside
+    _expect_adapter(modules, elsewhere, checkpoint)
+    expect_magnitudes(modules, config)
+    return Adapter(
+        path=given,
+        checkpoint=checkpoint,
+        modules=modules,
+        elsewhere={what: tuple(keys) for what, keys in elsewhere.items()},
+        unknown=unknown,
+        config=config,
+    )
+
+
+def modules_of(
+    checkpoint: Checkpoint, keys: Iterable[str]
+) -> tuple[tuple[Module, ...], tuple[str, ...]]:
+    """Return what keys of an adapter's file make up, and those that nothing an adapter holds has.
+
+    Raises:
+        AdapterError: as `open_adapter`.
+        CheckpointError, OSError: the file is no longer the one that was opened.
+    """
+    file = checkpoint.path
+    groups: dict[str, dict[tuple[str, str], TensorInfo]] = {}
+    unknown: list[str] = []
+    for key in keys:
+        parts = split(key)
+        if parts is None:
             unknown.append(key)
         elif parts.role in REFUSED:
             raise AdapterError(
@@ -166,20 +198,10 @@ def open_adapter(path: str | os.PathLike[str]) -> Adapter:
                 hint="fuse it into its model with the program that made it",
             )
         else:
-            _add(groups.setdefault(parts.stem, {}), parts[1:], tensor, file)
-    config = from_metadata(checkpoint.files[0].metadata, file) or beside
+            _add(groups.setdefault(parts.stem, {}), parts[1:], checkpoint.tensors[key], file)
     with Reading(checkpoint) as reading:
         modules = [_module(stem, found, reading, file) for stem, found in groups.items()]
-    _expect_adapter(modules, elsewhere, checkpoint)
-    _expect_magnitudes(modules, config)
-    return Adapter(
-        path=given,
-        checkpoint=checkpoint,
-        modules=tuple(modules),
-        elsewhere={what: tuple(keys) for what, keys in elsewhere.items()},
-        unknown=tuple(unknown),
-        config=config,
-    )
+    return tuple(modules), tuple(unknown)
 
 
 def _found(path: Path) -> tuple[Path, PeftConfig | None]:
@@ -285,7 +307,7 @@ def _expect_matrices(module: Module, file: Path) -> None:
                 if len(tensor.shape) > 2
                 else "the file is damaged",
             )
-    for side in ("", "left_", "right_"):
+    for side in ("", "weight_", "left_", "right_"):
         up, down = module.tensors.get(f"{side}up"), module.tensors.get(f"{side}down")
         if up is not None and down is not None and up.shape[1] != down.shape[0]:
             raise AdapterError(
@@ -334,7 +356,7 @@ def _expect_adapter(
     )
 
 
-def _expect_magnitudes(modules: Iterable[Module], config: PeftConfig | None) -> None:
+def expect_magnitudes(modules: Iterable[Module], config: PeftConfig | None) -> None:
     """Refuse a DoRA by its configuration that has lost its magnitudes."""
     if config is None or not config.magnitudes:
         return

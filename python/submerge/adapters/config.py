@@ -108,8 +108,10 @@ class PeftConfig:
         return self.alpha_of(module) / (math.sqrt(rank) if self.rslora else rank)
 
 
-def from_metadata(metadata: Mapping[str, str], path: Path) -> PeftConfig | None:
-    """Return what diffusers keeps in a file's metadata, or None.
+def from_metadata(
+    metadata: Mapping[str, str], path: Path, component: str = "transformer"
+) -> PeftConfig | None:
+    """Return what diffusers keeps of a pipeline's component in a file's metadata, or None.
 
     Raises:
         AdapterError: it is there and malformed.
@@ -124,9 +126,9 @@ def from_metadata(metadata: Mapping[str, str], path: Path) -> PeftConfig | None:
     if not isinstance(data, dict):
         raise _damaged(f"{where}: expected a JSON object")
     own = {
-        key.removeprefix("transformer."): value
+        key.removeprefix(f"{component}."): value
         for key, value in data.items()
-        if isinstance(key, str) and (key.startswith("transformer.") or "." not in key)
+        if key.startswith(f"{component}.") or (component == "transformer" and "." not in key)
     }
     return parsed(own, where) if own else None
 

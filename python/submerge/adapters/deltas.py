@@ -18,6 +18,7 @@ __all__ = [
     "Hadamard",
     "Kronecker",
     "Magnitude",
+    "Multiplied",
     "Product",
     "Replacement",
     "Span",
@@ -42,6 +43,16 @@ class Factors(NamedTuple):
 
 class Product(NamedTuple):
     """LoRA: `scale * up @ down` (Hu et al., arXiv 2106.09685)."""
+
+    factors: Factors
+    scale: float
+
+
+class Multiplied(NamedTuple):
+    """GLoRA: `scale * W @ up @ down`, W the model's rows (LyCORIS `glora.py`, arXiv 2306.07967).
+
+    `up` is (columns, rank), `down` (rank, columns); the same for all rows.
+    """
 
     factors: Factors
     scale: float
@@ -104,4 +115,6 @@ def spans(delta: tuple[Any, ...]) -> Iterator[Span]:
             yield from part
 
 
-Delta: TypeAlias = Product | Hadamard | Kronecker | Difference | Replacement | Magnitude
+Delta: TypeAlias = (
+    Product | Multiplied | Hadamard | Kronecker | Difference | Replacement | Magnitude
+)

@@ -19,7 +19,7 @@ from submerge.layout.family import Names
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ELSEWHERE", "NAMINGS", "REFUSED", "XLABS", "Key", "Naming", "split"]
+__all__ = ["ELSEWHERE", "ENCODERS", "NAMINGS", "REFUSED", "XLABS", "Key", "Naming", "split"]
 
 
 class Naming(NamedTuple):
@@ -79,19 +79,30 @@ XLABS = Names(
     after=(),
 )
 
-# Parts for other models of a pipeline, by prefix.
+_CLIP, _T5 = "text encoder (CLIP)", "text encoder 2 (T5)"
+
+# Parts for other models of a pipeline, by prefix; the first that fits, so longer ones come first.
+# Of FLUX.1 sd-scripts calls T5 the third encoder, OneTrainer the second.
 ELSEWHERE: Mapping[str, str] = {
-    "lora_te1_": "text encoder (CLIP)",
-    "lora_te2_": "text encoder 2",
-    "lora_te3_": "text encoder 2 (T5)",
-    "lora_te_": "text encoder",
-    "lora_t5_": "text encoder 2 (T5)",
-    "lycoris_te1_": "text encoder (CLIP)",
-    "text_encoder_2.": "text encoder 2 (T5)",
-    "text_encoder.": "text encoder (CLIP)",
+    "lora_te1_": _CLIP,
+    "lora_te_": _CLIP,
+    "lycoris_te1_": _CLIP,
+    "lora_te2_": _T5,
+    "lora_te3_": _T5,
+    "lora_t5_": _T5,
+    "base_model.model.text_encoder_2.": _T5,
+    "base_model.model.text_encoder.": _CLIP,
+    "base_model.model.text_model.": _CLIP,
+    "text_encoder_2.": _T5,
+    "text_encoder.": _CLIP,
+    "text_encoders.clip_l.transformer.": _CLIP,
+    "text_encoders.t5xxl.transformer.": _T5,
     "text_encoders.": "text encoder",
     "bundle_emb.": "text embedding",
 }
+
+# The components of a pipeline that are such models.
+ENCODERS: Mapping[str, str] = {_CLIP: "text_encoder", _T5: "text_encoder_2"}
 
 # peft puts the adapter's name into its own parameters, `.lora_A.default.weight`.
 _NAMED = r"(?:\.(?!weight\b|bias\b)[^.]+)?"
@@ -128,7 +139,11 @@ _SUFFIXES = (
     (r"\.(?:diff|w_norm)", "", "diff"),
     (r"\.(?:diff_b|b_norm)", "", "diff_bias"),
     (r"\.set_weight", "", "set"),
-    (r"\.[ab][12]\.weight", "glora", "glora"),
+    (r"\.a1\.weight", "glora", "weight_up"),
+    (r"\.a2\.weight", "glora", "weight_down"),
+    (r"\.b1\.weight", "glora", "up"),
+    (r"\.b2\.weight", "glora", "down"),
+    (r"\.bm\.weight", "glora", "tucker"),
     (r"\.(?:oft_blocks|oft_diag|oft_R\b.*|oft_r\b.*|boft_.*|rescale)", "oft", "oft"),
     (r"\.ia3_l.*", "ia3", "ia3"),
     (r"\.reshape_weight", "", "reshape"),
@@ -146,8 +161,8 @@ _KEY = re.compile(
 # Roles that are known and not applied, and why.
 REFUSED: Mapping[str, str] = {
     "tucker": "a Tucker core of a convolution, expected factors of a linear layer",
-    "glora": "GLoRA multiplies the whole weight by a matrix, expected what is added to it",
-    "oft": "OFT turns the whole weight by a matrix, expected what is added to it",
+    "oft": "OFT and BOFT turn the weight by a matrix of which the file does not say how it is made "
+    "(exactly, or by a series that is cut off), expected what is added to a weight",
     "ia3": "IA3 rescales activations, expected what is added to a weight",
     "reshape": "widens the model's layer, expected an adapter of the model's own shape",
 }
@@ -158,7 +173,7 @@ class Key(NamedTuple):
 
     Attributes:
         stem: prefix and module.
-        kind: `lora`, `loha`, `lokr`, or "" for what goes with any.
+        kind: `lora`, `loha`, `lokr`, `glora`, or "" for what goes with any.
         role: what the tensor is to its module.
     """
 

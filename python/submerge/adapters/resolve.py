@@ -17,6 +17,7 @@ from submerge.adapters.deltas import (
     Hadamard,
     Kronecker,
     Magnitude,
+    Multiplied,
     Product,
     Replacement,
     Span,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from submerge.checkpoint import TensorInfo
     from submerge.layout import Architecture
 
-__all__ = ["F32_MAX", "Compat", "Resolved", "resolve"]
+__all__ = ["F32_MAX", "Compat", "Resolved", "resolve", "resolved_on"]
 
 Compat: TypeAlias = Literal["diffusers", "comfyui", "lycoris"]
 """Whose reading to follow where programs differ; see docs/adapters.md."""
@@ -74,7 +75,18 @@ def resolve(adapter: Adapter, arch: Architecture, compat: Compat | None = None) 
     Raises:
         AdapterError: a family without tables, names of two formats, or tensors of another shape.
     """
-    found, unmatched = targets_of(adapter, arch)
+    shapes = family_for(adapter, arch).unit_shapes(arch)
+    return resolved_on(shapes, adapter, *targets_of(adapter, arch), compat)
+
+
+def resolved_on(
+    shapes: Mapping[str, tuple[int, ...]],
+    adapter: Adapter,
+    found: Sequence[Target],
+    unmatched: Mapping[str, str],
+    compat: Compat | None,
+) -> Resolved:
+    """Return what modules do to the units of these shapes; raises AdapterError as `resolve`."""
     kept, left = _kept(found, compat)
     common = _first_alpha(kept) if compat == "diffusers" else None
     targets = [t._replace(scale=_scale(t, adapter, compat, common)) for t in kept]
@@ -85,7 +97,6 @@ def resolve(adapter: Adapter, arch: Architecture, compat: Compat | None = None) 
                 "expected one that f32 holds",
                 hint="the scale is alpha over rank; the file or its configuration is damaged",
             )
-    shapes = family_for(adapter, arch).unit_shapes(arch)
     wrong = [fault for target in targets for fault in _misfits(target, shapes)]
     if wrong:
         more = f"; and {len(wrong) - 1:,} more" if len(wrong) > 1 else ""
@@ -200,6 +211,10 @@ def _allowed(
         if up in tensors and not (matrix and target.module.kind == "lokr"):
             rank = tensors[up].shape[1]
             allowed |= {up: [(rows, rank)], down: [(rank, columns)]} if matrix else {up: []}
+    if "weight_up" in tensors:
+        rank = tensors["weight_up"].shape[1]
+        allowed["weight_up"] = [(columns, rank)] if matrix else []
+        allowed["weight_down"] = [(rank, columns)]
     # Of columns over a part of the rows, no other part would know the norm.
     along = [(1, columns)] if len(target.units) == 1 else []
     allowed["magnitude"] = [(rows, 1), (rows,), *along] if matrix else []
@@ -231,7 +246,7 @@ def _deltas(
 
 
 def _of_weight(target: Target, start: int, end: int, compat: Compat | None) -> Iterator[Delta]:
-    tensors, scale = target.module.tensors, target.scale
+    tensors = target.module.tensors
 
     def cut(role: str) -> Span:
         return Span(tensors[role].name, start, end)
@@ -239,21 +254,33 @@ def _of_weight(target: Target, start: int, end: int, compat: Compat | None) -> I
     for role in ("set", "weight"):
         if role in tensors:
             yield Replacement(cut(role))
-    if target.module.kind == "lora":
-        yield Product(Factors(cut("up"), _whole(tensors["down"])), scale)
-    elif target.module.kind == "loha":
-        left, right = (
-            Factors(cut(f"{side}_up"), _whole(tensors[f"{side}_down"]))
-            for side in ("left", "right")
-        )
-        yield Hadamard(left, right, scale)
-    elif target.module.kind == "lokr":
-        yield Kronecker(_factor(target, "left"), _factor(target, "right"), start, scale)
+    yield from _of_factors(target, start, end)
     if "diff" in tensors:
         yield Difference(cut("diff"))
     for role in ("magnitude", "magnitude_peft"):
         if role in tensors:
             yield _magnitude(target, role, cut(role), compat)
+
+
+def _of_factors(target: Target, start: int, end: int) -> Iterator[Delta]:
+    """Yield what the factors of a module do to the rows of its weight."""
+    tensors, scale = target.module.tensors, target.scale
+
+    def pair(side: str) -> Factors:
+        up = Span(tensors[f"{side}up"].name, start, end)
+        return Factors(up, _whole(tensors[f"{side}down"]))
+
+    match target.module.kind:
+        case "lora":
+            yield Product(pair(""), scale)
+        case "glora":
+            factors = Factors(_whole(tensors["weight_up"]), _whole(tensors["weight_down"]))
+            yield Multiplied(factors, scale)
+            yield Product(pair(""), scale)
+        case "loha":
+            yield Hadamard(pair("left_"), pair("right_"), scale)
+        case "lokr":
+            yield Kronecker(_factor(target, "left"), _factor(target, "right"), start, scale)
 
 
 def _of_bias(target: Target, start: int, end: int) -> Iterator[Delta]:

@@ -31,6 +31,7 @@ __all__ = [
     "FileInfo",
     "TensorInfo",
     "open_checkpoint",
+    "open_files",
     "read_header",
 ]
 
@@ -120,18 +121,7 @@ def open_checkpoint(
     """
     source = path_of(path, "model")
     found = _files.find(source)
-    headers = [read_header(file, max_header_bytes) for file in found.files]
-    files = tuple(
-        FileInfo(
-            Path(header["path"]),
-            header["size"],
-            header["identity"],
-            header["metadata"],
-            header["data_start"],
-        )
-        for header in headers
-    )
-    tensors = _gather(found, headers)
+    files, tensors = _read(found, max_header_bytes)
     warnings: tuple[str, ...] = ()
     if found.index is not None:
         _check_index(found.index, files, tensors)
@@ -154,6 +144,36 @@ def open_checkpoint(
         pipeline=found.pipeline,
         warnings=warnings,
     )
+
+
+def open_files(folder: Path, files: Sequence[Path]) -> Checkpoint:
+    """Open safetensors files of a folder that are known to make up one model.
+
+    Raises:
+        CheckpointError: one is damaged, or a tensor is in two.
+        OSError: a file that cannot be found or read.
+    """
+    found = _files.Found(folder, tuple(files), None, None, None, is_pipeline=False)
+    infos, tensors = _read(found, MAX_HEADER_BYTES)
+    return Checkpoint(folder, "sharded", infos, MappingProxyType(tensors), None, None)
+
+
+def _read(
+    found: _files.Found, max_header_bytes: int
+) -> tuple[tuple[FileInfo, ...], dict[str, TensorInfo]]:
+    """Return the files as they are now, and all their tensors."""
+    headers = [read_header(file, max_header_bytes) for file in found.files]
+    files = tuple(
+        FileInfo(
+            Path(header["path"]),
+            header["size"],
+            header["identity"],
+            header["metadata"],
+            header["data_start"],
+        )
+        for header in headers
+    )
+    return files, _gather(found, headers)
 
 
 def read_header(path: Path, max_header_bytes: int = MAX_HEADER_BYTES) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import click
 
 from submerge.cli.options import (
     adapters_of,
+    allowing,
     as_json,
     emit,
     given,
@@ -102,6 +103,7 @@ def extract(tuned: str, base: str, **options: Any) -> None:
 @_DTYPE
 @_FORM
 @_BASE
+@allowing
 @click.option(
     "--method",
     type=click.Choice(["cat", "linear", "ties", "dare_linear", "dare_ties", "magnitude_prune"]),
@@ -128,7 +130,7 @@ def merge(adapters: tuple[str, ...], **options: Any) -> None:
     from submerge.lora import merge as combine
 
     more: Any = given({name: options[name] for name in ("method", "density", "seed")})
-    make = functools.partial(combine, adapters_of(adapters, "ADAPTER"), **more)
+    make = functools.partial(combine, adapters_of(adapters, options["allow"], "ADAPTER"), **more)
     _write(make, options, "merging", "rank", "energy", "dtype", "form", "base")
 
 
@@ -140,6 +142,7 @@ def merge(adapters: tuple[str, ...], **options: Any) -> None:
 @_DTYPE
 @_FORM
 @_BASE
+@allowing
 @_BY
 @making
 @as_json
@@ -154,7 +157,7 @@ def resize(adapter: str, **options: Any) -> None:
 
     from submerge.lora import resize as smaller
 
-    (source,) = adapters_of((adapter,), "ADAPTER")
+    (source,) = adapters_of((adapter,), options["allow"], "ADAPTER")
     make = functools.partial(smaller, source)
     _write(make, options, "resizing", "rank", "energy", "dtype", "form", "base")
 
@@ -170,6 +173,7 @@ def resize(adapter: str, **options: Any) -> None:
     help="Whose names it is to have.",
 )
 @_BASE
+@allowing
 @_BY
 @making
 @as_json
@@ -186,5 +190,6 @@ def convert(adapter: str, **options: Any) -> None:
 
     from submerge.lora import convert as rename
 
-    make = functools.partial(rename, adapter)
+    source = {"path": adapter, "allow": list(options["allow"])}
+    make = functools.partial(rename, source)
     _write(make, options, "converting", "form", "base")

@@ -74,7 +74,8 @@ def analyze(a: str, b: str, **options: Any) -> None:
     with bar("analysing", quiet=options["quiet"]) as progress:
         run = run_arguments(options, progress=progress)
         asked = {name: options[name] for name in ("base", "alpha", "dtype", "layout")}
-        found = look(a, b, **asked, adapters=adapters_of(options["loras"]), **run)
+        adapters = adapters_of(options["loras"], options["allow"])
+        found = look(a, b, **asked, adapters=adapters, **run)
     to = options["json_to"]
     if to not in (None, "-"):
         found.save(to)

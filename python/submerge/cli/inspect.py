@@ -65,7 +65,7 @@ def diff(first: str, second: str, **options: Any) -> int:
 
     with bar("comparing", quiet=options["quiet"]) as progress:
         run = run_arguments(options, progress=progress)
-        adapters = adapters_of(options["loras"])
+        adapters = adapters_of(options["loras"], options["allow"])
         found = compare(first, second, layout=options["layout"], adapters=adapters, **run)
     emit(found, found.text(options["by"]), as_json=options["as_json"], quiet=options["quiet"])
     return NOT_PASSED if options["exit_code"] and not found.equal else OK

@@ -11,6 +11,7 @@ from submerge.cli.options import (
     DTYPES,
     LAYOUTS,
     adapters_of,
+    allowing,
     as_json,
     emit,
     given,
@@ -83,12 +84,7 @@ def info(file: str, **options: Any) -> int:
 @click.option("--layout", type=click.Choice(LAYOUTS), help="Names and files.  [default: same]")
 @click.option("--dtype", type=click.Choice(DTYPES), help="Type of the numbers.  [default: same]")
 @_COMPAT
-@click.option(
-    "--allow",
-    multiple=True,
-    metavar="KEY",
-    help="A key, or a pattern with *, that may have no place in MODEL. Repeatable.",
-)
+@allowing
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
 @writing
 @as_json
@@ -104,8 +100,9 @@ def bake(model: str, adapters: tuple[str, ...], **options: Any) -> None:
     from submerge.lora.bake import baked_recipe
     from submerge.merge import plan
 
-    more = given({"compat": options["compat"], "allow": list(options["allow"]) or None})
-    sources = [{**source, **more} for source in adapters_of(adapters, "ADAPTER")]
+    more = given({"compat": options["compat"]})
+    found = adapters_of(adapters, options["allow"], "ADAPTER")
+    sources = [{**source, **more} for source in found]
     fields = given({name: options[name] for name in ("layout", "dtype")})
     recipe = baked_recipe(model, sources, options["output"], fields)
     made = plan(recipe, options["output"])

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "adapters_of",
+    "allowing",
     "as_json",
     "embedded",
     "emit",
@@ -148,8 +149,17 @@ _RUN = (
 )  # fmt: skip
 
 
+allowing = click.option(
+    "--allow",
+    multiple=True,
+    metavar="KEY",
+    help="A key of an adapter, or a pattern with *, that may have no place in the model."
+    " Repeatable.",
+)
+
+
 def loras(command: F) -> F:
-    """Add the option for adapters."""
+    """Add the options for adapters."""
     return click.option(
         "--lora",
         "loras",
@@ -157,11 +167,16 @@ def loras(command: F) -> F:
         metavar="FILE[=SCALE][@MODEL]",
         help="Fuse a LoRA or another adapter: at a strength, `0.8` or `0.3..0.8` over the blocks,"
         " onto one model or, without a name, onto the result. Repeatable.",
-    )(command)
+    )(allowing(command))
 
 
-def adapters_of(texts: Sequence[str], option: str = "--lora") -> list[dict[str, Any]]:
+def adapters_of(
+    texts: Sequence[str], allow: Sequence[str], option: str = "--lora"
+) -> list[dict[str, Any]]:
     """Return adapters as a recipe has them; a text that is a file's name is that file."""
+    if allow and not texts:
+        raise click.UsageError(f"--allow speaks of adapters, expected {option} beside it")
+    more: dict[str, Any] = {"allow": list(allow)} if allow else {}
     found = []
     for text in texts:
         fields: dict[str, Any] = {}
@@ -174,7 +189,7 @@ def adapters_of(texts: Sequence[str], option: str = "--lora") -> list[dict[str, 
             head, equals, scale = path.rpartition("=")
             if equals:
                 path, fields["scale"] = head, number_or_range(scale, text, option)
-        found.append({"path": path, **fields})
+        found.append({"path": path, **fields, **more})
     return found
 
 

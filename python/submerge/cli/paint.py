@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from submerge.cli.options import adapters_of, as_json, embedded, given, quantized, quiet
+from submerge.cli.options import adapters_of, allowing, as_json, embedded, given, quantized, quiet
 from submerge.cli.terminal import say, say_json
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def loading(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         embedded,
         quantized,
+        allowing,
         click.option(
             "--fuse",
             "fused",
@@ -132,8 +133,8 @@ def generate(model: str, **options: Any) -> int:
     asked = InferenceOptions.of(_asked(options))
     how = given({name: options.get(name) for name in _LOADING}) | _sides(options["size"])
     how["memory_budget"] = budget(options["memory_budget"])
-    if options["fused"]:
-        how["adapters"] = adapters_of(options["fused"], "--fuse")
+    if adapters := adapters_of(options["fused"], options["allow"], "--fuse"):
+        how["adapters"] = adapters
     if options["only_plan"]:
         made = plan_loading(model, **how)
         say_json(json.dumps(made.to_dict(), indent=2) if options["as_json"] else made.describe())

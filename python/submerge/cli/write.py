@@ -143,7 +143,7 @@ def convert(model: str, **options: Any) -> None:
     from submerge.merge import single_model_recipe
 
     fields = given({name: options.get(name) for name in _OUTPUT_FIELDS})
-    adapters = adapters_of(options["loras"])
+    adapters = adapters_of(options["loras"], options["allow"])
     recipe = single_model_recipe(model, fields, extras=options["extras"], adapters=adapters)
     write(compiled(recipe, options["output"]), "converting", options)
 
@@ -271,8 +271,8 @@ def _recipe_source(source: str) -> Any:
 
 
 def _changed(options: dict[str, Any]) -> bool:
-    names = ("alpha", "sets", "takes", "guidance", "extras", "loras", *_OUTPUT_FIELDS)
-    return bool(given({name: options.get(name) for name in names}))
+    names = ("alpha", "sets", "takes", "guidance", "extras", "loras", "allow")
+    return bool(given({name: options.get(name) for name in (*names, *_OUTPUT_FIELDS)}))
 
 
 def _on_top(base: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
@@ -294,8 +294,8 @@ def _on_top(base: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         recipe["guidance"] = _guidance(options["guidance"])
     if options["extras"] is not None:
         recipe["extras"] = options["extras"]
-    if options["loras"]:
-        recipe["adapters"] = [*recipe.get("adapters", ()), *adapters_of(options["loras"])]
+    if adapters := adapters_of(options["loras"], options["allow"]):
+        recipe["adapters"] = [*recipe.get("adapters", ()), *adapters]
     if fields := given({name: options.get(name) for name in _OUTPUT_FIELDS}):
         recipe["output"] = recipe.get("output", {}) | fields
     return recipe

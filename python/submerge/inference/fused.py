@@ -102,16 +102,26 @@ class Adapters:
                 return of * scale
             case t.LowRank(product, scale):
                 return self._product(product) * scale
-            case t.Hadamard(left, right, scale):
-                return self._product(left) * self._product(right) * scale
-            case t.Kronecker():
-                return self._kronecker(term, base)
+            case t.Multiplied() | t.Hadamard() | t.Kronecker():
+                return self._of_lycoris(term, base)
             case t.Magnitude():
                 measured = total if term.norm == "sum" else base
                 length = measured.double().norm(dim=1, keepdim=True).float() + term.epsilon
                 values = self._rows(term.values).reshape(length.shape)
                 return total * (term.strength * (values / length - 1) + 1)
         raise InternalError(f"a term of {type(term).__name__}, expected one of an adapter")
+
+    def _of_lycoris(
+        self, term: t.Multiplied | t.Hadamard | t.Kronecker, base: torch.Tensor
+    ) -> torch.Tensor:
+        """Return what GLoRA does with the model's rows, LoHa or LoKr."""
+        match term:
+            case t.Multiplied((up, down), scale):
+                return base @ self._rows(up) @ self._rows(down) * scale
+            case t.Hadamard(left, right, scale):
+                return self._product(left) * self._product(right) * scale
+            case t.Kronecker():
+                return self._kronecker(term, base)
 
     def _product(self, thin: t.Thin) -> torch.Tensor:
         return self._rows(thin.up) @ self._rows(thin.down)

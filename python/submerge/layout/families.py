@@ -70,7 +70,7 @@ _ADAPTERS = (
     _Kind("a LoHa", (_IN + r"\.hada_w1_a$",), _ADAPTER, "module"),
     _Kind("a LoKr", (_IN + r"\.lokr_w1(_a)?$",), _ADAPTER, "module"),
     _Kind("an OFT adapter", (_IN + r"\.oft_(blocks|diag|R)\b",), _OTHER_ADAPTER, "module"),
-    _Kind("a GLoRA", (_IN + r"\.a1\.weight$", _IN + r"\.b1\.weight$"), _OTHER_ADAPTER),
+    _Kind("a GLoRA", (_IN + r"\.a1\.weight$", _IN + r"\.b1\.weight$"), _ADAPTER),
     _Kind("a set of weight differences", (_IN + r"\.(diff|diff_b|set_weight)$",), _ADAPTER),
     _Kind(
         "a ControlNet",

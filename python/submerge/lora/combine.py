@@ -17,7 +17,7 @@ from submerge.given.faults import shown
 from submerge.layout import FAMILIES, identify, unit_shapes
 from submerge.lora.asked import split
 from submerge.lora.made import MadeAdapter
-from submerge.plan.adapted import Fused, expect_matched, strengths_of
+from submerge.plan.adapted import Fused, expect_change, expect_matched, strengths_of
 from submerge.plan.blended import Blending, Method
 from submerge.plan.combined import Combining, Wanted
 from submerge.plan.factored import expect_energy, expect_rank, placed_in_one
@@ -180,6 +180,7 @@ def _fused(adapters: Sequence[str | Mapping[str, Any]], arch: Architecture) -> I
         adapter = open_adapter(source.path)
         resolved = resolve(adapter, arch, source.compat)
         expect_matched(adapter, resolved, source)
+        expect_change(adapter, resolved)
         strengths = strengths_of(source, resolved, units, where)
         # Twice the same file is two adapters.
         yield Fused(f"{at}:{_name(adapter)}", where, None, source, adapter, resolved, strengths)

@@ -228,8 +228,9 @@ def _of_adapters(draft: Draft) -> list[str]:
     ]
     for fused in draft.adapters:
         for what, keys in fused.adapter.elsewhere.items():
-            number = counted(len(keys), "key")
-            notes.append(f"{quoted(fused.name)}: not applied, {number} for {what}")
+            if what not in fused.encoders:
+                number = counted(len(keys), "key")
+                notes.append(f"{quoted(fused.name)}: not applied, {number} for {what}")
     return notes
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from submerge.adapters import (
@@ -18,13 +19,14 @@ from submerge.adapters import (
     Hadamard,
     Kronecker,
     Magnitude,
+    Multiplied,
     Product,
     Replacement,
     in_words,
     resolve,
     spans,
 )
-from submerge.adapters.keys import split
+from submerge.adapters.keys import ENCODERS, split
 from submerge.errors import AdapterError, RecipeError, listing, quoted
 from submerge.methods import number_in_words
 from submerge.plan import terms as t
@@ -34,12 +36,20 @@ from submerge.values import Selection
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping, Sequence
 
-    from submerge.adapters import Adapter, Resolved, Span
+    from submerge.adapters import Adapter, Part, Resolved, Span
     from submerge.layout import Architecture, Model
     from submerge.plan.terms import Rows, Term
     from submerge.recipe import AdapterSource
 
-__all__ = ["Fused", "added", "expect_matched", "expect_used", "fuse", "strengths_of"]
+__all__ = [
+    "Fused",
+    "added",
+    "expect_change",
+    "expect_matched",
+    "expect_used",
+    "fuse",
+    "strengths_of",
+]
 
 
 class Fused(NamedTuple):
@@ -53,6 +63,7 @@ class Fused(NamedTuple):
         adapter: the opened file.
         resolved: what it does to which unit.
         strengths: by unit, only those it changes.
+        encoders: the same of its parts for text encoders that are written too, by their titles.
     """
 
     name: str
@@ -62,6 +73,7 @@ class Fused(NamedTuple):
     adapter: Adapter
     resolved: Resolved
     strengths: Mapping[str, float]
+    encoders: Mapping[str, Fused] = MappingProxyType({})
 
     def words(self, unit: str) -> str:
         """Return what it adds to a unit, in words: `0.80 * style`."""
@@ -88,6 +100,7 @@ def fuse(
     adapters: Sequence[Adapter],
     models: Mapping[str, Model],
     units: Sequence[str],
+    parts: Sequence[Sequence[Part]] = (),
 ) -> tuple[Fused, ...]:
     """Return adapters on their models.
 
@@ -96,6 +109,7 @@ def fuse(
         adapters: the opened files, one for each.
         models: the opened models by name.
         units: every unit of the models, which lists and gradients of `scale` run over.
+        parts: for each adapter its parts for text encoders that are written; none if left out.
 
     Raises:
         AdapterError: keys without a place in the model, shapes of another one, nothing to change.
@@ -108,10 +122,26 @@ def fuse(
         onto = source.onto or (next(iter(models)) if len(models) == 1 else None)
         arch = _arch(models, onto)
         resolved = resolve(adapter, arch, source.compat)
+        beside = parts[at] if parts else ()
         expect_matched(adapter, resolved, source)
+        for part in beside:
+            expect_matched(part.adapter, part.resolved, source)
+        expect_change(adapter, resolved, *(part.resolved for part in beside))
         field = f"recipe.adapters[{at}]"
-        strengths = strengths_of(source, resolved, units, field)
-        found.append(Fused(names[at], field, onto, source, adapter, resolved, strengths))
+        inside = [unit for unit in units if unit in resolved.deltas]
+        outside = [unit for part in beside for unit in part.resolved.deltas]
+        selection = Selection.of((*units, *outside), (*inside, *outside))
+        scale = _scale(source, selection, field)
+        own = Fused(names[at], field, onto, source, adapter, resolved, _strong(resolved, scale))
+        encoders = {
+            part.title: own._replace(
+                adapter=part.adapter,
+                resolved=part.resolved,
+                strengths=_strong(part.resolved, scale),
+            )
+            for part in beside
+        }
+        found.append(own._replace(encoders=encoders))
     return tuple(found)
 
 
@@ -130,6 +160,11 @@ def strengths_of(
         RecipeError: strengths that do not fit the units, or that f32 does not hold.
     """
     selection = Selection.of(units, [unit for unit in units if unit in resolved.deltas])
+    return _strong(resolved, _scale(source, selection, field))
+
+
+def _scale(source: AdapterSource, selection: Selection, field: str) -> Mapping[str, float]:
+    """Return the strength at each selected unit; raises as `strengths_of`."""
     scale = source.scale.table(selection, f"{field}.scale")
     for unit, strength in scale.items():
         if abs(strength) > F32_MAX:
@@ -137,7 +172,12 @@ def strengths_of(
                 f"{field}.scale: {strength:g} for {quoted(unit)}, expected a number that f32 holds",
                 hint="strengths are mostly between -2 and 2",
             )
-    return {u: scale[u] for u in resolved.deltas if u in scale and scale[u] != 0}
+    return scale
+
+
+def _strong(resolved: Resolved, scale: Mapping[str, float]) -> dict[str, float]:
+    """Return the strength at each unit that is changed at one other than 0."""
+    return {unit: scale[unit] for unit in resolved.deltas if scale.get(unit, 0) != 0}
 
 
 def _names_of(sources: Sequence[AdapterSource], models: Container[str]) -> list[str]:
@@ -171,15 +211,24 @@ def expect_matched(adapter: Adapter, resolved: Resolved, source: AdapterSource) 
         raise AdapterError(
             f"{adapter.path}: {listing(list(lost), noun='key')} without a place in the model "
             f"({lost[first]}), expected every key to have one",
-            hint=f"`allow: [{entry}]` leaves it out; patterns may hold `*`",
+            hint=f"`allow: [{entry}]` leaves it out, `--allow` on the command line; patterns may "
+            "hold `*`",
         )
-    if not resolved.deltas:
-        elsewhere = ", ".join(adapter.elsewhere) or "nothing"
-        raise AdapterError(
-            f"{adapter.path}: changes nothing in the transformer, expected a part for it, got "
-            f"parts for: {elsewhere}",
-            hint="`submerge lora info` lists what the file holds",
-        )
+
+
+def expect_change(adapter: Adapter, *resolved: Resolved) -> None:
+    """Refuse an adapter that changes nothing of what is written."""
+    if any(found.deltas for found in resolved):
+        return
+    elsewhere = ", ".join(adapter.elsewhere) or "nothing"
+    encodes = not set(adapter.elsewhere).isdisjoint(ENCODERS)
+    raise AdapterError(
+        f"{adapter.path}: changes nothing in the transformer, expected a part for it, got parts "
+        f"for: {elsewhere}",
+        hint="parts for text encoders are added where a pipeline is written: `pipeline_from`"
+        if encodes
+        else "`submerge lora info` lists what the file holds",
+    )
 
 
 def _allows(allowed: Sequence[str], key: str) -> bool:
@@ -223,12 +272,14 @@ def added(
                 t.Magnitude(rows(delta.values), delta.axis, delta.norm, strength, delta.epsilon)
             )
         else:
+            if isinstance(delta, Multiplied) and not isinstance((*before, None)[0], t.Rows):
+                raise _needs_model(fused, unit, "multiplies the weight")
             found.append(_term(delta, 1.0 if whole else strength, rows))
     return tuple(found)
 
 
 def _term(
-    delta: Product | Hadamard | Kronecker | Difference,
+    delta: Product | Multiplied | Hadamard | Kronecker | Difference,
     strength: float,
     rows: Callable[[Span], Rows],
 ) -> Term:
@@ -244,6 +295,8 @@ def _term(
     match delta:
         case Product(factors):
             return t.LowRank(pair(factors), scale)
+        case Multiplied(factors):
+            return t.Multiplied(pair(factors), scale)
         case Hadamard(left, right):
             return t.Hadamard(pair(left), pair(right), scale)
         case Kronecker(left, right, first):

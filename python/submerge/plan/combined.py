@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from submerge.adapters import Magnitude, Product, Replacement, spans
+from submerge.adapters import Magnitude, Multiplied, Product, Replacement, spans
 from submerge.adapters.written import FORMS
 from submerge.checkpoint.dtypes import DTYPES
 from submerge.errors import AdapterError, listing, quoted
@@ -33,6 +33,13 @@ if TYPE_CHECKING:
     from submerge.plan.terms import Term
 
 __all__ = ["Combining", "Wanted"]
+
+# What is no sum of what adapters add, and what it does.
+_NO_SUMS: Mapping[type, str] = {
+    Magnitude: "sets lengths",
+    Multiplied: "multiplies the weight",
+    Replacement: "replaces numbers",
+}
 
 
 class Wanted(NamedTuple):
@@ -296,8 +303,8 @@ class Combining:
     def _deltas(self, fused: Fused, unit: str) -> tuple[Delta, ...]:
         found = fused.resolved.deltas[unit] if unit in fused.strengths else ()
         for delta in found:
-            if isinstance(delta, Magnitude | Replacement):
-                what = "sets lengths" if isinstance(delta, Magnitude) else "replaces numbers"
+            if isinstance(delta, Magnitude | Multiplied | Replacement):
+                what = _NO_SUMS[type(delta)]
                 raise AdapterError(
                     f"{fused.adapter.path}: {what} of {quoted(unit)}, expected what is added to a "
                     "weight",

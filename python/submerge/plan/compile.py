@@ -16,8 +16,9 @@ from submerge.errors import LayoutError, RecipeError, counted, listing, quoted
 from submerge.given import clean_path
 from submerge.layout import depths_of, family_of
 from submerge.plan.about import Draft, about, beside, remarks
-from submerge.plan.adapted import expect_used, fuse
+from submerge.plan.adapted import expect_used
 from submerge.plan.decide import decide, union
+from submerge.plan.encoders import open_encoders
 from submerge.plan.factored import expect_plain, factored, making_of, placed_in_one
 from submerge.plan.finite import factors_plan
 from submerge.plan.form import OutFile, OutputTensor, Plan
@@ -76,7 +77,8 @@ def compile_plan(
     shape = shape_of(recipe.output, next(iter(models.values())), target)
     owner = _extras_owner(recipe, models, shape)
     names = union(models)
-    inputs = Inputs(models, fuse(recipe.adapters, adapters, models, names))
+    encoders = open_encoders(recipe, models, adapters)
+    inputs = Inputs(models, encoders.fused(recipe.adapters, adapters, models, names))
     decided, notes = decide(recipe, names)
     guidance = decide_guidance(recipe, models, decided)
     units = _compile(decided, guidance, inputs)
@@ -90,9 +92,9 @@ def compile_plan(
     else:
         tensors = lay_out(shape, arch, units, inputs, recipe.output.dtype)
         precision = precision_notes(tensors, inputs, recipe.output.dtype)
-        if recipe.scope == "tensor":
-            tensors = spanned(tensors, inputs)
-        placed = place(shape, tensors + carried, arch)
+        whole = spanned(tensors, inputs) if recipe.scope == "tensor" else tensors
+        placed = place(shape, whole + carried, arch)
+    encoded = encoders.changed(inputs, len(placed.paths), len(placed.outputs))
     draft = Draft(
         recipe=recipe,
         models=models,
@@ -105,25 +107,28 @@ def compile_plan(
         adapters=inputs.adapters,
         adapting=frozenset(inputs.adapting),
     )
-    taken = take_over(recipe.output, models, guidance=arch.guidance) if made is None else Taken()
+    taken = Taken()
+    if made is None:
+        taken = encoded.in_place_of(take_over(recipe.output, models, guidance=arch.guidance))
     texts, licences = beside(draft)
     facts = _facts(draft)
     making = None if made is None else making_of(recipe.output, made, facts)
+    said = facts if making is None else making.longest()
     return Plan(
         target=target,
         is_folder=shape.is_folder,
         overflow=recipe.output.overflow,
         sources=inputs.sources,
-        files=tuple(OutFile(path, making.longest() if making else facts) for path in placed.paths),
+        files=(*(OutFile(path, said) for path in placed.paths), *encoded.files),
         texts=(*placed.texts, *taken.texts, *texts),
         copies=(*taken.copies, *licences),
-        outputs=placed.outputs,
-        units=placed.units,
+        outputs=(*placed.outputs, *encoded.outputs),
+        units=(*placed.units, *encoded.units),
         about=_about(draft, making)._replace(
             notes=(*notes, *precision, *guidance.notes, *taken.notes, *remarks(draft, licences)),
             unused=list_unused(inputs, decided, guidance, owner, recipe.extras),
         ),
-        read_bytes=read_bytes + sum(tensor.nbytes for tensor, _ in carried),
+        read_bytes=read_bytes + encoded.read_bytes + sum(tensor.nbytes for tensor, _ in carried),
         making=making,
         factors=factors_plan(a for a in inputs.adapters if a.name in inputs.adapting),
     )

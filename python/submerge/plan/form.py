@@ -265,7 +265,8 @@ class Plan:
     @property
     def formulas(self) -> list[tuple[str, list[str]]]:
         """Each formula with the selectors of its units; tensors that are no units are left out."""
-        return formulas({u.name: u.formula for u in self.units if u.reason != "extras"})
+        units = [u for u in self.units if u.reason not in ("extras", "encoder")]
+        return formulas({unit.name: unit.formula for unit in units})
 
     def _formula_lines(self) -> list[str]:
         found = self.formulas

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from submerge.layout import Model
     from submerge.recipe import Output
 
-__all__ = ["Taken", "take_over"]
+__all__ = ["Giver", "Taken", "files_of", "giver_of", "take_over"]
 
 _CLASS = "FluxTransformer2DModel"
 # `model.fp16.safetensors` and `model.safetensors.index.fp16.json` are variants, these are not.
@@ -53,7 +53,7 @@ class Taken(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-class _Giver(NamedTuple):
+class Giver(NamedTuple):
     """A pipeline that components are taken from, and what the recipe or its path calls it."""
 
     name: str
@@ -71,9 +71,9 @@ def take_over(wanted: Output, models: Mapping[str, Model], *, guidance: bool) ->
     """
     if wanted.pipeline_from is None:
         return Taken(notes=tuple(_left_behind(models)))
-    base = _open(wanted.pipeline_from, models, "pipeline_from")
+    base = giver_of(wanted.pipeline_from, models, "pipeline_from")
     other = wanted.scheduler_from
-    scheduler = base if other is None else _open(other, models, "scheduler_from")
+    scheduler = base if other is None else giver_of(other, models, "scheduler_from")
     listed = base.pipeline.listed
     index = {key: value for key, value in listed.items() if key != "_name_or_path"}
     copies: list[Copy] = []
@@ -83,7 +83,7 @@ def take_over(wanted: Output, models: Mapping[str, Model], *, guidance: bool) ->
     for name in _components(base):
         source = scheduler if name == "scheduler" else base
         index[name] = source.pipeline.listed.get(name, index[name])
-        found = _files(source.pipeline.component(name), wanted.link)
+        found = files_of(source.pipeline.component(name), wanted.link)
         copies += found.copies
         texts += found.texts
         left += found.left
@@ -106,7 +106,15 @@ def _left_behind(models: Mapping[str, Model]) -> list[str]:
     return []
 
 
-def _open(name: str, models: Mapping[str, Model], field: str) -> _Giver:
+def giver_of(
+    name: str, models: Mapping[str, Model], field: Literal["pipeline_from", "scheduler_from"]
+) -> Giver:
+    """Return the pipeline that a field of the output names.
+
+    Raises:
+        RecipeError: a model or folder that is no pipeline.
+        CheckpointError: its index is damaged, or of another kind of model.
+    """
     folder = models[name].checkpoint.pipeline if name in models else expanded(name)
     where = f"recipe.output.{field}"
     if folder is None or not (folder / INDEX).is_file():
@@ -122,10 +130,10 @@ def _open(name: str, models: Mapping[str, Model], field: str) -> _Giver:
             f"expected ['diffusers', '{_CLASS}']",
             hint="take the pipeline of a FLUX.1 model",
         )
-    return _Giver(name if name in models else label(name), pipeline)
+    return Giver(name if name in models else label(name), pipeline)
 
 
-def _components(giver: _Giver) -> list[str]:
+def _components(giver: Giver) -> list[str]:
     return [name for name in giver.pipeline.names if name != "transformer"]
 
 
@@ -138,11 +146,15 @@ class _Files(NamedTuple):
     notes: list[str]
 
 
-def _files(component: Component, link: Literal["auto", "link", "reflink", "copy"]) -> _Files:
+def files_of(component: Component, link: Literal["auto", "link", "reflink", "copy"]) -> _Files:
     """Return which files of a component to take over; weights in other forms are left.
 
     Where there is only a variant (`model.fp16.safetensors`), it takes the plain name: the pipeline
     must open without being asked for it, as its transformer does.
+
+    Raises:
+        CheckpointError: a damaged file, or a shard less.
+        OSError: a file that cannot be read.
     """
     files = [Path(file) for file in component.files]
     has_plain = any(_PLAIN.fullmatch(file.name) and file.suffix != ".json" for file in files)
@@ -187,7 +199,7 @@ def _renamed(path: Path) -> str:
     return json.dumps(index, indent=2) + "\n"
 
 
-def _scheduler_note(giver: _Giver, *, guidance: bool) -> str:
+def _scheduler_note(giver: Giver, *, guidance: bool) -> str:
     """Return which scheduler was taken, and whether it suits a model with or without guidance."""
     if "scheduler" not in _components(giver):
         return f"scheduler: {quoted(giver.name)} has none"

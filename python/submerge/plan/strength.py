@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from submerge.adapters import Magnitude, Replacement
+from submerge.adapters import Magnitude, Multiplied, Replacement
 from submerge.methods import Blend
 from submerge.plan.adapted import Fused, added
 from submerge.plan.facts import About
@@ -80,7 +80,7 @@ def _operands(fused: Fused, inputs: Inputs) -> Iterator[tuple[str, tuple[Operand
             alone = tuple(
                 delta
                 for delta in fused.resolved.deltas[name]
-                if not isinstance(delta, Magnitude | Replacement)
+                if not isinstance(delta, Magnitude | Multiplied | Replacement)
             )
             if alone:
                 resolved = fused.resolved._replace(deltas={name: alone})

@@ -20,6 +20,7 @@ __all__ = [
     "LowRank",
     "Magnitude",
     "Mix",
+    "Multiplied",
     "Network",
     "Operand",
     "Rows",
@@ -136,6 +137,23 @@ class LowRank(NamedTuple):
         return {**self.product.plain(), "scale": self.scale}
 
 
+class Multiplied(NamedTuple):
+    """`scale * (W @ up @ down)`, W the rows of the operand's first term (GLoRA).
+
+    up (columns of the unit, rank), down (rank, columns); first `W @ up`, summed over the columns
+    from 0 on, then that times `down`. It needs a term before it.
+
+    Source: Chavan et al. 2023, "One-for-All: Generalized LoRA", arXiv:2306.07967.
+    """
+
+    product: Thin
+    scale: float
+
+    def plain(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {**self.product.plain(), "scale": self.scale}
+
+
 class Hadamard(NamedTuple):
     """`scale * (left * right)`, both of the unit's shape, element by element (LoHa)."""
 
@@ -188,13 +206,14 @@ class Magnitude(NamedTuple):
         return self._asdict() | {"values": self.values.plain()}
 
 
-Term: TypeAlias = Rows | Scaled | LowRank | Hadamard | Kronecker | Magnitude | Network
+Term: TypeAlias = Rows | Scaled | LowRank | Multiplied | Hadamard | Kronecker | Magnitude | Network
 Operand: TypeAlias = tuple[Term, ...]
 
 _TAGS: Mapping[type, str] = {
     Rows: "rows",
     Scaled: "scaled",
     LowRank: "low_rank",
+    Multiplied: "multiplied",
     Hadamard: "hadamard",
     Kronecker: "kronecker",
     Magnitude: "magnitude",

@@ -96,10 +96,14 @@ class Inputs:
                     f"{', '.join(sorted(dtypes))}, expected floats",
                     hint="put it onto the model before it was quantised",
                 )
-            self.adapting.add(fused.name)
-            file = self._file(fused.adapter.checkpoint.files[0])
-            terms = added(fused, unit, terms, lambda span, file=file: Rows(file, *span))  # type: ignore[misc]
+            terms = self.with_added(fused, unit, terms)
         return terms
+
+    def with_added(self, fused: Fused, unit: str, terms: tuple[Term, ...]) -> tuple[Term, ...]:
+        """Return terms and what an adapter adds to them, and count it as used; as `operand`."""
+        self.adapting.add(fused.name)
+        file = self.file(fused.adapter.checkpoint.files[0])
+        return added(fused, unit, terms, lambda span: Rows(file, *span))
 
     def carried(self, model: str, name: str) -> Unit:
         """Return the copy of a whole tensor that is no unit of the model, such as a VAE's."""
@@ -142,10 +146,11 @@ class Inputs:
         checkpoint = self.models[model].checkpoint
         key = (model, checkpoint.tensors[tensor].file)
         if (known := self._index.get(key)) is None:
-            known = self._index[key] = self._file(checkpoint.files[key[1]])
+            known = self._index[key] = self.file(checkpoint.files[key[1]])
         return known
 
-    def _file(self, info: FileInfo) -> int:
+    def file(self, info: FileInfo) -> int:
+        """Return the index of a file among the sources, which it becomes one of."""
         # Two names may be one file.
         self._sources.setdefault(info.path, Source(info.path, info.identity))
         return list(self._sources).index(info.path)

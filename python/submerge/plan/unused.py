@@ -57,10 +57,12 @@ def _of_adapters(inputs: Inputs) -> Iterator[Unused]:
     """Yield the keys of adapters that are not applied."""
     for fused in inputs.adapters:
         reasons: dict[str, list[str]] = {}
-        for key, why in {**fused.resolved.unmatched, **fused.resolved.left}.items():
-            reasons.setdefault(why, []).append(key)
+        for made in (fused, *fused.encoders.values()):
+            for key, why in {**made.resolved.unmatched, **made.resolved.left}.items():
+                reasons.setdefault(why, []).append(key)
         for what, keys in fused.adapter.elsewhere.items():
-            reasons.setdefault(f"for {what}", []).extend(keys)
+            if what not in fused.encoders:
+                reasons.setdefault(f"for {what}", []).extend(keys)
         for why, lost in reasons.items():
             yield Unused(fused.name, tuple(lost), why)
 
