@@ -23,7 +23,7 @@ STAMP = re.compile(r"\b(1024|512)(x\d+)?\b")
 SMALL = {
     "test": ["--size", "64", "--tag", "counts", "--seeds", "0", "--steps", "1", "--device", "cpu"],
     "generate": ["--device", "cpu"],
-    "measure": [*"--rounds 1 --device cpu --workload".split(), "steps=1,size=64,images=1"],
+    "measure": [*["--rounds", "1", "--device", "cpu", "--workload"], "steps=1,size=64,images=1"],
 }
 
 

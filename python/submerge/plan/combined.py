@@ -21,9 +21,10 @@ from submerge.plan.form import OutputTensor, Unit
 from submerge.plan.modules import Module
 from submerge.plan.outputs import dtype_of
 from submerge.plan.terms import Rows, Source
+from submerge.plan.wanted import most
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from submerge.adapters import Delta, Span
     from submerge.layout import Architecture
@@ -31,8 +32,9 @@ if TYPE_CHECKING:
     from submerge.plan.blended import Blending
     from submerge.plan.outputs import Filled
     from submerge.plan.terms import Term
+    from submerge.plan.wanted import Wanted
 
-__all__ = ["Combining", "Wanted"]
+__all__ = ["Combining"]
 
 # What is no sum of what adapters add, and what it does.
 _NO_SUMS: Mapping[type, str] = {
@@ -40,22 +42,6 @@ _NO_SUMS: Mapping[type, str] = {
     Multiplied: "multiplies the weight",
     Replacement: "replaces numbers",
 }
-
-
-class Wanted(NamedTuple):
-    """What is asked for at a module: a rank at most, None for all there is, and an energy."""
-
-    rank: int | None = None
-    energy: float | None = None
-
-
-def _most(wishes: Iterable[Wanted]) -> Wanted:
-    """Return what is enough for each of the units that a module stacks."""
-    ranks, energies = zip(*wishes, strict=True)
-    return Wanted(
-        max((rank for rank in ranks if rank is not None), default=None),
-        max((energy for energy in energies if energy is not None), default=None),
-    )
 
 
 class _Part(NamedTuple):
@@ -202,7 +188,7 @@ class Combining:
                 )
             made = Module(name, tuple(weights), "difference")
             return made, [self._sum(self._form.stem(name) + self._form.norm, weights)]
-        wish = _most(wanted[unit] for unit in weights)
+        wish = most(wanted[unit] for unit in weights)
         if others:
             if wish.rank is None and wish.energy is None:
                 raise AdapterError(

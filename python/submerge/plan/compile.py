@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from submerge.plan.form import Unit
     from submerge.plan.guidance import GuidanceOutcome
     from submerge.plan.modules import Making
-    from submerge.plan.outputs import Filled, Shape
+    from submerge.plan.outputs import Filled, Placed, Shape
     from submerge.recipe import Recipe
 
 __all__ = ["agree", "compile_plan"]
@@ -70,10 +70,7 @@ def compile_plan(
     """
     models = {name: models[name] for name in recipe.models}
     agree(models)
-    # Symlinks stay what the user named.
-    target = Path(clean_path(os.path.abspath(target), "output"))  # noqa: PTH100
-    if recipe.output.adapter is not None:
-        expect_plain(recipe.output, target)
+    target = _target(recipe, target)
     shape = shape_of(recipe.output, next(iter(models.values())), target)
     owner = _extras_owner(recipe, models, shape)
     names = union(models)
@@ -87,13 +84,11 @@ def compile_plan(
     read_bytes = sum(map(inputs.nbytes, units.values()))
     made = None if recipe.output.adapter is None else factored(recipe, units, inputs)
     carried = [] if made is not None else _carried(inputs, owner)
-    if made is not None:
-        placed, precision = placed_in_one(made.filled), made.notes
-    else:
-        tensors = lay_out(shape, arch, units, inputs, recipe.output.dtype)
-        precision = precision_notes(tensors, inputs, recipe.output.dtype)
-        whole = spanned(tensors, inputs) if recipe.scope == "tensor" else tensors
-        placed = place(shape, whole + carried, arch)
+    placed, precision = (
+        (placed_in_one(made.filled), made.notes)
+        if made is not None
+        else _placed((recipe, shape, arch), units, inputs, carried)
+    )
     encoded = encoders.changed(inputs, len(placed.paths), len(placed.outputs))
     draft = Draft(
         recipe=recipe,
@@ -107,9 +102,8 @@ def compile_plan(
         adapters=inputs.adapters,
         adapting=frozenset(inputs.adapting),
     )
-    taken = Taken()
-    if made is None:
-        taken = encoded.in_place_of(take_over(recipe.output, models, guidance=arch.guidance))
+    taken = take_over(recipe.output, models, guidance=arch.guidance) if made is None else Taken()
+    taken = encoded.in_place_of(taken)
     texts, licences = beside(draft)
     facts = _facts(draft)
     making = None if made is None else making_of(recipe.output, made, facts)
@@ -132,6 +126,29 @@ def compile_plan(
         making=making,
         factors=factors_plan(a for a in inputs.adapters if a.name in inputs.adapting),
     )
+
+
+def _target(recipe: Recipe, target: Path) -> Path:
+    """Return the absolute path of the output; raises where an adapter cannot be put there."""
+    # Symlinks stay what the user named.
+    target = Path(clean_path(os.path.abspath(target), "output"))  # noqa: PTH100
+    if recipe.output.adapter is not None:
+        expect_plain(recipe.output, target)
+    return target
+
+
+def _placed(
+    what: tuple[Recipe, Shape, Architecture],
+    units: Mapping[str, Unit],
+    inputs: Inputs,
+    carried: list[Filled],
+) -> tuple[Placed, Sequence[str]]:
+    """Return where the tensors of a model go, and remarks on their precision."""
+    recipe, shape, arch = what
+    tensors = lay_out(shape, arch, units, inputs, recipe.output.dtype)
+    precision = precision_notes(tensors, inputs, recipe.output.dtype)
+    whole = spanned(tensors, inputs) if recipe.scope == "tensor" else tensors
+    return place(shape, whole + carried, arch), precision
 
 
 def _facts(draft: Draft) -> dict[str, str]:
