@@ -95,7 +95,7 @@ def run_python(code: str, *arguments: object) -> dict[str, object]:
     """Run code in an interpreter of its own; its last line of output is JSON."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, f"exit {done.returncode}: {done.stderr}"
     found: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
     return found
 
