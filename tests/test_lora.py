@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -324,9 +323,8 @@ def test_adapters_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert "krea + a + b + a-2 + krea-2" in [words for words, _ in made.formulas]
 
 
-@pytest.mark.serial
-def test_planning_eight_adapters_takes_no_half_second(tmp_path: Path) -> None:
-    """On the 1,160 tensors of a full model; processor time, so that the machine may be busy."""
+def test_eight_adapters_on_a_full_model_are_all_in_the_plan(tmp_path: Path) -> None:
+    """On the 1,160 tensors of a full model; what it takes is in benches/LORA.md."""
     base = factory.save_sparse(tmp_path / "dev.safetensors")
     modules = [
         name.removesuffix(".weight")
@@ -342,12 +340,12 @@ def test_planning_eight_adapters_takes_no_half_second(tmp_path: Path) -> None:
         else:
             paths[index].hardlink_to(paths[0])
     recipe = {"models": {"dev": str(base)}, "adapters": [str(path) for path in paths]}
-    took = []
-    for _ in range(3):
-        began = time.process_time()
-        submerge.plan(recipe, tmp_path / "out")
-        took.append(time.process_time() - began)
-    assert min(took) < 0.5
+    plan = submerge.plan(recipe, tmp_path / "out")
+    adapted = [unit for unit in plan.units if len(unit.operands[0]) > 1]
+    # The base and eight products, at every matrix; the final modulation is two units, its halves.
+    assert {len(unit.operands[0]) for unit in adapted} == {9}
+    shapes = factory.shapes_of(factory.REAL, "diffusers").values()
+    assert len(adapted) == sum(len(shape) == 2 for shape in shapes) + 1
 
 
 def test_pictures_need_something_measured_and_a_known_ending(tmp_path: Path, style: Path) -> None:
