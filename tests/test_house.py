@@ -152,7 +152,7 @@ def test_help_imports_click_and_little_more() -> None:
     assert not found & {"numpy", "rich", "ruamel", "torch"}
     assert {name for name in found if name.startswith("submerge.")} <= {
         "submerge.cli",
-        "submerge.cli.adapters",
+        "submerge.cli.lora_results",
         "submerge.cli.analysis",
         "submerge.cli.inspect",
         "submerge.cli.lora",

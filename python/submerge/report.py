@@ -18,8 +18,8 @@ from submerge.columns import aligned
 from submerge.errors import counted
 from submerge.findings import Findings
 from submerge.pairs import Pair, unrelated
-from submerge.plan.made import made_in_words, made_modules
 from submerge.plan.sizes import bytes_in_words
+from submerge.residuals import made_in_words, made_modules
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from submerge.cli.adapters import convert, extract, merge, resize
+from submerge.cli.lora_results import convert, extract, merge, resize
 from submerge.cli.options import (
     DTYPES,
     LAYOUTS,

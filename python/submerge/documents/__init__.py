@@ -16,7 +16,7 @@ from submerge.documents.adapter import AdapterDocument
 from submerge.documents.evaluation import EvaluationDocument
 from submerge.documents.figures import AnalysisDocument, MergeDocument
 from submerge.documents.form import checked, format_of, plain, schema
-from submerge.documents.looking import (
+from submerge.documents.inspection import (
     DifferenceDocument,
     InspectionDocument,
     VerificationDocument,

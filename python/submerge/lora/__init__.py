@@ -4,7 +4,7 @@ from submerge.lora.bake import bake
 from submerge.lora.combine import convert, merge, resize
 from submerge.lora.extract import extract
 from submerge.lora.info import AdapterInfo, info
-from submerge.lora.made import MadeAdapter, MadeModule
+from submerge.lora.report import MadeAdapter, MadeModule
 
 __all__ = [
     "AdapterInfo",

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from submerge.adapters.written import FormName
-    from submerge.plan.blended import Method
+    from submerge.plan.factorwise import Method
 
 __all__ = ["Asked", "Combined", "split"]
 

@@ -16,17 +16,16 @@ from submerge.files import expanded, path_of
 from submerge.given.faults import shown
 from submerge.layout import FAMILIES, identify, unit_shapes
 from submerge.lora.asked import split
-from submerge.lora.made import MadeAdapter
+from submerge.lora.report import MadeAdapter
+from submerge.plan.about import About
 from submerge.plan.adapted import Fused, expect_change, expect_matched, strengths_of
-from submerge.plan.blended import Blending, Method
 from submerge.plan.combined import Combining
-from submerge.plan.factored import expect_energy, expect_rank, placed_in_one
-from submerge.plan.facts import About
+from submerge.plan.extracted import expect_energy, expect_rank, placed_in_one
+from submerge.plan.factorwise import Blending, Method
 from submerge.plan.form import OutFile, Plan
 from submerge.plan.labels import label
 from submerge.plan.licence import adapter_terms, combined
-from submerge.plan.modules import Making
-from submerge.plan.wanted import Wanted
+from submerge.plan.making import Making, Wanted
 from submerge.recipe import AdapterSource
 from submerge.run import __version__, execute
 from submerge.values import Selection, Value

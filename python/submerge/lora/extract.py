@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from submerge.lora.asked import split
-from submerge.lora.made import MadeAdapter
+from submerge.lora.report import MadeAdapter
 from submerge.merge import named, plan
 from submerge.recipe import Recipe
 from submerge.run import execute

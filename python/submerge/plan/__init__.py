@@ -4,8 +4,8 @@
 module of its own, is for measuring two models against each other.
 """
 
+from submerge.plan.about import About, Parent, Unused
 from submerge.plan.compile import compile_plan
-from submerge.plan.facts import About, Parent, Unused
 from submerge.plan.form import OutputTensor, Plan, Unit
 
 __all__ = [

@@ -16,7 +16,7 @@ from submerge.plan.licence import is_permissive
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from submerge.plan.facts import Applied, Parent
+    from submerge.plan.about import Applied, Parent
     from submerge.plan.licence import Licence
 
 __all__ = ["Facts", "card", "notice"]

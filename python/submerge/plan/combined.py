@@ -16,12 +16,11 @@ from submerge.errors import AdapterError, listing, quoted
 from submerge.layout import family_of
 from submerge.methods import Blend
 from submerge.plan.adapted import added
-from submerge.plan.blended import blended
+from submerge.plan.factorwise import blended
 from submerge.plan.form import OutputTensor, Unit
-from submerge.plan.modules import Module
+from submerge.plan.making import Module, most
 from submerge.plan.outputs import dtype_of
 from submerge.plan.terms import Rows, Source
-from submerge.plan.wanted import most
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -29,10 +28,10 @@ if TYPE_CHECKING:
     from submerge.adapters import Delta, Span
     from submerge.layout import Architecture
     from submerge.plan.adapted import Fused
-    from submerge.plan.blended import Blending
+    from submerge.plan.factorwise import Blending
+    from submerge.plan.making import Wanted
     from submerge.plan.outputs import Filled
     from submerge.plan.terms import Term
-    from submerge.plan.wanted import Wanted
 
 __all__ = ["Combining"]
 

@@ -10,10 +10,10 @@ from submerge.adapters import open_adapter
 from submerge.checkpoint import FLOATS
 from submerge.errors import LayoutError, counted, listing, quoted
 from submerge.methods import Blend
+from submerge.plan.about import About, Parent, Unused
 from submerge.plan.adapted import fuse
 from submerge.plan.compile import agree
 from submerge.plan.decide import union
-from submerge.plan.facts import About, Parent, Unused
 from submerge.plan.form import OutFile, OutputTensor, Plan, Unit
 from submerge.plan.labels import label
 from submerge.plan.outputs import dtype_of

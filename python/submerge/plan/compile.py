@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from submerge.errors import LayoutError, RecipeError, counted, listing, quoted
 from submerge.given import clean_path
 from submerge.layout import depths_of, family_of
-from submerge.plan.about import Draft, about, beside, remarks
 from submerge.plan.adapted import expect_used
 from submerge.plan.decide import decide, union
+from submerge.plan.draft import Draft, about, beside, remarks
 from submerge.plan.encoders import open_encoders
-from submerge.plan.factored import expect_plain, factored, making_of, placed_in_one
+from submerge.plan.extracted import expect_plain, factored, making_of, placed_in_one
 from submerge.plan.finite import factors_plan
 from submerge.plan.form import OutFile, OutputTensor, Plan
 from submerge.plan.guidance import decide_guidance
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 
     from submerge.adapters import Adapter
     from submerge.layout import Architecture, Model
-    from submerge.plan.facts import About
+    from submerge.plan.about import About
     from submerge.plan.form import Unit
     from submerge.plan.guidance import GuidanceOutcome
-    from submerge.plan.modules import Making
+    from submerge.plan.making import Making
     from submerge.plan.outputs import Filled, Placed, Shape
     from submerge.recipe import Recipe
 

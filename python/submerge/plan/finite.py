@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from submerge.adapters import spans
 from submerge.errors import AdapterError, counted, quoted
 from submerge.methods import Blend
-from submerge.plan.facts import About
+from submerge.plan.about import About
 from submerge.plan.form import OutFile, OutputTensor, Plan, Unit
 from submerge.plan.terms import Rows, Source
 

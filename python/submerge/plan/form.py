@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from submerge.methods import Blend
-    from submerge.plan.facts import About
-    from submerge.plan.modules import Making
+    from submerge.plan.about import About
+    from submerge.plan.making import Making
     from submerge.plan.terms import Operand, Source, Term
 
 __all__ = [

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from submerge.adapters import Magnitude, Multiplied, Replacement
 from submerge.methods import Blend
+from submerge.plan.about import About
 from submerge.plan.adapted import Fused, added
-from submerge.plan.facts import About
 from submerge.plan.form import OutFile, OutputTensor, Plan, Unit
 from submerge.plan.terms import Rows, Source
 from submerge.plan.unit import Inputs

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from submerge.errors import quoted
-from submerge.plan.facts import Unused
+from submerge.plan.about import Unused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from submerge.columns import aligned
-from submerge.plan.made import MadeModule, made_in_words, made_modules, span, summed
 from submerge.plan.sizes import bytes_in_words
 from submerge.report import Run
+from submerge.residuals import MadeModule, made_in_words, made_modules, span, summed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

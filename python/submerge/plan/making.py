@@ -12,14 +12,30 @@ from submerge.checkpoint.dtypes import DTYPES
 from submerge.errors import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     Tensor = tuple[str, str, tuple[int, ...], int]
 
-__all__ = ["Making", "Module"]
+__all__ = ["Making", "Module", "Wanted", "most"]
 
 # As many digits as any rank has.
 _MANY = 99_999
+
+
+class Wanted(NamedTuple):
+    """What is asked for at a module: a rank at most, None for all there is, and an energy."""
+
+    rank: int | None = None
+    energy: float | None = None
+
+
+def most(wishes: Iterable[Wanted]) -> Wanted:
+    """Return what is enough for each of the units that a module stacks."""
+    ranks, energies = zip(*wishes, strict=True)
+    return Wanted(
+        max((rank for rank in ranks if rank is not None), default=None),
+        max((energy for energy in energies if energy is not None), default=None),
+    )
 
 
 class Module(NamedTuple):

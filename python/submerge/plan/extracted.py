@@ -15,7 +15,7 @@ from submerge.checkpoint.names import is_one_file
 from submerge.errors import LayoutError, RecipeError, listing, quoted
 from submerge.layout import family_of
 from submerge.plan.form import OutputTensor
-from submerge.plan.modules import Making, Module
+from submerge.plan.making import Making, Module
 from submerge.plan.outputs import Placed
 from submerge.plan.terms import Scaled
 from submerge.values import Selection
