@@ -20,12 +20,12 @@ from submerge.lora.report import MadeAdapter
 from submerge.plan.about import About
 from submerge.plan.adapted import Fused, expect_change, expect_matched, strengths_of
 from submerge.plan.combined import Combining
-from submerge.plan.extracted import expect_energy, expect_rank, placed_in_one
+from submerge.plan.extracted import placed_in_one
 from submerge.plan.factorwise import Blending, Method
 from submerge.plan.form import OutFile, Plan
 from submerge.plan.labels import label
 from submerge.plan.licence import adapter_terms, combined
-from submerge.plan.making import Making, Wanted
+from submerge.plan.making import Making, Wanted, expect_energy, expect_rank
 from submerge.recipe import AdapterSource
 from submerge.run import __version__, execute
 from submerge.values import Selection, Value

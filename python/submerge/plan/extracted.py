@@ -15,7 +15,7 @@ from submerge.checkpoint.names import is_one_file
 from submerge.errors import LayoutError, RecipeError, listing, quoted
 from submerge.layout import family_of
 from submerge.plan.form import OutputTensor
-from submerge.plan.making import Making, Module
+from submerge.plan.making import Making, Module, Wanted, expect_energy, expect_rank, most
 from submerge.plan.outputs import Placed
 from submerge.plan.terms import Scaled
 from submerge.values import Selection
@@ -32,9 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Factored",
-    "expect_energy",
     "expect_plain",
-    "expect_rank",
     "factored",
     "making_of",
     "placed_in_one",
@@ -131,60 +129,32 @@ def _modules(
         yield from family.modules(family.layouts[FORMS[asked.form].layout], arch)
 
 
-class _Wish(NamedTuple):
-    """What is asked for at one unit: a rank at most, 0 for none, and an energy."""
-
-    rank: int
-    energy: float | None
-
-
 def _wishes(
     asked: AdapterOutput, arch: Architecture, units: Mapping[str, Unit]
-) -> dict[str, _Wish]:
+) -> dict[str, Wanted]:
     """Return what is asked for at each unit that both have."""
     family = family_of(arch)
-    known = () if family is None else family.unit_shapes(arch)
-    selection = Selection.of(unit for unit in units if unit in known)
+    shapes = {} if family is None else family.unit_shapes(arch)
+    selection = Selection.of(unit for unit in units if unit in shapes)
     where = "recipe.output.adapter"
     ranks = None if asked.rank is None else asked.rank.table(selection, f"{where}.rank")
     energies = None if asked.energy is None else asked.energy.table(selection, f"{where}.energy")
     found = {}
     for unit in selection.units:
-        rank = _MOST if ranks is None else ranks[unit]
         energy = None if energies is None else energies[unit]
         if energy is not None:
             expect_energy(energy, f"{where}.energy", unit)
-        found[unit] = _Wish(expect_rank(rank, f"{where}.rank", unit), energy)
-    shapes = {} if family is None else family.unit_shapes(arch)
-    sides = [min(shapes[unit]) for unit in found if len(shapes[unit]) == 2]
-    most = max(sides, default=0)
-    if ranks is not None and (large := [w.rank for w in found.values() if w.rank > most]):
+        rank = _MOST if ranks is None else ranks[unit]
+        found[unit] = Wanted(expect_rank(rank, f"{where}.rank", unit), energy)
+    side = max((min(shapes[unit]) for unit in found if len(shapes[unit]) == 2), default=0)
+    rank = max((wanted.rank or 0 for wanted in found.values()), default=0)
+    if ranks is not None and rank > side:
         raise RecipeError(
-            f"{where}.rank: {max(large)} is more than the smaller side of every matrix, expected "
-            f"at most {most}",
+            f"{where}.rank: {rank} is more than the smaller side of every matrix, expected "
+            f"at most {side}",
             hint="a matrix has no larger rank",
         )
     return found
-
-
-def expect_rank(rank: float, where: str, unit: str) -> int:
-    """Return a rank that is a whole number of at least 0, or raise RecipeError."""
-    if rank != int(rank) or rank < 0:
-        raise RecipeError(
-            f"{where}: {rank:g} for {quoted(unit)}, expected a whole number of at least 0",
-            hint="16 to 64 are usual; 0 leaves units out",
-        )
-    return int(rank)
-
-
-def expect_energy(energy: float, where: str, unit: str) -> float:
-    """Return a share that is more than 0 and at most 1, or raise RecipeError."""
-    if not 0 < energy <= 1:
-        raise RecipeError(
-            f"{where}: {energy:g} for {quoted(unit)}, expected more than 0 and at most 1",
-            hint="0.95 holds 95 % of the sum of squares",
-        )
-    return energy
 
 
 class _Making:
@@ -196,7 +166,7 @@ class _Making:
         base: Model,
         units: Mapping[str, Unit],
         inputs: Inputs,
-        wishes: Mapping[str, _Wish],
+        wishes: Mapping[str, Wanted],
     ) -> None:
         self._asked = asked
         self._base = base
@@ -211,11 +181,8 @@ class _Making:
         stem = form.stem(name)
         weights = [f"{unit}.weight" for unit in stacked]
         biases = [f"{unit}.bias" for unit in stacked if f"{unit}.bias" in self._units]
-        wish = _Wish(
-            max(self._wishes[unit].rank for unit in weights),
-            max((e for u in weights if (e := self._wishes[u].energy) is not None), default=None),
-        )
-        if wish.rank == 0 or not (self._differ(weights) or self._differ(biases)):
+        wish = most(self._wishes[unit] for unit in weights)
+        if not wish.rank or not (self._differ(weights) or self._differ(biases)):
             return
         self._placed.update(weights, biases)
         delta = self._delta(f"{name}.weight", weights)

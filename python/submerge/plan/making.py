@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from submerge.adapters.written import FORMS, Ranked, form_metadata
 from submerge.checkpoint.dtypes import DTYPES
-from submerge.errors import counted
+from submerge.errors import RecipeError, counted, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     Tensor = tuple[str, str, tuple[int, ...], int]
 
-__all__ = ["Making", "Module", "Wanted", "most"]
+__all__ = ["Making", "Module", "Wanted", "expect_energy", "expect_rank", "most"]
 
 # As many digits as any rank has.
 _MANY = 99_999
@@ -36,6 +36,26 @@ def most(wishes: Iterable[Wanted]) -> Wanted:
         max((rank for rank in ranks if rank is not None), default=None),
         max((energy for energy in energies if energy is not None), default=None),
     )
+
+
+def expect_rank(rank: float, where: str, unit: str) -> int:
+    """Return a rank that is a whole number of at least 0, or raise RecipeError."""
+    if rank != int(rank) or rank < 0:
+        raise RecipeError(
+            f"{where}: {rank:g} for {quoted(unit)}, expected a whole number of at least 0",
+            hint="16 to 64 are usual; 0 leaves units out",
+        )
+    return int(rank)
+
+
+def expect_energy(energy: float, where: str, unit: str) -> float:
+    """Return a share that is more than 0 and at most 1, or raise RecipeError."""
+    if not 0 < energy <= 1:
+        raise RecipeError(
+            f"{where}: {energy:g} for {quoted(unit)}, expected more than 0 and at most 1",
+            hint="0.95 holds 95 % of the sum of squares",
+        )
+    return energy
 
 
 class Module(NamedTuple):
