@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from submerge.errors import RecipeError
 from submerge.pictures.canvas import Canvas, Rectangle, Words
 from submerge.pictures.heatmap import HeatMap, Place
 
@@ -59,11 +58,7 @@ def draw(models: Mapping[str, str], rows: Sequence[BlockRow], path: Path) -> byt
         RecipeError: another kind.
         SubmergeError: `.png` without Pillow.
     """
-    suffix = path.suffix.lower()
-    if suffix not in (".svg", ".png"):
-        raise RecipeError(f"{path}: expected a name ending in .svg or .png, got `{suffix}`")
-    made = drawing(models, rows)
-    return made.svg().encode() if suffix == ".svg" else made.png()
+    return drawing(models, rows).file(path)
 
 
 def drawing(models: Mapping[str, str], rows: Sequence[BlockRow]) -> Canvas:

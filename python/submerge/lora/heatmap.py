@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from submerge.errors import RecipeError
 from submerge.pictures.canvas import Canvas, Rectangle, Words
 from submerge.pictures.heatmap import HeatMap, Place
 
@@ -28,9 +27,6 @@ def draw(title: str, rows: Sequence[Strength], path: Path) -> bytes:
         RecipeError: another kind.
         SubmergeError: `.png` without Pillow.
     """
-    suffix = path.suffix.lower()
-    if suffix not in (".svg", ".png"):
-        raise RecipeError(f"{path}: expected a name ending in .svg or .png, got `{suffix}`")
     items: list[Rectangle | Words] = [Words(_MARGIN, 24, title, 15, bold=True)]
     width, y = float(_NARROWEST), float(_HEAD)
     for found in _maps(rows):
@@ -40,7 +36,7 @@ def draw(title: str, rows: Sequence[Strength], path: Path) -> bytes:
         items += [item.moved(_MARGIN, y + 8) for item in drawn.items]
         width, y = max(width, drawn.width), y + 8 + drawn.height + _BETWEEN
     made = Canvas(width + 2 * _MARGIN, y - _BETWEEN, title, items)
-    return made.svg().encode() if suffix == ".svg" else made.png()
+    return made.file(path)
 
 
 def _maps(rows: Sequence[Strength]) -> list[HeatMap]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from submerge.errors import SubmergeError
+from submerge.errors import RecipeError, SubmergeError
 from submerge.pictures.markup import Markup, tag
 from submerge.pictures.palette import INK, PAPER, Shade
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 __all__ = ["Canvas", "Rectangle", "Words", "require_pillow"]
 
@@ -85,6 +86,18 @@ class Canvas(NamedTuple):
     height: float
     title: str
     items: Sequence[Rectangle | Words]
+
+    def file(self, path: Path) -> bytes:
+        """Return the drawing as the kind of file `path` names, `.svg` or `.png`.
+
+        Raises:
+            RecipeError: another kind.
+            SubmergeError: `.png` without Pillow.
+        """
+        suffix = path.suffix.lower()
+        if suffix not in (".svg", ".png"):
+            raise RecipeError(f"{path}: expected a name ending in .svg or .png, got `{suffix}`")
+        return self.svg().encode() if suffix == ".svg" else self.png()
 
     def inline(self) -> Markup:
         """Return the drawing for a page, which gives ink and shades their colours."""

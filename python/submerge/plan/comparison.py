@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from submerge.adapters import open_adapter
@@ -14,7 +13,7 @@ from submerge.plan.about import About, Parent, Unused
 from submerge.plan.adapted import fuse
 from submerge.plan.compile import agree
 from submerge.plan.decide import union
-from submerge.plan.form import OutFile, OutputTensor, Plan, Unit
+from submerge.plan.form import OutputTensor, Plan, Unit
 from submerge.plan.labels import label
 from submerge.plan.outputs import dtype_of
 from submerge.plan.unit import Inputs
@@ -93,20 +92,8 @@ def comparison_plan(
         read += inputs.nbytes(unit)
     if not units:
         raise LayoutError(f"{quoted(first)} and {quoted(second)} have no units in common")
-    return Plan(
-        # Never written: the core only measures, from whatever folder.
-        target=Path("/compared.safetensors").absolute(),
-        is_folder=False,
-        overflow="saturate",
-        sources=inputs.sources,
-        files=(OutFile("", {}),),
-        texts=(),
-        copies=(),
-        outputs=tuple(outputs),
-        units=tuple(units),
-        about=_about(f"{first} and {second}", inputs, left, [unit.name for unit in units]),
-        read_bytes=read,
-    )
+    about = _about(f"{first} and {second}", inputs, left, [unit.name for unit in units])
+    return Plan.measuring(inputs.sources, outputs, units, about, read)
 
 
 def _rounded(models: Mapping[str, Model], names: Sequence[str]) -> tuple[str, ...]:

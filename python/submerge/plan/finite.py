@@ -5,18 +5,18 @@ One NaN in a factor is a row or a column of NaN in the model, which would be bla
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from submerge.adapters import spans
 from submerge.errors import AdapterError, counted, quoted
 from submerge.methods import Blend
 from submerge.plan.about import About
-from submerge.plan.form import OutFile, OutputTensor, Plan, Unit
+from submerge.plan.form import OutputTensor, Plan, Unit
 from submerge.plan.terms import Rows, Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
     from typing import Any
 
     from submerge.plan.adapted import Fused
@@ -49,20 +49,8 @@ def factors_plan(adapters: Iterable[Fused]) -> Plan | None:
             outputs.append(OutputTensor(0, f"{len(outputs)}", "F32", tensor.shape))
     if not units:
         return None
-    return Plan(
-        # Never written: the core only measures.
-        target=Path("measured.safetensors").absolute(),
-        is_folder=False,
-        overflow="saturate",
-        sources=tuple(sources.values()),
-        files=(OutFile("", {}),),
-        texts=(),
-        copies=(),
-        outputs=tuple(outputs),
-        units=tuple(units.values()),
-        about=About("factors", "units", "", "", "", ()),
-        read_bytes=0,
-    )
+    about = About("factors", "units", "", "", "", ())
+    return Plan.measuring(tuple(sources.values()), outputs, tuple(units.values()), about)
 
 
 def expect_finite(made: Plan, figures: Mapping[str, Any]) -> None:

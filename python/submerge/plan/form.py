@@ -23,7 +23,7 @@ from submerge.plan.terms import tagged
 from submerge.plan.words import formulas
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from submerge.methods import Blend
     from submerge.plan.about import About
@@ -208,6 +208,31 @@ class Plan:
     read_bytes: int
     making: Making | None = None
     factors: Plan | None = None
+
+    @classmethod
+    def measuring(
+        cls,
+        sources: tuple[Source, ...],
+        outputs: Sequence[OutputTensor],
+        units: Sequence[Unit],
+        about: About,
+        read_bytes: int = 0,
+    ) -> Plan:
+        """Return a plan that is never written: the core only measures its units."""
+        return cls(
+            # From whatever folder, also one whose name no plan can hold.
+            target=Path("/measured.safetensors").absolute(),
+            is_folder=False,
+            overflow="saturate",
+            sources=sources,
+            files=(OutFile("", {}),),
+            texts=(),
+            copies=(),
+            outputs=tuple(outputs),
+            units=tuple(units),
+            about=about,
+            read_bytes=read_bytes,
+        )
 
     def __repr__(self) -> str:
         return (

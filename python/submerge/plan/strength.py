@@ -6,14 +6,13 @@ model it is what the unit becomes less what it was, so magnitudes and replaced t
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from submerge.adapters import Magnitude, Multiplied, Replacement
 from submerge.methods import Blend
 from submerge.plan.about import About
 from submerge.plan.adapted import Fused, added
-from submerge.plan.form import OutFile, OutputTensor, Plan, Unit
+from submerge.plan.form import OutputTensor, Plan, Unit
 from submerge.plan.terms import Rows, Source
 from submerge.plan.unit import Inputs
 
@@ -56,20 +55,9 @@ def strength_plan(
         return None
     file = fused.adapter.checkpoint.files[0]
     about = About(fused.name, "units", "", "", "", ())
-    return Plan(
-        # Never written: the core only measures.
-        target=Path("measured.safetensors").absolute(),
-        is_folder=False,
-        overflow="saturate",
-        sources=inputs.sources if models else (Source(file.path, file.identity),),
-        files=(OutFile("", {}),),
-        texts=(),
-        copies=(),
-        outputs=tuple(outputs),
-        units=tuple(units),
-        about=about,
-        read_bytes=sum(map(fused.nbytes, (unit.name for unit in units))),
-    )
+    sources = inputs.sources if models else (Source(file.path, file.identity),)
+    read = sum(map(fused.nbytes, (unit.name for unit in units)))
+    return Plan.measuring(sources, outputs, units, about, read)
 
 
 def _operands(fused: Fused, inputs: Inputs) -> Iterator[tuple[str, tuple[Operand, ...]]]:

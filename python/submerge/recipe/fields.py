@@ -32,25 +32,19 @@ _EXAMPLES = "expected `keep`, `scale`, `drop`, {scale: share} or {bake: guidance
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelSource(Record):
-    """Where a model lies: a `.safetensors` file, a folder of shards, a diffusers pipeline."""
+class _Source(Record):
+    """A file or folder, written as its path alone where nothing else is said of it."""
+
+    OTHERS: ClassVar[str]
 
     path: Filled = declare("The file or folder.")
-    layout: Literal["auto", "diffusers", "bfl", "generic"] = declare(
-        "How its tensors are named; `generic` merges any two checkpoints with equal names.",
-        "auto",
-    )
-    license: str | None = declare(
-        "The licence, where the checkpoint does not say; the result's licence follows from it.",
-        None,
-    )
 
     @classmethod
     def parse(cls, raw: object, where: str) -> Self:
         """Read a path, or a mapping of the fields."""
-        if not isinstance(raw, str | Mapping | ModelSource):
+        if not isinstance(raw, str | Mapping | cls):
             raise RecipeError(
-                f"{where}: expected a path or {{path, layout, license}}, got {shown(raw)}"
+                f"{where}: expected a path or {{path, {cls.OTHERS}}}, got {shown(raw)}"
             )
         return super().parse({"path": raw} if isinstance(raw, str) else raw, where)
 
@@ -67,8 +61,26 @@ class ModelSource(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdapterSource(Record):
+class ModelSource(_Source):
+    """Where a model lies: a `.safetensors` file, a folder of shards, a diffusers pipeline."""
+
+    OTHERS = "layout, license"
+
+    layout: Literal["auto", "diffusers", "bfl", "generic"] = declare(
+        "How its tensors are named; `generic` merges any two checkpoints with equal names.",
+        "auto",
+    )
+    license: str | None = declare(
+        "The licence, where the checkpoint does not say; the result's licence follows from it.",
+        None,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterSource(_Source):
     """A LoRA or another adapter, added while the models are merged."""
+
+    OTHERS = "onto, scale"
 
     path: Filled = declare("The `.safetensors` file, or the folder that peft or diffusers saved.")
     onto: str | None = declare(
@@ -90,26 +102,6 @@ class AdapterSource(Record):
     license: str | None = declare(
         "Its licence, where the file does not say; the result's licence follows from it.", None
     )
-
-    @classmethod
-    def parse(cls, raw: object, where: str) -> Self:
-        """Read a path, or a mapping of the fields."""
-        if not isinstance(raw, str | Mapping | AdapterSource):
-            raise RecipeError(
-                f"{where}: expected a path or {{path, onto, scale}}, got {shown(raw)}"
-            )
-        return super().parse({"path": raw} if isinstance(raw, str) else raw, where)
-
-    @classmethod
-    def json_schema(cls, definitions: Definitions) -> dict[str, Any]:
-        """Return the JSON Schema of a path or of the fields."""
-        path = declared(cls)["path"].kind.schema(definitions)
-        return {"anyOf": [path, super().json_schema(definitions)]}
-
-    def plain(self) -> Any:
-        """Return the path alone, where that says it all."""
-        written = {"path": self.path, **self.written()}
-        return self.path if len(written) == 1 else written
 
     def alone(self, where: str) -> Self:
         """Return the adapter where there is one model, which needs no name.
