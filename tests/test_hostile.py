@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+import adapter_files
 import factory
 import submerge
 from factory import KREA
@@ -149,7 +150,11 @@ def test_nothing_is_written_into_a_folder_whose_name_is_not_utf8(
 def test_what_no_plan_has_to_name_works_in_such_a_folder(
     model: str, latin: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    pairs = adapter_files.pairs(KREA, ["double_blocks.0.img_attn.qkv"], layout="bfl")
+    style = adapter_files.save(latin.parent / "style.safetensors", adapter_files.kohya(pairs, 2.0))
     for verb in (
+        ["lora", "info", str(style)],
+        ["lora", "bake", model, str(style), "-o", f"{latin.parent}/b.safetensors"],
         ["analyze", model, model, "--json", "a.json", "--heatmap", "a.svg"],
         ["suggest", model, model, "-o", "r.yaml"],
         ["suggest", "a.json", "-o", "s.yaml"],
