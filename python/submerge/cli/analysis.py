@@ -6,7 +6,17 @@ from typing import Any
 
 import click
 
-from submerge.cli.options import DTYPES, adapters_of, loras, quiet, reading, run_arguments
+from submerge.cli.options import (
+    DTYPES,
+    adapters_of,
+    by_part,
+    check_heatmap,
+    heatmap,
+    loras,
+    quiet,
+    reading,
+    run_arguments,
+)
 from submerge.cli.terminal import say, say_json
 
 _LAYOUT = click.option(
@@ -29,19 +39,8 @@ _LAYOUT = click.option(
     metavar="FILE",
     help="Write the analysis as JSON; `-` prints it in place of the table.",
 )
-@click.option(
-    "--heatmap",
-    type=click.Path(dir_okay=False),
-    metavar="FILE.svg|FILE.png",
-    help="Draw blocks against parts.",
-)
-@click.option(
-    "--by",
-    type=click.Choice(["part", "block"]),
-    default="part",
-    show_default=True,
-    help="A line for each part of a stack, or for each block.",
-)
+@heatmap
+@by_part
 @click.option(
     "--alpha",
     type=float,
@@ -130,17 +129,3 @@ def suggest(sources: tuple[str, ...], **options: Any) -> None:
     found.save(options["output"])
     if not options["quiet"]:
         say(f"{options['output']}: submerge merge {options['output']} -o merged/")
-
-
-def check_heatmap(path: str | None) -> None:
-    """Refuse what cannot be drawn before anything is read."""
-    from submerge.pictures.canvas import require_pillow
-
-    if path is None:
-        return
-    if not path.lower().endswith((".svg", ".png")):
-        raise click.BadParameter(
-            f"expected a name ending in .svg or .png, got `{path}`", param_hint="--heatmap"
-        )
-    if path.lower().endswith(".png"):
-        require_pillow()

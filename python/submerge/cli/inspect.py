@@ -9,6 +9,7 @@ import click
 from submerge.cli.options import (
     adapters_of,
     as_json,
+    by_part,
     emit,
     loras,
     quiet,
@@ -41,13 +42,7 @@ def inspect(model: str, layout: str, as_json: bool) -> None:
 @click.argument("first", type=click.Path())
 @click.argument("second", type=click.Path())
 @_LAYOUT
-@click.option(
-    "--by",
-    type=click.Choice(["part", "block"]),
-    default="part",
-    show_default=True,
-    help="A line for each part of a stack, or for each block.",
-)
+@by_part
 @loras
 @click.option("--exit-code", is_flag=True, help="Exit with 4 when the models differ.")
 @reading

@@ -13,8 +13,11 @@ from submerge.cli.options import (
     adapters_of,
     allowing,
     as_json,
+    by_part,
+    check_heatmap,
     emit,
     given,
+    heatmap,
     output,
     quiet,
     reading,
@@ -38,19 +41,8 @@ _COMPAT = click.option(
 @lora.command()
 @click.argument("file", type=click.Path())
 @click.option("--base", type=click.Path(), metavar="MODEL", help="The model to look at it on.")
-@click.option(
-    "--by",
-    type=click.Choice(["part", "block"]),
-    default="part",
-    show_default=True,
-    help="A line for each part of a stack, or for each block.",
-)
-@click.option(
-    "--heatmap",
-    type=click.Path(dir_okay=False),
-    metavar="FILE.svg|FILE.png",
-    help="Draw blocks against parts.",
-)
+@by_part
+@heatmap
 @_COMPAT
 @reading
 @as_json
@@ -63,7 +55,6 @@ def info(file: str, **options: Any) -> int:
     submerge lora info style.safetensors --base krea/ --heatmap style.svg
     """
     from submerge.cli import BAD_INPUT, OK
-    from submerge.cli.analysis import check_heatmap
     from submerge.lora import info as look
     from submerge.progress import bar
 

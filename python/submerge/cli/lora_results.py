@@ -10,6 +10,7 @@ from submerge.cli.options import (
     adapters_of,
     allowing,
     as_json,
+    by_part,
     emit,
     given,
     making,
@@ -26,13 +27,6 @@ __all__ = ["convert", "extract", "merge", "resize"]
 
 _OUTPUT = click.option(
     "-o", "--output", required=True, type=click.Path(), help="The .safetensors file to write."
-)
-_BY = click.option(
-    "--by",
-    type=click.Choice(["part", "block"]),
-    default="part",
-    show_default=True,
-    help="A line for each part of a stack, or for each block.",
 )
 _RANK = click.option("--rank", type=int, help="Rank of each module, or the most an energy takes.")
 _ENERGY = click.option(
@@ -76,7 +70,7 @@ def _write(
 @_ENERGY
 @click.option("--dtype", type=_DTYPES, help="Type of the factors.  [default: bf16]")
 @_FORM
-@_BY
+@by_part
 @making
 @as_json
 @quiet
@@ -112,7 +106,7 @@ def extract(tuned: str, base: str, **options: Any) -> None:
 )
 @click.option("--density", type=float, help="Share of numbers those leave.  [default: 0.5]")
 @click.option("--seed", type=int, help="Seed of dare_linear and dare_ties.  [default: 0]")
-@_BY
+@by_part
 @making
 @as_json
 @quiet
@@ -143,7 +137,7 @@ def merge(adapters: tuple[str, ...], **options: Any) -> None:
 @_FORM
 @_BASE
 @allowing
-@_BY
+@by_part
 @making
 @as_json
 @quiet
@@ -174,7 +168,7 @@ def resize(adapter: str, **options: Any) -> None:
 )
 @_BASE
 @allowing
-@_BY
+@by_part
 @making
 @as_json
 @quiet

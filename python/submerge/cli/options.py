@@ -19,9 +19,12 @@ __all__ = [
     "adapters_of",
     "allowing",
     "as_json",
+    "by_part",
+    "check_heatmap",
     "embedded",
     "emit",
     "given",
+    "heatmap",
     "loras",
     "number_or_range",
     "output",
@@ -47,6 +50,19 @@ class _Told(Protocol):
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 quiet = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+by_part = click.option(
+    "--by",
+    type=click.Choice(["part", "block"]),
+    default="part",
+    show_default=True,
+    help="A line for each part of a stack, or for each block.",
+)
+heatmap = click.option(
+    "--heatmap",
+    type=click.Path(dir_okay=False),
+    metavar="FILE.svg|FILE.png",
+    help="Draw blocks against parts.",
+)
 quantized = click.option(
     "--quantization",
     type=click.Choice(["auto", "fp8", "int8", "int4"]),
@@ -220,3 +236,17 @@ def emit(told: _Told, text: str, *, as_json: bool, quiet: bool) -> None:
         say_json(told.to_json())
     elif not quiet:
         say(text)
+
+
+def check_heatmap(path: str | None) -> None:
+    """Refuse what cannot be drawn before anything is read."""
+    from submerge.pictures.canvas import require_pillow
+
+    if path is None:
+        return
+    if not path.lower().endswith((".svg", ".png")):
+        raise click.BadParameter(
+            f"expected a name ending in .svg or .png, got `{path}`", param_hint="--heatmap"
+        )
+    if path.lower().endswith(".png"):
+        require_pillow()
