@@ -148,7 +148,7 @@ impl<'a> Setting<'a> {
     }
 
     /// Show the output's codec what an item, which is a part of one unit, will hold.
-    pub fn look(&self, parts: &[Part], scratch: &mut Scratch) -> Result<Done<'a>> {
+    pub fn observe(&self, parts: &[Part], scratch: &mut Scratch) -> Result<Done<'a>> {
         let mut done = Done::default();
         scratch.out.filled = 0;
         for part in parts {
@@ -238,7 +238,7 @@ fn tiles(unit: &Unit, cell: Range<usize>) -> impl Iterator<Item = Range<usize>> 
 enum Outcome<'a> {
     /// It is encoded, with what stands beside its output.
     Bytes { bytes: &'a mut [u8], sides: Sides<'a> },
-    /// It is only looked at.
+    /// It is only observed.
     Seen(&'a mut Seen),
 }
 
@@ -309,7 +309,9 @@ impl Combining<'_> {
                 stats.elements += if measured { 0 } else { n as u64 };
                 let (bytes, sides) = match &mut self.into {
                     Outcome::Bytes { bytes, sides } => (&mut bytes[block.range(range)], *sides),
-                    Outcome::Seen(seen) => return work.encoding(unit).look(isa, at, values, seen),
+                    Outcome::Seen(seen) => {
+                        return work.encoding(unit).observe(isa, at, values, seen);
+                    }
                 };
                 to.encode(isa, Values { first: at, values, sides, overflow: work.overflow }, bytes);
                 if measured {

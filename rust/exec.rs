@@ -364,7 +364,7 @@ impl<'a> Job<'a> {
         }
         let done = match item.pass {
             Pass::Reduce(_) => self.setting.reduce(parts, scratch),
-            Pass::Look => self.setting.look(parts, scratch),
+            Pass::Observe => self.setting.observe(parts, scratch),
             Pass::Map => self.setting.map(parts, scratch),
         }?;
         let next = self.items.get(index + 1);

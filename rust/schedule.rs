@@ -44,7 +44,7 @@ pub enum Pass {
     /// Its only unit is summed, in the n-th pass; nothing is written.
     Reduce(usize),
     /// Its only unit is combined, for its output's codec to see the values; nothing is written.
-    Look,
+    Observe,
     /// It is combined and written.
     Map,
 }
@@ -183,23 +183,23 @@ fn listed(work: &Work, item_elements: u64) -> u64 {
 ///
 /// A unit whose kernel makes passes has items of its own: one pass after the other, then the map.
 /// Where the output's codec must see all values first, each of its units is mapped twice: all to be
-/// looked at, then all to be written.
+/// observed, then all to be written.
 pub fn cut(work: &Work, item_elements: u64) -> Result<(Vec<Item>, Vec<Part>)> {
     let mut cut =
         Cutter { item_elements, items: Vec::new(), parts: Vec::new(), file: 0, at: 0, room: 0 };
     let mut index = 0;
     for units in work.outputs() {
         let numbered = || (index..).zip(units);
-        let looks = work.encodings[units[0].output].looks();
-        for (at, unit) in numbered().filter(|(_, unit)| looks && unit.is_encoded()) {
+        let observes = work.encodings[units[0].output].observes();
+        for (at, unit) in numbered().filter(|(_, unit)| observes && unit.is_encoded()) {
             cut.passes(at, unit)?;
-            cut.alone(at, unit, Pass::Look, unit.passes() > 0)?;
+            cut.alone(at, unit, Pass::Observe, unit.passes() > 0)?;
         }
         for (at, unit) in numbered() {
             if unit.file != cut.file {
                 (cut.file, cut.at, cut.room) = (unit.file, 0, 0);
             }
-            if looks {
+            if observes {
                 cut.alone(at, unit, Pass::Map, true)?;
             } else if unit.passes() > 0 {
                 cut.passes(at, unit)?;
@@ -252,7 +252,7 @@ impl Cutter {
             // Whole cells only, unless the unit ends.
             let take = if left <= self.room { left } else { self.room / cell * cell };
             let len = match pass {
-                Pass::Reduce(_) | Pass::Look => 0,
+                Pass::Reduce(_) | Pass::Observe => 0,
                 Pass::Map => unit.bytes_of(take as usize)?,
             };
             self.parts.push(Part { unit: index, first, elements: take as usize });

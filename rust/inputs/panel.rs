@@ -112,7 +112,7 @@ impl Panel {
                     kronecker(isa, of, factors, of.first + row, onto(of.scale), out);
                 }
             }
-            (Open::Magnitude(of), Kept::Values(values)) => self.stretch(isa, of, values, columns),
+            (Open::Magnitude(of), Kept::Values(values)) => self.rescale(isa, of, values, columns),
             _ => {
                 let first = self.first;
                 for at in self.made.clone().step_by(BLOCK) {
@@ -166,7 +166,7 @@ impl Panel {
     }
 
     /// Sets the lengths of rows; all of them are whole.
-    fn stretch(&mut self, isa: &Isa, of: &Magnitude, values: &[f32], columns: u64) {
+    fn rescale(&mut self, isa: &Isa, of: &Magnitude, values: &[f32], columns: u64) {
         let rows = self.values.chunks_mut(columns as usize);
         for (at, (row, out)) in self.rows.clone().zip(rows).enumerate() {
             let norm = match of.norm {
@@ -175,7 +175,7 @@ impl Panel {
             };
             let ratio = values[row as usize] / (norm + of.epsilon);
             let factor = of.strength * (ratio - 1.0) + 1.0;
-            isa.run(Stretch { factor, out });
+            isa.run(Rescale { factor, out });
         }
     }
 }
@@ -197,12 +197,12 @@ fn kronecker(
 }
 
 /// `out = out · factor`.
-struct Stretch<'a> {
+struct Rescale<'a> {
     factor: f32,
     out: &'a mut [f32],
 }
 
-impl Body for Stretch<'_> {
+impl Body for Rescale<'_> {
     type Output = ();
 
     #[inline(always)]

@@ -66,7 +66,7 @@ impl Encoding {
 
     /// Whether all its values must be seen before any is encoded.
     #[must_use]
-    pub fn looks(&self) -> bool {
+    pub fn observes(&self) -> bool {
         self.needs() != Need::Nothing
     }
 
@@ -113,7 +113,7 @@ impl Encoding {
     }
 
     /// Adds values of whole blocks, the first of which is number `block`, to what was `seen`.
-    pub fn look(&self, isa: &Isa, block: u64, values: &[f32], seen: &mut Seen) {
+    pub fn observe(&self, isa: &Isa, block: u64, values: &[f32], seen: &mut Seen) {
         let (Some(codec), needs) = (&self.codec, self.needs()) else { return };
         let elements = codec.block().elements as u64;
         let (mut at, end) = (block, block + values.len() as u64 / elements);

@@ -5,8 +5,8 @@
 
 mod adapter;
 pub mod encoding;
-mod looks;
 pub mod network;
+mod observed;
 mod opened;
 mod operand;
 mod recall;

@@ -191,7 +191,7 @@ fn fp8(codec: &str) -> Value {
     json!({"file": 0, "name": "w", "dtype": "F8_E4M3", "shape": [HEIGHT, COLUMNS], "codec": codec})
 }
 
-/// The scale is of the output, not of a unit: each is looked at before the first is written, by
+/// The scale is of the output, not of a unit: each is observed before the first is written, by
 /// formulas of elements, of whole units and of whole matrices.
 #[test]
 fn scales_follow_the_largest_of_all_units() {

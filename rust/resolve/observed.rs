@@ -1,4 +1,4 @@
-//! What is looked at before an output is written, and what stands beside it.
+//! What is observed before an output is written, and what stands beside it.
 
 use std::ops::Range;
 
@@ -23,7 +23,7 @@ impl Work {
         let encoding = self.encoding(&units[0]);
         let kept = units.iter().map(Unit::kept_bytes);
         // All are known until the last is written, if all are seen before the first is.
-        let kept = if encoding.looks() { kept.sum() } else { kept.max().unwrap_or(0) };
+        let kept = if encoding.observes() { kept.sum() } else { kept.max().unwrap_or(0) };
         kept + encoding.kept_bytes()
     }
 
