@@ -1,7 +1,7 @@
 //! The boundary: three functions, a cancel handle and a read handle. The only file that knows Python.
 //!
 //! A job runs detached from the interpreter; the calling thread attaches at most ten times a second
-//! to look for signals and to call `progress`. Workers never attach.
+//! to look for signals and to call `progress`. Workers attach only to fill memory of the caller's.
 
 // PyO3 hands extracted arguments over, and `map_err` its errors.
 #![allow(clippy::needless_pass_by_value)]
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pyo3::buffer::PyBuffer;
-use pyo3::exceptions::PyOSError;
+use pyo3::exceptions::{PyBufferError, PyOSError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyMemoryView, PySlice};
 
@@ -20,9 +20,12 @@ use crate::error::{Error, Kind};
 use crate::exec::Given;
 use crate::format::safetensors;
 use crate::io::source::{Identity, LocalFile, ReadMode, Source as _};
+use crate::io::unpublished::Pending;
 use crate::plan::{OpSpec, PLAN_VERSION};
+use crate::resolve::Work;
+use crate::schedule::Item;
 use crate::simd::Isa;
-use crate::sink::Describe;
+use crate::sink::{Describe, Sink, Written};
 use crate::{exec, reader};
 
 /// Cancels a running job from any thread.
@@ -141,8 +144,61 @@ fn header_json(path: &Path, max_header_bytes: u64) -> crate::Result<String> {
     Ok(json.to_string())
 }
 
+/// Memory of the caller's that takes the data of weight files, without their headers.
+struct Memory {
+    buffers: Vec<Py<PyMemoryView>>,
+    lengths: Vec<usize>,
+}
+
+impl Memory {
+    fn of(py: Python<'_>, buffers: &[Py<PyAny>]) -> PyResult<Self> {
+        let views = buffers.iter().map(|buffer| PyMemoryView::from(buffer.bind(py)));
+        let buffers = views.map(|view| Ok(view?.unbind())).collect::<PyResult<Vec<_>>>()?;
+        let lengths = buffers.iter().map(|view| {
+            let buffer = PyBuffer::<u8>::get(view.bind(py))?;
+            if buffer.readonly() {
+                return Err(PyBufferError::new_err("expected writable memory"));
+            }
+            Ok(buffer.len_bytes())
+        });
+        let lengths = lengths.collect::<PyResult<_>>()?;
+        Ok(Self { buffers, lengths })
+    }
+}
+
+impl Sink for Memory {
+    fn begin(&mut self, work: &Work) -> crate::Result<()> {
+        let expected: Vec<_> = work.files.iter().map(|file| file.data_len).collect();
+        let got: Vec<_> = self.lengths.iter().map(|len| *len as u64).collect();
+        if got != expected {
+            let what = format!("into: memory of {got:?} bytes, expected {expected:?}");
+            return Err(Error::plan(what));
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, item: &Item, bytes: &[u8]) -> crate::Result<Option<Pending>> {
+        let begin = usize::try_from(item.at).unwrap_or(usize::MAX);
+        let filled = Python::try_attach(|py| {
+            let (begin, end) = (begin.cast_signed(), (begin + bytes.len()).cast_signed());
+            let place = self.buffers[item.file].bind(py).get_item(PySlice::new(py, begin, end, 1))?;
+            PyBuffer::<u8>::get(&place)?.copy_from_slice(py, bytes)
+        });
+        match filled {
+            Some(Ok(())) => Ok(None),
+            Some(Err(error)) => Err(Error::internal(format!("into: cannot be filled: {error}"))),
+            None => Err(Error::cancelled()),
+        }
+    }
+
+    fn commit(&mut self) -> crate::Result<Written> {
+        let bytes = self.lengths.iter().map(|len| *len as u64).sum();
+        Ok(Written { bytes, ..Written::default() })
+    }
+}
+
 #[pyfunction]
-#[pyo3(signature = (plan, options, job, progress, describe=None))]
+#[pyo3(signature = (plan, options, job, progress, describe=None, into=None))]
 fn execute(
     py: Python<'_>,
     plan: &str,
@@ -150,6 +206,7 @@ fn execute(
     job: &Bound<'_, Job>,
     progress: Option<Py<PyAny>>,
     describe: Option<Py<PyAny>>,
+    into: Option<Vec<Py<PyAny>>>,
 ) -> PyResult<String> {
     let cancel = Arc::clone(&job.get().cancel);
     let (mut raised, mut misdescribed): (Option<PyErr>, Option<PyErr>) = (None, None);
@@ -164,7 +221,9 @@ fn execute(
             Err(Error::cancelled())
         })
     });
-    let given = Given { describe, ..Given::default() };
+    let mut memory = into.map(|buffers| Memory::of(py, &buffers)).transpose()?;
+    let sink = memory.as_mut().map(|memory| -> &mut dyn Sink { memory });
+    let given = Given { sink, describe, ..Given::default() };
     let process = std::process::id();
     let mut observer = |done: u64, total: u64| {
         let looked = Python::try_attach(|py| {

@@ -33,6 +33,7 @@ __all__ = [
     "__version__",
     "build_info",
     "execute",
+    "execute_into",
     "fit",
 ]
 
@@ -217,6 +218,18 @@ def execute(plan: Plan, options: RunOptions, mode: Mode) -> dict[str, Any]:
         unused = f"unused: `{cache.folder}` cannot be written"
     done["statistics_cache"] = unused or "on"
     return done
+
+
+def execute_into(plan: Plan, options: RunOptions, memory: bytearray | memoryview) -> None:
+    """Run a plan of one weight file, and put its data into memory instead of a file.
+
+    `memory` is writable bytes in one dimension, as many as the data has without its header; after
+    an error, what it holds means nothing. Statistics are neither kept nor used.
+    """
+    token = options.cancel if options.cancel is not None else CancelToken()
+    job = token._job  # noqa: SLF001
+    arguments = options.to_json("write")
+    _core.execute(plan.to_json(), arguments, job, options.progress, None, [memory])
 
 
 def fit(plan: Plan, options: RunOptions) -> Running:

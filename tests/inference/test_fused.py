@@ -7,19 +7,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import adapter_files as files
 import factory
 from factory import KREA, Array
 from submerge import AdapterError, RecipeError
-from submerge.checkpoint import open_checkpoint
 from submerge.cli import app
 from submerge.inference import load_model, run_inference
-from submerge.inference import weights as weights_module
-from submerge.inference.fused import fused_onto
-from submerge.inference.parts import find_parts
-from submerge.inference.weights import AdaptedWeights, diffusers_places
-from submerge.layout import identify
+from submerge.inference.parts import Parts, find_parts
+from submerge.inference.weights import MadeWeights
 from submerge.lora import bake
 
 if TYPE_CHECKING:
@@ -55,34 +52,35 @@ def every_kind(folder: Path) -> Path:
     return files.save(folder / "style.safetensors", arrays)
 
 
+def made(parts: Parts, dtype: torch.dtype) -> MadeWeights:
+    opened = parts.opened(str(dtype).removeprefix("torch."))
+    assert opened is not None
+    return MadeWeights(parts.model, dict.fromkeys(opened.tensors, dtype), opened)
+
+
 @pytest.mark.parametrize("layout", ["diffusers", "bfl"])
-@pytest.mark.parametrize("together", [700, 2 << 20])
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
 @pytest.mark.parametrize("scale", [1, 0.5, {"single": 0, "default": -0.25}])
 def test_weights_are_those_of_the_baked_model(
-    tmp_path: Path, layout: str, scale: Any, together: int, monkeypatch: pytest.MonkeyPatch
+    pipelines: dict[str, Path], tmp_path: Path, layout: str, dtype: str, scale: Any
 ) -> None:
-    monkeypatch.setattr(weights_module, "_TOGETHER", together)
     path = factory.save_file(tmp_path / "krea.safetensors", KREA, layout)
     source = {"path": str(every_kind(tmp_path)), "scale": scale}
-    bake(path, [source], tmp_path / "baked.safetensors", layout="diffusers", dtype="f32")
-    baked = factory.read(tmp_path / "baked.safetensors")
-    plain = factory.tensors(KREA)
-    model = identify(open_checkpoint(path))
-    names = diffusers_places(model)
-    adapters = fused_onto(model, [source])
-    weights = AdaptedWeights(model, dict.fromkeys(names, torch.float32), adapters)
+    bake(path, [source], tmp_path / "baked.safetensors", layout="diffusers", dtype=dtype)
+    plain = load_file(factory.save_file(tmp_path / "plain.safetensors", KREA, "diffusers"))
+    weights = made(
+        find_parts(path, pipelines["krea"], [source]),
+        {"f32": torch.float32, "bf16": torch.bfloat16}[dtype],
+    )
+    baked = load_file(tmp_path / "baked.safetensors")
+    assert set(weights) == set(baked)
     changed = 0
     for name, tensor in weights.items():
-        np.testing.assert_allclose(tensor.numpy(), baked[name], rtol=0, atol=1e-6, err_msg=name)
-        changed += int(not np.array_equal(baked[name], plain[name].astype(np.float32)))
+        assert torch.equal(tensor, baked[name]), name
+        changed += int(not torch.equal(baked[name], plain[name].to(tensor.dtype)))
     # q, k, v; 2 MLPs; text q, k, v with biases; of single blocks linear1's four, an output, a norm.
     assert changed == (17 if isinstance(scale, int | float) else 11)
-    narrow = AdaptedWeights(model, dict.fromkeys(names, torch.bfloat16), adapters)
-    name = "transformer_blocks.0.attn.to_k.weight"
-    rounded = torch.tensor(baked[name]).to(torch.bfloat16)
-    assert (narrow[name] != rounded).float().mean() < 1e-3
     weights.close()
-    narrow.close()
 
 
 def painted(pipelines: dict[str, Path], source: Path, **more: Any) -> tuple[Array, str]:
