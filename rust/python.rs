@@ -181,7 +181,8 @@ impl Sink for Memory {
         let begin = usize::try_from(item.at).unwrap_or(usize::MAX);
         let filled = Python::try_attach(|py| {
             let (begin, end) = (begin.cast_signed(), (begin + bytes.len()).cast_signed());
-            let place = self.buffers[item.file].bind(py).get_item(PySlice::new(py, begin, end, 1))?;
+            let place =
+                self.buffers[item.file].bind(py).get_item(PySlice::new(py, begin, end, 1))?;
             PyBuffer::<u8>::get(&place)?.copy_from_slice(py, bytes)
         });
         match filled {
