@@ -120,6 +120,9 @@ impl<F: Format<N, BYTES>, const N: usize, const BYTES: usize> Body for Encode<'_
     }
 }
 
+/// What is beyond it counts as that: no block holds it, and its squares would not fit f32.
+pub const HUGE: f32 = 1_073_741_824.0;
+
 /// The largest magnitude; infinite or NaN if any is.
 #[inline(always)]
 fn largest<const N: usize>(values: &[f32; N]) -> f32 {
@@ -140,6 +143,12 @@ pub fn put_half<const BYTES: usize>(block: &mut [u8; BYTES], at: usize, scale: f
     let stored = Float::F16.encode(Overflow::Nan, saturated(scale)) as u16;
     block[at..at + 2].copy_from_slice(&stored.to_le_bytes());
     fits
+}
+
+/// A scale as it will be read.
+#[inline(always)]
+pub fn stored(scale: f32) -> f32 {
+    Float::F16.decode(Float::F16.encode(Overflow::Nan, saturated(scale)))
 }
 
 /// The scale, or the largest of F16 with its sign if it is beyond that.

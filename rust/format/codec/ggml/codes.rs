@@ -13,6 +13,22 @@ pub fn halves(bytes: &[u8; 16]) -> [u8; 32] {
     codes
 }
 
+/// What [`halves`] reads, of codes below 16; of others the low four bits.
+#[inline(always)]
+pub fn put_halves(codes: &[u8; 32], bytes: &mut [u8]) {
+    for (i, byte) in bytes.iter_mut().take(16).enumerate() {
+        *byte = codes[i] & 15 | codes[i + 16] << 4;
+    }
+}
+
+/// What [`fifths`] reads.
+#[inline(always)]
+pub fn put_fifths(codes: &[u8; 32], bytes: &mut [u8]) {
+    let bit = |(i, code): (usize, &u8)| u32::from(code >> 4 & 1) << i;
+    let bits = codes.iter().enumerate().map(bit).fold(0, |bits, bit| bits | bit);
+    bytes[..4].copy_from_slice(&bits.to_le_bytes());
+}
+
 /// Bits as codes of 0 and 16: the fifth bit of each code, the first in the lowest bit.
 #[inline(always)]
 pub fn fifths(bytes: [u8; 4]) -> [u8; 32] {

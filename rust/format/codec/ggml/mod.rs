@@ -18,6 +18,7 @@ use block::Blocks;
 mod block;
 mod codes;
 mod iq4;
+mod levels;
 mod mxfp4;
 mod q2_k;
 mod q3_k;
@@ -29,7 +30,10 @@ mod q5_1;
 mod q5_k;
 mod q6_k;
 mod q8_0;
+mod search;
+mod signed_search;
 mod six_bits;
+mod with_offsets;
 
 macro_rules! formats {
     ($($name:ident $module:ident::$format:ident)*) => {

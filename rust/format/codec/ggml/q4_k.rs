@@ -5,15 +5,20 @@
 
 #![allow(clippy::inline_always)]
 
-use super::block::{Format, half};
+use super::block::{Format, half, put_half};
 use super::codes::part;
-use super::six_bits::unpack;
+use super::search::Trials;
+use super::six_bits::{pack, unpack};
+use super::with_offsets::parts;
+use crate::dtype::Float;
 
 #[derive(Debug)]
 pub struct Q4K;
 
 impl Format<256, 144> for Q4K {
     const NAME: &'static str = "Q4_K";
+    // Of an offset, which is of the smallest number; the largest may be 15 scales above it.
+    const OVERFLOW: Option<f32> = Some(63.0 * Float::F16.overflow());
 
     #[inline(always)]
     fn decode(block: &[u8; 144], out: &mut [f32; 256]) {
@@ -28,5 +33,17 @@ impl Format<256, 144> for Q4K {
                 *value = scale * f32::from(q) - offset;
             }
         }
+    }
+
+    #[inline(always)]
+    fn encode(values: &[f32; 256], _: f32, block: &mut [u8; 144]) -> bool {
+        let parts = parts(values, Trials { top: 15, first: -1.0, steps: 20 });
+        block[4..16].copy_from_slice(&pack(&parts.scales, &parts.offsets));
+        for (i, codes) in parts.codes.iter().enumerate() {
+            for pair in 0..4 {
+                block[16 + pair * 32 + i] = codes[2 * pair] | codes[2 * pair + 1] << 4;
+            }
+        }
+        put_half(block, 0, parts.d) & put_half(block, 2, parts.e)
     }
 }

@@ -5,15 +5,20 @@
 
 #![allow(clippy::inline_always)]
 
-use super::block::{Format, half};
+use super::block::{Format, half, put_half};
 use super::codes::part;
-use super::six_bits::unpack;
+use super::search::Trials;
+use super::six_bits::{pack, unpack};
+use super::with_offsets::parts;
+use crate::dtype::Float;
 
 #[derive(Debug)]
 pub struct Q5K;
 
 impl Format<256, 176> for Q5K {
     const NAME: &'static str = "Q5_K";
+    // Of an offset, which is of the smallest number; the largest may be 31 scales above it.
+    const OVERFLOW: Option<f32> = Some(63.0 * Float::F16.overflow());
 
     #[inline(always)]
     fn decode(block: &[u8; 176], out: &mut [f32; 256]) {
@@ -29,5 +34,22 @@ impl Format<256, 176> for Q5K {
                 *value = scale * f32::from(q) - offset;
             }
         }
+    }
+
+    #[inline(always)]
+    fn encode(values: &[f32; 256], _: f32, block: &mut [u8; 176]) -> bool {
+        let parts = parts(values, Trials { top: 31, first: -0.5, steps: 15 });
+        block[4..16].copy_from_slice(&pack(&parts.scales, &parts.offsets));
+        for (i, codes) in parts.codes.iter().enumerate() {
+            let mut fifths = 0;
+            for (group, code) in codes.iter().enumerate() {
+                fifths |= code >> 4 << group;
+            }
+            block[16 + i] = fifths;
+            for pair in 0..4 {
+                block[48 + pair * 32 + i] = codes[2 * pair] & 15 | codes[2 * pair + 1] << 4;
+            }
+        }
+        put_half(block, 0, parts.d) & put_half(block, 2, parts.e)
     }
 }

@@ -2,17 +2,25 @@
 //! share a scale, a signed byte; the scale of the scales stands last, an F16.
 //!
 //! `value = (d s) (q - 32)`.
+//!
+//! To write, the scale of every group is searched for and rounded to a byte under the largest of them,
+//! which is -128, and the codes follow from what is then stored.
 
 #![allow(clippy::inline_always)]
 
-use super::block::{Format, half};
+use super::block::{Format, HUGE, half, put_half, stored};
 use super::codes::part;
+use super::search::nearest;
+use super::signed_search::{Groups, Lanes, NOTHING, search};
+use crate::dtype::Float;
 
 #[derive(Debug)]
 pub struct Q6K;
 
 impl Format<256, 210> for Q6K {
     const NAME: &'static str = "Q6_K";
+    const OVERFLOW: Option<f32> = Some(32.0 * 128.0 * Float::F16.overflow());
+    const SCALE: usize = 208;
 
     #[inline(always)]
     fn decode(block: &[u8; 210], out: &mut [f32; 256]) {
@@ -29,6 +37,61 @@ impl Format<256, 210> for Q6K {
                 let scale = d * f32::from(scales[at * 2 + i / 16].cast_signed());
                 *value = scale * f32::from(q.cast_signed() - 32);
             }
+        }
+    }
+
+    #[inline(always)]
+    fn encode(values: &[f32; 256], _: f32, block: &mut [u8; 210]) -> bool {
+        let mut x: Groups = [[0.0; 16]; 16];
+        for (i, row) in x.iter_mut().enumerate() {
+            for (group, x) in row.iter_mut().enumerate() {
+                *x = values[group * 16 + i].clamp(-HUGE, HUGE);
+            }
+        }
+        let best = search(&x);
+        let extreme = extreme(&best.scale);
+        if extreme.abs() < NOTHING {
+            block.fill(0);
+            return true;
+        }
+        let inverse = -128.0 / extreme;
+        let d = 1.0 / inverse;
+        let mut scale = [0.0; 16];
+        for lane in 0..16 {
+            let whole = nearest(inverse * best.scale[lane]).min(127) as i8;
+            block[192 + lane] = whole.cast_unsigned();
+            scale[lane] = stored(d) * f32::from(whole);
+        }
+        let mut codes = [[0; 16]; 16];
+        for (row, codes) in x.iter().zip(&mut codes) {
+            for lane in 0..16 {
+                let searched = best.code(lane, row[lane]);
+                let code = nearest(row[lane] / scale[lane]).clamp(-32, 31);
+                // A scale that is stored as 0 leaves the codes of the search, as ggml does.
+                codes[lane] = (if scale[lane] == 0.0 { searched } else { code } + 32) as u8;
+            }
+        }
+        put_codes(&codes, block);
+        put_half(block, 208, d)
+    }
+}
+
+/// The first of the largest magnitude.
+#[inline(always)]
+fn extreme(scales: &Lanes) -> f32 {
+    scales.iter().fold(0.0, |extreme: f32, x| if x.abs() > extreme.abs() { *x } else { extreme })
+}
+
+/// What is read: the first of every group, then the second.
+#[inline(always)]
+fn put_codes(codes: &[[u8; 16]; 16], block: &mut [u8; 210]) {
+    let code = |i: usize| codes[i % 16][i / 16];
+    for half in 0..2 {
+        for i in 0..32 {
+            let [a, b, c, d] = [0, 1, 2, 3].map(|quarter| code(half * 128 + quarter * 32 + i));
+            block[half * 64 + i] = a & 15 | c << 4;
+            block[half * 64 + 32 + i] = b & 15 | d << 4;
+            block[128 + half * 32 + i] = a >> 4 | b >> 4 << 2 | c >> 4 << 4 | d >> 4 << 6;
         }
     }
 }

@@ -17,3 +17,15 @@ pub fn unpack(bytes: &[u8; 12]) -> ([u8; 8], [u8; 8]) {
     }
     (scales, offsets)
 }
+
+/// What [`unpack`] reads.
+#[inline(always)]
+pub fn pack(scales: &[u8; 8], offsets: &[u8; 8]) -> [u8; 12] {
+    let mut bytes = [0; 12];
+    for i in 0..4 {
+        bytes[i] = scales[i] | scales[i + 4] >> 4 << 6;
+        bytes[i + 4] = offsets[i] | offsets[i + 4] >> 4 << 6;
+        bytes[i + 8] = scales[i + 4] & 15 | offsets[i + 4] << 4;
+    }
+    bytes
+}
