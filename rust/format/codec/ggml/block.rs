@@ -24,12 +24,40 @@ pub trait Format<const N: usize, const BYTES: usize>: Debug + Send + Sync {
     /// The numbers of a block, exact or rounded once.
     fn decode(block: &[u8; BYTES], out: &mut [f32; N]);
 
-    /// Rounds finite numbers, the largest magnitude of which is `largest`, to a block. Whether its
-    /// scales fit F16; one that does not is written as the largest that does.
+    /// Rounds numbers to blocks, [`TOGETHER`] of them at most; whether the scales of each fit F16. One that
+    /// does not is written as the largest that does. What comes of numbers that are not finite is not used.
     #[inline(always)]
-    fn encode(values: &[f32; N], largest: f32, block: &mut [u8; BYTES]) -> bool {
-        let _ = (values, largest, block);
-        false
+    fn encode(from: From<N>, blocks: &mut [[u8; BYTES]]) -> [bool; TOGETHER] {
+        let _ = (from, blocks);
+        [false; TOGETHER]
+    }
+}
+
+/// Blocks that are written at a time: what must be done in order within a block of 256 is done in all of
+/// them at once.
+pub const TOGETHER: usize = 4;
+
+/// The numbers of some blocks.
+#[derive(Clone, Copy)]
+pub struct From<'a, const N: usize> {
+    pub values: &'a [[f32; N]],
+    /// The largest magnitude of each block.
+    pub largest: &'a [f32; TOGETHER],
+}
+
+impl<const N: usize> From<'_, N> {
+    /// Writes one block after the other.
+    #[inline(always)]
+    pub fn each<const BYTES: usize>(
+        self,
+        blocks: &mut [[u8; BYTES]],
+        write: impl Fn(&[f32; N], f32, &mut [u8; BYTES]) -> bool,
+    ) -> [bool; TOGETHER] {
+        let mut fits = [false; TOGETHER];
+        for (at, (values, block)) in self.values.iter().zip(blocks).enumerate() {
+            fits[at] = write(values, self.largest[at], block);
+        }
+        fits
     }
 }
 
@@ -107,14 +135,18 @@ impl<F: Format<N, BYTES>, const N: usize, const BYTES: usize> Body for Encode<'_
 
     #[inline(always)]
     fn run(self) {
-        for (values, block) in self.values.iter().zip(self.blocks) {
-            let largest = largest(values);
-            let fits = largest < f32::INFINITY
-                && (F::encode(values, largest, block) || self.overflow == Overflow::Saturate);
-            if !fits {
-                block.fill(0);
-                let nan = (Float::F16.nan() as u16).to_le_bytes();
-                block[F::SCALE..F::SCALE + 2].copy_from_slice(&nan);
+        let blocks = self.blocks.chunks_mut(TOGETHER);
+        for (values, blocks) in self.values.chunks(TOGETHER).zip(blocks) {
+            let mut largest = [0.0; TOGETHER];
+            largest.iter_mut().zip(values).for_each(|(largest, of)| *largest = magnitude(of));
+            let fits = F::encode(From { values, largest: &largest }, blocks);
+            for ((block, fits), largest) in blocks.iter_mut().zip(fits).zip(largest) {
+                let fits = fits | (self.overflow == Overflow::Saturate);
+                if !(fits & (largest < f32::INFINITY)) {
+                    block.fill(0);
+                    let nan = (Float::F16.nan() as u16).to_le_bytes();
+                    block[F::SCALE..F::SCALE + 2].copy_from_slice(&nan);
+                }
             }
         }
     }
@@ -125,7 +157,7 @@ pub const HUGE: f32 = 1_073_741_824.0;
 
 /// The largest magnitude; infinite or NaN if any is.
 #[inline(always)]
-fn largest<const N: usize>(values: &[f32; N]) -> f32 {
+fn magnitude<const N: usize>(values: &[f32; N]) -> f32 {
     // The bits of magnitudes are in their order, and a NaN is above all.
     f32::from_bits(values.iter().fold(0, |largest, x| largest.max(x.to_bits() & 0x7FFF_FFFF)))
 }

@@ -5,7 +5,7 @@
 
 #![allow(clippy::inline_always)]
 
-use super::block::{Format, half, put_half};
+use super::block::{Format, From, TOGETHER, half, put_half};
 use super::codes::{halves, part, put_halves};
 use super::levels::around_zero;
 use crate::dtype::Float;
@@ -26,9 +26,11 @@ impl Format<32, 18> for Q4_0 {
     }
 
     #[inline(always)]
-    fn encode(values: &[f32; 32], largest: f32, block: &mut [u8; 18]) -> bool {
-        let (d, codes) = around_zero(values, largest, 8.0);
-        put_halves(&codes, &mut block[2..]);
-        put_half(block, 0, d)
+    fn encode(from: From<32>, blocks: &mut [[u8; 18]]) -> [bool; TOGETHER] {
+        from.each(blocks, |values, largest, block| {
+            let (d, codes) = around_zero(values, largest, 8.0);
+            put_halves(&codes, &mut block[2..]);
+            put_half(block, 0, d)
+        })
     }
 }

@@ -6,7 +6,7 @@
 
 #![allow(clippy::inline_always)]
 
-use super::block::{Format, half, put_half};
+use super::block::{Format, From, TOGETHER, half, put_half};
 use super::codes::{halves, part, put_halves};
 use super::levels::from_smallest;
 use crate::dtype::Float;
@@ -28,9 +28,11 @@ impl Format<32, 20> for Q4_1 {
     }
 
     #[inline(always)]
-    fn encode(values: &[f32; 32], _: f32, block: &mut [u8; 20]) -> bool {
-        let (d, m, codes) = from_smallest(values, 15.0);
-        put_halves(&codes, &mut block[4..]);
-        put_half(block, 0, d) & put_half(block, 2, m)
+    fn encode(from: From<32>, blocks: &mut [[u8; 20]]) -> [bool; TOGETHER] {
+        from.each(blocks, |values, _, block| {
+            let (d, m, codes) = from_smallest(values, 15.0);
+            put_halves(&codes, &mut block[4..]);
+            put_half(block, 0, d) & put_half(block, 2, m)
+        })
     }
 }

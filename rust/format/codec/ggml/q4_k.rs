@@ -5,7 +5,7 @@
 
 #![allow(clippy::inline_always)]
 
-use super::block::{Format, half, put_half};
+use super::block::{Format, From, TOGETHER, half, put_half};
 use super::codes::part;
 use super::search::Trials;
 use super::six_bits::{pack, unpack};
@@ -36,14 +36,24 @@ impl Format<256, 144> for Q4K {
     }
 
     #[inline(always)]
-    fn encode(values: &[f32; 256], _: f32, block: &mut [u8; 144]) -> bool {
-        let parts = parts(values, Trials { top: 15, first: -1.0, steps: 20 });
-        block[4..16].copy_from_slice(&pack(&parts.scales, &parts.offsets));
-        for (i, codes) in parts.codes.iter().enumerate() {
-            for pair in 0..4 {
-                block[16 + pair * 32 + i] = codes[2 * pair] | codes[2 * pair + 1] << 4;
-            }
+    fn encode(from: From<256>, blocks: &mut [[u8; 144]]) -> [bool; TOGETHER] {
+        let parts = parts(from.values, Trials { top: 15, first: -1.0, steps: 20 });
+        let mut fits = [false; TOGETHER];
+        for (at, (block, parts)) in blocks.iter_mut().zip(&parts).enumerate() {
+            block[4..16].copy_from_slice(&pack(&parts.scales, &parts.offsets));
+            put_codes(&parts.codes, block);
+            fits[at] = put_half(block, 0, parts.d) & put_half(block, 2, parts.e);
         }
-        put_half(block, 0, parts.d) & put_half(block, 2, parts.e)
+        fits
+    }
+}
+
+/// The first code of every group, then the second.
+#[inline(always)]
+fn put_codes(codes: &[[u8; 8]; 32], block: &mut [u8; 144]) {
+    for (i, codes) in codes.iter().enumerate() {
+        for pair in 0..4 {
+            block[16 + pair * 32 + i] = codes[2 * pair] | codes[2 * pair + 1] << 4;
+        }
     }
 }

@@ -6,7 +6,7 @@
 
 #![allow(clippy::inline_always)]
 
-use super::block::{Format, half, put_half};
+use super::block::{Format, From, TOGETHER, half, put_half};
 use super::codes::{fifths, halves, part, put_fifths, put_halves};
 use super::levels::around_zero;
 use crate::dtype::Float;
@@ -28,10 +28,12 @@ impl Format<32, 22> for Q5_0 {
     }
 
     #[inline(always)]
-    fn encode(values: &[f32; 32], largest: f32, block: &mut [u8; 22]) -> bool {
-        let (d, codes) = around_zero(values, largest, 16.0);
-        put_fifths(&codes, &mut block[2..]);
-        put_halves(&codes, &mut block[6..]);
-        put_half(block, 0, d)
+    fn encode(from: From<32>, blocks: &mut [[u8; 22]]) -> [bool; TOGETHER] {
+        from.each(blocks, |values, largest, block| {
+            let (d, codes) = around_zero(values, largest, 16.0);
+            put_fifths(&codes, &mut block[2..]);
+            put_halves(&codes, &mut block[6..]);
+            put_half(block, 0, d)
+        })
     }
 }

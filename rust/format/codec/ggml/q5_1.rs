@@ -6,7 +6,7 @@
 
 #![allow(clippy::inline_always)]
 
-use super::block::{Format, half, put_half};
+use super::block::{Format, From, TOGETHER, half, put_half};
 use super::codes::{fifths, halves, part, put_fifths, put_halves};
 use super::levels::from_smallest;
 use crate::dtype::Float;
@@ -29,10 +29,12 @@ impl Format<32, 24> for Q5_1 {
     }
 
     #[inline(always)]
-    fn encode(values: &[f32; 32], _: f32, block: &mut [u8; 24]) -> bool {
-        let (d, m, codes) = from_smallest(values, 31.0);
-        put_fifths(&codes, &mut block[4..]);
-        put_halves(&codes, &mut block[8..]);
-        put_half(block, 0, d) & put_half(block, 2, m)
+    fn encode(from: From<32>, blocks: &mut [[u8; 24]]) -> [bool; TOGETHER] {
+        from.each(blocks, |values, _, block| {
+            let (d, m, codes) = from_smallest(values, 31.0);
+            put_fifths(&codes, &mut block[4..]);
+            put_halves(&codes, &mut block[8..]);
+            put_half(block, 0, d) & put_half(block, 2, m)
+        })
     }
 }

@@ -5,7 +5,7 @@
 
 #![allow(clippy::inline_always)]
 
-use super::block::{Format, half, put_half};
+use super::block::{Format, From, TOGETHER, half, put_half};
 use super::codes::part;
 use super::search::Trials;
 use super::six_bits::{pack, unpack};
@@ -37,19 +37,29 @@ impl Format<256, 176> for Q5K {
     }
 
     #[inline(always)]
-    fn encode(values: &[f32; 256], _: f32, block: &mut [u8; 176]) -> bool {
-        let parts = parts(values, Trials { top: 31, first: -0.5, steps: 15 });
-        block[4..16].copy_from_slice(&pack(&parts.scales, &parts.offsets));
-        for (i, codes) in parts.codes.iter().enumerate() {
-            let mut fifths = 0;
-            for (group, code) in codes.iter().enumerate() {
-                fifths |= code >> 4 << group;
-            }
-            block[16 + i] = fifths;
-            for pair in 0..4 {
-                block[48 + pair * 32 + i] = codes[2 * pair] & 15 | codes[2 * pair + 1] << 4;
-            }
+    fn encode(from: From<256>, blocks: &mut [[u8; 176]]) -> [bool; TOGETHER] {
+        let parts = parts(from.values, Trials { top: 31, first: -0.5, steps: 15 });
+        let mut fits = [false; TOGETHER];
+        for (at, (block, parts)) in blocks.iter_mut().zip(&parts).enumerate() {
+            block[4..16].copy_from_slice(&pack(&parts.scales, &parts.offsets));
+            put_codes(&parts.codes, block);
+            fits[at] = put_half(block, 0, parts.d) & put_half(block, 2, parts.e);
         }
-        put_half(block, 0, parts.d) & put_half(block, 2, parts.e)
+        fits
+    }
+}
+
+/// The first code of every group, then the second.
+#[inline(always)]
+fn put_codes(codes: &[[u8; 8]; 32], block: &mut [u8; 176]) {
+    for (i, codes) in codes.iter().enumerate() {
+        let mut fifths = 0;
+        for (group, code) in codes.iter().enumerate() {
+            fifths |= code >> 4 << group;
+        }
+        block[16 + i] = fifths;
+        for pair in 0..4 {
+            block[48 + pair * 32 + i] = codes[2 * pair] & 15 | codes[2 * pair + 1] << 4;
+        }
     }
 }

@@ -6,12 +6,12 @@
 //! To write, the scale of every group is searched for and rounded to a byte under the largest of them,
 //! which is -128, and the codes follow from what is then stored.
 
-#![allow(clippy::inline_always)]
+#![allow(clippy::inline_always, clippy::needless_range_loop)]
 
-use super::block::{Format, HUGE, half, put_half, stored};
+use super::block::{Format, From, HUGE, TOGETHER, half, put_half, stored};
 use super::codes::part;
 use super::search::nearest;
-use super::signed_search::{Groups, Lanes, NOTHING, search};
+use super::signed_search::{Groups, LANES, Lanes, NOTHING, search};
 use crate::dtype::Float;
 
 #[derive(Debug)]
@@ -41,51 +41,67 @@ impl Format<256, 210> for Q6K {
     }
 
     #[inline(always)]
-    fn encode(values: &[f32; 256], _: f32, block: &mut [u8; 210]) -> bool {
-        let mut x: Groups = [[0.0; 16]; 16];
-        for (i, row) in x.iter_mut().enumerate() {
-            for (group, x) in row.iter_mut().enumerate() {
-                *x = values[group * 16 + i].clamp(-HUGE, HUGE);
+    fn encode(from: From<256>, blocks: &mut [[u8; 210]]) -> [bool; TOGETHER] {
+        let mut x: Groups = [[0.0; LANES]; 16];
+        for (block, values) in from.values.iter().enumerate() {
+            for (i, value) in values.iter().enumerate() {
+                x[i % 16][block * 16 + i / 16] = value.clamp(-HUGE, HUGE);
             }
         }
         let best = search(&x);
-        let extreme = extreme(&best.scale);
-        if extreme.abs() < NOTHING {
-            block.fill(0);
-            return true;
+        let mut scale = [0.0; LANES];
+        let mut fits = [false; TOGETHER];
+        for (at, block) in blocks.iter_mut().enumerate() {
+            fits[at] = put_scales(&best.scale, at * 16, block, &mut scale);
         }
-        let inverse = -128.0 / extreme;
-        let d = 1.0 / inverse;
-        let mut scale = [0.0; 16];
-        for lane in 0..16 {
-            let whole = nearest(inverse * best.scale[lane]).min(127) as i8;
-            block[192 + lane] = whole.cast_unsigned();
-            scale[lane] = stored(d) * f32::from(whole);
-        }
-        let mut codes = [[0; 16]; 16];
+        let mut codes = [[0; LANES]; 16];
         for (row, codes) in x.iter().zip(&mut codes) {
-            for lane in 0..16 {
-                let searched = best.code(lane, row[lane]);
-                let code = nearest(row[lane] / scale[lane]).clamp(-32, 31);
-                // A scale that is stored as 0 leaves the codes of the search, as ggml does.
-                codes[lane] = (if scale[lane] == 0.0 { searched } else { code } + 32) as u8;
+            for lane in 0..LANES {
+                codes[lane] = (nearest(row[lane] / scale[lane]).clamp(-32, 31) + 32) as u8;
             }
         }
-        put_codes(&codes, block);
-        put_half(block, 208, d)
+        for lane in (0..LANES).filter(|lane| scale[*lane] == 0.0) {
+            // A scale that is stored as 0 leaves the codes of the search, as in ggml.
+            for (row, codes) in x.iter().zip(&mut codes) {
+                codes[lane] = (best.code(lane, row[lane]) + 32) as u8;
+            }
+        }
+        for (at, block) in blocks.iter_mut().enumerate() {
+            let first = at * 16;
+            if extreme(&best.scale[first..first + 16]).abs() < NOTHING {
+                block.fill(0);
+            } else {
+                put_codes(&codes, first, block);
+            }
+        }
+        fits
     }
 }
 
 /// The first of the largest magnitude.
 #[inline(always)]
-fn extreme(scales: &Lanes) -> f32 {
+fn extreme(scales: &[f32]) -> f32 {
     scales.iter().fold(0.0, |extreme: f32, x| if x.abs() > extreme.abs() { *x } else { extreme })
 }
 
-/// What is read: the first of every group, then the second.
+/// Writes the scales of the block whose first group is in a lane, and what they are as they will be read.
 #[inline(always)]
-fn put_codes(codes: &[[u8; 16]; 16], block: &mut [u8; 210]) {
-    let code = |i: usize| codes[i % 16][i / 16];
+fn put_scales(searched: &Lanes, first: usize, block: &mut [u8; 210], scale: &mut Lanes) -> bool {
+    let of = &searched[first..first + 16];
+    let inverse = -128.0 / extreme(of);
+    let d = 1.0 / inverse;
+    for (group, searched) in of.iter().enumerate() {
+        let whole = nearest(inverse * searched).min(127) as i8;
+        block[192 + group] = whole.cast_unsigned();
+        scale[first + group] = stored(d) * f32::from(whole);
+    }
+    put_half(block, 208, d)
+}
+
+/// The codes of the block whose first group is in a lane: of 128 the low bits in 64 bytes.
+#[inline(always)]
+fn put_codes(codes: &[[u8; LANES]; 16], first: usize, block: &mut [u8; 210]) {
+    let code = |i: usize| codes[i % 16][first + i / 16];
     for half in 0..2 {
         for i in 0..32 {
             let [a, b, c, d] = [0, 1, 2, 3].map(|quarter| code(half * 128 + quarter * 32 + i));

@@ -5,7 +5,7 @@
 
 #![allow(clippy::inline_always)]
 
-use super::block::{Format, half, inverse, put_half, saturated};
+use super::block::{Format, From, TOGETHER, half, inverse, put_half, saturated};
 use super::codes::byte;
 use crate::dtype::Float;
 
@@ -25,12 +25,14 @@ impl Format<32, 34> for Q8_0 {
     }
 
     #[inline(always)]
-    fn encode(values: &[f32; 32], largest: f32, block: &mut [u8; 34]) -> bool {
-        let d = largest / 127.0;
-        let inverse = inverse(saturated(d));
-        for (q, x) in block[2..].iter_mut().zip(values) {
-            *q = byte((x * inverse).round().clamp(-127.0, 127.0));
-        }
-        put_half(block, 0, d)
+    fn encode(from: From<32>, blocks: &mut [[u8; 34]]) -> [bool; TOGETHER] {
+        from.each(blocks, |values, largest, block| {
+            let d = largest / 127.0;
+            let inverse = inverse(saturated(d));
+            for (q, x) in block[2..].iter_mut().zip(values) {
+                *q = byte((x * inverse).round().clamp(-127.0, 127.0));
+            }
+            put_half(block, 0, d)
+        })
     }
 }

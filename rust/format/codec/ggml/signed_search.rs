@@ -2,15 +2,19 @@
 //! the least weighted square error.
 //!
 //! The formulas are those of ggml's `make_qx_quants` with weights `x^2`, and every sum is formed in its
-//! order, over the elements of a group from the first on, in f32. The sixteen groups stand beside each
-//! other, one in each lane.
+//! order, over the elements of a group from the first on, in f32. The groups of several blocks stand
+//! beside each other, one in each lane.
 
-#![allow(clippy::inline_always)]
+#![allow(clippy::inline_always, clippy::needless_range_loop)]
 
-use super::search::nearest;
+use super::block::TOGETHER;
+use super::search::{nearest, replace};
+
+/// Groups of as many blocks as are written together.
+pub const LANES: usize = 16 * TOGETHER;
 
 /// One of each group.
-pub type Lanes = [f32; 16];
+pub type Lanes = [f32; LANES];
 
 /// The elements of all groups, in order.
 pub type Groups = [Lanes; 16];
@@ -48,20 +52,20 @@ fn code(x: f32, inverse: f32) -> i32 {
 /// Searches all groups.
 #[inline(always)]
 pub fn search(x: &Groups) -> Best {
-    let (mut largest, mut extreme) = ([0.0; 16], [0.0; 16]);
+    let (mut largest, mut extreme) = ([0.0; LANES], [0.0; LANES]);
     for row in x {
-        for lane in 0..16 {
+        for lane in 0..LANES {
             let beyond = row[lane].abs() > largest[lane];
             extreme[lane] = if beyond { row[lane] } else { extreme[lane] };
             largest[lane] = if beyond { row[lane].abs() } else { largest[lane] };
         }
     }
-    let mut best = Best { scale: [0.0; 16], largest, inverse: [0.0; 16], gain: [0.0; 16] };
+    let mut best = Best { scale: [0.0; LANES], largest, inverse: [0.0; LANES], gain: [0.0; LANES] };
     for step in [0, -9, -8, -7, -6, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6, 7, 8, 9] {
         let levels = -(HALF as f32 + 0.1 * step as f32);
         attempt(x, &extreme, (levels, step == 0), &mut best);
     }
-    for lane in 0..16 {
+    for lane in 0..LANES {
         let nothing = largest[lane] < NOTHING;
         best.scale[lane] = if nothing { 0.0 } else { best.scale[lane] };
     }
@@ -72,13 +76,13 @@ pub fn search(x: &Groups) -> Best {
 /// the first is taken.
 #[inline(always)]
 fn attempt(x: &Groups, extreme: &Lanes, (levels, first): (f32, bool), best: &mut Best) {
-    let mut inverse = [0.0; 16];
-    for lane in 0..16 {
+    let mut inverse = [0.0; LANES];
+    for lane in 0..LANES {
         inverse[lane] = levels / extreme[lane];
     }
-    let (mut sum_xl, mut sum_l2) = ([0.0; 16], [0.0; 16]);
+    let (mut sum_xl, mut sum_l2) = ([0.0; LANES], [0.0; LANES]);
     for row in x {
-        for lane in 0..16 {
+        for lane in 0..LANES {
             let x = row[lane];
             let code = code(x, inverse[lane]) as f32;
             let weight = x * x;
@@ -86,12 +90,16 @@ fn attempt(x: &Groups, extreme: &Lanes, (levels, first): (f32, bool), best: &mut
             sum_l2[lane] += weight * code * code;
         }
     }
-    for lane in 0..16 {
+    let (mut scale, mut gain, mut better) = ([0.0; LANES], [0.0; LANES], [0; LANES]);
+    for lane in 0..LANES {
         let (xl, l2) = (sum_xl[lane], sum_l2[lane]);
-        let better = first || l2 > 0.0 && xl * xl > best.gain[lane] * l2;
-        let scale = if l2 == 0.0 { 0.0 } else { xl / l2 };
-        best.inverse[lane] = if better { inverse[lane] } else { best.inverse[lane] };
-        best.scale[lane] = if better { scale } else { best.scale[lane] };
-        best.gain[lane] = if better { scale * xl } else { best.gain[lane] };
+        let holds = first | ((l2 > 0.0) & (xl * xl > best.gain[lane] * l2));
+        let quotient = xl / l2;
+        scale[lane] = if l2 == 0.0 { 0.0 } else { quotient };
+        gain[lane] = scale[lane] * xl;
+        better[lane] = if holds { u32::MAX } else { 0 };
     }
+    replace(&mut best.inverse, &inverse, &better);
+    replace(&mut best.scale, &scale, &better);
+    replace(&mut best.gain, &gain, &better);
 }
