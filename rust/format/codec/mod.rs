@@ -16,14 +16,14 @@ use crate::dtype::Dtype;
 
 mod contract;
 mod double;
+mod ggml;
 mod plain;
-mod q8_0;
 mod scaled;
 
 pub use contract::{Block, Codec, Need, Run, Side, Sides, Values};
 pub use double::{Double, Rounding};
+pub use ggml::Ggml;
 pub use plain::Plain;
-pub use q8_0::Q8;
 pub use scaled::Scaled;
 
 /// How a plan says what the bytes of a tensor mean.
@@ -37,9 +37,9 @@ pub enum CodecSpec {
     Scaled,
     /// FP8, with a scale for each row, an F32 tensor beside it.
     ScaledRows,
-    /// Blocks of ggml's `Q8_0`, as U8.
-    #[serde(rename = "q8_0")]
-    Q8,
+    /// Blocks of ggml, as U8.
+    #[serde(untagged)]
+    Ggml(Ggml),
 }
 
 impl CodecSpec {
@@ -51,8 +51,8 @@ impl CodecSpec {
     pub fn codec(self, dtype: Dtype, columns: u64) -> Result<Option<Arc<dyn Codec>>, &'static str> {
         let blocks = match self {
             Self::Plain => return Ok(plain(dtype)),
-            Self::Q8 if dtype == Dtype::U8 => return Ok(Some(Arc::new(Q8))),
-            Self::Q8 => return Err("U8"),
+            Self::Ggml(format) if dtype == Dtype::U8 => return Ok(Some(format.codec())),
+            Self::Ggml(_) => return Err("U8"),
             Self::Scaled => None,
             Self::ScaledRows => Some(columns.max(1)),
         };
