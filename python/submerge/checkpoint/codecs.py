@@ -65,13 +65,14 @@ _ALL = (
     Codec("int8", "int8", _I8, 1, 1, 1),
     Codec("int8_row", "int8_rows", _I8, 1, 1, 1),
     Codec("int8_convrot", "int8_convrot", _I8, 256, 256, 1),
-    Codec("bnb8", "bnb8", _I8, 1, 1, 1),
     Codec("mxfp8", "mxfp8", frozenset({"F8_E4M3"}), 32, 32, 1),
     # Codes of 4 bits: scales of blocks, then that of all.
     Codec("nvfp4", "nvfp4", _U8, 16, 8, 2),
     Codec("nvfp4_bfl", "nvfp4_bfl", _U8, 16, 8, 2),
-    # The largest of blocks of the flat tensor, then the book; its spec has `shape`, and nested two more.
-    Codec("bnb4", "bnb4", _U8, 2, 1, 2),
+    # bitsandbytes: the largest of blocks and a code book, and both of these, nested.
+    Codec("nf4", "bnb4", _U8, 2, 1, 2),
+    Codec("fp4", "bnb4", _U8, 2, 1, 2),
+    Codec("llm_int8", "bnb8", _I8, 1, 1, 1),
 )
 
 CODECS: Mapping[str, Codec] = MappingProxyType({codec.name: codec for codec in _ALL})

@@ -69,6 +69,7 @@ class Parent(TypedDict):
         variant: what it was identified as.
         license: SPDX id or licence name, with the evidence for it.
         contributes: whether any byte of the output comes from it.
+        precision: what its numbers are stored in, if it is quantised, else empty.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Parent(TypedDict):
     variant: str
     license: str
     contributes: bool
+    precision: NotRequired[str]
 
 
 class Applied(TypedDict):

@@ -23,6 +23,7 @@ from submerge.plan.licence import (
     terms_of,
     texts_of_adapter,
 )
+from submerge.plan.precision import precision_words
 from submerge.plan.provenance import public_recipe
 from submerge.plan.remarks import never_written, of_precision
 from submerge.plan.words import formulas
@@ -106,6 +107,7 @@ class Draft:
                 variant=model.variant,
                 license=self.terms[name].words,
                 contributes=name in self.contributing,
+                precision=precision_words(model),
             )
             for name, model in self.models.items()
         )
