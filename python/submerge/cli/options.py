@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 import click
 
 from submerge.cli.terminal import say, say_json
+from submerge.formats import FORMATS, READERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +40,6 @@ __all__ = [
 F = TypeVar("F", bound="Callable[..., Any]")
 
 LAYOUTS = ("same", "diffusers", "bfl", "comfy")
-DTYPES = ("same", "bf16", "f16", "f32", "fp8", "f8_e4m3", "f8_e5m2")
 
 
 class _Told(Protocol):
@@ -146,8 +146,17 @@ def shape(command: F) -> F:
         click.option("--shard-size", metavar="SIZE", help="Largest file, as in 10GB."),
         click.option(
             "--dtype",
-            type=click.Choice(DTYPES),
-            help="Type of the numbers; same is the first model's.  [default: same]",
+            type=click.Choice(list(FORMATS)),
+            metavar="NAME",
+            help="Number format: bf16, f16, f32, fp8, fp8_scaled, int8_convrot, q8_0, ...; same is the"
+            " models'.  [default: same]",
+        ),
+        click.option(
+            "--for",
+            "for_",
+            type=click.Choice(list(READERS)),
+            help="The program that is to read it: chooses layout and number format where they are"
+            " left out.",
         ),
         click.option(
             "--layout",
