@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from submerge.blocks import block_of
-from submerge.checkpoint import FLOATS, open_checkpoint, read_header
+from submerge.checkpoint import NUMBERS, open_checkpoint, read_header
 from submerge.checkpoint.components import Pipeline, is_index
 from submerge.checkpoint.names import is_safetensors
 from submerge.errors import CheckpointError, PlanError, counted, listing, quoted
@@ -195,7 +195,7 @@ class _Measured:
         # Of a copy the core takes no norm; one times the same numbers is the same.
         units = [
             unit._replace(blend=replace(unit.blend, op="linear", arguments={"weights": [1.0]}))
-            if made.outputs[unit.output].dtype in FLOATS
+            if made.outputs[unit.output].dtype in NUMBERS
             else unit
             for unit in made.units
         ]
@@ -207,7 +207,7 @@ class _Measured:
         """The tensors whose numbers were not decoded, by dtype."""
         found: dict[str, list[OutputTensor]] = {}
         for output in self.plan.outputs:
-            if output.dtype not in FLOATS:
+            if output.dtype not in NUMBERS:
                 found.setdefault(output.dtype, []).append(output)
         return found
 
@@ -215,7 +215,7 @@ class _Measured:
     def seen(self) -> list[tuple[Unit, Mapping[str, Any]]]:
         """The units whose numbers were decoded, and the figures of each."""
         units = [(self.plan.units[f["unit"]], f) for f in self.figures["units"]]
-        return [(u, f) for u, f in units if self.plan.outputs[u.output].dtype in FLOATS]
+        return [(u, f) for u, f in units if self.plan.outputs[u.output].dtype in NUMBERS]
 
 
 def _finite(measured: _Measured) -> Check:

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from submerge.checkpoint import files as _files
+from submerge.checkpoint.codecs import NUMBERS, Spec
 from submerge.checkpoint.dtypes import DTYPES, FLOATS
 from submerge.checkpoint.names import nameable
 from submerge.errors import CheckpointError, listing, quoted
@@ -27,8 +28,10 @@ __all__ = [
     "DTYPES",
     "FLOATS",
     "MAX_HEADER_BYTES",
+    "NUMBERS",
     "Checkpoint",
     "FileInfo",
+    "Packed",
     "TensorInfo",
     "open_checkpoint",
     "open_files",
@@ -40,7 +43,16 @@ MAX_HEADER_BYTES = 100_000_000
 
 
 class TensorInfo(NamedTuple):
-    """One tensor of a file: `start` and `end` are byte offsets inside the file's data section."""
+    """One tensor of a file, as the numbers that it stands for.
+
+    Attributes:
+        name: of its bytes in the file, those of its codes if it is packed.
+        dtype: as the header spells it; of a packed tensor the name of its number format.
+        shape: of the numbers.
+        file: index into `Checkpoint.files`.
+        start, end: byte offsets inside the file's data section.
+        packed: how it stands in the file, where dtype and shape there are not those of numbers.
+    """
 
     name: str
     dtype: str
@@ -48,6 +60,7 @@ class TensorInfo(NamedTuple):
     file: int
     start: int
     end: int
+    packed: Packed | None = None
 
     @property
     def rows(self) -> int:
@@ -66,8 +79,29 @@ class TensorInfo(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Bytes in the file."""
+        """Bytes in the file, without those of tensors beside it."""
         return self.end - self.start
+
+    @property
+    def sides(self) -> tuple[TensorInfo, ...]:
+        """The tensors beside it, which its number format needs."""
+        return self.packed.sides if self.packed else ()
+
+
+class Packed(NamedTuple):
+    """How numbers stand in a file as codes.
+
+    Attributes:
+        spec: what the plan calls the number format.
+        dtype: of the codes, as the header spells it.
+        shape: of the codes.
+        sides: the tensors beside them as they are in the file, in the order the core wants.
+    """
+
+    spec: Spec
+    dtype: str
+    shape: tuple[int, ...]
+    sides: tuple[TensorInfo, ...] = ()
 
 
 class FileInfo(NamedTuple):
@@ -99,6 +133,8 @@ class Checkpoint(NamedTuple):
         config: the contents of the config.json beside the weights, or None.
         pipeline: the folder holding the model_index.json the weights belong to, or None.
         warnings: things worth telling that do not stop a merge, as sentences.
+        beside: tensors that are no numbers of their own, by what they are: scales, markers. They
+            are not among `tensors`.
     """
 
     path: Path
@@ -108,6 +144,7 @@ class Checkpoint(NamedTuple):
     config: dict[str, Any] | None
     pipeline: Path | None
     warnings: tuple[str, ...] = ()
+    beside: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
 
 def open_checkpoint(

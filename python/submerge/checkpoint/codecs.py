@@ -8,12 +8,17 @@ perhaps tensors beside it. Its shape and its name here are those of the numbers 
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+from submerge.checkpoint.dtypes import FLOATS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["CODECS", "Codec"]
+__all__ = ["CODECS", "NUMBERS", "Codec", "Spec"]
+
+Spec: TypeAlias = "str | Mapping[str, Any]"
+"""A number format as the plan has it: a word, or `{word: {parameter: value}}`."""
 
 
 class Codec(NamedTuple):
@@ -67,3 +72,6 @@ _ALL = (
 )
 
 CODECS: Mapping[str, Codec] = MappingProxyType({codec.name: codec for codec in _ALL})
+
+# The dtypes of what can be computed with.
+NUMBERS = FLOATS | CODECS.keys()

@@ -6,7 +6,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from submerge.adapters import open_adapter
-from submerge.checkpoint import FLOATS
+from submerge.checkpoint import NUMBERS
+from submerge.checkpoint.codecs import CODECS
 from submerge.errors import LayoutError, counted, listing, quoted
 from submerge.methods import Blend
 from submerge.plan.about import About, Parent, Unused
@@ -51,7 +52,7 @@ def comparison_plan(
     Each unit both have is `0 * first + 1 * second` in the first's dtype, an output of its own that
     nobody writes, so that `changed` counts the elements that differ from the first's. With a
     `question` each unit is analysed instead, beside the base where the base has it. Units only one
-    has, and units of other shapes or of dtypes that are no floats, are left out and named in the
+    has, and units of other shapes or of dtypes that are no numbers, are left out and named in the
     notes.
 
     `adapters` are added to the models they name before anything is measured.
@@ -86,7 +87,7 @@ def comparison_plan(
         unit = _compared(inputs, using, name, question)
         units.append(unit._replace(output=len(outputs)))
         info = pair[first].units[name]
-        dtype = (question.dtype if question else None) or dtype_of(name, (info.dtype,), "same")
+        dtype = (question.dtype if question else None) or _exact(name, info.dtype)
         shape = (info.rows, *inputs.tensor(first, name).shape[1:])
         outputs.append(OutputTensor(0, name, dtype, shape))
         read += inputs.nbytes(unit)
@@ -94,6 +95,11 @@ def comparison_plan(
         raise LayoutError(f"{quoted(first)} and {quoted(second)} have no units in common")
     about = _about(f"{first} and {second}", inputs, left, [unit.name for unit in units])
     return Plan.measuring(inputs.sources, outputs, units, about, read)
+
+
+def _exact(name: str, dtype: str) -> str:
+    """Return a dtype that holds what numbers of this one are decoded to."""
+    return "F32" if dtype in CODECS else dtype_of(name, (dtype,), "same")
 
 
 def _rounded(models: Mapping[str, Model], names: Sequence[str]) -> tuple[str, ...]:
@@ -163,8 +169,8 @@ def _obstacle(unit: str, models: Mapping[str, Model]) -> tuple[str, str] | None:
     if len(having) < len(models):
         return having[0], f"only {quoted(having[0])} has"
     infos = [model.units[unit] for model in models.values()]
-    if any(info.dtype not in FLOATS for info in infos):
-        return "", "not compared, no floats"
+    if any(info.dtype not in NUMBERS for info in infos):
+        return "", "not compared, no numbers"
     if len({(info.rows, info.row_elements) for info in infos}) > 1:
         return "", "not compared, different shapes"
     return None

@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from submerge.adapters.written import FORMS
-from submerge.checkpoint.dtypes import FLOATS, WORDS
+from submerge.checkpoint.codecs import NUMBERS
+from submerge.checkpoint.dtypes import WORDS
 from submerge.checkpoint.names import is_one_file
 from submerge.errors import LayoutError, RecipeError, listing, quoted
 from submerge.layout import family_of
@@ -226,7 +227,7 @@ class _Making:
         placed, end = [], 0
         for unit in (self._units[name] for name in units):
             dtypes = self._inputs.dtypes(unit)
-            if not dtypes <= FLOATS:
+            if not dtypes <= NUMBERS:
                 raise LayoutError(
                     f"{quoted(unit.name)}: dtype {', '.join(sorted(dtypes))}, expected floats for "
                     "an adapter"

@@ -11,7 +11,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from submerge.blocks import block_of
-from submerge.checkpoint.dtypes import DTYPES, FLOATS, WORDS
+from submerge.checkpoint.codecs import CODECS, NUMBERS
+from submerge.checkpoint.dtypes import DTYPES, WORDS
 from submerge.checkpoint.names import container_of, is_one_file
 from submerge.errors import InternalError, LayoutError, RecipeError, counted, quoted
 from submerge.layout import COMFY_PREFIX, OutTensor, family_of, tensors_of
@@ -44,8 +45,9 @@ __all__ = [
 Filled: TypeAlias = tuple[OutputTensor, list[Unit]]
 """A tensor of the output and the units that fill it, in row order."""
 
-# What numbers of a type are computed in, where that is another.
-_COMPUTED = {"F64": "F32"}
+# What numbers of a type are computed to, where that is another: quantised ones would be rounded
+# once more by scales that nobody chose.
+_COMPUTED = {"F64": "F32", **dict.fromkeys(CODECS, "BF16")}
 # diffusers' own default for save_pretrained; decimal.
 _SHARD_SIZE = 10_000_000_000
 
@@ -231,7 +233,8 @@ def _rest(tensor: OutTensor, units: Sequence[Unit], inputs: Inputs, form: Format
     dtypes = frozenset().union(*(inputs.dtypes(unit) for unit in units))
     all_alike = form.dtype and not form.codec and (not form.blocks or _is_block_matrix(tensor))
     wanted = form.dtype.lower() if all_alike else "same"
-    if wanted == "same" and len(dtypes) == 1 and all(unit.op == "copy" for unit in units):
+    copied = len(dtypes) == 1 and all(unit.op == "copy" for unit in units)
+    if wanted == "same" and copied and not dtypes & CODECS.keys():
         (found,) = dtypes  # the bytes as they are
         return found
     return dtype_of(tensor.name, dtypes, wanted)
@@ -249,14 +252,14 @@ def dtype_of(name: str, dtypes: Collection[str], wanted: str) -> str:
     """Return the dtype of a tensor: the one wanted, or with `same` the widest of its operands.
 
     Of two as wide as each other (F16 and BF16, or the two of 8 bits) neither holds the other's
-    numbers: BF16 is taken. Sums are formed in F32, so that is what F64 becomes. What is no float
-    keeps its dtype.
+    numbers: BF16 is taken. Sums are formed in F32, so that is what F64 becomes; quantised numbers
+    become BF16. What is no number keeps its dtype.
 
     Raises:
-        LayoutError: floats and others in one tensor.
+        LayoutError: numbers and others in one tensor.
     """
     found = sorted(dtypes)
-    others = [dtype for dtype in found if dtype not in FLOATS]
+    others = [dtype for dtype in found if dtype not in NUMBERS]
     if others and len(found) > 1:
         raise LayoutError(
             f"{quoted(name)}: dtypes {', '.join(found)} would share one tensor, expected floats or "

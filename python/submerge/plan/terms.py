@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from submerge.checkpoint.codecs import Spec
+
 __all__ = [
     "Hadamard",
     "Kronecker",
@@ -25,6 +27,7 @@ __all__ = [
     "Operand",
     "Rows",
     "Scaled",
+    "Side",
     "Source",
     "Term",
     "Thin",
@@ -43,23 +46,44 @@ class Source(NamedTuple):
         return {"file": {"path": str(self.path), "identity": dict(self.identity)}}
 
 
+class Side(NamedTuple):
+    """A tensor beside the codes of another, in `Plan.sources[source]`."""
+
+    source: int
+    tensor: str
+
+    def plain(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {"source": self.source, "tensor": self.tensor}
+
+
 class Rows(NamedTuple):
-    """Rows `start..end` of a tensor in `Plan.sources[source]`."""
+    """Rows `start..end` of a tensor in `Plan.sources[source]`.
+
+    `codec` says what its bytes mean, None that its dtype does; `sides` are what the codec wants
+    beside them. Rows are those of the numbers, whatever shape the codes have.
+    """
 
     source: int
     tensor: str
     start: int
     end: int
+    codec: Spec | None = None
+    sides: tuple[Side, ...] = ()
 
     def plain(self) -> dict[str, Any]:
         """Return the JSON form."""
         # By hand: there are two of these for each of a thousand units.
-        return {
+        plain: dict[str, Any] = {
             "source": self.source,
             "tensor": self.tensor,
             "start": self.start,
             "end": self.end,
         }
+        if self.codec is not None:
+            plain["codec"] = self.codec
+            plain["sides"] = [side.plain() for side in self.sides]
+        return plain
 
 
 class Mix(NamedTuple):

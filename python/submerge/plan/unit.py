@@ -10,12 +10,12 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING
 
-from submerge.checkpoint import FLOATS
+from submerge.checkpoint import NUMBERS
 from submerge.errors import AdapterError, LayoutError, RecipeError, quoted
 from submerge.methods import copied, weighted_sum
 from submerge.plan.adapted import added
 from submerge.plan.form import Unit
-from submerge.plan.terms import Layer, Mix, Network, Operand, Rows, Source
+from submerge.plan.terms import Layer, Mix, Network, Operand, Rows, Side, Source
 from submerge.plan.words import adapted
 
 if TYPE_CHECKING:
@@ -59,7 +59,12 @@ class Inputs:
         """Return where a unit lies in a model, and count it as used."""
         place = self.models[model].units[unit].place
         self.used.add((model, unit))
-        return Rows(self._source(model, place.tensor), *place)
+        info = self.models[model].checkpoint.tensors[place.tensor]
+        rows = Rows(self._source(model, info), *place)
+        if info.packed is None:
+            return rows
+        sides = tuple(Side(self._source(model, side), side.name) for side in info.sides)
+        return rows._replace(codec=info.packed.spec, sides=sides)
 
     def operand(self, model: str, unit: str) -> Operand:
         """Return what a model is at a unit: its rows, and what adapters add to them.
@@ -90,11 +95,11 @@ class Inputs:
         self, model: str | None, unit: str, terms: tuple[Term, ...], dtypes: frozenset[str]
     ) -> tuple[Term, ...]:
         for fused in self._onto(model, unit):
-            if not dtypes <= FLOATS:
+            if not dtypes <= NUMBERS:
                 raise AdapterError(
                     f"{fused.field}: {quoted(fused.name)} changes {quoted(unit)}, which is "
-                    f"{', '.join(sorted(dtypes))}, expected floats",
-                    hint="put it onto the model before it was quantised",
+                    f"{', '.join(sorted(dtypes))}, expected numbers",
+                    hint="leave that module out of the adapter, or merge another model",
                 )
             terms = self.with_added(fused, unit, terms)
         return terms
@@ -107,9 +112,9 @@ class Inputs:
 
     def carried(self, model: str, name: str) -> Unit:
         """Return the copy of a whole tensor that is no unit of the model, such as a VAE's."""
-        rows = self.models[model].checkpoint.tensors[name].rows
-        operand = (Rows(self._source(model, name), name, 0, rows),)
-        return Unit(name, "extras", copied(model), (operand,), 0, rows)
+        info = self.models[model].checkpoint.tensors[name]
+        operand = (Rows(self._source(model, info), name, 0, info.rows),)
+        return Unit(name, "extras", copied(model), (operand,), 0, info.rows)
 
     def tensor(self, model: str, unit: str) -> TensorInfo:
         """Return the tensor of a model's file that a unit lies in."""
@@ -126,7 +131,8 @@ class Inputs:
         total = 0
         for model in unit.models:
             tensor = self.tensor(model, unit.name)
-            total += tensor.nbytes * self.models[model].units[unit.name].rows // max(1, tensor.rows)
+            nbytes = tensor.nbytes + sum(side.nbytes for side in tensor.sides)
+            total += nbytes * self.models[model].units[unit.name].rows // max(1, tensor.rows)
         return total + sum(
             fused.nbytes(unit.name)
             for model in (*unit.models, None)
@@ -142,11 +148,10 @@ class Inputs:
         flat = not any(self.tensor(model, unit.name).shape for model in unit.models)
         return () if flat else (unit.end, *self.trailing(unit))
 
-    def _source(self, model: str, tensor: str) -> int:
-        checkpoint = self.models[model].checkpoint
-        key = (model, checkpoint.tensors[tensor].file)
+    def _source(self, model: str, tensor: TensorInfo) -> int:
+        key = (model, tensor.file)
         if (known := self._index.get(key)) is None:
-            known = self._index[key] = self.file(checkpoint.files[key[1]])
+            known = self._index[key] = self.file(self.models[model].checkpoint.files[tensor.file])
         return known
 
     def file(self, info: FileInfo) -> int:
@@ -198,7 +203,7 @@ def _executable(unit: Unit, dtypes: frozenset[str], columns: int, *, adding: boo
         LayoutError: numbers that are no floats, of several dtypes or with a weight.
     """
     blend = unit.blend
-    if dtypes <= FLOATS:
+    if dtypes <= NUMBERS:
         if unit.weights == (1.0,):
             return dataclasses.replace(blend, op="copy", arguments={})
         # Rows of one element make one vector.
@@ -268,7 +273,7 @@ def bake(outcome: GuidanceOutcome, inputs: Inputs) -> Network | None:
     def mix(name: str) -> Mix:
         unit = compile_unit(baked[name]._replace(blend=weighted_sum(baked[name].shares)), inputs)
         dtypes = inputs.dtypes(unit)
-        if not dtypes <= FLOATS:
+        if not dtypes <= NUMBERS:
             raise LayoutError(f"{name}: dtype {', '.join(sorted(dtypes))}, expected floats to bake")
         rows = tuple(o[0] for o in unit.operands if len(o) == 1 and isinstance(o[0], Rows))
         if len(rows) < len(unit.operands) or unit.added:
