@@ -87,7 +87,6 @@ class TensorInfo(NamedTuple):
         """The tensors beside it, which its number format needs."""
         return self.packed.sides if self.packed else ()
 
-
     def stored(self, rows: int) -> int:
         """Return the bytes of so many of its rows in the file, with those of what is beside."""
         nbytes = self.nbytes + sum(side.nbytes for side in self.sides)

@@ -27,6 +27,7 @@ __all__ = [
     "given",
     "heatmap",
     "loras",
+    "number_format",
     "number_or_range",
     "output",
     "quantized",
@@ -73,6 +74,13 @@ embedded = click.option(
     metavar="FOLDER",
     type=click.Path(file_okay=False),
     help="Keep prompt embeddings here; prompts that are there need no text encoder.",
+)
+number_format = click.option(
+    "--dtype",
+    type=click.Choice(list(FORMATS)),
+    metavar="NAME",
+    help="Number format: bf16, f16, f32, fp8, fp8_scaled, int8_convrot, q8_0, ...; same is the"
+    " models'.  [default: same]",
 )
 output = click.option(
     "-o",
@@ -144,13 +152,7 @@ def shape(command: F) -> F:
             "--extras", metavar="MODEL|drop", help="Whose VAE and text encoders to carry."
         ),
         click.option("--shard-size", metavar="SIZE", help="Largest file, as in 10GB."),
-        click.option(
-            "--dtype",
-            type=click.Choice(list(FORMATS)),
-            metavar="NAME",
-            help="Number format: bf16, f16, f32, fp8, fp8_scaled, int8_convrot, q8_0, ...; same is the"
-            " models'.  [default: same]",
-        ),
+        number_format,
         click.option(
             "--for",
             "for_",
