@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 import click
 
 from submerge.cli.terminal import say, say_json
-from submerge.formats import FORMATS, READERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -41,6 +40,13 @@ __all__ = [
 F = TypeVar("F", bound="Callable[..., Any]")
 
 LAYOUTS = ("same", "diffusers", "bfl", "comfy")
+# Not imported, so that help stays quick; a test compares them with the tables.
+FORMATS = (
+    "same", "f32", "f16", "bf16", "fp8", "f8_e4m3", "f8_e5m2", "fp8_scaled", "int8_convrot",
+    "mxfp8", "nvfp4", "fp8_row", "sdnq_int8", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k",
+    "q5_k", "q6_k",
+)  # fmt: skip
+READERS = ("comfyui", "diffusers", "sdcpp", "gguf")
 
 
 class _Told(Protocol):
@@ -77,7 +83,7 @@ embedded = click.option(
 )
 number_format = click.option(
     "--dtype",
-    type=click.Choice(list(FORMATS)),
+    type=click.Choice(FORMATS),
     metavar="NAME",
     help="Number format: bf16, f16, f32, fp8, fp8_scaled, int8_convrot, q8_0, ...; same is the"
     " models'.  [default: same]",
@@ -156,7 +162,7 @@ def shape(command: F) -> F:
         click.option(
             "--for",
             "for_",
-            type=click.Choice(list(READERS)),
+            type=click.Choice(READERS),
             help="The program that is to read it: chooses layout and number format where they are"
             " left out.",
         ),
