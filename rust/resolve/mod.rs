@@ -318,6 +318,9 @@ fn action_of(
         Action::Analyze(_) => to.is_plain() && dtype.float().is_some(),
         _ => to.codec.is_some(),
     };
+    if let Some(codec) = to.codec.filter(|codec| !codec.writes()) {
+        return Err(format!("numbers for {}, which is only read and copied", codec.name()));
+    }
     match opaque.chain((!written).then_some(dtype)).next() {
         None => Ok(action),
         Some(other) => Err(uncomputable(other)),
