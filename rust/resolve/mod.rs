@@ -22,7 +22,7 @@ use std::sync::Arc;
 use self::encoding::{Encoding, To};
 use self::opened::{Inputs, open_inputs, too_large, uncomputable};
 use self::terms::Extent;
-use crate::dtype::{Float, Overflow};
+use crate::dtype::{Dtype, Float, Overflow};
 use crate::error::{Error, Result, quoted};
 use crate::format::codec::Block;
 use crate::format::safetensors::{self, Tensor};
@@ -286,7 +286,8 @@ fn action_of(
     let dtype = to.dtype;
     let same_bytes = added.is_empty() && operands.iter().all(|operand| operand.has_bytes_of(to));
     let whole = Whole { operands: operands.len(), elements };
-    let action = match op.clone().action(whole)? {
+    let action = op.clone().action(whole)?;
+    let action = match action {
         Action::Copy if operands.len() == 1 && same_bytes => return Ok(Action::Copy),
         Action::Copy => Action::Compute(runner(Linear::sum(vec![1.0]), whole)?),
         Action::Same if !operands.is_empty() && same_bytes => return Ok(Action::Same),
@@ -297,7 +298,14 @@ fn action_of(
         Action::Beside(_) if !operands.is_empty() || !added.is_empty() => {
             return Err("`beside` has operands".to_owned());
         }
-        Action::Beside(side) => return Ok(Action::Beside(side)),
+        Action::Text(_) if !operands.is_empty() || !added.is_empty() => {
+            return Err("`text` has operands".to_owned());
+        }
+        Action::Text(text) if dtype != Dtype::U8 || text.len() as u64 != elements => {
+            let (n, name) = (text.len(), dtype.name());
+            return Err(format!("a text of {n} bytes, expected {elements} elements of {name}"));
+        }
+        Action::Beside(_) | Action::Text(_) => return Ok(action),
         Action::Analyze(_) if !added.is_empty() => {
             return Err("`analyze` makes nothing that could be added to".to_owned());
         }

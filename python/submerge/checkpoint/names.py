@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from submerge.errors import CheckpointError, RecipeError, quoted
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Foreign",
+    "container_of",
     "foreign",
     "is_litter",
     "is_one_file",
@@ -91,6 +92,11 @@ def is_safetensors(name: str) -> bool:
 def is_shard(name: str) -> bool:
     """Tell whether a file is one shard of several, by its name."""
     return _SHARD.search(name) is not None
+
+
+def container_of(target: Path) -> Literal["file", "folder", "gguf"]:
+    """Tell what an output is by its name; raises as `is_one_file`."""
+    return "file" if is_one_file(target) else "folder"
 
 
 def is_one_file(target: Path) -> bool:
