@@ -147,7 +147,7 @@ def _placed(
     recipe, shape, arch = what
     made = lay_out(shape, arch, units, inputs)
     whole = spanned(made.tensors, inputs) if recipe.scope == "tensor" else made.tensors
-    return place(shape, [*whole, *made.markers, *carried], arch), made.notes
+    return place(shape, [*whole, *made.beside, *carried], arch), made.notes
 
 
 def _facts(draft: Draft) -> dict[str, str]:
