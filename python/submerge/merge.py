@@ -213,7 +213,7 @@ def named(paths: Sequence[str | os.PathLike[str]]) -> dict[str, str]:
 def _name(path: Path) -> str:
     """Return what a model's path calls it, in the letters a recipe allows, or nothing."""
     absolute = path.absolute()
-    stems = [re.sub(r"(\.safetensors(\.index\.json)?|\.sft)$", "", absolute.name)]
+    stems = [re.sub(r"(\.safetensors(\.index\.json)?|\.sft|\.gguf)$", "", absolute.name)]
     stems += [folder.name for folder in absolute.parents]
     for stem in stems[:3]:
         name = re.sub(r"[^A-Za-z0-9_-]+", "_", stem).strip("_-")

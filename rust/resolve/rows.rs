@@ -7,6 +7,7 @@ use super::encoding::{codec_of, columns_of};
 use super::opened::{Inputs, expect_equal, too_large};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result, quoted};
+use crate::format::Blocks;
 use crate::format::codec::{Block, Codec, Run, Side, Sides};
 use crate::io::source::{Source, Window};
 use crate::plan::RowsSpec;
@@ -69,6 +70,9 @@ impl Rows {
         let at = bytes(start).ok_or_else(too_large)? + header.data_start + tensor.start;
         let what = format!("{here}: {}", quoted(&spec.tensor));
         let codec = codec_of(spec.codec, tensor.dtype, tensor.row_elements(), &what)?;
+        if let Some(blocks) = header.blocks.get(&spec.tensor) {
+            expect_format(blocks, codec.as_deref(), &what)?;
+        }
         let columns = columns_of(codec.as_deref(), tensor.dtype, tensor.row_elements(), &what)?;
         let counted = |rows: u64| rows.checked_mul(columns).ok_or_else(too_large);
         let (source, dtype, elements) = (spec.source, tensor.dtype, counted(end - start)?);
@@ -213,4 +217,15 @@ impl OpenRows<'_> {
         let run = Run { first: first + blocks.start, bytes: &self.window[bytes], sides };
         codec.decode(isa, run, out);
     }
+}
+
+/// Refuse a codec that is not the one the container names.
+fn expect_format(blocks: &Blocks, codec: Option<&dyn Codec>, here: &str) -> Result<()> {
+    let named = codec.map(Codec::name);
+    if named.as_ref().is_some_and(|name| name.eq_ignore_ascii_case(blocks.format)) {
+        return Ok(());
+    }
+    let got = named.unwrap_or_else(|| "none".to_owned());
+    let what = format!("{here}: another codec, expected that of {}, got {got}", blocks.format);
+    Err(Error::plan(what).hint("make the plan again with this version of submerge"))
 }
