@@ -90,6 +90,12 @@ class TensorInfo(NamedTuple):
         return self.packed.sides if self.packed else ()
 
 
+    def stored(self, rows: int) -> int:
+        """Return the bytes of so many of its rows in the file, with those of what is beside."""
+        nbytes = self.nbytes + sum(side.nbytes for side in self.sides)
+        return nbytes * rows // max(1, self.rows)
+
+
 class Packed(NamedTuple):
     """How numbers stand in a file as codes.
 

@@ -69,6 +69,10 @@ _ALL = (
     # Codes of 4 bits: scales of blocks, then that of all.
     Codec("nvfp4", "nvfp4", _U8, 16, 8, 2),
     Codec("nvfp4_bfl", "nvfp4_bfl", _U8, 16, 8, 2),
+    # bitsandbytes: the largest of blocks and a code book, and both of these, nested.
+    Codec("nf4", "bnb4", _U8, 2, 1, 2),
+    Codec("fp4", "bnb4", _U8, 2, 1, 2),
+    Codec("llm_int8", "llm_int8", _I8, 1, 1, 1),
 )
 
 CODECS: Mapping[str, Codec] = MappingProxyType({codec.name: codec for codec in _ALL})

@@ -6,15 +6,16 @@ move no data: a unit is a contiguous row range in each of them, so conversion is
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from submerge.checkpoint.quantised import numbers_of
 from submerge.errors import LayoutError, nearest, quoted
 from submerge.layout import detect, generic
-from submerge.layout.detect import EXTRAS
+from submerge.layout.detect import EXTRAS, PREFIXES
 from submerge.layout.family import FAMILIES, Family, GuidanceNetwork
 from submerge.layout.flux1 import FLUX1
 from submerge.layout.model import Architecture, LayoutName, Model, OutTensor, Place, UnitInfo
-from submerge.layout.quantised import refuse_codes
 from submerge.layout.saves import refuse_ungathered, unwrapped
 
 if TYPE_CHECKING:
@@ -49,17 +50,21 @@ COMFY_PREFIX = "model.diffusion_model."
 LAYOUTS = ("auto", "diffusers", "bfl", "comfy", "generic")
 
 
-def identify(checkpoint: Checkpoint, *, layout: str = "auto") -> Model:
+def identify(checkpoint: Checkpoint, *, layout: str = "auto", nvfp4: str = "auto") -> Model:
     """Recognise the model in a checkpoint.
+
+    Quantised tensors are read as the numbers they stand for, under every layout; `nvfp4` says whose
+    NVFP4 is meant where the file does not: `comfy` or `bfl`.
 
     `layout` narrows the search: `diffusers`, `bfl` or `comfy` (the same as `bfl`). `generic` takes
     every tensor as one unit under its own name, without knowing anything about the model.
     Wrappers in names are left out whatever the layout, and said in the checkpoint's `warnings`.
 
     Raises:
-        LayoutError: quantised, whatever the layout; or no transformer of a known family (the
-            message names what it is), incomplete, with tensors or shapes the family does not have,
-            or in contradiction to its config.
+        LayoutError: quantised in a form that is not read, whatever the layout; or no transformer of
+            a known family (the message names what it is), incomplete, with tensors or shapes the
+            family does not have, or in contradiction to its config.
+        CheckpointError: codes and scales that do not fit together.
     """
     if layout not in LAYOUTS:
         near = nearest(layout, LAYOUTS)
@@ -70,14 +75,14 @@ def identify(checkpoint: Checkpoint, *, layout: str = "auto") -> Model:
         )
     if layout == "generic":
         seen = unwrapped(checkpoint, known=False)
-        refuse_codes(seen, seen.tensors)
+        seen = numbers_of(seen, seen.tensors, nvfp4=nvfp4)
         refuse_ungathered(seen, seen.tensors)
-        return generic.identify(seen, checkpoint)
+        return generic.identify(seen, _named_as_in(checkpoint, seen))
     seen = unwrapped(checkpoint)
     # The other models of an all-in-one file are carried as they are, quantised or not.
     own = [name for name in seen.tensors if not name.startswith(EXTRAS)] or list(seen.tensors)
-    refuse_codes(seen, own)
-    refuse_ungathered(seen, own)
+    seen = numbers_of(seen, own, PREFIXES, nvfp4)
+    refuse_ungathered(seen, [name for name in own if name in seen.tensors])
     wanted = {"auto": (), "comfy": ("bfl",)}.get(layout, (layout,))
     try:
         model = detect.recognise(seen, wanted)
@@ -90,7 +95,14 @@ def identify(checkpoint: Checkpoint, *, layout: str = "auto") -> Model:
             raise
         raise known from error
     warnings = model.checkpoint.warnings
+    checkpoint = _named_as_in(checkpoint, seen)
     return model._replace(checkpoint=checkpoint._replace(warnings=warnings))
+
+
+def _named_as_in(checkpoint: Checkpoint, seen: Checkpoint) -> Checkpoint:
+    """Return what was seen under the names that the files have."""
+    tensors = {info.name: info for info in seen.tensors.values()}
+    return checkpoint._replace(tensors=MappingProxyType(tensors), beside=seen.beside)
 
 
 def tensors_of(arch: Architecture, layout: str, prefix: str = "") -> list[OutTensor]:

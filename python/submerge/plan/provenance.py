@@ -17,10 +17,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from typing import TYPE_CHECKING, Any
 
-from submerge.checkpoint import DTYPES
 from submerge.plan.labels import label
 
 if TYPE_CHECKING:
@@ -68,9 +66,10 @@ def identity(model: Model) -> dict[str, Any]:
     tensors = model.checkpoint.tensors
     lines, size = [], 0
     for unit, info in sorted(model.units.items()):
-        trailing = tensors[info.place.tensor].shape[1:]
+        tensor = tensors[info.place.tensor]
+        trailing = tensor.shape[1:]
         lines.append(f"{unit} {info.dtype} {info.rows} {'x'.join(map(str, trailing))}\n")
-        size += DTYPES[info.dtype].size(info.rows * math.prod(trailing))
+        size += tensor.stored(info.rows)
     digest = hashlib.sha256("".join(lines).encode()).hexdigest()
     return {"units": len(lines), "bytes": size, "names_and_shapes_sha256": digest}
 

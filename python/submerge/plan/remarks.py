@@ -45,9 +45,8 @@ def of_precision(models: Mapping[str, Model], placed: Placed) -> list[str]:
             pair = (info.dtype, placed.outputs[unit.output].dtype)
             if _BITS.get(pair[0], 0) > _BITS.get(pair[1], 0) > 0:
                 rounded[pair] = rounded.get(pair, 0) + 1
-            elements = info.rows * info.row_elements
-            before += DTYPES[pair[0]].size(elements)
-            after += DTYPES[pair[1]].size(elements)
+            before += model.checkpoint.tensors[info.place.tensor].stored(info.rows)
+            after += DTYPES[pair[1]].size(info.rows * info.row_elements)
             if pair[0] != pair[1]:
                 widths.setdefault(pair)
         for (own, written), units in rounded.items():

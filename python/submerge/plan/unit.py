@@ -130,9 +130,8 @@ class Inputs:
         """Return the bytes a unit takes in the files of its models, and of what is added to it."""
         total = 0
         for model in unit.models:
-            tensor = self.tensor(model, unit.name)
-            nbytes = tensor.nbytes + sum(side.nbytes for side in tensor.sides)
-            total += nbytes * self.models[model].units[unit.name].rows // max(1, tensor.rows)
+            rows = self.models[model].units[unit.name].rows
+            total += self.tensor(model, unit.name).stored(rows)
         return total + sum(
             fused.nbytes(unit.name)
             for model in (*unit.models, None)
