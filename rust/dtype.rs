@@ -190,6 +190,17 @@ impl Float {
         }
     }
 
+    /// The value of the element that these bytes are; NaN if they are none.
+    #[must_use]
+    pub fn read(self, bytes: &[u8]) -> f32 {
+        if bytes.len() != self.bytes() {
+            return f32::NAN;
+        }
+        let mut bits = [0; 4];
+        bits[..bytes.len()].copy_from_slice(bytes);
+        self.decode(u32::from_le_bytes(bits))
+    }
+
     /// The element nearest to `value`, ties to even, in the low bits.
     #[inline(always)]
     #[must_use]
@@ -248,7 +259,7 @@ fn widen<const M: u32, const B: u32>(magnitude: u32, sign: u32, special: u32) ->
 /// the power of two whose f32 step is the format's smallest value; the adder rounds, and the
 /// mantissa holds the result. After F. Giesen, "`float_to_half_fast3_rtne`" (public domain).
 #[inline(always)]
-fn narrow<const M: u32, const B: u32>(magnitude: u32) -> u32 {
+pub(crate) fn narrow<const M: u32, const B: u32>(magnitude: u32) -> u32 {
     let cut = 23 - M;
     let smallest_normal = (128 - B) << 23;
     let magic = (128 - B + cut) << 23;

@@ -5,11 +5,11 @@ Made of the plan and the core's figures unit by unit; a run without statistics f
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from submerge.blocks import place_of
 from submerge.errors import counted, listing, quoted
+from submerge.plan.form import BESIDE
 from submerge.plan.words import selectors
 
 if TYPE_CHECKING:
@@ -168,12 +168,13 @@ def nonfinite_inputs(plan: Plan, figures: Mapping[str, Any]) -> tuple[Spot, ...]
 
 
 def _units(plan: Plan, figures: Mapping[str, Any]) -> Iterator[tuple[Unit, Mapping[str, Any]]]:
-    return ((plan.units[figure["unit"]], figure) for figure in figures["units"])
+    units = ((plan.units[figure["unit"]], figure) for figure in figures["units"])
+    return ((unit, figure) for unit, figure in units if unit.reason != BESIDE)
 
 
 def _spot(plan: Plan, unit: Unit, model: str, found: tuple[int, int]) -> Spot:
     elements, first = found
-    width = max(1, math.prod(plan.outputs[unit.output].shape[1:]))
+    width = max(1, plan.outputs[unit.output].row_elements)
     return Spot(model, unit.name, elements, first, first // width)
 
 

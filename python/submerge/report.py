@@ -18,6 +18,7 @@ from submerge.columns import aligned
 from submerge.errors import counted
 from submerge.findings import Findings
 from submerge.pairs import Pair, unrelated
+from submerge.plan.form import BESIDE
 from submerge.plan.sizes import bytes_in_words
 from submerge.residuals import made_in_words, made_modules
 
@@ -263,6 +264,8 @@ def rows_of(plan: Plan, figures: Mapping[str, Any]) -> tuple[Row, ...]:
     order = [parent.name for parent in plan.about.parents]
     for figure in figures["units"]:
         unit = plan.units[figure["unit"]]
+        if unit.reason == BESIDE:
+            continue
         name, part = place_of(unit.name)
         row = Row(
             name,

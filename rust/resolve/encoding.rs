@@ -1,17 +1,15 @@
 //! How numbers become the bytes of an output: its codec, and what that must see of all of them first.
 
-#![allow(clippy::inline_always)]
-
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::opened::too_large;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result, quoted};
-use crate::format::codec::{Block, Codec, CodecSpec, Need};
+use crate::format::codec::{Block, Codec, Need, Stored};
 use crate::memory;
 use crate::plan::OutputSpec;
-use crate::simd::{BLOCK, Body, Isa};
+use crate::simd::{BLOCK, Isa};
 
 /// An output as it is written.
 #[derive(Debug)]
@@ -51,7 +49,8 @@ impl Encoding {
         let rows = spec.shape.first().copied().unwrap_or(1);
         // Not `elements / rows`: rows of a tensor without any have a length too.
         let counted = spec.shape.iter().skip(1).fold(1, |n: u64, &d| n.saturating_mul(d));
-        let codec = codec_of(spec.codec, spec.dtype, counted, &here)?;
+        let stored = Stored { dtype: spec.dtype, rows, columns: counted, sides: None };
+        let codec = spec.codec.codec(stored, &here)?;
         let columns = columns_of(codec.as_deref(), spec.dtype, counted, &here)?;
         let elements = rows.checked_mul(columns).ok_or_else(|| too_large(&here))?;
         let block = codec.as_ref().map_or(Block::of(spec.dtype), |codec| codec.block());
@@ -116,17 +115,10 @@ impl Encoding {
 
     /// Adds values of whole blocks, the first of which is number `block`, to what was `seen`.
     pub fn observe(&self, isa: &Isa, block: u64, values: &[f32], seen: &mut Seen) {
-        let (Some(codec), needs) = (&self.codec, self.needs()) else { return };
-        let elements = codec.block().elements as u64;
-        let (mut at, end) = (block, block + values.len() as u64 / elements);
-        while at < end {
-            let group = needs.groups(at..at + 1).start;
-            let next = needs.next(at).min(end);
-            let of = ((at - block) * elements) as usize..((next - block) * elements) as usize;
-            if let Some(largest) = seen.largest.get_mut((group - seen.first) as usize) {
-                *largest = largest.max(isa.run(Largest(&values[of])));
-            }
-            at = next;
+        let Some(codec) = &self.codec else { return };
+        let begun = self.groups(block..block + 1).start - seen.first;
+        if let Some(seen) = seen.largest.get_mut(begun as usize..) {
+            codec.observe(isa, block, values, seen);
         }
     }
 
@@ -168,35 +160,6 @@ impl Encoding {
     }
 }
 
-/// The largest finite magnitude; 0 of none.
-struct Largest<'a>(&'a [f32]);
-
-impl Body for Largest<'_> {
-    type Output = f32;
-
-    #[inline(always)]
-    fn run(self) -> f32 {
-        // The bits of magnitudes are in their order.
-        let magnitude = |x: &f32| x.to_bits() & 0x7FFF_FFFF;
-        let finite = |bits: u32| if bits < f32::INFINITY.to_bits() { bits } else { 0 };
-        f32::from_bits(self.0.iter().map(|x| finite(magnitude(x))).fold(0, u32::max))
-    }
-}
-
-/// The codec that a plan names for a tensor; none if its elements can only be copied.
-pub(super) fn codec_of(
-    spec: CodecSpec,
-    dtype: Dtype,
-    columns: u64,
-    here: &str,
-) -> Result<Option<Arc<dyn Codec>>> {
-    spec.codec(dtype, columns).map_err(|expected| {
-        let name = dtype.name();
-        Error::plan(format!("{here}: a codec of another dtype, expected {expected}, got {name}"))
-            .hint("make the plan again with this version of submerge")
-    })
-}
-
 /// Elements of a row that its header counts as `counted` of `dtype`: whole blocks of them.
 pub(super) fn columns_of(
     codec: Option<&dyn Codec>,
@@ -205,6 +168,9 @@ pub(super) fn columns_of(
     here: &str,
 ) -> Result<u64> {
     let Some(codec) = codec else { return Ok(counted) }; // may be less than a byte
+    if let Some([_, columns]) = codec.shape() {
+        return Ok(columns);
+    }
     let Block { elements, bytes } = codec.block();
     let row = Block::of(dtype).len(counted).ok_or_else(|| too_large(here))?;
     if !row.is_multiple_of(bytes as u64) {

@@ -23,7 +23,7 @@ use self::encoding::{Encoding, To};
 use self::files::lay_out;
 use self::opened::{Inputs, open_inputs, too_large, uncomputable};
 use self::terms::Extent;
-use crate::dtype::{Float, Overflow};
+use crate::dtype::{Dtype, Float, Overflow};
 use crate::error::{Error, Result, quoted};
 use crate::format::codec::Block;
 use crate::io::source::{FileIdentity, Identity, Source};
@@ -237,7 +237,8 @@ fn action_of(
     let dtype = to.dtype;
     let same_bytes = added.is_empty() && operands.iter().all(|operand| operand.has_bytes_of(to));
     let whole = Whole { operands: operands.len(), elements };
-    let action = match op.clone().action(whole)? {
+    let action = op.clone().action(whole)?;
+    let action = match action {
         Action::Copy if operands.len() == 1 && same_bytes => return Ok(Action::Copy),
         Action::Copy => Action::Compute(runner(Linear::sum(vec![1.0]), whole)?),
         Action::Same if !operands.is_empty() && same_bytes => return Ok(Action::Same),
@@ -248,7 +249,14 @@ fn action_of(
         Action::Beside(_) if !operands.is_empty() || !added.is_empty() => {
             return Err("`beside` has operands".to_owned());
         }
-        Action::Beside(side) => return Ok(Action::Beside(side)),
+        Action::Text(_) if !operands.is_empty() || !added.is_empty() => {
+            return Err("`text` has operands".to_owned());
+        }
+        Action::Text(text) if dtype != Dtype::U8 || text.len() as u64 != elements => {
+            let (n, name) = (text.len(), dtype.name());
+            return Err(format!("a text of {n} bytes, expected {elements} elements of {name}"));
+        }
+        Action::Beside(_) | Action::Text(_) => return Ok(action),
         Action::Analyze(_) if !added.is_empty() => {
             return Err("`analyze` makes nothing that could be added to".to_owned());
         }
@@ -261,6 +269,9 @@ fn action_of(
         Action::Analyze(_) => to.is_plain() && dtype.float().is_some(),
         _ => to.codec.is_some(),
     };
+    if let Some(codec) = to.codec.filter(|codec| !codec.writes()) {
+        return Err(format!("numbers for {}, which is only read and copied", codec.name()));
+    }
     match opaque.chain((!written).then_some(dtype)).next() {
         None => Ok(action),
         Some(other) => Err(uncomputable(other)),

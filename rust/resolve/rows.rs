@@ -3,15 +3,18 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::encoding::{codec_of, columns_of};
+use super::encoding::columns_of;
 use super::opened::{Inputs, expect_equal, too_large};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result, quoted};
-use crate::format::Blocks;
-use crate::format::codec::{Block, Codec, Run, Side, Sides};
+use crate::format::codec::{Beside, Block, Codec, Run, Side, Sides, Stored};
+use crate::format::{Blocks, Header, Tensor};
 use crate::io::source::{Source, Window};
 use crate::plan::RowsSpec;
 use crate::simd::{Isa, prefetch};
+
+const MISSHAPEN: &str = "its shape does not belong to that of the numbers it stands beside; the file is \
+                         damaged, or in another format than the plan says";
 
 /// Where windows are read to that are not at hand; taken one by one.
 pub type Buffers<'b, 'a> = &'b mut dyn Iterator<Item = &'a mut Vec<u8>>;
@@ -55,7 +58,21 @@ impl Rows {
     /// The rows that a plan names, and how many elements each has.
     pub(super) fn find(spec: &RowsSpec, inputs: &Inputs, here: &str) -> Result<(Self, u64)> {
         let (header, tensor) = inputs.tensor(spec.source, &spec.tensor, here)?;
-        let (start, end, rows) = (spec.start, spec.end, tensor.rows());
+        let what = format!("{here}: {}", quoted(&spec.tensor));
+        let beside = spec.sides.iter().map(|side| inputs.tensor(side.source, &side.tensor, here));
+        let beside = beside.collect::<Result<Vec<_>>>()?;
+        let sides = beside.iter().map(|(_, side)| Beside { name: &side.name, dtype: side.dtype });
+        let sides: Vec<_> = sides.collect();
+        let (dtype, columns) = (tensor.dtype, tensor.row_elements());
+        let stored = Stored { dtype, rows: tensor.rows(), columns, sides: Some(&sides) };
+        let codec = spec.codec.codec(stored, &what)?;
+        if let Some(blocks) = header.blocks.get(&spec.tensor) {
+            expect_format(blocks, codec.as_deref(), &what)?;
+        }
+        let columns = columns_of(codec.as_deref(), dtype, columns, &what)?;
+        let rows =
+            codec.as_ref().and_then(|codec| codec.shape()).map_or(tensor.rows(), |[rows, _]| rows);
+        let (start, end) = (spec.start, spec.end);
         if start > end || end > rows {
             let path = inputs.sources[spec.source].path().display();
             let what = format!(
@@ -64,39 +81,33 @@ impl Rows {
             );
             return Err(Error::plan(what));
         }
-        let too_large = || too_large(here);
-        let bytes =
-            |rows: u64| Block::of(tensor.dtype).len(rows.checked_mul(tensor.row_elements())?);
-        let at = bytes(start).ok_or_else(too_large)? + header.data_start + tensor.start;
-        let what = format!("{here}: {}", quoted(&spec.tensor));
-        let codec = codec_of(spec.codec, tensor.dtype, tensor.row_elements(), &what)?;
-        if let Some(blocks) = header.blocks.get(&spec.tensor) {
-            expect_format(blocks, codec.as_deref(), &what)?;
-        }
-        let columns = columns_of(codec.as_deref(), tensor.dtype, tensor.row_elements(), &what)?;
-        let counted = |rows: u64| rows.checked_mul(columns).ok_or_else(too_large);
-        let (source, dtype, elements) = (spec.source, tensor.dtype, counted(end - start)?);
-        let mut found = Self { source, at, elements, first: 0, dtype, codec, sides: Vec::new() };
-        let block = found.block().elements as u64;
-        found.first = counted(start)? / block;
-        found.sides = found.find_sides(spec, counted(rows)? / block, inputs, here)?;
+        let counted = |rows: u64| rows.checked_mul(columns).ok_or_else(|| too_large(here));
+        let (source, elements) = (spec.source, counted(end - start)?);
+        let mut found = Self { source, at: 0, elements, first: 0, dtype, codec, sides: Vec::new() };
+        let block = found.block();
+        let before = block.len(counted(start)?).ok_or_else(|| too_large(here))?;
+        found.at = header.data_start + tensor.start + before;
+        found.first = counted(start)? / block.elements as u64;
+        let blocks = counted(rows)?.div_ceil(block.elements as u64);
+        found.sides = found.find_sides(spec, &beside, blocks, here)?;
         Ok((found, columns))
     }
 
-    /// Where the tensors beside a payload of so many blocks are.
+    /// Where the tensors `beside` a payload of so many blocks are.
     fn find_sides(
         &self,
         spec: &RowsSpec,
+        beside: &[(&Header, &Tensor)],
         blocks: u64,
-        inputs: &Inputs,
         here: &str,
     ) -> Result<Vec<(usize, u64)>> {
         let count = self.wanted().len() as u64;
         expect_equal(here, "tensors beside the rows", count, spec.sides.len() as u64)?;
-        let sides = self.wanted().iter().zip(&spec.sides).map(|(side, named)| {
-            let (header, tensor) = inputs.tensor(named.source, &named.tensor, here)?;
+        let sides = self.wanted().iter().zip(&spec.sides).zip(beside);
+        let sides = sides.map(|((side, named), (header, tensor))| {
             let what = format!("bytes of {}", quoted(&named.tensor));
-            expect_equal(here, &what, side.range(0..blocks).end, tensor.end - tensor.start)?;
+            expect_equal(here, &what, side.range(0..blocks).end, tensor.end - tensor.start)
+                .map_err(|error| error.hint(MISSHAPEN))?;
             Ok((named.source, header.data_start + tensor.start))
         });
         sides.collect()

@@ -137,6 +137,7 @@ impl Unit {
             | Action::Same
             | Action::Solve(_)
             | Action::Beside(_)
+            | Action::Text(_)
             | Action::Analyze(_) => None,
         }
     }

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
 
-    from submerge.checkpoint.names import Container
+    from submerge.checkpoint.names import FileFormat
 
 __all__ = [
     "DTYPES",
@@ -89,7 +89,6 @@ class TensorInfo(NamedTuple):
         """The tensors beside it, which its number format needs."""
         return self.packed.sides if self.packed else ()
 
-
     def stored(self, rows: int) -> int:
         """Return the bytes of so many of its rows in the file, with those of what is beside."""
         nbytes = self.nbytes + sum(side.nbytes for side in self.sides)
@@ -129,7 +128,7 @@ class FileInfo(NamedTuple):
     identity: dict[str, int]
     metadata: dict[str, str]
     data_start: int = 8
-    container: Container = "safetensors"
+    container: FileFormat = "safetensors"
 
 
 class Checkpoint(NamedTuple):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from submerge.checkpoint.names import container_of, foreign, is_litter, is_safetensors, is_shard
+from submerge.checkpoint.names import format_of, foreign, is_litter, is_safetensors, is_shard
 from submerge.errors import CheckpointError, listing, nearest, quoted
 from submerge.given.text import unique
 
@@ -167,7 +167,7 @@ def _component(folder: Path, pipeline: Path | None, *, is_pipeline: bool) -> Fou
     candidates = [index.path.name for index in indexes] + singles
     if not candidates and not shards:
         # Beside safetensors these are copies of it, for other programs.
-        candidates = singles = [name for name in names if container_of(name) == "gguf"]
+        candidates = singles = [name for name in names if format_of(name) == "gguf"]
     if len(candidates) > 1:
         raise CheckpointError(
             f"{folder}: holds {listing(candidates, noun='candidate')}, expected one model",
@@ -273,7 +273,7 @@ def _is_plain(name: str) -> bool:
 
 def _weights(folder: Path) -> bool:
     return any(
-        container_of(entry.name) or _INDEX.search(entry.name)
+        format_of(entry.name) or _INDEX.search(entry.name)
         for entry in folder.iterdir()
         if not is_litter(entry.name)
     )

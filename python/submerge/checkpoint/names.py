@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ENDINGS",
-    "Container",
+    "FileFormat",
     "Foreign",
     "container_of",
     "foreign",
+    "format_of",
     "is_litter",
     "is_one_file",
     "is_safetensors",
@@ -25,16 +26,16 @@ __all__ = [
 
 _SHARD = re.compile(r"-[0-9]{5}-of-[0-9]{5}\b")
 
-Container: TypeAlias = Literal["safetensors", "gguf"]
+FileFormat: TypeAlias = Literal["safetensors", "gguf"]
 """What stands around the tensors of a file, as the core calls it."""
 
-# The endings of the files that are read and written, by container; the first is the usual one.
-_CONTAINERS: dict[str, Container] = {
+# What the names of files of tensors end in, and their format.
+_FORMATS: dict[str, FileFormat] = {
     ".safetensors": "safetensors",
     ".sft": "safetensors",
     ".gguf": "gguf",
 }
-ENDINGS = tuple(_CONTAINERS)
+ENDINGS = tuple(_FORMATS)
 # `~syncthing~x.tmp`, `~$x`; folders of other systems; downloads that are still going on.
 _LITTER = re.compile(
     r"[.~].*|thumbs\.db|desktop\.ini|__(?:MACOSX|pycache)__|@eaDir|#recycle|\$RECYCLE\.BIN"
@@ -95,20 +96,27 @@ def foreign(name: str) -> Foreign | None:
     return next((f for endings, f in _FOREIGN.items() if name.lower().endswith(endings)), None)
 
 
-def container_of(name: str) -> Container | None:
-    """Return what a file of weights that are read or written is, by its name, if it is one."""
-    found = (c for ending, c in _CONTAINERS.items() if name.lower().endswith(ending))
+def format_of(name: str) -> FileFormat | None:
+    """Return the format of a file of tensors, by its name; None of what is none."""
+    found = (c for ending, c in _FORMATS.items() if name.lower().endswith(ending))
     return next(found, None)
 
 
 def is_safetensors(name: str) -> bool:
     """Tell a safetensors file by its name; `.sft` is another ending of the same format."""
-    return container_of(name) == "safetensors"
+    return format_of(name) == "safetensors"
 
 
 def is_shard(name: str) -> bool:
     """Tell whether a file is one shard of several, by its name."""
     return _SHARD.search(name) is not None
+
+
+def container_of(target: Path) -> Literal["file", "folder", "gguf"]:
+    """Tell what an output is by its name; raises as `is_one_file`."""
+    if not is_one_file(target):
+        return "folder"
+    return "gguf" if format_of(target.name) == "gguf" else "file"
 
 
 def is_one_file(target: Path) -> bool:
@@ -125,7 +133,7 @@ def is_one_file(target: Path) -> bool:
             hint=f"write {quoted(target.with_suffix('.safetensors').name)}, or "
             f"{quoted(target.stem)} for a folder",
         )
-    return container_of(target.name) is not None
+    return format_of(target.name) is not None
 
 
 def is_litter(name: str) -> bool:

@@ -26,6 +26,7 @@ __all__ = [
     "given",
     "heatmap",
     "loras",
+    "number_format",
     "number_or_range",
     "output",
     "quantized",
@@ -39,7 +40,13 @@ __all__ = [
 F = TypeVar("F", bound="Callable[..., Any]")
 
 LAYOUTS = ("same", "diffusers", "bfl", "comfy")
-DTYPES = ("same", "bf16", "f16", "f32", "fp8", "f8_e4m3", "f8_e5m2")
+# Not imported, so that help stays quick; a test compares them with the tables.
+FORMATS = (
+    "same", "f32", "f16", "bf16", "fp8", "f8_e4m3", "f8_e5m2", "fp8_scaled", "int8_convrot",
+    "mxfp8", "nvfp4", "fp8_row", "sdnq_int8", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k",
+    "q5_k", "q6_k",
+)  # fmt: skip
+READERS = ("comfyui", "diffusers", "sdcpp", "gguf")
 
 
 class _Told(Protocol):
@@ -73,6 +80,13 @@ embedded = click.option(
     metavar="FOLDER",
     type=click.Path(file_okay=False),
     help="Keep prompt embeddings here; prompts that are there need no text encoder.",
+)
+number_format = click.option(
+    "--dtype",
+    type=click.Choice(FORMATS),
+    metavar="NAME",
+    help="Number format: bf16, f16, f32, fp8, fp8_scaled, int8_convrot, q8_0, ...; same is the"
+    " models'.  [default: same]",
 )
 output = click.option(
     "-o",
@@ -144,10 +158,13 @@ def shape(command: F) -> F:
             "--extras", metavar="MODEL|drop", help="Whose VAE and text encoders to carry."
         ),
         click.option("--shard-size", metavar="SIZE", help="Largest file, as in 10GB."),
+        number_format,
         click.option(
-            "--dtype",
-            type=click.Choice(DTYPES),
-            help="Type of the numbers; same is the first model's.  [default: same]",
+            "--for",
+            "for_",
+            type=click.Choice(READERS),
+            help="The program that is to read it: chooses layout and number format where they are"
+            " left out.",
         ),
         click.option(
             "--layout",

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["convert", "export", "merge", "plan", "tell_plan", "write"]
 
-_OUTPUT_FIELDS = ("layout", "dtype", "shard_size", "pipeline_from", "scheduler_from")
+_OUTPUT_FIELDS = ("layout", "dtype", "for_", "shard_size", "pipeline_from", "scheduler_from")
 
 
 def _meaning(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -142,7 +142,7 @@ def convert(model: str, **options: Any) -> None:
     from submerge.merge import plan as compiled
     from submerge.merge import single_model_recipe
 
-    fields = given({name: options.get(name) for name in _OUTPUT_FIELDS})
+    fields = _output_fields(options)
     adapters = adapters_of(options["loras"], options["allow"])
     recipe = single_model_recipe(model, fields, extras=options["extras"], adapters=adapters)
     write(compiled(recipe, options["output"]), "converting", options)
@@ -296,9 +296,17 @@ def _on_top(base: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         recipe["extras"] = options["extras"]
     if adapters := adapters_of(options["loras"], options["allow"]):
         recipe["adapters"] = [*recipe.get("adapters", ()), *adapters]
-    if fields := given({name: options.get(name) for name in _OUTPUT_FIELDS}):
+    if fields := _output_fields(options):
         recipe["output"] = recipe.get("output", {}) | fields
     return recipe
+
+
+def _output_fields(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of the output that were given, as recipes call them."""
+    return {
+        name.rstrip("_"): value
+        for name, value in given({name: options.get(name) for name in _OUTPUT_FIELDS}).items()
+    }
 
 
 def _split(text: str, option: str) -> tuple[str, str]:

@@ -23,7 +23,7 @@ from submerge.plan.extracted import expect_plain, factored, making_of, placed_in
 from submerge.plan.finite import factors_plan
 from submerge.plan.form import OutFile, OutputTensor, Plan
 from submerge.plan.guidance import decide_guidance
-from submerge.plan.outputs import lay_out, place, precision_notes, shape_of
+from submerge.plan.outputs import lay_out, place, shape_of
 from submerge.plan.pipeline import Taken, take_over
 from submerge.plan.provenance import metadata
 from submerge.plan.scope import spanned
@@ -145,10 +145,9 @@ def _placed(
 ) -> tuple[Placed, Sequence[str]]:
     """Return where the tensors of a model go, and remarks on their precision."""
     recipe, shape, arch = what
-    tensors = lay_out(shape, arch, units, inputs, recipe.output.dtype)
-    precision = precision_notes(tensors, inputs, recipe.output.dtype)
-    whole = spanned(tensors, inputs) if recipe.scope == "tensor" else tensors
-    return place(shape, whole + carried, arch), precision
+    made = lay_out(shape, arch, units, inputs)
+    whole = spanned(made.tensors, inputs) if recipe.scope == "tensor" else made.tensors
+    return place(shape, [*whole, *made.markers, *carried], arch), made.notes
 
 
 def _facts(draft: Draft) -> dict[str, str]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from submerge.checkpoint import DTYPES
 from submerge.checkpoint.names import nameable
 from submerge.errors import counted, listing
+from submerge.formats import FORMATS
 from submerge.plan.sizes import bytes_in_words, header
 from submerge.plan.terms import tagged
 from submerge.plan.words import formulas
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from submerge.plan.terms import Operand, Source, Term
 
 __all__ = [
+    "BESIDE",
     "VERSION",
     "Copy",
     "OutFile",
@@ -42,6 +44,9 @@ __all__ = [
 ]
 
 VERSION = 1
+
+BESIDE = "beside"
+"""The reason of units that hold no numbers of a model: scales, and what tells of them."""
 
 # Selectors shown for one formula; a gradient has few, a scattered rule many.
 _SHOWN = 6
@@ -120,21 +125,47 @@ class Unit(NamedTuple):
 
 
 class OutputTensor(NamedTuple):
-    """A tensor of the output: `Plan.files[file]` holds it under `name`."""
+    """A tensor of the output: `Plan.files[file]` holds it under `name`.
+
+    Attributes:
+        dtype, shape: as the header has them, of codes where there is a format.
+        format: what its numbers are written in, by its name in `FORMATS`; empty if the dtype says
+            all.
+        seed: of rounding at random, if it is.
+        beside: what its codec wants beside it, in the codec's order.
+    """
 
     file: int
     name: str
     dtype: str
     shape: tuple[int, ...]
+    format: str = ""
+    seed: int | None = None
+    beside: tuple[OutputTensor, ...] = ()
 
     @property
     def nbytes(self) -> int:
         """Bytes of its data."""
         return DTYPES[self.dtype].size(math.prod(self.shape))
 
+    @property
+    def written(self) -> str:
+        """What its numbers are written in: the format, or else the dtype."""
+        return self.format or self.dtype
+
+    @property
+    def row_elements(self) -> int:
+        """Numbers in a row."""
+        stored = math.prod(self.shape[1:])
+        return FORMATS[self.format].elements(stored) if self.format else stored
+
     def plain(self) -> dict[str, Any]:
         """Return the JSON form."""
-        return {"file": self.file, "name": self.name, "dtype": self.dtype, "shape": self.shape}
+        plain = {"file": self.file, "name": self.name, "dtype": self.dtype, "shape": self.shape}
+        if self.format:
+            spec = FORMATS[self.format].spec
+            plain["codec"] = spec if self.seed is None else {spec: {"seed": self.seed}}
+        return plain
 
 
 class OutFile(NamedTuple):
@@ -290,7 +321,7 @@ class Plan:
     @property
     def formulas(self) -> list[tuple[str, list[str]]]:
         """Each formula with the selectors of its units; tensors that are no units are left out."""
-        units = [u for u in self.units if u.reason not in ("extras", "encoder")]
+        units = [u for u in self.units if u.reason not in ("extras", "encoder", BESIDE)]
         return formulas({unit.name: unit.formula for unit in units})
 
     def _formula_lines(self) -> list[str]:

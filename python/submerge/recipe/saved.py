@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from submerge.checkpoint import open_checkpoint
-from submerge.checkpoint.names import ENDINGS, container_of
+from submerge.checkpoint.names import ENDINGS, format_of
 from submerge.errors import RecipeError, quoted
 from submerge.given import load_json, plain_copy
 
@@ -24,7 +24,7 @@ _SUFFIXES = ("", *ENDINGS)
 def is_checkpoint(path: Path) -> bool:
     """Tell whether a path is a model's, by what it is called."""
     name = path.name.lower()
-    is_file = container_of(name) is not None or name.endswith(".safetensors.index.json")
+    is_file = format_of(name) is not None or name.endswith(".safetensors.index.json")
     # Not `Path.is_dir`, which raises for a text that is no path.
     return is_file or os.path.isdir(path)  # noqa: PTH112
 

@@ -1,10 +1,12 @@
 //! What a number format is to the core.
 
+#![allow(clippy::inline_always)]
+
 use std::fmt::Debug;
 use std::ops::Range;
 
 use crate::dtype::{Dtype, Float, Overflow};
-use crate::simd::{BLOCK, Isa, Written};
+use crate::simd::{BLOCK, Body, Isa, Written};
 
 /// The fewest neighbours in a row that can be read without others, and the bytes they take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,9 +92,15 @@ impl<'a> Sides<'a> {
     /// What the side tensor number `index`, which is a `side`, says of a block; empty past its end.
     #[must_use]
     pub fn entry(self, side: Side, index: usize, block: u64) -> &'a [u8] {
+        self.entries(side, index, block..block + 1)
+    }
+
+    /// [`Sides::entry`] of blocks in a row.
+    #[must_use]
+    pub fn entries(self, side: Side, index: usize, blocks: Range<u64>) -> &'a [u8] {
         let begun = side.range(self.first..self.first).start;
-        let entry = side.range(block..block + 1);
-        let range = (entry.start - begun) as usize..(entry.end - begun) as usize;
+        let entries = side.range(blocks);
+        let range = (entries.start - begun) as usize..(entries.end - begun) as usize;
         self.bytes.get(index).and_then(|bytes| bytes.get(range)).unwrap_or_default()
     }
 }
@@ -121,8 +129,8 @@ pub struct Values<'a> {
     pub overflow: Overflow,
 }
 
-/// What must be seen of the values before any of them is encoded: the largest finite magnitude, of
-/// each group of them.
+/// What must be seen of the values before any of them is encoded: one number for each group of them,
+/// the largest finite magnitude unless [`Codec::observe`] says otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
     /// Nothing: a block follows from its own values.
@@ -155,6 +163,56 @@ impl Need {
             Self::Every { blocks: n } => (block / n + 1).saturating_mul(n),
         }
     }
+
+    /// Cuts values of whole blocks of `elements`, the first of which is number `first`, into groups and
+    /// keeps of each the larger of what was `seen` and what `largest` says of its values.
+    pub fn observe(
+        self,
+        first: u64,
+        elements: usize,
+        values: &[f32],
+        seen: &mut [f32],
+        mut largest: impl FnMut(&[f32]) -> f32,
+    ) {
+        let (mut at, end) = (first, first + (values.len() / elements) as u64);
+        let mut seen = seen.iter_mut();
+        while at < end {
+            let next = self.next(at).min(end);
+            let of = (at - first) as usize * elements..(next - first) as usize * elements;
+            if let Some(seen) = seen.next() {
+                *seen = seen.max(largest(&values[of]));
+            }
+            at = next;
+        }
+    }
+}
+
+/// The largest finite magnitude; 0 of none.
+pub struct Largest<'a>(pub &'a [f32]);
+
+impl Body for Largest<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run(self) -> f32 {
+        // The bits of magnitudes are in their order.
+        let magnitude = |x: &f32| x.to_bits() & 0x7FFF_FFFF;
+        let finite = |bits: u32| if bits < f32::INFINITY.to_bits() { bits } else { 0 };
+        f32::from_bits(self.0.iter().map(|x| finite(magnitude(x))).fold(0, u32::max))
+    }
+}
+
+/// The largest magnitude; infinite where a value is no finite number.
+pub struct LargestOrNone<'a>(pub &'a [f32]);
+
+impl Body for LargestOrNone<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run(self) -> f32 {
+        let largest = self.0.iter().map(|x| x.to_bits() & 0x7FFF_FFFF).fold(0, u32::max);
+        f32::from_bits(largest.min(f32::INFINITY.to_bits()))
+    }
 }
 
 /// One number format.
@@ -170,6 +228,11 @@ pub trait Codec: Debug + Send + Sync {
         &[]
     }
 
+    /// Rows and elements of each, where the payload's shape does not say them.
+    fn shape(&self) -> Option<[u64; 2]> {
+        None
+    }
+
     /// Decodes whole blocks to f32, exactly or rounded once; `out` holds all their elements.
     fn decode(&self, isa: &Isa, run: Run, out: &mut [f32]);
 
@@ -178,10 +241,22 @@ pub trait Codec: Debug + Send + Sync {
         Need::Nothing
     }
 
-    /// Makes the side tensors of a whole payload: `largest` has what [`Codec::needs`] asks for, group by
+    /// Adds what it must see of whole blocks, the first of which is number `first`, to what was seen
+    /// before: `seen` has a number for each of their groups, at first 0, and the larger one stays.
+    fn observe(&self, isa: &Isa, first: u64, values: &[f32], seen: &mut [f32]) {
+        let elements = self.block().elements;
+        self.needs().observe(first, elements, values, seen, |of| isa.run(Largest(of)));
+    }
+
+    /// Makes the side tensors of a whole payload: `largest` has what [`Codec::observe`] saw, group by
     /// group, and each of `sides` is as long as [`Side::range`] says.
     fn fill_sides(&self, largest: &[f32], sides: &mut [Vec<u8>]) {
         let _ = (largest, sides);
+    }
+
+    /// Whether numbers can be written in it; if not, it is read and copied.
+    fn writes(&self) -> bool {
+        true
     }
 
     /// Rounds values to whole blocks.

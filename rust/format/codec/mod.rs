@@ -8,65 +8,27 @@
 //! # How to add one
 //! A file here with a type that implements [`Codec`], and its line in [`CodecSpec`].
 
-use std::sync::Arc;
-
-use serde::Deserialize;
-
-use crate::dtype::Dtype;
-
+mod bnb4;
+mod codes;
 mod contract;
 mod double;
+mod ggml;
+mod mxfp8;
+mod nvfp4;
 mod plain;
-mod q8_0;
+mod rotation;
 mod scaled;
+mod spec;
+mod tiles;
 
+pub use bnb4::{Bnb4, Nested};
+pub use codes::Code;
 pub use contract::{Block, Codec, Need, Run, Side, Sides, Values};
 pub use double::{Double, Rounding};
+pub use ggml::Ggml;
+pub use mxfp8::Mxfp8;
+pub use nvfp4::Nvfp4;
 pub use plain::Plain;
-pub use q8_0::Q8;
 pub use scaled::Scaled;
-
-/// How a plan says what the bytes of a tensor mean.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CodecSpec {
-    /// Its dtype says all.
-    #[default]
-    Plain,
-    /// FP8, with one scale for all, an F32 tensor beside it.
-    Scaled,
-    /// FP8, with a scale for each row, an F32 tensor beside it.
-    ScaledRows,
-    /// Blocks of ggml's `Q8_0`, as U8.
-    #[serde(rename = "q8_0")]
-    Q8,
-}
-
-impl CodecSpec {
-    /// The codec of a tensor whose header says `dtype` and so many elements in a row; `None` if they
-    /// can only be copied.
-    ///
-    /// # Errors
-    /// The dtype that this codec is of, where that is another.
-    pub fn codec(self, dtype: Dtype, columns: u64) -> Result<Option<Arc<dyn Codec>>, &'static str> {
-        let blocks = match self {
-            Self::Plain => return Ok(plain(dtype)),
-            Self::Q8 if dtype == Dtype::U8 => return Ok(Some(Arc::new(Q8))),
-            Self::Q8 => return Err("U8"),
-            Self::Scaled => None,
-            Self::ScaledRows => Some(columns.max(1)),
-        };
-        let float = dtype.float().filter(|float| float.bytes() == 1);
-        let float = float.ok_or("F8_E4M3 or F8_E5M2")?;
-        Ok(Some(Arc::new(Scaled::new(float, blocks))))
-    }
-}
-
-/// The codec of a tensor whose dtype says all; `None` if its elements can only be copied.
-#[must_use]
-pub fn plain(dtype: Dtype) -> Option<Arc<dyn Codec>> {
-    if dtype == Dtype::F64 {
-        return Some(Arc::new(Double(Rounding::Nearest)));
-    }
-    dtype.float().map(|float| Arc::new(Plain(float)) as Arc<dyn Codec>)
-}
+pub use spec::{Beside, CodecSpec, Stored};
+pub use tiles::Layout;

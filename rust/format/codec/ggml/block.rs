@@ -1,0 +1,198 @@
+//! Blocks that hold all they need, one after the other, as a codec.
+
+#![allow(clippy::inline_always)]
+
+use std::fmt::Debug;
+use std::marker::PhantomData;
+
+use super::super::contract::{Block, Codec, Run, Values};
+use crate::dtype::{Float, Overflow};
+use crate::simd::{Body, Isa};
+
+/// What a block of `N` elements in `BYTES` bytes means. All of it must be `#[inline(always)]`: it is
+/// compiled for every instruction set.
+pub trait Format<const N: usize, const BYTES: usize>: Debug + Send + Sync {
+    /// As ggml spells it.
+    const NAME: &'static str;
+
+    /// The smallest magnitude that does not fit; none if blocks are only read.
+    const OVERFLOW: Option<f32> = None;
+
+    /// Where its first scale stands, an F16.
+    const SCALE: usize = 0;
+
+    /// The numbers of a block, exact or rounded once.
+    fn decode(block: &[u8; BYTES], out: &mut [f32; N]);
+
+    /// Rounds numbers to blocks, [`TOGETHER`] of them at most; whether the scales of each fit F16. One that
+    /// does not is written as the largest that does. What comes of numbers that are not finite is not used.
+    #[inline(always)]
+    fn encode(from: From<N>, blocks: &mut [[u8; BYTES]]) -> [bool; TOGETHER] {
+        let _ = (from, blocks);
+        [false; TOGETHER]
+    }
+}
+
+/// Blocks that are written at a time: what must be done in order within a block of 256 is done in all of
+/// them at once.
+pub const TOGETHER: usize = 4;
+
+/// The numbers of some blocks.
+#[derive(Clone, Copy)]
+pub struct From<'a, const N: usize> {
+    pub values: &'a [[f32; N]],
+    /// The largest magnitude of each block.
+    pub largest: &'a [f32; TOGETHER],
+}
+
+impl<const N: usize> From<'_, N> {
+    /// Writes one block after the other.
+    #[inline(always)]
+    pub fn each<const BYTES: usize>(
+        self,
+        blocks: &mut [[u8; BYTES]],
+        write: impl Fn(&[f32; N], f32, &mut [u8; BYTES]) -> bool,
+    ) -> [bool; TOGETHER] {
+        let mut fits = [false; TOGETHER];
+        for (at, (values, block)) in self.values.iter().zip(blocks).enumerate() {
+            fits[at] = write(values, self.largest[at], block);
+        }
+        fits
+    }
+}
+
+/// One block after the other.
+#[derive(Debug)]
+pub struct Blocks<F, const N: usize, const BYTES: usize>(PhantomData<F>);
+
+impl<F, const N: usize, const BYTES: usize> Default for Blocks<F, N, BYTES> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<F: Format<N, BYTES>, const N: usize, const BYTES: usize> Codec for Blocks<F, N, BYTES> {
+    fn name(&self) -> String {
+        F::NAME.to_owned()
+    }
+
+    fn block(&self) -> Block {
+        Block { elements: N, bytes: BYTES }
+    }
+
+    fn decode(&self, isa: &Isa, run: Run, out: &mut [f32]) {
+        let (blocks, _) = run.bytes.as_chunks();
+        let (out, _) = out.as_chunks_mut();
+        isa.run(Decode::<F, N, BYTES> { blocks, out, format: PhantomData });
+    }
+
+    fn writes(&self) -> bool {
+        F::OVERFLOW.is_some()
+    }
+
+    fn encode(&self, isa: &Isa, values: Values, out: &mut [u8]) {
+        let (blocks, _) = out.as_chunks_mut();
+        let (of, _) = values.values.as_chunks();
+        isa.run(Encode::<F, N, BYTES> {
+            values: of,
+            overflow: values.overflow,
+            blocks,
+            format: PhantomData,
+        });
+    }
+
+    fn overflow(&self) -> f32 {
+        F::OVERFLOW.unwrap_or(f32::INFINITY)
+    }
+}
+
+struct Decode<'a, F, const N: usize, const BYTES: usize> {
+    blocks: &'a [[u8; BYTES]],
+    out: &'a mut [[f32; N]],
+    format: PhantomData<F>,
+}
+
+impl<F: Format<N, BYTES>, const N: usize, const BYTES: usize> Body for Decode<'_, F, N, BYTES> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for (block, out) in self.blocks.iter().zip(self.out) {
+            F::decode(block, out);
+        }
+    }
+}
+
+struct Encode<'a, F, const N: usize, const BYTES: usize> {
+    values: &'a [[f32; N]],
+    overflow: Overflow,
+    blocks: &'a mut [[u8; BYTES]],
+    format: PhantomData<F>,
+}
+
+impl<F: Format<N, BYTES>, const N: usize, const BYTES: usize> Body for Encode<'_, F, N, BYTES> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let blocks = self.blocks.chunks_mut(TOGETHER);
+        for (values, blocks) in self.values.chunks(TOGETHER).zip(blocks) {
+            let mut largest = [0.0; TOGETHER];
+            largest.iter_mut().zip(values).for_each(|(largest, of)| *largest = magnitude(of));
+            let fits = F::encode(From { values, largest: &largest }, blocks);
+            for ((block, fits), largest) in blocks.iter_mut().zip(fits).zip(largest) {
+                let fits = fits | (self.overflow == Overflow::Saturate);
+                if !(fits & (largest < f32::INFINITY)) {
+                    block.fill(0);
+                    let nan = (Float::F16.nan() as u16).to_le_bytes();
+                    block[F::SCALE..F::SCALE + 2].copy_from_slice(&nan);
+                }
+            }
+        }
+    }
+}
+
+/// What is beyond it counts as that: no block holds it, and its squares would not fit f32.
+pub const HUGE: f32 = 1_073_741_824.0;
+
+/// The largest magnitude; infinite or NaN if any is.
+#[inline(always)]
+fn magnitude<const N: usize>(values: &[f32; N]) -> f32 {
+    // The bits of magnitudes are in their order, and a NaN is above all.
+    f32::from_bits(values.iter().fold(0, |largest, x| largest.max(x.to_bits() & 0x7FFF_FFFF)))
+}
+
+/// The F16 at a place of a block.
+#[inline(always)]
+pub fn half<const BYTES: usize>(block: &[u8; BYTES], at: usize) -> f32 {
+    Float::F16.decode(u32::from(u16::from_le_bytes([block[at], block[at + 1]])))
+}
+
+/// Writes a finite scale as F16: whether it fits; if not it is the largest, of its sign.
+#[inline(always)]
+pub fn put_half<const BYTES: usize>(block: &mut [u8; BYTES], at: usize, scale: f32) -> bool {
+    let fits = scale.abs() < Float::F16.overflow();
+    let stored = Float::F16.encode(Overflow::Nan, saturated(scale)) as u16;
+    block[at..at + 2].copy_from_slice(&stored.to_le_bytes());
+    fits
+}
+
+/// A scale as it will be read.
+#[inline(always)]
+pub fn stored(scale: f32) -> f32 {
+    Float::F16.decode(Float::F16.encode(Overflow::Nan, saturated(scale)))
+}
+
+/// The scale, or the largest of F16 with its sign if it is beyond that.
+#[inline(always)]
+pub fn saturated(scale: f32) -> f32 {
+    let largest = Float::F16.largest();
+    if scale.abs() < Float::F16.overflow() { scale } else { largest.copysign(scale) }
+}
+
+/// `1 / scale`: 0 of 0, and finite.
+#[inline(always)]
+pub fn inverse(scale: f32) -> f32 {
+    // Of what F16 rounds to 0 it may be infinite.
+    if scale == 0.0 { 0.0 } else { (1.0 / scale).clamp(f32::MIN, f32::MAX) }
+}

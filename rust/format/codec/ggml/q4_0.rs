@@ -1,0 +1,36 @@
+//! `Q4_0` of ggml: 32 codes of 4 bits behind their scale, an F16. `value = (q - 8) d`.
+//!
+//! To write, `d = x / -8` of the `x` of the largest magnitude, in f32, and `q = floor(x (1 / d) + 8.5)`, at
+//! most 15; `d` is stored as F16.
+
+#![allow(clippy::inline_always)]
+
+use super::block::{Format, From, TOGETHER, half, put_half};
+use super::codes::{halves, part, put_halves};
+use super::levels::around_zero;
+use crate::dtype::Float;
+
+#[derive(Debug)]
+pub struct Q4_0;
+
+impl Format<32, 18> for Q4_0 {
+    const NAME: &'static str = "Q4_0";
+    const OVERFLOW: Option<f32> = Some(8.0 * Float::F16.overflow());
+
+    #[inline(always)]
+    fn decode(block: &[u8; 18], out: &mut [f32; 32]) {
+        let d = half(block, 0);
+        for (value, q) in out.iter_mut().zip(halves(part(block, 2))) {
+            *value = f32::from(q.cast_signed() - 8) * d;
+        }
+    }
+
+    #[inline(always)]
+    fn encode(from: From<32>, blocks: &mut [[u8; 18]]) -> [bool; TOGETHER] {
+        from.each(blocks, |values, largest, block| {
+            let (d, codes) = around_zero(values, largest, 8.0);
+            put_halves(&codes, &mut block[2..]);
+            put_half(block, 0, d)
+        })
+    }
+}

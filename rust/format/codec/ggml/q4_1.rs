@@ -1,0 +1,38 @@
+//! `Q4_1` of ggml: 32 codes of 4 bits behind their scale and the least of them, both F16.
+//! `value = q d + m`, rounded once.
+//!
+//! To write, `m` is the smallest number, `d = (largest - m) / 15` in f32 and
+//! `q = floor((x - m) (1 / d) + 0.5)`; both are stored as F16.
+
+#![allow(clippy::inline_always)]
+
+use super::block::{Format, From, TOGETHER, half, put_half};
+use super::codes::{halves, part, put_halves};
+use super::levels::from_smallest;
+use crate::dtype::Float;
+
+#[derive(Debug)]
+pub struct Q4_1;
+
+impl Format<32, 20> for Q4_1 {
+    const NAME: &'static str = "Q4_1";
+    // Of the smallest number; the largest may be 15 scales above it.
+    const OVERFLOW: Option<f32> = Some(Float::F16.overflow());
+
+    #[inline(always)]
+    fn decode(block: &[u8; 20], out: &mut [f32; 32]) {
+        let (d, m) = (half(block, 0), half(block, 2));
+        for (value, q) in out.iter_mut().zip(halves(part(block, 4))) {
+            *value = f32::from(q) * d + m;
+        }
+    }
+
+    #[inline(always)]
+    fn encode(from: From<32>, blocks: &mut [[u8; 20]]) -> [bool; TOGETHER] {
+        from.each(blocks, |values, _, block| {
+            let (d, m, codes) = from_smallest(values, 15.0);
+            put_halves(&codes, &mut block[4..]);
+            put_half(block, 0, d) & put_half(block, 2, m)
+        })
+    }
+}
