@@ -65,7 +65,7 @@ def plan(
 
     Args:
         recipe: a YAML or JSON file, its text, a dict, or a `Recipe`.
-        output: a `.safetensors` file, or a folder for shards or a pipeline.
+        output: a `.safetensors` or `.gguf` file, or a folder for shards or a pipeline.
 
     Raises:
         RecipeError: the recipe is malformed or does not fit the models.

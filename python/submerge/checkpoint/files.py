@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from submerge.checkpoint.names import format_of, foreign, is_litter, is_safetensors, is_shard
+from submerge.checkpoint.names import foreign, format_of, is_litter, is_safetensors, is_shard
 from submerge.errors import CheckpointError, listing, nearest, quoted
 from submerge.given.text import unique
 

@@ -59,8 +59,8 @@ def expect_plain(output: Output, target: Path) -> None:
     """
     if not is_safetensors(target.name):
         raise RecipeError(
-            f"recipe.output.adapter: {quoted(target.name)}, expected one `.safetensors` file for an "
-            "adapter",
+            f"recipe.output.adapter: {quoted(target.name)}, expected one `.safetensors` file for "
+            "an adapter",
             hint="let the output's name end in `.safetensors`",
         )
     for field in ("shard_size", "pipeline_from", "scheduler_from", "for_"):
