@@ -18,7 +18,7 @@ use pyo3::types::{PyDict, PyMemoryView, PySlice};
 
 use crate::error::{Error, Kind};
 use crate::exec::Given;
-use crate::format::safetensors;
+use crate::format::{self, Header, Tensor};
 use crate::io::source::{Identity, LocalFile, ReadMode, Source as _};
 use crate::plan::{OpSpec, PLAN_VERSION};
 use crate::simd::Isa;
@@ -119,26 +119,33 @@ fn read_header(py: Python<'_>, path: PathBuf, max_header_bytes: u64) -> PyResult
 
 fn header_json(path: &Path, max_header_bytes: u64) -> crate::Result<String> {
     let file = LocalFile::open(path, ReadMode::Pread)?;
-    let header = safetensors::read(&file, max_header_bytes)?;
+    let header = format::read(&file, max_header_bytes)?;
     let Identity::File(identity) = file.identity() else {
         return Err(Error::internal("a local file without an identity"));
     };
-    let tensors: Vec<_> = header
-        .tensors
-        .iter()
-        .map(|t| {
-            serde_json::json!({
-                "name": t.name, "dtype": t.dtype.name(), "shape": t.shape, "start": t.start, "end": t.end,
-            })
-        })
-        .collect();
+    let tensors: Vec<_> =
+        header.tensors.iter().map(|tensor| tensor_json(&header, tensor)).collect();
     let metadata: serde_json::Map<_, _> =
         header.metadata.iter().map(|(k, v)| (k.clone(), v.clone().into())).collect();
     let json = serde_json::json!({
         "path": path, "size": identity.size, "data_start": header.data_start,
+        "container": header.container.name(),
         "identity": identity, "metadata": metadata, "tensors": tensors,
     });
     Ok(json.to_string())
+}
+
+/// A tensor as it lies in the file; of one of blocks also their format, and its shape in elements.
+fn tensor_json(header: &Header, tensor: &Tensor) -> serde_json::Value {
+    let Tensor { name, dtype, shape, start, end } = tensor;
+    let mut json = serde_json::json!({
+        "name": name, "dtype": dtype.name(), "shape": shape, "start": start, "end": end,
+    });
+    if let Some(blocks) = header.blocks.get(name) {
+        json["codec"] = blocks.format.into();
+        json["logical"] = blocks.shape.clone().into();
+    }
+    json
 }
 
 #[pyfunction]
