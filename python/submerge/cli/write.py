@@ -13,8 +13,10 @@ import click
 from submerge.cli.options import (
     adapters_of,
     as_json,
+    check_heatmap,
     emit,
     given,
+    heatmap,
     loras,
     number_or_range,
     output,
@@ -89,6 +91,7 @@ def _meaning(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--trace", type=click.Path(dir_okay=False), help="A timeline of time and memory for Perfetto."
 )
+@heatmap
 @writing
 @as_json
 @quiet
@@ -102,6 +105,7 @@ def merge(sources: tuple[str, ...], **options: Any) -> None:
     """
     from submerge.merge import plan as compiled
 
+    check_heatmap(options["heatmap"])
     made = compiled(_recipe(sources, options), options["output"])
     if options["dry_run"]:
         tell_plan(made, options)
@@ -130,6 +134,7 @@ def plan(sources: tuple[str, ...], **options: Any) -> None:
 @output
 @loras
 @shape
+@heatmap
 @writing
 @as_json
 @quiet
@@ -142,6 +147,7 @@ def convert(model: str, **options: Any) -> None:
     from submerge.merge import plan as compiled
     from submerge.merge import single_model_recipe
 
+    check_heatmap(options["heatmap"])
     fields = _output_fields(options)
     adapters = adapters_of(options["loras"], options["allow"])
     recipe = single_model_recipe(model, fields, extras=options["extras"], adapters=adapters)
@@ -170,6 +176,7 @@ def convert(model: str, **options: Any) -> None:
     type=click.Choice(["drop"]),
     help="Leave VAE and text encoders of an all-in-one file behind.",
 )
+@heatmap
 @writing
 @as_json
 @quiet
@@ -182,6 +189,7 @@ def export(model: str, output: str, **options: Any) -> None:
     from submerge.export import export_merged_model
     from submerge.progress import bar
 
+    check_heatmap(options["heatmap"])
     with bar("exporting", quiet=options["quiet"]) as progress:
         report = export_merged_model(
             model,
@@ -195,7 +203,7 @@ def export(model: str, output: str, **options: Any) -> None:
         for note in report.summary["notes"]:
             if note not in report.remarks:
                 say(note, err=True)
-    emit(report, _summary(report), as_json=options["as_json"], quiet=options["quiet"])
+    _tell(report, options)
 
 
 def write(made: Plan, what: str, options: dict[str, Any]) -> None:
@@ -214,6 +222,13 @@ def write(made: Plan, what: str, options: dict[str, Any]) -> None:
         report = carry_out(made, RunOptions.of(run_arguments(options, progress=progress)))
     if seen is not None:
         seen.save(options["trace"])
+    _tell(report, options)
+
+
+def _tell(report: Report, options: dict[str, Any]) -> None:
+    """Draw what writing lost, if that is wanted, and print the report."""
+    if options.get("heatmap") is not None:
+        report.heatmap(options["heatmap"])
     emit(report, _summary(report), as_json=options["as_json"], quiet=options["quiet"])
 
 

@@ -19,13 +19,14 @@ from submerge.checkpoint import DTYPES
 from submerge.checkpoint.names import nameable
 from submerge.errors import counted, listing
 from submerge.formats import FORMATS
-from submerge.plan.sizes import bytes_in_words, header
+from submerge.plan.sizes import bytes_in_words, gguf_size, header
 from submerge.plan.terms import tagged
 from submerge.plan.words import formulas
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from submerge.checkpoint.codecs import Spec
     from submerge.methods import Blend
     from submerge.plan.about import About
     from submerge.plan.making import Making
@@ -131,7 +132,7 @@ class OutputTensor(NamedTuple):
         dtype, shape: as the header has them, of codes where there is a format.
         format: what its numbers are written in, by its name in `FORMATS`; empty if the dtype says
             all.
-        seed: of rounding at random, if it is.
+        codec: what the plan calls that; None if the dtype says all, and of codes that are copied.
         beside: what its codec wants beside it, in the codec's order.
     """
 
@@ -140,7 +141,7 @@ class OutputTensor(NamedTuple):
     dtype: str
     shape: tuple[int, ...]
     format: str = ""
-    seed: int | None = None
+    codec: Spec | None = None
     beside: tuple[OutputTensor, ...] = ()
 
     @property
@@ -162,17 +163,37 @@ class OutputTensor(NamedTuple):
     def plain(self) -> dict[str, Any]:
         """Return the JSON form."""
         plain = {"file": self.file, "name": self.name, "dtype": self.dtype, "shape": self.shape}
-        if self.format:
-            spec = FORMATS[self.format].spec
-            plain["codec"] = spec if self.seed is None else {spec: {"seed": self.seed}}
+        if self.codec is not None:
+            plain["codec"] = self.codec
         return plain
 
 
 class OutFile(NamedTuple):
-    """A weight file of the output; `path` is empty when the target is one file."""
+    """A weight file of the output.
+
+    Attributes:
+        path: inside the target; empty when that is one file.
+        metadata: what it says of itself, as texts.
+        numbers: of a GGUF its key-values that are uint32, without the alignment; None of
+            safetensors, which have none.
+    """
 
     path: str
     metadata: Mapping[str, str]
+    numbers: Mapping[str, int] | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        plain: dict[str, Any] = {"path": self.path, "metadata": dict(self.metadata)}
+        if self.numbers is not None:
+            plain["container"] = {"gguf": {"numbers": dict(self.numbers)}}
+        return plain
+
+    def size(self, tensors: Sequence[tuple[str, str, Sequence[int], int]]) -> int:
+        """Return the bytes of the file with these tensors: name, dtype, shape and bytes."""
+        if self.numbers is not None:
+            return gguf_size(tensors, self.metadata, self.numbers)
+        return len(header(tensors, self.metadata)) + sum(tensor[3] for tensor in tensors)
 
 
 class Text(NamedTuple):
@@ -282,7 +303,7 @@ class Plan:
             "overflow": self.overflow,
             "target": {kind: {"path": str(self.target)}},
             "sources": sources,
-            "files": [{"path": f.path, "metadata": dict(f.metadata)} for f in self.files],
+            "files": [file.plain() for file in self.files],
             "texts": [{"path": t.path, "text": t.text} for t in self.texts],
             "copies": copies,
             "outputs": [o.plain() for o in self.outputs],
@@ -379,7 +400,7 @@ class Plan:
         tensors = [(o.name, o.dtype, o.shape, o.nbytes) for o in self.outputs if o.file == index]
         if self.making is not None:
             tensors = self.making.largest(tensors)
-        return len(header(tensors, self.files[index].metadata)) + sum(t[3] for t in tensors)
+        return self.files[index].size(tensors)
 
     @property
     def output_bytes(self) -> int:

@@ -19,6 +19,7 @@ from submerge.layout import COMFY_PREFIX, OutTensor, family_of, tensors_of
 from submerge.plan.encoding import beside_units, encoding_of, marker_of, quantization_config
 from submerge.plan.form import OutputTensor, Text, Unit
 from submerge.plan.sizes import data_key, split_shards
+from submerge.plan.taken import taken
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -76,7 +77,9 @@ class Shape(NamedTuple):
     @property
     def carries_extras(self) -> bool:
         """Whether this is ComfyUI's all-in-one form, which has places for a VAE and encoders."""
-        return self.layout == "bfl" and self.prefix == COMFY_PREFIX
+        # No program looks for them in a GGUF.
+        has_place = self.encoding.container != "gguf"
+        return has_place and self.layout == "bfl" and self.prefix == COMFY_PREFIX
 
     @property
     def words(self) -> str:
@@ -85,10 +88,10 @@ class Shape(NamedTuple):
 
 
 class LaidOut(NamedTuple):
-    """The tensors of a model with their units, what tells of their formats, and remarks."""
+    """The tensors of a model with their units, those that go with their formats, and remarks."""
 
     tensors: list[Filled]
-    markers: list[Filled]
+    beside: list[Filled]
     notes: tuple[str, ...]
 
 
@@ -202,17 +205,22 @@ def lay_out(shape: Shape, arch: Architecture, units: Mapping[str, Unit], inputs:
         odd = sorted(set(named) ^ set(units))
         raise InternalError(f"layout {quoted(shape.layout)}: units do not fit: {odd[:10]}")
     chosen = shape.encoding.chosen(tensors)
-    filled = []
+    filled: list[Filled] = []
+    beside: list[Filled] = []
     for tensor in tensors:
         inside = _stacked(tensor, [units[n] for n in tensor.units], inputs)
         form, asked = chosen[tensor.name]
+        if (as_is := taken(tensor, form, inside, inputs)) is not None:
+            filled.append(as_is.codes)
+            beside += as_is.beside
+            continue
         rest = _rest(tensor, inside, inputs, form)
         filled.append((shape.encoding.tensor(tensor, form, rest, asked=asked), inside))
     written = {tensor.name: tensor.written for tensor, _ in filled}
     precision = precision_notes(filled, inputs) if "same" in shape.encoding.formats.names else ()
     notes = (*precision, *shape.encoding.notes(tensors, written))
-    markers = [marker for tensor, _ in filled if (marker := marker_of(tensor)) is not None]
-    return LaidOut(filled, markers, notes)
+    beside += [marker for tensor, _ in filled if (marker := marker_of(tensor)) is not None]
+    return LaidOut(filled, beside, notes)
 
 
 def _stacked(tensor: OutTensor, units: Sequence[Unit], inputs: Inputs) -> list[Unit]:
