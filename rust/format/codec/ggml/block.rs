@@ -21,13 +21,13 @@ pub trait Format<const N: usize, const BYTES: usize>: Debug + Send + Sync {
     /// Where its first scale stands, an F16.
     const SCALE: usize = 0;
 
-    /// The numbers of a block, exact or rounded once.
-    fn decode(block: &[u8; BYTES], out: &mut [f32; N]);
+    /// The numbers of a block, exact or rounded once; `scale` is its first.
+    fn decode(block: &[u8; BYTES], scale: f32, out: &mut [f32; N]);
 
     /// Rounds numbers to blocks, [`TOGETHER`] of them at most; whether the scales of each fit F16. One that
     /// does not is written as the largest that does. What comes of numbers that are not finite is not used.
     #[inline(always)]
-    fn encode(from: From<N>, blocks: &mut [[u8; BYTES]]) -> [bool; TOGETHER] {
+    fn encode(from: From<N>, blocks: &mut [[u8; BYTES]]) -> Each<bool> {
         let _ = (from, blocks);
         [false; TOGETHER]
     }
@@ -37,28 +37,15 @@ pub trait Format<const N: usize, const BYTES: usize>: Debug + Send + Sync {
 /// them at once.
 pub const TOGETHER: usize = 4;
 
+/// One of each block.
+pub type Each<T = f32> = [T; TOGETHER];
+
 /// The numbers of some blocks.
 #[derive(Clone, Copy)]
 pub struct From<'a, const N: usize> {
     pub values: &'a [[f32; N]],
     /// The largest magnitude of each block.
-    pub largest: &'a [f32; TOGETHER],
-}
-
-impl<const N: usize> From<'_, N> {
-    /// Writes one block after the other.
-    #[inline(always)]
-    pub fn each<const BYTES: usize>(
-        self,
-        blocks: &mut [[u8; BYTES]],
-        write: impl Fn(&[f32; N], f32, &mut [u8; BYTES]) -> bool,
-    ) -> [bool; TOGETHER] {
-        let mut fits = [false; TOGETHER];
-        for (at, (values, block)) in self.values.iter().zip(blocks).enumerate() {
-            fits[at] = write(values, self.largest[at], block);
-        }
-        fits
-    }
+    pub largest: &'a Each,
 }
 
 /// One block after the other.
@@ -117,8 +104,19 @@ impl<F: Format<N, BYTES>, const N: usize, const BYTES: usize> Body for Decode<'_
 
     #[inline(always)]
     fn run(self) {
-        for (block, out) in self.blocks.iter().zip(self.out) {
-            F::decode(block, out);
+        // Scales of many at once: that, too, in vectors.
+        const SCALES: usize = 32;
+        for (blocks, out) in self.blocks.chunks(SCALES).zip(self.out.chunks_mut(SCALES)) {
+            let (mut bits, mut scales) = ([0; SCALES], [0.0; SCALES]);
+            for (bits, block) in bits.iter_mut().zip(blocks) {
+                *bits = u16::from_le_bytes([block[F::SCALE], block[F::SCALE + 1]]);
+            }
+            for (scale, bits) in scales.iter_mut().zip(bits) {
+                *scale = Float::F16.decode(u32::from(bits));
+            }
+            for ((block, scale), out) in blocks.iter().zip(scales).zip(out) {
+                F::decode(block, scale, out);
+            }
         }
     }
 }
@@ -190,9 +188,29 @@ pub fn saturated(scale: f32) -> f32 {
     if scale.abs() < Float::F16.overflow() { scale } else { largest.copysign(scale) }
 }
 
-/// `1 / scale`: 0 of 0, and finite.
+/// Writes a scale of each block, see [`put_half`].
 #[inline(always)]
-pub fn inverse(scale: f32) -> f32 {
-    // Of what F16 rounds to 0 it may be infinite.
-    if scale == 0.0 { 0.0 } else { (1.0 / scale).clamp(f32::MIN, f32::MAX) }
+pub fn put_halves<const BYTES: usize>(
+    blocks: &mut [[u8; BYTES]],
+    at: usize,
+    scales: &Each,
+) -> Each<bool> {
+    let mut fits = [false; TOGETHER];
+    for ((fits, block), scale) in fits.iter_mut().zip(blocks).zip(scales) {
+        *fits = put_half(block, at, *scale);
+    }
+    fits
+}
+
+/// `1 / scale` of what will be read: 0 of 0, and finite.
+#[inline(always)]
+pub fn inverses(scales: &Each) -> Each {
+    let mut inverses = [0.0; TOGETHER];
+    for (inverse, scale) in inverses.iter_mut().zip(scales) {
+        let scale = saturated(*scale);
+        // Of what F16 rounds to 0 it may be infinite.
+        let finite = (1.0 / scale).clamp(f32::MIN, f32::MAX);
+        *inverse = if scale == 0.0 { 0.0 } else { finite };
+    }
+    inverses
 }
