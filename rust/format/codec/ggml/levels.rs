@@ -2,7 +2,7 @@
 
 #![allow(clippy::inline_always)]
 
-use super::block::{Each, From, TOGETHER, inverses, saturated};
+use super::block::{Each, Numbers, TOGETHER, inverses, saturated};
 use super::codes::byte;
 
 /// Some blocks, not yet in bytes.
@@ -17,10 +17,10 @@ pub struct Levels {
 /// Levels on both sides of 0, `half` of them below it. The scale is such that the value of the largest
 /// magnitude (the first of those as large) has code 0, and `code = floor(x (1 / scale) + half + 0.5)`.
 #[inline(always)]
-pub fn around_zero(from: From<32>, half: f32) -> Levels {
+pub fn around_zero(from: Numbers<32>, half: f32) -> Levels {
     let mut scales = [0.0; TOGETHER];
     for ((scale, values), largest) in scales.iter_mut().zip(from.values).zip(from.largest) {
-        *scale = extreme(values, *largest) / -half;
+        *scale = extreme(values, largest) / -half;
     }
     let inverses = inverses(&scales);
     let mut codes = [[0; 32]; TOGETHER];
@@ -36,7 +36,7 @@ pub fn around_zero(from: From<32>, half: f32) -> Levels {
 /// Levels from the smallest value (code 0) to the largest (`top`), and
 /// `code = floor((x - smallest) (1 / scale) + 0.5)`.
 #[inline(always)]
-pub fn from_smallest(from: From<32>, top: f32) -> Levels {
+pub fn from_smallest(from: Numbers<32>, top: f32) -> Levels {
     let (mut scales, mut smallest) = ([0.0; TOGETHER], [0.0; TOGETHER]);
     for (at, values) in from.values.iter().enumerate() {
         let [low, high] = range(values);
@@ -57,8 +57,12 @@ pub fn from_smallest(from: From<32>, top: f32) -> Levels {
 /// The first value of that magnitude; +0 of zeros.
 #[inline(always)]
 fn extreme(values: &[f32; 32], largest: f32) -> f32 {
-    let any = |sought: f32| values.iter().fold(false, |found, x| found | (*x == sought));
-    match (any(largest), any(-largest)) {
+    let (mut above, mut below) = (false, false);
+    for x in values {
+        above |= *x == largest;
+        below |= *x == -largest;
+    }
+    match (above, below) {
         (true, true) if largest > 0.0 => first(values, largest),
         (true, _) => largest,
         _ => -largest,
@@ -75,9 +79,13 @@ fn range(values: &[f32; 32]) -> [f32; 2] {
             high[lane] = if row[lane] > high[lane] { row[lane] } else { high[lane] };
         }
     }
-    let low = low.into_iter().fold(f32::MAX, f32::min);
-    let high = high.into_iter().fold(f32::MIN, f32::max);
-    [low, high].map(|x| if x == 0.0 { first(values, 0.0) } else { x })
+    let (mut smallest, mut largest) = (low[0], high[0]);
+    for lane in 1..8 {
+        smallest = if low[lane] < smallest { low[lane] } else { smallest };
+        largest = if high[lane] > largest { high[lane] } else { largest };
+    }
+    let signed = |x: f32| if x == 0.0 { first(values, 0.0) } else { x };
+    [signed(smallest), signed(largest)]
 }
 
 /// The first value of a magnitude that is among them.

@@ -5,7 +5,7 @@
 
 #![allow(clippy::inline_always)]
 
-use super::block::{Each, Format, From, put_halves};
+use super::block::{Each, Format, Numbers, put_halves};
 use super::codes::{nibbles, part, put_nibbles};
 use super::levels::around_zero;
 use crate::dtype::Float;
@@ -25,7 +25,7 @@ impl Format<32, 18> for Q4_0 {
     }
 
     #[inline(always)]
-    fn encode(from: From<32>, blocks: &mut [[u8; 18]]) -> Each<bool> {
+    fn encode(from: Numbers<32>, blocks: &mut Each<[u8; 18]>) -> Each<bool> {
         let levels = around_zero(from, 8.0);
         for (block, codes) in blocks.iter_mut().zip(&levels.codes) {
             put_nibbles(codes, &mut block[2..]);

@@ -6,7 +6,7 @@
 
 #![allow(clippy::inline_always)]
 
-use super::block::{Each, Format, From, put_halves};
+use super::block::{Each, Format, Numbers, put_halves};
 use super::codes::{fifths, nibbles, part, put_fifths, put_nibbles};
 use super::levels::around_zero;
 use crate::dtype::Float;
@@ -27,7 +27,7 @@ impl Format<32, 22> for Q5_0 {
     }
 
     #[inline(always)]
-    fn encode(from: From<32>, blocks: &mut [[u8; 22]]) -> Each<bool> {
+    fn encode(from: Numbers<32>, blocks: &mut Each<[u8; 22]>) -> Each<bool> {
         let levels = around_zero(from, 16.0);
         for (block, codes) in blocks.iter_mut().zip(&levels.codes) {
             put_fifths(codes, &mut block[2..]);

@@ -6,7 +6,7 @@
 
 #![allow(clippy::inline_always)]
 
-use super::block::{Each, Format, From, half, put_halves};
+use super::block::{Each, Format, Numbers, half, put_pairs};
 use super::codes::{fifths, nibbles, part, put_fifths, put_nibbles};
 use super::levels::from_smallest;
 use crate::dtype::Float;
@@ -29,14 +29,12 @@ impl Format<32, 24> for Q5_1 {
     }
 
     #[inline(always)]
-    fn encode(from: From<32>, blocks: &mut [[u8; 24]]) -> Each<bool> {
+    fn encode(from: Numbers<32>, blocks: &mut Each<[u8; 24]>) -> Each<bool> {
         let levels = from_smallest(from, 31.0);
         for (block, codes) in blocks.iter_mut().zip(&levels.codes) {
             put_fifths(codes, &mut block[4..]);
             put_nibbles(codes, &mut block[8..]);
         }
-        let fits = put_halves(blocks, 0, &levels.scales);
-        let both = put_halves(blocks, 2, &levels.smallest);
-        [0, 1, 2, 3].map(|at| fits[at] & both[at])
+        put_pairs(blocks, &levels.scales, &levels.smallest)
     }
 }

@@ -5,9 +5,9 @@
 
 #![allow(clippy::inline_always)]
 
-use super::block::{Each, Format, From, TOGETHER, half, put_half};
+use super::block::{Each, Format, Numbers, half, put_pairs};
 use super::codes::part;
-use super::search::Trials;
+use super::search::{LANES, Trials};
 use super::six_bits::{pack, unpack};
 use super::with_offsets::parts;
 use crate::dtype::Float;
@@ -39,22 +39,21 @@ impl Format<256, 176> for Q5K {
     }
 
     #[inline(always)]
-    fn encode(from: From<256>, blocks: &mut [[u8; 176]]) -> Each<bool> {
+    fn encode(from: Numbers<256>, blocks: &mut Each<[u8; 176]>) -> Each<bool> {
         let parts = parts(from.values, Trials { top: 31, first: -0.5, steps: 15 });
-        let mut fits = [false; TOGETHER];
-        for (at, (block, parts)) in blocks.iter_mut().zip(&parts).enumerate() {
-            block[4..16].copy_from_slice(&pack(&parts.scales, &parts.offsets));
-            put_codes(&parts.codes, block);
-            fits[at] = put_half(block, 0, parts.d) & put_half(block, 2, parts.e);
+        for (at, block) in blocks.iter_mut().enumerate() {
+            block[4..16].copy_from_slice(&pack(&parts.scales[at], &parts.offsets[at]));
+            put_codes(&parts.codes, at * 8, block);
         }
-        fits
+        put_pairs(blocks, &parts.d, &parts.e)
     }
 }
 
-/// The first code of every group, then the second.
+/// The codes of the block whose first group is in a lane.
 #[inline(always)]
-fn put_codes(codes: &[[u8; 8]; 32], block: &mut [u8; 176]) {
+fn put_codes(codes: &[[u8; LANES]; 32], first: usize, block: &mut [u8; 176]) {
     for (i, codes) in codes.iter().enumerate() {
+        let codes: [u8; 8] = *part(codes, first);
         let mut fifths = 0;
         for (group, code) in codes.iter().enumerate() {
             fifths |= code >> 4 << group;

@@ -8,7 +8,7 @@
 
 #![allow(clippy::inline_always, clippy::needless_range_loop)]
 
-use super::block::{Each, Format, From, HUGE, TOGETHER, put_half, stored};
+use super::block::{Each, Format, HUGE, Numbers, TOGETHER, put_halves, stored};
 use super::codes::part;
 use super::search::nearest;
 use super::signed_search::{Groups, LANES, Lanes, NOTHING, search};
@@ -42,7 +42,7 @@ impl Format<256, 210> for Q6K {
     }
 
     #[inline(always)]
-    fn encode(from: From<256>, blocks: &mut [[u8; 210]]) -> Each<bool> {
+    fn encode(from: Numbers<256>, blocks: &mut Each<[u8; 210]>) -> Each<bool> {
         let mut x: Groups = [[0.0; LANES]; 16];
         for (block, values) in from.values.iter().enumerate() {
             for (i, value) in values.iter().enumerate() {
@@ -50,11 +50,11 @@ impl Format<256, 210> for Q6K {
             }
         }
         let best = search(&x);
-        let mut scale = [0.0; LANES];
-        let mut fits = [false; TOGETHER];
+        let (mut d, mut scale) = ([0.0; TOGETHER], [0.0; LANES]);
         for (at, block) in blocks.iter_mut().enumerate() {
-            fits[at] = put_scales(&best.scale, at * 16, block, &mut scale);
+            d[at] = put_scales(&best.scale, at * 16, block, &mut scale);
         }
+        let fits = put_halves(blocks, 208, &d);
         let mut codes = [[0; LANES]; 16];
         for (row, codes) in x.iter().zip(&mut codes) {
             for lane in 0..LANES {
@@ -87,7 +87,7 @@ fn extreme(scales: &[f32]) -> f32 {
 
 /// Writes the scales of the block whose first group is in a lane, and what they are as they will be read.
 #[inline(always)]
-fn put_scales(searched: &Lanes, first: usize, block: &mut [u8; 210], scale: &mut Lanes) -> bool {
+fn put_scales(searched: &Lanes, first: usize, block: &mut [u8; 210], scale: &mut Lanes) -> f32 {
     let of = &searched[first..first + 16];
     let inverse = -128.0 / extreme(of);
     let d = 1.0 / inverse;
@@ -96,7 +96,7 @@ fn put_scales(searched: &Lanes, first: usize, block: &mut [u8; 210], scale: &mut
         block[192 + group] = whole.cast_unsigned();
         scale[first + group] = stored(d) * f32::from(whole);
     }
-    put_half(block, 208, d)
+    d
 }
 
 /// The codes of the block whose first group is in a lane: of 128 the low bits in 64 bytes.
