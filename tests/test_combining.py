@@ -297,7 +297,7 @@ def peft_merge(method: str, tensors: list[Array], weights: list[float], density:
     scaled = stacked * np.array(weights)[:, None, None]
     if method != "ties":
         return scaled.sum(0)
-    mask = np.sign(scaled) == np.where(scaled.sum(0) >= 0, 1, -1)
+    mask = np.sign(stacked) == np.where(stacked.sum(0) >= 0, 1, -1)
     return (scaled * mask).sum(0) / np.maximum(mask.sum(0), 1)
 
 

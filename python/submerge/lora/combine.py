@@ -43,7 +43,7 @@ __all__ = ["convert", "merge", "resize"]
 
 _DTYPES = ("same", "bf16", "f16", "f32")
 _USED_BY = {
-    "density": ("ties", "dare_linear", "dare_ties", "magnitude_prune"),
+    "density": ("ties", "dare_linear", "dare_ties", "magnitude_prune", "knots"),
     "seed": ("dare_linear", "dare_ties"),
 }
 
@@ -58,8 +58,8 @@ def merge(
     Without a rank or an energy the factors stand beside each other: exact but for the rounding of
     scales into them, of a rank that is the sum of ranks. With one, the sum is made smaller through
     the Gram matrices of the factors and a core of the rank of all together, never multiplied out.
-    With a `method` other than `cat` factors are merged number by number, as peft does; that is not
-    the sum.
+    With a `method` other than `cat` it is not the sum: `knots` votes on what the adapters add in
+    the directions that all share, the others merge factors number by number as peft does.
 
     Args:
         adapters: paths, or `{"path", "scale", "compat", "allow"}` as in a recipe.
