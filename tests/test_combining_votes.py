@@ -1,4 +1,4 @@
-"""Adapters voted on in the directions that all share: KnOTS in factors, against numpy's dense SVD."""
+"""Adapters voted on in the directions that all share: KnOTS in factors, against a dense SVD."""
 
 from __future__ import annotations
 

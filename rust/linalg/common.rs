@@ -27,7 +27,8 @@ pub struct Common {
 /// every vector (the first of equals) is positive. `None` if stopped, or if values are not finite.
 pub fn common(engine: &Engine, beside: &Product, ranks: &[usize]) -> Option<Common> {
     let rank = beside.rank;
-    let basis = eigen(engine, gram_of(engine, &beside.up, rank)?, rank)?;
+    let up = View::new(&beside.up, rank);
+    let basis = eigen(engine, gram_of(engine, up)?, rank)?;
     let lengths = roots(&basis.values);
     let mut root = basis.vectors.clone();
     scale_rows(&mut root, &lengths);
@@ -43,7 +44,7 @@ pub fn common(engine: &Engine, beside: &Product, ranks: &[usize]) -> Option<Comm
     let over = |x: &f64| if *x > 0.0 { 1.0 / x } else { 0.0 };
     scale_rows(&mut inverse, &lengths.iter().map(over).collect::<Vec<_>>());
     let to_left = product(engine, turn, View::new(&inverse, rank))?;
-    let mut basis = times(engine, &beside.up, &to_left, (rank, count));
+    let mut basis = times(engine, up, &to_left, count);
     let mut turn = product(engine, turn, root)?;
     for (i, row) in turn.chunks_exact_mut(rank).enumerate() {
         let column = basis.iter().skip(i).step_by(count);

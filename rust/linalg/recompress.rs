@@ -27,8 +27,8 @@ pub fn recompress(
     goal: impl FnOnce(f64) -> Goal,
 ) -> Option<(Factors, f64)> {
     let rank = *rank;
-    let right = transposed(down, down.len() / rank.max(1));
-    let (left_gram, right_gram) = (gram_of(engine, up, rank)?, gram_of(engine, &right, rank)?);
+    let (left, right) = sides(up, down, rank);
+    let (left_gram, right_gram) = (gram_of(engine, left)?, gram_of(engine, right)?);
     let root = cholesky(engine, &right_gram, rank)?;
     let k = View::new(&root, rank).transposed();
     let half = product(engine, k, View::new(&left_gram, rank))?;
@@ -48,8 +48,8 @@ pub fn recompress(
     scale_rows(&mut to_left, &over(f64::sqrt));
     let mut to_right = product(engine, turn, View::new(&half, rank))?;
     scale_rows(&mut to_right, &over(|s| s * s.sqrt()));
-    let up = times(engine, up, &to_left, (rank, count));
-    let down = transposed(&times(engine, &right, &to_right, (rank, count)), count);
+    let up = times(engine, left, &to_left, count);
+    let down = transposed(&times(engine, right, &to_right, count), count);
     let stopped = engine.stopped();
     let product = Product { up, down, rank: count };
     let factors = Factors { product, squares: squares[..count].to_vec() };
@@ -71,10 +71,11 @@ pub fn apart(engine: &Engine, one: &Product, other: Option<&Product>) -> Option<
         let rows = x.chunks_exact(one.rank).zip(y.chunks_exact(other.rank));
         rows.flat_map(|(x, y)| x.iter().chain(y)).copied().collect()
     };
-    let turned = |of: &Product| transposed(&of.down, of.down.len() / of.rank.max(1));
-    let left = gram_of(engine, &beside(&one.up, other.map(|other| &other.up[..])), rank)?;
-    let right = beside(&turned(one), other.map(turned).as_deref());
-    let right = gram_of(engine, &right, rank)?;
+    let up = beside(&one.up, other.map(|other| &other.up[..]));
+    let down: Vec<f32> =
+        one.down.iter().chain(other.iter().flat_map(|of| &of.down)).copied().collect();
+    let (left, right) = sides(&up, &down, rank);
+    let (left, right) = (gram_of(engine, left)?, gram_of(engine, right)?);
     let same = |at: usize| (at / rank < one.rank) == (at % rank < one.rank);
     let sign = |at: usize| if same(at) { 1.0 } else { -1.0 };
     let terms = left.iter().zip(&right).enumerate().map(|(at, (x, y))| sign(at) * x * y);
@@ -84,6 +85,15 @@ pub fn apart(engine: &Engine, one: &Product, other: Option<&Product>) -> Option<
 /// A sum of squares, or 0 where it is no more than the rounding of the terms it is the sum of.
 fn beyond_rounding(sum: f64, terms: impl Iterator<Item = f64>) -> f64 {
     if sum > NOTHING * terms.map(f64::abs).sum::<f64>() { sum } else { 0.0 }
+}
+
+/// Both factors with a column for each of `rank`.
+pub(super) fn sides<'a>(
+    up: &'a [f32],
+    down: &'a [f32],
+    rank: usize,
+) -> (View<'a, f32>, View<'a, f32>) {
+    (View::new(up, rank), View::new(down, down.len() / rank.max(1)).transposed())
 }
 
 /// The roots of eigenvalues in falling order; 0 for those that are rounding.
@@ -102,12 +112,8 @@ pub(super) fn scale_rows(rows: &mut [f64], lengths: &[f64]) {
 }
 
 /// `x turn^T`, where `turn` has `count` rows.
-pub(super) fn times(
-    engine: &Engine,
-    x: &[f32],
-    turn: &[f64],
-    (rank, count): (usize, usize),
-) -> Vec<f32> {
+pub(super) fn times(engine: &Engine, x: View<f32>, turn: &[f64], count: usize) -> Vec<f32> {
+    let rank = x.shape.1;
     if count == 0 {
         return Vec::new();
     }
@@ -118,7 +124,7 @@ pub(super) fn times(
             right[k * width + i] = *x as f32;
         }
     }
-    let made = sketch::product(engine, View::new(x, rank), &right, width);
+    let made = sketch::product(engine, x, &right, width);
     made.chunks_exact(width).flat_map(|row| &row[..count]).copied().collect()
 }
 

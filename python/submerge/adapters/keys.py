@@ -138,7 +138,8 @@ _SUFFIXES = (
     (r"\.dora_scale", "", "magnitude"),
     (r"\.(?:diff|w_norm)", "", "diff"),
     (r"\.(?:diff_b|b_norm)", "", "diff_bias"),
-    (r"\.set_weight", "", "set"),
+    # ComfyUI names a norm by its whole tensor, `query_norm.scale`.
+    (r"(?:\.scale)?\.set_weight", "", "set"),
     (r"\.a1\.weight", "glora", "weight_up"),
     (r"\.a2\.weight", "glora", "weight_down"),
     (r"\.b1\.weight", "glora", "up"),

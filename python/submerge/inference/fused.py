@@ -15,7 +15,9 @@ from submerge.checkpoint.reading import Reading
 from submerge.errors import InternalError
 from submerge.plan import terms as t
 from submerge.plan.adapted import added, fuse
+from submerge.plan.finite import factors_plan
 from submerge.recipe import AdapterSource
+from submerge.run import RunOptions, expect_finite_adapters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,7 +38,8 @@ def fused_onto(model: Model, adapters: Sequence[str | Mapping[str, Any]]) -> tup
 
     Raises:
         RecipeError: malformed.
-        AdapterError, CheckpointError: one is damaged, or does not fit the model.
+        AdapterError, CheckpointError: one is damaged, holds numbers that are not finite, or does
+            not fit the model.
         OSError: a file cannot be read.
     """
     sources = [
@@ -44,7 +47,9 @@ def fused_onto(model: Model, adapters: Sequence[str | Mapping[str, Any]]) -> tup
         for at, raw in enumerate(adapters)
     ]
     opened = [open_adapter(source.path) for source in sources]
-    return fuse(sources, opened, {_MODEL: model}, list(model.units))
+    fused = fuse(sources, opened, {_MODEL: model}, list(model.units))
+    expect_finite_adapters(factors_plan(fused), RunOptions())
+    return fused
 
 
 class Adapters:

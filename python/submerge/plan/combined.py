@@ -93,8 +93,10 @@ class Combining:
         """What is left out, once all modules were made."""
         if not self._left:
             return ()
-        lost = listing(self._left, noun="norm")
-        return (f"{lost} left out: only one adapter at scale 1 can have it, in the form `peft`",)
+        lost = f"{listing(self._left, noun='norm')} left out"
+        return (
+            f"{lost}: only one adapter at scale 1 can have it, in the forms `peft` and `comfy`",
+        )
 
     def _replaced(self, weights: list[str]) -> bool:
         """Whether these are a norm that an adapter has whole."""
@@ -113,13 +115,13 @@ class Combining:
         if (
             others
             or not isinstance(first, Replacement)
-            or self._form.norm is not None
+            or self._form.whole is None
             or using[0].strengths[unit] != 1
         ):
             self._left.append(name)
         else:
             copied = self._copied(using[0], unit, first.rows, 0)
-            tensor = OutputTensor(0, f"{self._form.prefix}{name}.weight", "F32", (copied.end,))
+            tensor = OutputTensor(0, self._form.stem(name) + self._form.whole, "F32", (copied.end,))
             yield Module(name, (unit,), "difference", value=True), [(tensor, [copied])]
 
     def _module(
