@@ -13,7 +13,7 @@ from submerge.pairs import unrelated
 from submerge.plan.comparison import comparison_plan
 from submerge.recipe import sources_of
 from submerge.report import Row, Run, grouped, rows_of, summed, table
-from submerge.run import RunArguments, RunOptions, execute
+from submerge.run import RunArguments, RunOptions, execute, expect_finite_adapters
 
 if TYPE_CHECKING:
     import os
@@ -108,6 +108,7 @@ def diff(
     paths = named([first, second])
     models = {name: identify(open_checkpoint(path), layout=layout) for name, path in paths.items()}
     made = comparison_plan(models, adapters=sources_of(adapters, list(models)))
+    expect_finite_adapters(made.factors, options)
     figures = execute(made, options, "measure")
     rows = rows_of(made, figures)
     return Difference(

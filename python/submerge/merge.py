@@ -13,10 +13,9 @@ from submerge.checkpoint import open_checkpoint
 from submerge.files import expanded, path_of
 from submerge.layout import identify
 from submerge.plan import Plan, compile_plan
-from submerge.plan.finite import expect_finite
 from submerge.recipe import Recipe
 from submerge.report import Report
-from submerge.run import RunArguments, RunOptions, build_info, execute
+from submerge.run import RunArguments, RunOptions, build_info, execute, expect_finite_adapters
 
 if TYPE_CHECKING:
     import os
@@ -169,9 +168,7 @@ def merge_flux_models(
 
 def carry_out(made: Plan, options: RunOptions) -> Report:
     """Write what a plan describes and report what was done; raises what `merge` raises."""
-    if made.factors is not None:
-        look = options.with_(stats=True, progress=None)
-        expect_finite(made.factors, execute(made.factors, look, "measure"))
+    expect_finite_adapters(made.factors, options)
     return Report.of(made, execute(made, options, "write"), build_info())
 
 

@@ -222,8 +222,19 @@ def adapters_of(
             head, equals, scale = path.rpartition("=")
             if equals:
                 path, fields["scale"] = head, number_or_range(scale, text, option)
+                _expect_model_last(path, scale, text, option)
         found.append({"path": path, **fields, **more})
     return found
+
+
+def _expect_model_last(path: str, scale: str, text: str, option: str) -> None:
+    """Refuse `FILE@MODEL=SCALE`, which would be a file of that name that is not there."""
+    file, _, model = path.rpartition("@")
+    if file and not os.path.exists(path) and os.path.exists(file):  # noqa: PTH110
+        raise click.BadParameter(
+            f"expected the model last, got `{text}`: write `{file}={scale}@{model}`",
+            param_hint=option,
+        )
 
 
 def number_or_range(value: str, text: str, option: str) -> float | dict[str, float]:
