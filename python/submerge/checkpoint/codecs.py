@@ -8,12 +8,17 @@ perhaps tensors beside it. Its shape and its name here are those of the numbers 
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+from submerge.checkpoint.dtypes import FLOATS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["CODECS", "Codec"]
+__all__ = ["CODECS", "NUMBERS", "Codec", "Spec"]
+
+Spec: TypeAlias = "str | Mapping[str, Any]"
+"""A number format as the plan has it: a word, or `{word: {parameter: value}}`."""
 
 
 class Codec(NamedTuple):
@@ -60,13 +65,13 @@ _ALL = (
     Codec("int8", "int8", _I8, 1, 1, 1),
     Codec("int8_row", "int8_rows", _I8, 1, 1, 1),
     Codec("int8_convrot", "int8_convrot", _I8, 256, 256, 1),
-    Codec("bnb8", "bnb8", _I8, 1, 1, 1),
     Codec("mxfp8", "mxfp8", frozenset({"F8_E4M3"}), 32, 32, 1),
     # Codes of 4 bits: scales of blocks, then that of all.
     Codec("nvfp4", "nvfp4", _U8, 16, 8, 2),
     Codec("nvfp4_bfl", "nvfp4_bfl", _U8, 16, 8, 2),
-    # The largest of blocks of the flat tensor, then the book; its spec has `shape`, and nested two more.
-    Codec("bnb4", "bnb4", _U8, 2, 1, 2),
 )
 
 CODECS: Mapping[str, Codec] = MappingProxyType({codec.name: codec for codec in _ALL})
+
+# The dtypes of what can be computed with.
+NUMBERS = FLOATS | CODECS.keys()
