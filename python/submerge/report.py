@@ -17,6 +17,7 @@ from submerge.blocks import execution_key, place_of, stream_of
 from submerge.columns import aligned
 from submerge.errors import counted
 from submerge.findings import Findings
+from submerge.inherited import Inherited, inherited
 from submerge.pairs import Pair, unrelated
 from submerge.plan.sizes import bytes_in_words
 from submerge.residuals import made_in_words, made_modules
@@ -174,6 +175,7 @@ class Report:
         run: time, memory and speed.
         versions: of submerge, its numerics, Python and the system.
         findings: values that are not finite or do not fit, what rounding lost, what equals a model.
+        inherited: what quantised parents had lost before, estimated from their scales.
         remarks: the same in words, and whatever else was unusual; part of the notes.
     """
 
@@ -186,6 +188,7 @@ class Report:
     versions: Mapping[str, Any]
     findings: Findings
     remarks: tuple[str, ...]
+    inherited: tuple[Inherited, ...] = ()
 
     def __repr__(self) -> str:
         size = bytes_in_words(sum(self.files.values()))
@@ -211,7 +214,9 @@ class Report:
         apart = unrelated(summed(rows).pairs, parents)
         modules = made_modules(plan, figures)
         made = (f"adapter: {made_in_words(modules)}",) if modules else ()
-        remarks = (*findings.lines, *apart, *made, *figures["notes"])
+        lost = inherited(plan, figures)
+        before = [parent.words() for parent in lost]
+        remarks = (*findings.lines, *before, *apart, *made, *figures["notes"])
         summary["notes"] = (*summary["notes"], *remarks)
         names = [file.path or plan.target.name for file in plan.files]
         sizes = [figures["bytes_written"]] if modules else plan.file_sizes
@@ -227,6 +232,7 @@ class Report:
             versions=versions._asdict(),
             findings=findings,
             remarks=remarks,
+            inherited=lost,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -239,6 +245,7 @@ class Report:
             "recipe": self.recipe,
             "rows": [row.to_dict() for row in self.rows],
             "findings": self.findings.to_dict(),
+            **({"inherited": [p.to_dict() for p in self.inherited]} if self.inherited else {}),
             "run": self.run._asdict() | {"bytes_per_second": self.run.speed},
             "versions": dict(self.versions),
         }

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from submerge.checkpoint import Checkpoint, TensorInfo
 
-__all__ = ["METADATA", "Mark", "marks_of", "method_of"]
+__all__ = ["METADATA", "Mark", "description_of", "marks_of", "method_of"]
 
 METADATA = "_quantization_metadata"
 # Bytes of the text that describes one layer; real ones have about a hundred.
@@ -145,6 +145,23 @@ def _in_metadata(
             )
 
 
+def description_of(checkpoint: Checkpoint, names: Iterable[str]) -> dict[str, str]:
+    """Return the header's metadata that describes the layers of these tensors, if it does.
+
+    Tensors that are carried as they are need it where they go: without it their codes are noise.
+    """
+    stems = {name.rpartition(".")[0] for name in names}
+    layers: dict[str, Any] = {}
+    for file in checkpoint.files:
+        described = _object(file.metadata.get(METADATA, "{}"), f"{file.path}: `{METADATA}`")
+        found = described.get("layers")
+        if isinstance(found, dict):
+            layers |= {layer: found[layer] for layer in found if layer in stems}
+    if not layers:
+        return {}
+    return {METADATA: json.dumps({"format_version": "1.0", "layers": layers}, sort_keys=True)}
+
+
 def _comfy(text: bytes, where: str) -> Mark:
     return _mark(_object(text, where), where)
 
@@ -163,7 +180,7 @@ def _mark(described: Mapping[str, Any], where: str) -> Mark:
     group = described.get("convrot_groupsize", 256)
     if type(group) is not int or group not in _GROUPS:
         _malformed(where, f"`convrot_groupsize` {group!r}, expected a power of 4 up to 1,024")
-    return Mark(f"{word}+convrot", where, {"rotated": group})
+    return Mark(f"{word}+convrot", where, {"group_size": group})
 
 
 def _bitsandbytes(text: bytes, where: str) -> Mark:
@@ -176,7 +193,7 @@ def _bitsandbytes(text: bytes, where: str) -> Mark:
         _malformed(where, f"`shape` {shape!r}, expected that of a matrix")
     if type(block) is not int or block not in _BLOCKS:
         _malformed(where, f"`blocksize` {block!r}, expected a power of 2 from 32 to 4,096")
-    parameters: dict[str, Any] = {"shape": shape, "block": block}
+    parameters: dict[str, Any] = {"shape": shape, "block_size": block}
     nested = "nested_blocksize" in state
     if nested:
         inner, offset = state["nested_blocksize"], state.get("nested_offset")
@@ -184,7 +201,7 @@ def _bitsandbytes(text: bytes, where: str) -> Mark:
             _malformed(where, f"`nested_blocksize` {inner!r}, expected a power of 2 up to 4,096")
         if type(offset) is not float or not math.isfinite(offset):
             _malformed(where, f"`nested_offset` {offset!r}, expected a number")
-        parameters["nested"] = {"blocks": inner, "offset": offset}
+        parameters["nested"] = {"block_size": inner, "offset": offset}
     return Mark(f"{kind}{'+nested' * nested}", where, parameters, tuple(shape))
 
 

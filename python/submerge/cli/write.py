@@ -17,6 +17,7 @@ from submerge.cli.options import (
     given,
     loras,
     number_or_range,
+    nvfp4,
     output,
     quiet,
     run_arguments,
@@ -129,6 +130,7 @@ def plan(sources: tuple[str, ...], **options: Any) -> None:
 @click.argument("model", type=click.Path())
 @output
 @loras
+@nvfp4
 @shape
 @writing
 @as_json
@@ -144,7 +146,8 @@ def convert(model: str, **options: Any) -> None:
 
     fields = given({name: options.get(name) for name in _OUTPUT_FIELDS})
     adapters = adapters_of(options["loras"], options["allow"])
-    recipe = single_model_recipe(model, fields, extras=options["extras"], adapters=adapters)
+    asked = {"extras": options["extras"], "nvfp4": options["nvfp4"]}
+    recipe = single_model_recipe(model, fields, adapters=adapters, **asked)
     write(compiled(recipe, options["output"]), "converting", options)
 
 
