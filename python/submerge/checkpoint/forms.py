@@ -61,11 +61,11 @@ def _book(entries: int) -> Shapes:
 
 def _flat(shape: Shape, said: Mapping[str, Any]) -> list[Shape]:
     """Return one for each block of numbers, counted over the ends of rows."""
-    return [(-(-math.prod(shape) // said["block_size"]),)]
+    return [(-(-math.prod(shape) // said["block"]),)]
 
 
 def _nested(shape: Shape, said: Mapping[str, Any]) -> list[Shape]:
-    return [(-(-_flat(shape, said)[0][0] // said["nested"]["block_size"]),)]
+    return [(-(-_flat(shape, said)[0][0] // said["nested"]["blocks"]),)]
 
 
 class Beside(NamedTuple):

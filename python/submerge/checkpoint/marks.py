@@ -180,7 +180,7 @@ def _mark(described: Mapping[str, Any], where: str) -> Mark:
     group = described.get("convrot_groupsize", 256)
     if type(group) is not int or group not in _GROUPS:
         _malformed(where, f"`convrot_groupsize` {group!r}, expected a power of 4 up to 1,024")
-    return Mark(f"{word}+convrot", where, {"group_size": group})
+    return Mark(f"{word}+convrot", where, {"rotated": group})
 
 
 def _bitsandbytes(text: bytes, where: str) -> Mark:
@@ -193,7 +193,7 @@ def _bitsandbytes(text: bytes, where: str) -> Mark:
         _malformed(where, f"`shape` {shape!r}, expected that of a matrix")
     if type(block) is not int or block not in _BLOCKS:
         _malformed(where, f"`blocksize` {block!r}, expected a power of 2 from 32 to 4,096")
-    parameters: dict[str, Any] = {"shape": shape, "block_size": block}
+    parameters: dict[str, Any] = {"shape": shape, "block": block}
     nested = "nested_blocksize" in state
     if nested:
         inner, offset = state["nested_blocksize"], state.get("nested_offset")
@@ -201,7 +201,7 @@ def _bitsandbytes(text: bytes, where: str) -> Mark:
             _malformed(where, f"`nested_blocksize` {inner!r}, expected a power of 2 up to 4,096")
         if type(offset) is not float or not math.isfinite(offset):
             _malformed(where, f"`nested_offset` {offset!r}, expected a number")
-        parameters["nested"] = {"block_size": inner, "offset": offset}
+        parameters["nested"] = {"blocks": inner, "offset": offset}
     return Mark(f"{kind}{'+nested' * nested}", where, parameters, tuple(shape))
 
 

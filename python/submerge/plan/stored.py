@@ -222,7 +222,7 @@ def _e4m3(code: int) -> float:
 
 def _bnb4(sample: _Sample) -> float:
     errors = _levels(sample.sides[1].floats(0, 16))
-    size, nested = sample.said["block_size"], sample.said.get("nested")
+    size, nested = sample.said["block"], sample.said.get("nested")
     found = []
     for row, place in sample.blocks(2):
         pair = row * sample.columns // 2 + place
@@ -230,7 +230,7 @@ def _bnb4(sample: _Sample) -> float:
         if nested is None:
             (scale,) = sample.sides[0].floats(at, 1)
         else:
-            (outer,) = sample.sides[2].floats(at // nested["block_size"], 1)
+            (outer,) = sample.sides[2].floats(at // nested["blocks"], 1)
             (inner,) = sample.sides[3].floats(sample.sides[0].read(at, 1)[0], 1)
             scale = inner * outer + nested["offset"]
         # Of the block that these two are in, as much as there is behind them.
@@ -246,7 +246,7 @@ _MEANS: Mapping[str, Callable[[_Sample], float]] = {
     "int8_rows": lambda sample: _squares(sample, by_rows=True) / 12,
     # To rotate changes no length.
     "int8_convrot": lambda sample: _squares(sample, by_rows=True) / 12,
-    "bnb8": lambda sample: _squares(sample, by_rows=True) / 12 / 127**2,
+    "llm_int8": lambda sample: _squares(sample, by_rows=True) / 12 / 127**2,
     "mxfp8": _mxfp8,
     "nvfp4": lambda sample: _nvfp4(sample, tiles=True),
     "nvfp4_bfl": lambda sample: _nvfp4(sample, tiles=False),
