@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ import pytest
 import factory
 import submerge
 from factory import KREA, Flux
-from oracles.quantised_models import FORMS, Written, plain
+from oracles.quantised_models import FORMS, Written
 
 if TYPE_CHECKING:
     from pathlib import Path
