@@ -163,6 +163,8 @@ const BYTES: &[Dtype] = &[Dtype::U8];
 const SIGNED: &[Dtype] = &[Dtype::I8];
 const FP8: &[Dtype] = &[Dtype::F8_E4M3, Dtype::F8_E5M2];
 const E4M3: &[Dtype] = &[Dtype::F8_E4M3];
+/// ComfyUI's first files had them as bytes.
+const E4M3_BYTES: &[Dtype] = &[Dtype::F8_E4M3, Dtype::U8];
 const POWERS: &[Dtype] = &[Dtype::F8_E8M0, Dtype::U8];
 const F32: &[Dtype] = &[Dtype::F32];
 const SCALES: &[Dtype] = &[Dtype::F32, Dtype::F16, Dtype::BF16];
@@ -333,7 +335,7 @@ impl Found<'_> {
     }
 
     fn nvfp4(&self, layout: Layout) -> Made {
-        self.expect(BYTES, &[E4M3, F32])?;
+        self.expect(BYTES, &[E4M3_BYTES, F32])?;
         let columns = self.stored.columns.saturating_mul(2);
         self.whole_blocks(16, columns, layout == Layout::Tiles)?;
         Ok(Some(Arc::new(Nvfp4::new(layout, columns))))
