@@ -57,7 +57,9 @@ def export_merged_model(
         model: what `merge_flux_models` or `load_model` returned, or a file or folder.
         output_path: a `.safetensors` or `.gguf` file, or a folder. From a pipeline a folder becomes
             a whole pipeline again.
-        quantization: one of `QUANTIZATIONS`, see the module; None keeps the numbers as they are.
+        quantization: one of `QUANTIZATIONS`; None keeps the numbers as they are, or with a `reader`
+            is `bf16`, in a GGUF `q8_0`.
+        reader: the program it is for, as `output.for` of recipes: what it does not read is refused.
         layout: `bfl`, `comfy`, `diffusers` or `same`; `auto` is `diffusers` for a folder and `bfl`
             for a file, which ComfyUI and diffusers' `from_single_file` read; `comfy` when the model
             is an all-in-one file, whose VAE and text encoders go along as they are.

@@ -86,7 +86,8 @@ for_reader = click.option(
     "--for",
     "for_",
     type=click.Choice(READERS),
-    help="The program that is to read it: chooses layout and number format where they are left out.",
+    help="The program that is to read it: chooses layout and number format where they are left"
+    " out.",
 )
 number_format = click.option(
     "--dtype",
