@@ -4,6 +4,7 @@
 mod codecs;
 mod encodings;
 mod job;
+mod scales;
 mod sources;
 
 use serde_json::json;

@@ -65,7 +65,6 @@ _ALL = (
     Codec("int8", "int8", _I8, 1, 1, 1),
     Codec("int8_row", "int8_rows", _I8, 1, 1, 1),
     Codec("int8_convrot", "int8_convrot", _I8, 256, 256, 1),
-    Codec("bnb8", "bnb8", _I8, 1, 1, 1),
     Codec("mxfp8", "mxfp8", frozenset({"F8_E4M3"}), 32, 32, 1),
     # Codes of 4 bits: scales of blocks, then that of all.
     Codec("nvfp4", "nvfp4", _U8, 16, 8, 2),
