@@ -15,6 +15,7 @@ from submerge.checkpoint.codecs import CODECS, NUMBERS
 from submerge.checkpoint.dtypes import DTYPES, WORDS
 from submerge.checkpoint.names import container_of, is_one_file
 from submerge.errors import InternalError, LayoutError, RecipeError, counted, quoted
+from submerge.formats import READERS
 from submerge.layout import COMFY_PREFIX, OutTensor, family_of, tensors_of
 from submerge.plan.encoding import beside_units, encoding_of, marker_of, quantization_config
 from submerge.plan.form import OutputTensor, Text, Unit
@@ -218,9 +219,19 @@ def lay_out(shape: Shape, arch: Architecture, units: Mapping[str, Unit], inputs:
         filled.append((shape.encoding.tensor(tensor, form, rest, asked=asked), inside))
     written = {tensor.name: tensor.written for tensor, _ in filled}
     precision = precision_notes(filled, inputs) if "same" in shape.encoding.formats.names else ()
-    notes = (*precision, *shape.encoding.notes(tensors, written))
+    notes = (*_for_whom(shape), *precision, *shape.encoding.notes(tensors, written))
     beside += [marker for tensor, _ in filled if (marker := marker_of(tensor)) is not None]
     return LaidOut(filled, beside, notes)
+
+
+def _for_whom(shape: Shape) -> list[str]:
+    """Say what was chosen for the program that the output is for."""
+    reader = READERS.get(shape.encoding.reader or "")
+    if reader is None:
+        return []
+    names = f"names begin with {quoted(shape.prefix)}" if shape.prefix else "bare names"
+    formats = ", ".join(shape.encoding.formats.names)
+    return [f"for {reader.title}: layout {shape.words}, {names}, {formats}"]
 
 
 def _stacked(tensor: OutTensor, units: Sequence[Unit], inputs: Inputs) -> list[Unit]:
