@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,11 +68,11 @@ def main() -> None:
         for model, made in zip((krea, schnell), pair, strict=True):
             if not made.exists():
                 submerge("convert", str(model), "--dtype", name, "-o", str(made))
-        return merged(*pair, out.with_suffix(".bf16.safetensors"), "--dtype", "bf16")
+        return merged(pair[0], pair[1], out.with_suffix(".bf16.safetensors"), "--dtype", "bf16")
 
     jobs: dict[str, Callable[[], Taken]] = {
-        **{f"from {name}": lambda n=name, s=end: of(n, s) for name, end in _SOURCES.items()},
-        **{f"to {name}": lambda n=name, s=end: into(n, s) for name, end in _OUTPUTS.items()},
+        **{f"from {name}": partial(of, name, suffix) for name, suffix in _SOURCES.items()},
+        **{f"to {name}": partial(into, name, suffix) for name, suffix in _OUTPUTS.items()},
     }
     if given.gguf:
         made = str(folder / "made.gguf")
