@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from factory import Array, Flux
 
 # As ComfyUI-GGUF writes it, and as stable-diffusion.cpp does: no key-values, vectors in BF16.
-FORMS = {
+FORMS: dict[str, tuple[str, str, dict[str, str | int]]] = {
     "city96": ("", "F32", {"general.architecture": "flux", "general.file_type": 7}),
     "prefixed": ("model.diffusion_model.", "F32", {"general.architecture": "flux"}),
     "sd.cpp": ("", "BF16", {}),
@@ -251,7 +251,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("wanted", "message", "hint"), REFUSED)
 def test_wishes_that_a_gguf_cannot_have(
-    tmp_path: Path, wanted: dict[str, str], message: str, hint: str
+    tmp_path: Path, wanted: dict[str, Any], message: str, hint: str
 ) -> None:
     path = factory.save_file(tmp_path / "krea.safetensors", KREA, "bfl")
     with pytest.raises(RecipeError, match=re.escape(message)) as caught:

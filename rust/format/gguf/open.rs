@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::cursor::{Cursor, Here};
+use super::form::{MAGIC, aligned};
 use super::keys::{self, Keys};
 use super::types::Type;
-use super::{MAGIC, aligned};
 use crate::dtype::Dtype;
 use crate::error::{Result, quoted};
 use crate::format::flaw::{DAMAGED, Flaw, INCOMPLETE, MAX_NAME, MAX_TENSORS, name_too_long};
