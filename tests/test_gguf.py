@@ -171,6 +171,15 @@ def test_bytes_depend_on_nothing_but_the_recipe(tmp_path: Path) -> None:
     assert made[0] == made[1] == made[2]
 
 
+def test_what_a_parent_says_of_its_file_is_no_loss(tmp_path: Path) -> None:
+    pairs = {"general.architecture": "flux", "general.file_type": 7, "author": "somebody"}
+    tensors = quantised(KREA, "bfl", "", "F32")
+    path = gguf_files.write(tmp_path / "krea.gguf", tensors, pairs)
+    plan = submerge.plan({"models": {"krea": str(path)}, "take": "krea"}, tmp_path / "out.gguf")
+    notes = [note for note in plan.about.notes if "not carried over" in note]
+    assert notes == ["`krea`: not carried over, 1 metadata entry: `author`"]
+
+
 def test_sizes_are_known_before(tmp_path: Path) -> None:
     plan = submerge.plan(recipe(tmp_path), tmp_path / "out.gguf")
     submerge.merge(recipe(tmp_path), tmp_path / "out.gguf")
