@@ -172,7 +172,7 @@ def test_bytes_depend_on_nothing_but_the_recipe(tmp_path: Path) -> None:
 
 
 def test_what_a_parent_says_of_its_file_is_no_loss(tmp_path: Path) -> None:
-    pairs = {"general.architecture": "flux", "general.file_type": 7, "author": "somebody"}
+    pairs: dict[str, str | int] = {"general.file_type": 7, "author": "somebody"}
     tensors = quantised(KREA, "bfl", "", "F32")
     path = gguf_files.write(tmp_path / "krea.gguf", tensors, pairs)
     plan = submerge.plan({"models": {"krea": str(path)}, "take": "krea"}, tmp_path / "out.gguf")
