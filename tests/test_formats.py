@@ -19,6 +19,7 @@ from submerge import RecipeError
 from submerge.checkpoint import open_checkpoint
 from submerge.checkpoint.codecs import CODECS
 from submerge.cli import options
+from submerge.export import QUANTIZATIONS
 from submerge.formats import FORMATS, READERS
 from submerge.layout import identify
 
@@ -67,7 +68,7 @@ def raw(path: Path) -> dict[str, bytes]:
 def test_there_is_one_set_of_names() -> None:
     assert tuple(FORMATS) == options.FORMATS
     assert tuple(READERS) == options.READERS
-    assert set(submerge.export.QUANTIZATIONS.values()) == set(FORMATS)
+    assert set(QUANTIZATIONS.values()) == set(FORMATS)
 
 
 @pytest.mark.parametrize("form", CODED, ids=lambda form: form.name)
@@ -77,7 +78,7 @@ def test_a_format_is_of_a_codec(form: Any) -> None:
     assert len(form.sides) == codec.sides
     assert form.grain[1] % codec.elements == 0
     assert form.readers <= set(READERS)
-    assert (form.marker is not None) == (form.readers & {"comfyui"} and form.sides != ())
+    assert (form.marker is not None) == ("comfyui" in form.readers and form.sides != ())
 
 
 # What is written.
@@ -97,7 +98,7 @@ def test_a_merge_into_a_format(tmp_path: Path, models: dict[str, str], form: Any
     found = report.findings.quantisation
     assert found is not None
     assert found.formats == (form.name,)
-    most = 0.12 if "4" in form.name else 0.04
+    most = 0.12 if "4" in form.name else 0.05
     assert 0.002 < found.error < most
     # The file holds what the report says: numbers that far from the merge in f32.
     exact, back = tmp_path / "exact.safetensors", tmp_path / "back.safetensors"
@@ -351,7 +352,7 @@ def test_the_error_is_told_by_block_and_drawn(tmp_path: Path, models: dict[str, 
     assert rows["embed", "embed"]["error"] is None
     assert any(line.startswith("nvfp4: relative error 0.0") for line in report.remarks)
     report.heatmap(tmp_path / "lost.svg")
-    assert "|written - value| / |value|" in (tmp_path / "lost.svg").read_text()
+    assert "relative error of writing" in (tmp_path / "lost.svg").read_text()
     wide = submerge.merge(recipe(models, dtype="bf16"), tmp_path / "wide.safetensors")
     assert "SQNR" not in wide.table()
     with pytest.raises(RecipeError, match="nothing to draw"):
