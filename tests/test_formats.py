@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import TYPE_CHECKING, Any
+import re
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,9 +24,6 @@ from submerge.cli import options
 from submerge.export import QUANTIZATIONS
 from submerge.formats import FORMATS, READERS
 from submerge.layout import identify
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 # Every block of every format divides its rows.
 A = Flux(1, 1, 256, 64, 64, 32)
@@ -79,6 +78,23 @@ def test_a_format_is_of_a_codec(form: Any) -> None:
     assert form.grain[1] % codec.elements == 0
     assert form.readers <= set(READERS)
     assert (form.marker is not None) == ("comfyui" in form.readers and form.sides != ())
+
+
+def test_the_page_has_the_same_table() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
+    told: dict[str, tuple[str, str]] = {}
+    for line in page.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        names = re.findall(r"`(\w+)`", cells[0]) if line.startswith("| `") else []
+        bits = cells[1].split(", ") if names else []
+        told |= {name: (size, cells[3]) for name, size in zip(names, bits, strict=True)}
+    assert told.keys() == FORMATS.keys() - {"same"}
+    words = {"file": "one file", "folder": "folder", "gguf": "GGUF"}
+    for name, (size, container) in told.items():
+        form = FORMATS[name]
+        assert float(size) == pytest.approx(form.bits, abs=0.005), name
+        if form.codec:
+            assert {container} == {words[c] for c in form.containers}
 
 
 # What is written.

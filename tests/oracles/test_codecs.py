@@ -94,7 +94,14 @@ def read(
     named = {f"t{i}": tensor.contiguous() for i, tensor in enumerate(tensors)}
     save_file(named, file)
     sides = [{"source": 0, "tensor": name} for name in named if name != "t0"]
-    rows = {"source": 0, "tensor": "t0", "start": 0, "end": shape[0], "codec": codec, "sides": sides}
+    rows = {
+        "source": 0,
+        "tensor": "t0",
+        "start": 0,
+        "end": shape[0],
+        "codec": codec,
+        "sides": sides,
+    }
     return run(tmp, file, rows, Output("F32", shape, "plain"))["w"]
 
 
@@ -140,7 +147,10 @@ def test_int8(tmp_path: Path, shape: tuple[int, int], by_rows: bool) -> None:
     payload, side = write(tmp_path, values, Output("I8", shape, codec, [("F32", side_shape)]))
     same(payload, expected)
     same(side, made.scale)
-    same(read(tmp_path, [payload, side], codec, shape), TensorWiseINT8Layout.dequantize(expected, made))
+    same(
+        read(tmp_path, [payload, side], codec, shape),
+        TensorWiseINT8Layout.dequantize(expected, made),
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
