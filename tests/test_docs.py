@@ -56,8 +56,8 @@ def test_the_page_about_number_formats_runs_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Of a width that every block divides.
-    save_folder(tmp_path / "schnell", replace(SCHNELL, hidden=256, head_dim=64))
-    save_file(tmp_path / "krea.safetensors", replace(KREA, hidden=256, head_dim=64), "bfl")
+    save_folder(tmp_path / "schnell", replace(SCHNELL, hidden=256))
+    save_file(tmp_path / "krea.safetensors", replace(KREA, hidden=256), "bfl")
     monkeypatch.chdir(tmp_path)
     assert all_of(ROOT / "docs" / "formats.md")
     made = {"merged-fp8.safetensors", "merged.gguf", "mixed.gguf", "merged-int8", "lost.svg"}
