@@ -73,7 +73,7 @@ def _is_whole(tensor: OutTensor, form: Format, info: TensorInfo, placed: Sequenc
     if info.packed is None or info.dtype != form.codec or info.shape != tensor.shape:
         return False
     known = CODECS[form.codec].spec
-    plain = info.packed.spec in (known, {known: {"group_size": 256}})
+    plain = info.packed.spec in (known, {known: {"rotated": 256}})
     if not plain or info.packed.dtype != form.dtype:
         return False
     at = 0
