@@ -11,6 +11,7 @@ import pytest
 import adapter_files
 from factory import KREA, SCHNELL, Flux, save_file, save_folder
 from pages import all_of
+from quantised_files import quantised
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "docs" / "index.md", ROOT / "docs" / "quickstart.md"]
@@ -59,9 +60,18 @@ def test_the_page_about_number_formats_runs_in_order(
     save_folder(tmp_path / "schnell", replace(SCHNELL, hidden=256))
     save_file(tmp_path / "krea.safetensors", replace(KREA, hidden=256), "bfl")
     monkeypatch.chdir(tmp_path)
-    assert all_of(ROOT / "docs" / "formats.md")
+    assert all_of(ROOT / "docs" / "outputs.md")
     made = {"merged-fp8.safetensors", "merged.gguf", "mixed.gguf", "merged-int8", "lost.svg"}
     assert made <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_the_page_about_quantised_models_runs_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantised(tmp_path, KREA, "fp8").path.rename(tmp_path / "krea_fp8_scaled.safetensors")
+    quantised(tmp_path, SCHNELL, "sdnq", "diffusers").path.rename(tmp_path / "schnell-int8")
+    monkeypatch.chdir(tmp_path)
+    assert all_of(ROOT / "docs" / "formats.md") == 2
 
 
 def test_the_cookbook_runs_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,7 +81,7 @@ def test_a_format_is_of_a_codec(form: Any) -> None:
 
 
 def test_the_page_has_the_same_table() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[1] / "docs" / "outputs.md").read_text(encoding="utf-8")
     told: dict[str, tuple[str, str]] = {}
     for line in page.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from submerge.checkpoint import Checkpoint, open_checkpoint
-from submerge.errors import LayoutError
+from submerge.errors import CheckpointError, LayoutError
 from submerge.layout import Model, depths_of, identify
+from submerge.plan.precision import precision_of
 from submerge.plan.sizes import bytes_in_words
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ class Inspection:
         files: the size in bytes of each weight file.
         tensors: how many tensors there are.
         elements: how many numbers they hold.
-        dtypes: bytes of tensor data by element type.
+        dtypes: bytes of tensor data by element type, as the files spell them.
+        precision: of a model, what its tensors hold: for each dtype or number format `tensors`,
+            `elements` and `bits`, the bits per weight with scales beside them.
         extras: tensors outside the transformer (VAE, text encoders), counted by namespace.
         metadata: the text metadata of the first file.
         config: the config.json beside the weights, or None.
@@ -56,6 +59,7 @@ class Inspection:
     tensors: int
     elements: int
     dtypes: Mapping[str, int]
+    precision: Mapping[str, Mapping[str, float]]
     extras: Mapping[str, int]
     metadata: Mapping[str, str]
     config: Mapping[str, Any] | None
@@ -86,6 +90,7 @@ class Inspection:
             "architecture": self._architecture(),
             "tensors": f"{self.tensors:,}, {self.elements:,} elements",
             "dtypes": ", ".join(f"{t} {bytes_in_words(n)}" for t, n in self.dtypes.items()),
+            "precision": self._precision(),
             "extras": ", ".join(f"{name} {n:,} tensors" for name, n in self.extras.items()),
             "pipeline": str(self.pipeline or ""),
         }
@@ -96,6 +101,12 @@ class Inspection:
         lines += [] if self.problem is None else [f"{'problem:':<14}{self.problem}"]
         return "\n".join(lines)
 
+    def _precision(self) -> str:
+        return ", ".join(
+            f"{name} {p['tensors']:,} tensors ({p['bits']:.2f} bits per weight)"
+            for name, p in self.precision.items()
+        )
+
     def _layout(self) -> str:
         prefix = f", prefix `{self.prefix}`" if self.prefix else ""
         return (self.layout or "") + prefix
@@ -104,15 +115,18 @@ class Inspection:
         return ", ".join(f"{name} {value}" for name, value in (self.architecture or {}).items())
 
 
-def inspect(path: str | os.PathLike[str], *, layout: str = "auto") -> Inspection:
+def inspect(
+    path: str | os.PathLike[str], *, layout: str = "auto", nvfp4: str = "auto"
+) -> Inspection:
     """Say what a checkpoint is, reading its headers only.
 
     A file that is sound but not a model submerge merges (a LoRA, a text encoder, another family)
-    is described all the same, with the reason in `problem`.
+    is described all the same, with the reason in `problem`; so is one whose scales do not fit.
 
     Args:
         path: a checkpoint file or folder.
         layout: what to expect: `auto`, `diffusers`, `bfl`, `comfy` or `generic`.
+        nvfp4: whose NVFP4 codes it has, where the file does not say: `comfy` or `bfl`.
 
     Raises:
         CheckpointError: the file is damaged or not safetensors.
@@ -122,13 +136,13 @@ def inspect(path: str | os.PathLike[str], *, layout: str = "auto") -> Inspection
     problem: str | None = None
     model: Model | None = None
     try:
-        model = identify(checkpoint, layout=layout)
-    except LayoutError as error:
+        model = identify(checkpoint, layout=layout, nvfp4=nvfp4)
+    except (CheckpointError, LayoutError) as error:
         problem = str(error)
-    tensors = checkpoint.tensors.values()
     dtypes: Counter[str] = Counter()
-    for tensor in tensors:
-        dtypes[tensor.dtype] += tensor.nbytes
+    for tensor in checkpoint.tensors.values():
+        dtypes[tensor.packed.dtype if tensor.packed else tensor.dtype] += tensor.nbytes
+    tensors = (model.checkpoint if model else checkpoint).tensors.values()
     return Inspection(
         path=checkpoint.path,
         form=checkpoint.form,
@@ -141,6 +155,10 @@ def inspect(path: str | os.PathLike[str], *, layout: str = "auto") -> Inspection
         tensors=len(tensors),
         elements=sum(tensor.elements for tensor in tensors),
         dtypes=dict(dtypes.most_common()),
+        precision={
+            name: {"tensors": p.tensors, "elements": p.elements, "bits": p.bits}
+            for name, p in precision_of(tensors).items()
+        },
         extras=_extras(model),
         metadata=_metadata(checkpoint),
         config=checkpoint.config,

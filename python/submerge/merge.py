@@ -75,7 +75,9 @@ def plan(
     """
     loaded = Recipe.load(recipe)
     models = {
-        name: identify(open_checkpoint(expanded(source.path)), layout=source.layout)
+        name: identify(
+            open_checkpoint(expanded(source.path)), layout=source.layout, nvfp4=source.nvfp4
+        )
         for name, source in loaded.models.items()
     }
     adapters = [open_adapter(source.path) for source in loaded.adapters]
@@ -112,6 +114,7 @@ def convert(
     layout: str = "same",
     dtype: str = "same",
     adapters: Sequence[str | Mapping[str, Any]] = (),
+    nvfp4: str = "auto",
     **run: Unpack[RunArguments],
 ) -> Report:
     """Write a model in another layout or dtype; raises what `merge` raises.
@@ -120,14 +123,15 @@ def convert(
         model: a checkpoint file or folder.
         output: a `.safetensors` file, or a folder for shards.
         layout: `diffusers`, `bfl`, `comfy`, or `same` as the model.
-        dtype: a number format, `bf16`, `fp8_scaled` or `q8_0` say (docs/formats.md lists them), or
+        dtype: a number format, `bf16`, `fp8_scaled` or `q8_0` say (docs/outputs.md lists them), or
             `same` as the model, tensor by tensor.
         adapters: what is fused into it: paths, or `{"path", "scale", ...}` as in a recipe.
+        nvfp4: whose NVFP4 codes it has, where the file does not say: `comfy` or `bfl`.
         **run: how to run, see `RunOptions`.
     """
     options = RunOptions.of(run)
     output_fields = {"layout": layout, "dtype": dtype}
-    recipe = single_model_recipe(model, output_fields, adapters=adapters)
+    recipe = single_model_recipe(model, output_fields, adapters=adapters, nvfp4=nvfp4)
     return carry_out(plan(recipe, output), options)
 
 
@@ -180,16 +184,17 @@ def single_model_recipe(
     output: Mapping[str, Any] | None = None,
     *,
     layout: str = "auto",
+    nvfp4: str = "auto",
     extras: str | None = None,
     adapters: Sequence[str | Mapping[str, Any]] = (),
 ) -> Recipe:
     """Return the recipe that takes one model as it is, with adapters on it.
 
-    `output` holds the recipe's output fields, `layout` is what to expect of the model, and
-    `extras` is `drop` to leave a VAE and text encoders in the same file behind.
+    `output` holds the recipe's output fields, `layout` and `nvfp4` are what to expect of the model,
+    and `extras` is `drop` to leave a VAE and text encoders in the same file behind.
     """
     ((name, path),) = named([model]).items()
-    source = {"path": path, "layout": layout}
+    source = {"path": path, "layout": layout, "nvfp4": nvfp4}
     recipe = {"models": {name: source}, "take": name, "extras": extras or name}
     return Recipe.load(recipe | {"output": dict(output or {})}).with_adapters(adapters)
 

@@ -18,6 +18,7 @@ from submerge.columns import aligned
 from submerge.errors import RecipeError, counted
 from submerge.files import path_of
 from submerge.findings import Findings
+from submerge.inherited import Inherited, inherited
 from submerge.losses import Loss, loss_of
 from submerge.pairs import Pair, unrelated
 from submerge.plan.form import BESIDE
@@ -182,6 +183,7 @@ class Report:
         run: time, memory and speed.
         versions: of submerge, its numerics, Python and the system.
         findings: values that are not finite or do not fit, what rounding lost, what equals a model.
+        inherited: what quantised parents had lost before, estimated from their scales.
         remarks: the same in words, and whatever else was unusual; part of the notes.
     """
 
@@ -194,6 +196,7 @@ class Report:
     versions: Mapping[str, Any]
     findings: Findings
     remarks: tuple[str, ...]
+    inherited: tuple[Inherited, ...] = ()
 
     def __repr__(self) -> str:
         size = bytes_in_words(sum(self.files.values()))
@@ -219,7 +222,9 @@ class Report:
         apart = unrelated(summed(rows).pairs, parents)
         modules = made_modules(plan, figures)
         made = (f"adapter: {made_in_words(modules)}",) if modules else ()
-        remarks = (*findings.lines, *apart, *made, *figures["notes"])
+        lost = inherited(plan, figures)
+        before = [parent.words() for parent in lost]
+        remarks = (*findings.lines, *before, *apart, *made, *figures["notes"])
         summary["notes"] = (*summary["notes"], *remarks)
         names = [file.path or plan.target.name for file in plan.files]
         sizes = [figures["bytes_written"]] if modules else plan.file_sizes
@@ -235,6 +240,7 @@ class Report:
             versions=versions._asdict(),
             findings=findings,
             remarks=remarks,
+            inherited=lost,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -247,6 +253,7 @@ class Report:
             "recipe": self.recipe,
             "rows": [row.to_dict() for row in self.rows],
             "findings": self.findings.to_dict(),
+            **({"inherited": [p.to_dict() for p in self.inherited]} if self.inherited else {}),
             "run": self.run._asdict() | {"bytes_per_second": self.run.speed},
             "versions": dict(self.versions),
         }

@@ -98,6 +98,7 @@ def verify(
     *,
     recipe: str | os.PathLike[str] | Mapping[str, Any] | Recipe | None = None,
     layout: str = "auto",
+    nvfp4: str = "auto",
     **run: Unpack[RunArguments],
 ) -> Verification:
     """Check a model: its structure, its config, the components of a pipeline, its numbers.
@@ -108,6 +109,7 @@ def verify(
         path: a checkpoint file or folder.
         recipe: recompute the model from it and compare byte for byte.
         layout: what to expect: `auto`, `diffusers`, `bfl`, `comfy` or `generic`.
+        nvfp4: whose NVFP4 codes it has, where the file does not say: `comfy` or `bfl`.
         **run: how to run, see `RunOptions`.
 
     Raises:
@@ -116,9 +118,9 @@ def verify(
         RecipeError, Cancelled, OSError: as `merge`.
     """
     options = RunOptions.of(run).with_(stats=True)
-    model = identify(open_checkpoint(path), layout=layout)
+    model = identify(open_checkpoint(path), layout=layout, nvfp4=nvfp4)
     remarks = list(model.checkpoint.warnings)
-    measured = _Measured.of(model, options)
+    measured = _Measured.of(model, options, nvfp4)
     checks = [_structure(model), _config(model), *_components(model)]
     checks += [_finite(measured), _zeros(measured, remarks)]
     if recipe is not None:
@@ -187,9 +189,9 @@ class _Measured:
     figures: Mapping[str, Any]
 
     @classmethod
-    def of(cls, model: Model, options: RunOptions) -> _Measured:
+    def of(cls, model: Model, options: RunOptions, nvfp4: str) -> _Measured:
         layout = "generic" if model.layout == "generic" else "auto"
-        recipe = single_model_recipe(model.checkpoint.path, layout=layout)
+        recipe = single_model_recipe(model.checkpoint.path, layout=layout, nvfp4=nvfp4)
         # Nothing is written: the target only has to be somewhere else than the input.
         made = plan(recipe, model.checkpoint.path.with_name("measured.safetensors"))
         # Of a copy the core takes no norm; one times the same numbers is the same.

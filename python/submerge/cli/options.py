@@ -29,6 +29,7 @@ __all__ = [
     "loras",
     "number_format",
     "number_or_range",
+    "nvfp4",
     "output",
     "quantized",
     "quiet",
@@ -126,6 +127,15 @@ def reading(command: F) -> F:
     ):
         command = option(command)
     return command
+
+
+nvfp4 = click.option(
+    "--nvfp4",
+    type=click.Choice(["auto", "comfy", "bfl"]),
+    default="auto",
+    show_default=True,
+    help="Whose NVFP4 codes a model has, where its file does not say.",
+)
 
 
 def writing(command: F) -> F:

@@ -20,6 +20,7 @@ from submerge.cli.options import (
     heatmap,
     loras,
     number_or_range,
+    nvfp4,
     output,
     quiet,
     run_arguments,
@@ -134,6 +135,7 @@ def plan(sources: tuple[str, ...], **options: Any) -> None:
 @click.argument("model", type=click.Path())
 @output
 @loras
+@nvfp4
 @shape
 @heatmap
 @writing
@@ -151,7 +153,8 @@ def convert(model: str, **options: Any) -> None:
     check_heatmap(options["heatmap"])
     fields = _output_fields(options)
     adapters = adapters_of(options["loras"], options["allow"])
-    recipe = single_model_recipe(model, fields, extras=options["extras"], adapters=adapters)
+    asked = {"extras": options["extras"], "nvfp4": options["nvfp4"]}
+    recipe = single_model_recipe(model, fields, adapters=adapters, **asked)
     write(compiled(recipe, options["output"]), "converting", options)
 
 

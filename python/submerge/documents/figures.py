@@ -69,6 +69,7 @@ class Parent(TypedDict):
         variant: what it was identified as.
         license: SPDX id or licence name, with the evidence for it.
         contributes: whether any byte of the output comes from it.
+        precision: what its numbers are stored in, if it is quantised, else empty.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Parent(TypedDict):
     variant: str
     license: str
     contributes: bool
+    precision: NotRequired[str]
 
 
 class Applied(TypedDict):
@@ -226,6 +228,20 @@ class MergeFindings(TypedDict):
     notes: dict[str, list[str]]
 
 
+class InheritedRounding(TypedDict):
+    """What the numbers of a quantised parent had lost before the merge, estimated from its scales.
+
+    Attributes:
+        model: what the recipe calls it.
+        relative: length of the errors, as a share of that of the quantised numbers.
+        blocks: the same for each block.
+    """
+
+    model: str
+    relative: float
+    blocks: dict[str, float]
+
+
 class MergeDocument(TypedDict):
     """What `submerge merge --json` and `convert --json` print, and `Report.to_dict()` returns.
 
@@ -243,6 +259,7 @@ class MergeDocument(TypedDict):
         recipe: as it was given.
         rows: one for each part of each block.
         findings: what was found in the numbers.
+        inherited: what quantised parents had lost before; only there if one is.
         run: time, memory and speed.
         versions: of submerge, its numerics, Python and the system.
     """
@@ -262,6 +279,7 @@ class MergeDocument(TypedDict):
     recipe: dict[str, Any]
     rows: list[MergeRow]
     findings: MergeFindings
+    inherited: NotRequired[list[InheritedRounding]]
     run: Run
     versions: dict[str, Any]
 

@@ -9,6 +9,19 @@ from submerge.documents.figures import MergeFigures, MergeRow  # noqa: TC001 - r
 __all__ = ["CheckRow", "DifferenceDocument", "InspectionDocument", "VerificationDocument"]
 
 
+class PrecisionRow(TypedDict):
+    """The tensors of one dtype or number format.
+
+    Attributes:
+        tensors, elements: how many tensors there are, and how many numbers they hold.
+        bits: per weight, with those of scales beside them.
+    """
+
+    tensors: int
+    elements: int
+    bits: float
+
+
 class InspectionDocument(TypedDict):
     """What `submerge inspect --json` prints, and `Inspection.to_dict()` returns.
 
@@ -21,7 +34,8 @@ class InspectionDocument(TypedDict):
         problem: why the model cannot be merged, with a hint; null when it can.
         files: the size in bytes of each weight file.
         tensors, elements: how many tensors there are, and how many numbers they hold.
-        dtypes: bytes of tensor data by element type.
+        dtypes: bytes of tensor data by element type, as the files spell them.
+        precision: what the tensors hold, by dtype or number format.
         extras: tensors outside the transformer, counted by namespace.
         metadata: the text metadata of the first file.
         config: the config.json beside the weights, or null.
@@ -41,6 +55,7 @@ class InspectionDocument(TypedDict):
     tensors: int
     elements: int
     dtypes: dict[str, int]
+    precision: dict[str, PrecisionRow]
     extras: dict[str, int]
     metadata: dict[str, str]
     config: dict[str, Any] | None

@@ -31,6 +31,7 @@ class Parent(NamedTuple):
         variant: what it was identified as.
         license: SPDX id or licence name, with the evidence for it.
         contributes: whether any byte of the output comes from it.
+        precision: what its numbers are stored in, if it is quantised.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Parent(NamedTuple):
     variant: str
     license: str
     contributes: bool
+    precision: str = ""
 
 
 class Applied(NamedTuple):

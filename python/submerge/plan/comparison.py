@@ -17,6 +17,7 @@ from submerge.plan.decide import union
 from submerge.plan.form import OutputTensor, Plan, Unit
 from submerge.plan.labels import label
 from submerge.plan.outputs import dtype_of
+from submerge.plan.precision import precision_words
 from submerge.plan.unit import Inputs
 
 if TYPE_CHECKING:
@@ -134,7 +135,14 @@ def _about(
         guidance="",
         license="",
         parents=tuple(
-            Parent(name, label(str(model.checkpoint.path)), model.variant, "", contributes=True)
+            Parent(
+                name,
+                label(str(model.checkpoint.path)),
+                model.variant,
+                "",
+                True,
+                precision_words(model),
+            )
             for name, model in models.items()
         ),
         notes=tuple(notes),

@@ -268,6 +268,7 @@ class Plan:
         lines = [f"{about.title}", ""]
         for parent in about.parents:
             unused = "" if parent.contributes else ", contributes nothing"
+            unused = f", {parent.precision}{unused}" if parent.precision else unused
             lines.append(f"model     {parent.name}: {parent.label}, {parent.variant}{unused}")
         for adapter in about.adapters:
             unused = "" if adapter.contributes else ", changes nothing"

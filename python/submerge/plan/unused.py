@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from submerge.checkpoint.forms import DESCRIBED
 from submerge.errors import quoted
 from submerge.plan.about import Unused
 
@@ -50,6 +51,9 @@ def list_unused(
         others = _others(model)
         if others:
             found.append(Unused(name, others, "no part of the transformer"))
+        # Scales are read with their codes.
+        beside = model.checkpoint.beside.items()
+        found += [Unused(name, tensors, what) for what, tensors in beside if what != DESCRIBED]
     return (*found, *_of_adapters(inputs))
 
 
