@@ -7,7 +7,7 @@ all numbers in f32: what the library decodes, or the array itself where nothing 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, TypeAlias, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import bitsandbytes as bnb
 import numpy as np
