@@ -101,7 +101,14 @@ impl<'a> Setting<'a> {
             let unit = &self.work.units[part.unit];
             match &unit.action {
                 Action::Solve(solve) => self.whole(&**solve, (index, part), scratch, &mut done)?,
-                Action::Beside(side) => self.beside(*side, (index, part), scratch, &mut done)?,
+                Action::Beside(side) => {
+                    let kept = self.work.encoding(unit).sides()?;
+                    let bytes = kept.get(*side).ok_or_else(|| split(unit))?;
+                    self.taken(bytes, (index, part), scratch, &mut done)?;
+                }
+                Action::Text(text) => {
+                    self.taken(text.as_bytes(), (index, part), scratch, &mut done)?;
+                }
                 _ => self.combine((index, part), scratch, &mut done)?,
             }
         }
@@ -162,19 +169,19 @@ impl<'a> Setting<'a> {
         Ok(done)
     }
 
-    /// Copy a part of a side tensor, the number `index` of an item, to the end of `scratch`.
-    fn beside(
+    /// Copy a part of a unit whose bytes are at hand, the number `index` of an item, to the end of
+    /// `scratch`.
+    fn taken(
         &self,
-        side: usize,
+        bytes: &[u8],
         (index, part): (usize, &Part),
         scratch: &mut Scratch,
         done: &mut Done<'a>,
     ) -> Result<()> {
         let unit = &self.work.units[part.unit];
-        let kept = self.work.encoding(unit).sides()?;
         let (first, len) = (unit.bytes_of(part.first as usize)?, unit.bytes_of(part.elements)?);
-        let bytes = kept.get(side).and_then(|side| side.get(first..first + len));
-        scratch.out.next(len)?.copy_from_slice(bytes.ok_or_else(|| split(unit))?);
+        let bytes = bytes.get(first..first + len).ok_or_else(|| split(unit))?;
+        scratch.out.next(len)?.copy_from_slice(bytes);
         let mut stats = UnitStats::new(0);
         for cell in cells(part, unit.cell()) {
             stats.elements = cell.len() as u64;

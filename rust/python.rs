@@ -1,7 +1,7 @@
 //! The boundary: three functions, a cancel handle and a read handle. The only file that knows Python.
 //!
 //! A job runs detached from the interpreter; the calling thread attaches at most ten times a second
-//! to look for signals and to call `progress`. Workers never attach.
+//! to look for signals and to call `progress`. Workers attach only to fill memory of the caller's.
 
 // PyO3 hands extracted arguments over, and `map_err` its errors.
 #![allow(clippy::needless_pass_by_value)]
@@ -12,17 +12,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pyo3::buffer::PyBuffer;
-use pyo3::exceptions::PyOSError;
+use pyo3::exceptions::{PyBufferError, PyOSError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyMemoryView, PySlice};
 
 use crate::error::{Error, Kind};
 use crate::exec::Given;
-use crate::format::safetensors;
+use crate::format::{self, Header, Tensor};
 use crate::io::source::{Identity, LocalFile, ReadMode, Source as _};
+use crate::io::unpublished::Pending;
 use crate::plan::{OpSpec, PLAN_VERSION};
+use crate::resolve::Work;
+use crate::schedule::Item;
 use crate::simd::Isa;
-use crate::sink::Describe;
+use crate::sink::{Describe, Sink, Written};
 use crate::{exec, reader};
 
 /// Cancels a running job from any thread.
@@ -119,30 +122,91 @@ fn read_header(py: Python<'_>, path: PathBuf, max_header_bytes: u64) -> PyResult
 
 fn header_json(path: &Path, max_header_bytes: u64) -> crate::Result<String> {
     let file = LocalFile::open(path, ReadMode::Pread)?;
-    let header = safetensors::read(&file, max_header_bytes)?;
+    let header = format::read(&file, max_header_bytes)?;
     let Identity::File(identity) = file.identity() else {
         return Err(Error::internal("a local file without an identity"));
     };
-    let tensors: Vec<_> = header
-        .tensors
-        .iter()
-        .map(|t| {
-            serde_json::json!({
-                "name": t.name, "dtype": t.dtype.name(), "shape": t.shape, "start": t.start, "end": t.end,
-            })
-        })
-        .collect();
+    let tensors: Vec<_> =
+        header.tensors.iter().map(|tensor| tensor_json(&header, tensor)).collect();
     let metadata: serde_json::Map<_, _> =
         header.metadata.iter().map(|(k, v)| (k.clone(), v.clone().into())).collect();
     let json = serde_json::json!({
         "path": path, "size": identity.size, "data_start": header.data_start,
+        "container": header.container.name(),
         "identity": identity, "metadata": metadata, "tensors": tensors,
     });
     Ok(json.to_string())
 }
 
+/// Memory of the caller's that takes the data of weight files, without their headers.
+struct Memory {
+    buffers: Vec<Py<PyMemoryView>>,
+    lengths: Vec<usize>,
+}
+
+impl Memory {
+    fn of(py: Python<'_>, buffers: &[Py<PyAny>]) -> PyResult<Self> {
+        let views = buffers.iter().map(|buffer| PyMemoryView::from(buffer.bind(py)));
+        let buffers = views.map(|view| Ok(view?.unbind())).collect::<PyResult<Vec<_>>>()?;
+        let lengths = buffers.iter().map(|view| {
+            let buffer = PyBuffer::<u8>::get(view.bind(py))?;
+            if buffer.readonly() {
+                return Err(PyBufferError::new_err("expected writable memory"));
+            }
+            Ok(buffer.len_bytes())
+        });
+        let lengths = lengths.collect::<PyResult<_>>()?;
+        Ok(Self { buffers, lengths })
+    }
+}
+
+impl Sink for Memory {
+    fn begin(&mut self, work: &Work) -> crate::Result<()> {
+        let expected: Vec<_> = work.files.iter().map(|file| file.data_len).collect();
+        let got: Vec<_> = self.lengths.iter().map(|len| *len as u64).collect();
+        if got != expected {
+            let what = format!("into: memory of {got:?} bytes, expected {expected:?}");
+            return Err(Error::plan(what));
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, item: &Item, bytes: &[u8]) -> crate::Result<Option<Pending>> {
+        let begin = usize::try_from(item.at).unwrap_or(usize::MAX);
+        let filled = Python::try_attach(|py| {
+            let (begin, end) = (begin.cast_signed(), (begin + bytes.len()).cast_signed());
+            let place =
+                self.buffers[item.file].bind(py).get_item(PySlice::new(py, begin, end, 1))?;
+            PyBuffer::<u8>::get(&place)?.copy_from_slice(py, bytes)
+        });
+        match filled {
+            Some(Ok(())) => Ok(None),
+            Some(Err(error)) => Err(Error::internal(format!("into: cannot be filled: {error}"))),
+            None => Err(Error::cancelled()),
+        }
+    }
+
+    fn commit(&mut self) -> crate::Result<Written> {
+        let bytes = self.lengths.iter().map(|len| *len as u64).sum();
+        Ok(Written { bytes, ..Written::default() })
+    }
+}
+
+/// A tensor as it lies in the file; of one of blocks also their format, and its shape in elements.
+fn tensor_json(header: &Header, tensor: &Tensor) -> serde_json::Value {
+    let Tensor { name, dtype, shape, start, end } = tensor;
+    let mut json = serde_json::json!({
+        "name": name, "dtype": dtype.name(), "shape": shape, "start": start, "end": end,
+    });
+    if let Some(blocks) = header.blocks.get(name) {
+        json["codec"] = blocks.format.into();
+        json["logical"] = blocks.shape.clone().into();
+    }
+    json
+}
+
 #[pyfunction]
-#[pyo3(signature = (plan, options, job, progress, describe=None))]
+#[pyo3(signature = (plan, options, job, progress, describe=None, into=None))]
 fn execute(
     py: Python<'_>,
     plan: &str,
@@ -150,6 +214,7 @@ fn execute(
     job: &Bound<'_, Job>,
     progress: Option<Py<PyAny>>,
     describe: Option<Py<PyAny>>,
+    into: Option<Vec<Py<PyAny>>>,
 ) -> PyResult<String> {
     let cancel = Arc::clone(&job.get().cancel);
     let (mut raised, mut misdescribed): (Option<PyErr>, Option<PyErr>) = (None, None);
@@ -164,7 +229,9 @@ fn execute(
             Err(Error::cancelled())
         })
     });
-    let given = Given { describe, ..Given::default() };
+    let mut memory = into.map(|buffers| Memory::of(py, &buffers)).transpose()?;
+    let sink = memory.as_mut().map(|memory| -> &mut dyn Sink { memory });
+    let given = Given { sink, describe, ..Given::default() };
     let process = std::process::id();
     let mut observer = |done: u64, total: u64| {
         let looked = Python::try_attach(|py| {

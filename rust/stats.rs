@@ -65,12 +65,14 @@ pub struct UnitStats {
     pub equal: Vec<bool>,
     /// Whether every element of each operand is 0; its norm may be without: small squares vanish.
     pub zero: Vec<bool>,
-    /// Elements the next two sums were taken of: one block of every [`SAMPLE`] of a cell, the first.
+    /// Elements the next three sums were taken of: one block of every [`SAMPLE`] of a cell, the first.
     pub sampled: u64,
     /// `|written - value|^2`: what rounding to the output's dtype changed.
     pub rounding2: f64,
     /// `|value - x_0|^2`: what the formula changed.
     pub change2: f64,
+    /// `|value|^2`: what the formula made.
+    pub value2: f64,
     /// `|x_i|^2` of each operand.
     pub norm2: Vec<f64>,
     /// `<x_i, x_0>` of each operand.
@@ -100,6 +102,7 @@ impl UnitStats {
             sampled: 0,
             rounding2: 0.0,
             change2: 0.0,
+            value2: 0.0,
             norm2: vec![0.0; operands],
             dot: vec![0.0; operands],
             delta2: vec![0.0; operands],
@@ -130,10 +133,11 @@ impl UnitStats {
             *equal = *equal && to.written(isa, run, x).changed == 0;
         }
         if (self.elements as usize / BLOCK).is_multiple_of(SAMPLE) {
-            let [rounding2, change2] = Energies::of(isa, made);
+            let [rounding2, change2, value2] = Energies::of(isa, made);
             self.sampled += reference.len() as u64;
             self.rounding2 += rounding2;
             self.change2 += change2;
+            self.value2 += value2;
         }
         self.elements += reference.len() as u64;
         self.changed += written.changed;
@@ -232,6 +236,7 @@ impl UnitStats {
         self.sampled += cell.sampled;
         self.rounding2 += cell.rounding2;
         self.change2 += cell.change2;
+        self.value2 += cell.value2;
         self.equal.iter_mut().zip(&cell.equal).for_each(|(equal, next)| *equal &= next);
         self.zero.iter_mut().zip(&cell.zero).for_each(|(zero, next)| *zero &= next);
         add(&mut self.nonfinite, &cell.nonfinite);
@@ -252,8 +257,8 @@ fn first_where(made: Made, holds: impl Fn(Made, usize) -> bool) -> Option<u64> {
     (0..made.values.len()).find(|i| holds(made, *i)).map(|at| at as u64)
 }
 
-/// `sum (written - value)^2` and `sum (value - reference)^2` of one block, each difference rounded to
-/// f32 and the sums formed as [`Isa::gram`] forms them.
+/// `sum (written - value)^2`, `sum (value - reference)^2` and `sum value^2` of one block, each difference
+/// rounded to f32 and the sums formed as [`Isa::gram`] forms them.
 struct Energies<'a> {
     written: &'a [f32],
     values: &'a [f32],
@@ -261,7 +266,7 @@ struct Energies<'a> {
 }
 
 impl Energies<'_> {
-    fn of(isa: &Isa, made: Made) -> [f64; 2] {
+    fn of(isa: &Isa, made: Made) -> [f64; 3] {
         let mut buffer = [0.0; BLOCK];
         let written = decoded(isa, made, &mut buffer);
         let energies = Energies { written, values: made.values, reference: made.operands[0] };
@@ -271,13 +276,14 @@ impl Energies<'_> {
 
     /// In f64, without the elements of which anything is not finite.
     #[cold]
-    fn in_f64(&self) -> [f64; 2] {
-        let mut sums = [0.0; 2];
+    fn in_f64(&self) -> [f64; 3] {
+        let mut sums = [0.0; 3];
         for ((w, x), r) in self.written.iter().zip(self.values).zip(self.reference) {
             if w.is_finite() && x.is_finite() && r.is_finite() {
                 let (w, x, r) = (f64::from(*w), f64::from(*x), f64::from(*r));
                 sums[0] += (w - x) * (w - x);
                 sums[1] += (x - r) * (x - r);
+                sums[2] += x * x;
             }
         }
         sums
@@ -285,14 +291,15 @@ impl Energies<'_> {
 }
 
 impl Body for Energies<'_> {
-    type Output = [f64; 2];
+    type Output = [f64; 3];
 
     #[inline(always)]
-    fn run(self) -> [f64; 2] {
-        let (mut rounding2, mut change2) = ([0.0; LANES], [0.0; LANES]);
+    fn run(self) -> [f64; 3] {
+        let (mut rounding2, mut change2, mut value2) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
         let mut add = |lane: usize, w: f32, x: f32, r: f32| {
             rounding2[lane] += (w - x) * (w - x);
             change2[lane] += (x - r) * (x - r);
+            value2[lane] += x * x;
         };
         let (w_rows, w_rest) = self.written.as_chunks::<LANES>();
         let (x_rows, x_rest) = self.values.as_chunks::<LANES>();
@@ -305,7 +312,7 @@ impl Body for Energies<'_> {
         for (lane, ((w, x), r)) in w_rest.iter().zip(x_rest).zip(r_rest).enumerate() {
             add(lane, *w, *x, *r);
         }
-        [total(&rounding2), total(&change2)]
+        [total(&rounding2), total(&change2), total(&value2)]
     }
 }
 

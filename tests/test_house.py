@@ -374,5 +374,5 @@ def test_plan_and_core_speak_one_language() -> None:
     kinds: list[type[Method]] = [*METHODS.values(), Take]
     ops = {op for kind in kinds for op in kind.ops}
     assert info["plan_version"] == VERSION
-    assert set(info["ops"]) == ops | {"analyze", "beside", "same"}
+    assert set(info["ops"]) == ops | {"analyze", "beside", "same", "text"}
     assert set(info["dtypes"]) in (set(DTYPES), set(FLOATS))

@@ -5,7 +5,7 @@ The core knows no model family and no default value; `submerge.run` is its only 
 system are `OSError` with the path and, as a note, a hint.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import final
 
 __all__ = ["Job", "Reader", "build_info", "execute", "read_header"]
@@ -79,6 +79,7 @@ def execute(
     job: Job,
     progress: Callable[[int, int], object] | None,
     describe: Callable[[list[int]], dict[str, str]] | None = None,
+    into: Sequence[bytearray | memoryview] | None = None,
 ) -> str:
     """Carry a plan out and return what was done.
 
@@ -95,6 +96,8 @@ def execute(
             times a second; returning False cancels, raising cancels and raises.
         describe: called once with the rank of each module of an adapter, 0 for what is no product;
             returns the metadata of its header, at most as long as what the plan holds.
+        into: writable memory for the data of each weight file, without its header, instead of the
+            plan's target; after an error, what it holds means nothing.
 
     Returns:
         JSON `{"units": [{"unit", "elements", "changed", "nonfinite", "nonfinite_out", "zero",

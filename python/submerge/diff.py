@@ -13,7 +13,7 @@ from submerge.pairs import unrelated
 from submerge.plan.comparison import comparison_plan
 from submerge.recipe import sources_of
 from submerge.report import Row, Run, grouped, rows_of, summed, table
-from submerge.run import RunArguments, RunOptions, execute
+from submerge.run import RunArguments, RunOptions, execute, expect_finite_adapters
 
 if TYPE_CHECKING:
     import os
@@ -113,6 +113,7 @@ def diff(
         for name, path in paths.items()
     }
     made = comparison_plan(models, adapters=sources_of(adapters, list(models)))
+    expect_finite_adapters(made.factors, options)
     figures = execute(made, options, "measure")
     rows = rows_of(made, figures)
     return Difference(

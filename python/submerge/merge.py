@@ -13,10 +13,9 @@ from submerge.checkpoint import open_checkpoint
 from submerge.files import expanded, path_of
 from submerge.layout import identify
 from submerge.plan import Plan, compile_plan
-from submerge.plan.finite import expect_finite
 from submerge.recipe import Recipe
 from submerge.report import Report
-from submerge.run import RunArguments, RunOptions, build_info, execute
+from submerge.run import RunArguments, RunOptions, build_info, execute, expect_finite_adapters
 
 if TYPE_CHECKING:
     import os
@@ -65,7 +64,7 @@ def plan(
 
     Args:
         recipe: a YAML or JSON file, its text, a dict, or a `Recipe`.
-        output: a `.safetensors` file, or a folder for shards or a pipeline.
+        output: a `.safetensors` or `.gguf` file, or a folder for shards or a pipeline.
 
     Raises:
         RecipeError: the recipe is malformed or does not fit the models.
@@ -173,9 +172,7 @@ def merge_flux_models(
 
 def carry_out(made: Plan, options: RunOptions) -> Report:
     """Write what a plan describes and report what was done; raises what `merge` raises."""
-    if made.factors is not None:
-        look = options.with_(stats=True, progress=None)
-        expect_finite(made.factors, execute(made.factors, look, "measure"))
+    expect_finite_adapters(made.factors, options)
     return Report.of(made, execute(made, options, "write"), build_info())
 
 
@@ -218,7 +215,7 @@ def named(paths: Sequence[str | os.PathLike[str]]) -> dict[str, str]:
 def _name(path: Path) -> str:
     """Return what a model's path calls it, in the letters a recipe allows, or nothing."""
     absolute = path.absolute()
-    stems = [re.sub(r"(\.safetensors(\.index\.json)?|\.sft)$", "", absolute.name)]
+    stems = [re.sub(r"(\.safetensors(\.index\.json)?|\.sft|\.gguf)$", "", absolute.name)]
     stems += [folder.name for folder in absolute.parents]
     for stem in stems[:3]:
         name = re.sub(r"[^A-Za-z0-9_-]+", "_", stem).strip("_-")

@@ -17,6 +17,7 @@ from submerge import _core
 from submerge.checkpoint import MAX_HEADER_BYTES
 from submerge.errors import listing
 from submerge.given import PATH, SIZE, Options, declared, hinted, made, meant, size, whole
+from submerge.plan.finite import expect_finite
 from submerge.profile.environment import cores
 from submerge.profile.spans import record
 from submerge.statistics import OFF, StatisticsCache, doubt
@@ -33,6 +34,7 @@ __all__ = [
     "__version__",
     "build_info",
     "execute",
+    "execute_into",
     "fit",
 ]
 
@@ -217,6 +219,34 @@ def execute(plan: Plan, options: RunOptions, mode: Mode) -> dict[str, Any]:
         unused = f"unused: `{cache.folder}` cannot be written"
     done["statistics_cache"] = unused or "on"
     return done
+
+
+def execute_into(plan: Plan, options: RunOptions, memory: bytearray | memoryview) -> None:
+    """Run a plan of one weight file, and put its data into memory instead of a file.
+
+    `memory` is writable bytes in one dimension, as many as the data has without its header; after
+    an error, what it holds means nothing. Statistics are neither kept nor used.
+    """
+    token = options.cancel if options.cancel is not None else CancelToken()
+    job = token._job  # noqa: SLF001
+    arguments = options.to_json("write")
+    _core.execute(plan.to_json(), arguments, job, options.progress, None, [memory])
+
+
+def expect_finite_adapters(factors: Plan | None, options: RunOptions) -> None:
+    """Refuse adapters with numbers that are not finite, before anything is done with them.
+
+    Args:
+        factors: what `factors_plan` returns of them.
+        options: how to run.
+
+    Raises:
+        AdapterError: naming the tensor.
+        CheckpointError, Cancelled, OSError: as `execute`.
+    """
+    if factors is not None:
+        look = options.with_(stats=True, progress=None)
+        expect_finite(factors, execute(factors, look, "measure"))
 
 
 def fit(plan: Plan, options: RunOptions) -> Running:

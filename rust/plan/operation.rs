@@ -28,6 +28,8 @@ pub enum Action {
     Solve(Box<dyn Solve>),
     /// The side tensor of this number of the output it stands beside.
     Beside(usize),
+    /// These bytes.
+    Text(String),
     /// Nothing is made of the operands; they are seen beside each other.
     Analyze(Analyze),
 }
@@ -41,6 +43,8 @@ family! {
     "same" => Same(Same),
     /// What an output's codec wants beside it, as it was made for that.
     "beside" => Beside(Beside),
+    /// A text, as its bytes in UTF-8.
+    "text" => Text(Text),
     /// A weighted sum.
     "linear" => Linear(Linear),
     /// A weighted sum whose weights follow from norms and angles.
@@ -81,6 +85,14 @@ pub struct Beside {
     pub side: usize,
 }
 
+/// A text that is a tensor of U8.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Text {
+    /// What it says.
+    pub text: String,
+}
+
 /// A rule for weights, with each row of the unit as the vector.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(transparent)]
@@ -112,6 +124,12 @@ impl Operation for Same {
 impl Operation for Beside {
     fn action(self, _: Whole) -> Acting {
         Ok(Action::Beside(self.side))
+    }
+}
+
+impl Operation for Text {
+    fn action(self, _: Whole) -> Acting {
+        Ok(Action::Text(self.text))
     }
 }
 

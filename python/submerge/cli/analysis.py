@@ -7,7 +7,6 @@ from typing import Any
 import click
 
 from submerge.cli.options import (
-    DTYPES,
     adapters_of,
     by_part,
     check_heatmap,
@@ -50,7 +49,7 @@ _LAYOUT = click.option(
 )
 @click.option(
     "--dtype",
-    type=click.Choice(DTYPES),
+    type=click.Choice(["same", "bf16", "f16", "f32", "fp8", "f8_e4m3", "f8_e5m2"]),
     default="same",
     show_default=True,
     help="What that merge would be rounded to; same is A's.",

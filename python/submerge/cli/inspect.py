@@ -83,7 +83,7 @@ def diff(first: str, second: str, **options: Any) -> int:
 @as_json
 @quiet
 def verify(model: str, **options: Any) -> int:
-    """Check that MODEL is sound: complete, in agreement with its config, every number finite."""
+    """Check that MODEL, or an adapter, is sound: complete, of known parts, every number finite."""
     from submerge.cli import NOT_PASSED, OK
     from submerge.progress import bar
     from submerge.verify import verify as check

@@ -8,7 +8,6 @@ import click
 
 from submerge.cli.lora_results import convert, extract, merge, resize
 from submerge.cli.options import (
-    DTYPES,
     LAYOUTS,
     adapters_of,
     allowing,
@@ -18,6 +17,7 @@ from submerge.cli.options import (
     emit,
     given,
     heatmap,
+    number_format,
     output,
     quiet,
     reading,
@@ -73,7 +73,7 @@ def info(file: str, **options: Any) -> int:
 @click.argument("adapters", nargs=-1, required=True, metavar="ADAPTER[=SCALE]...")
 @output
 @click.option("--layout", type=click.Choice(LAYOUTS), help="Names and files.  [default: same]")
-@click.option("--dtype", type=click.Choice(DTYPES), help="Type of the numbers.  [default: same]")
+@number_format
 @_COMPAT
 @allowing
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")

@@ -26,6 +26,7 @@ __all__ = [
     "given",
     "heatmap",
     "loras",
+    "number_format",
     "number_or_range",
     "nvfp4",
     "output",
@@ -40,7 +41,13 @@ __all__ = [
 F = TypeVar("F", bound="Callable[..., Any]")
 
 LAYOUTS = ("same", "diffusers", "bfl", "comfy")
-DTYPES = ("same", "bf16", "f16", "f32", "fp8", "f8_e4m3", "f8_e5m2")
+# Not imported, so that help stays quick; a test compares them with the tables.
+FORMATS = (
+    "same", "f32", "f16", "bf16", "fp8", "f8_e4m3", "f8_e5m2", "fp8_scaled", "int8_convrot",
+    "mxfp8", "nvfp4", "fp8_row", "sdnq_int8", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k",
+    "q5_k", "q6_k",
+)  # fmt: skip
+READERS = ("comfyui", "diffusers", "sdcpp", "gguf")
 
 
 class _Told(Protocol):
@@ -75,12 +82,19 @@ embedded = click.option(
     type=click.Path(file_okay=False),
     help="Keep prompt embeddings here; prompts that are there need no text encoder.",
 )
+number_format = click.option(
+    "--dtype",
+    type=click.Choice(FORMATS),
+    metavar="NAME",
+    help="Number format: bf16, f16, f32, fp8, fp8_scaled, int8_convrot, q8_0, ...; same is the"
+    " models'.  [default: same]",
+)
 output = click.option(
     "-o",
     "--output",
     required=True,
     type=click.Path(),
-    help="The .safetensors file to write, or the folder for shards or a pipeline.",
+    help="The .safetensors or .gguf file to write, or the folder for shards or a pipeline.",
 )
 
 
@@ -154,10 +168,13 @@ def shape(command: F) -> F:
             "--extras", metavar="MODEL|drop", help="Whose VAE and text encoders to carry."
         ),
         click.option("--shard-size", metavar="SIZE", help="Largest file, as in 10GB."),
+        number_format,
         click.option(
-            "--dtype",
-            type=click.Choice(DTYPES),
-            help="Type of the numbers; same is the first model's.  [default: same]",
+            "--for",
+            "for_",
+            type=click.Choice(READERS),
+            help="The program that is to read it: chooses layout and number format where they are"
+            " left out.",
         ),
         click.option(
             "--layout",
@@ -215,8 +232,19 @@ def adapters_of(
             head, equals, scale = path.rpartition("=")
             if equals:
                 path, fields["scale"] = head, number_or_range(scale, text, option)
+                _expect_model_last(path, scale, text, option)
         found.append({"path": path, **fields, **more})
     return found
+
+
+def _expect_model_last(path: str, scale: str, text: str, option: str) -> None:
+    """Refuse `FILE@MODEL=SCALE`, which would be a file of that name that is not there."""
+    file, _, model = path.rpartition("@")
+    if file and not os.path.exists(path) and os.path.exists(file):  # noqa: PTH110
+        raise click.BadParameter(
+            f"expected the model last, got `{text}`: write `{file}={scale}@{model}`",
+            param_hint=option,
+        )
 
 
 def number_or_range(value: str, text: str, option: str) -> float | dict[str, float]:

@@ -13,8 +13,10 @@ import click
 from submerge.cli.options import (
     adapters_of,
     as_json,
+    check_heatmap,
     emit,
     given,
+    heatmap,
     loras,
     number_or_range,
     nvfp4,
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["convert", "export", "merge", "plan", "tell_plan", "write"]
 
-_OUTPUT_FIELDS = ("layout", "dtype", "shard_size", "pipeline_from", "scheduler_from")
+_OUTPUT_FIELDS = ("layout", "dtype", "for_", "shard_size", "pipeline_from", "scheduler_from")
 
 
 def _meaning(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -90,6 +92,7 @@ def _meaning(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--trace", type=click.Path(dir_okay=False), help="A timeline of time and memory for Perfetto."
 )
+@heatmap
 @writing
 @as_json
 @quiet
@@ -103,6 +106,7 @@ def merge(sources: tuple[str, ...], **options: Any) -> None:
     """
     from submerge.merge import plan as compiled
 
+    check_heatmap(options["heatmap"])
     made = compiled(_recipe(sources, options), options["output"])
     if options["dry_run"]:
         tell_plan(made, options)
@@ -132,6 +136,7 @@ def plan(sources: tuple[str, ...], **options: Any) -> None:
 @loras
 @nvfp4
 @shape
+@heatmap
 @writing
 @as_json
 @quiet
@@ -144,7 +149,8 @@ def convert(model: str, **options: Any) -> None:
     from submerge.merge import plan as compiled
     from submerge.merge import single_model_recipe
 
-    fields = given({name: options.get(name) for name in _OUTPUT_FIELDS})
+    check_heatmap(options["heatmap"])
+    fields = _output_fields(options)
     adapters = adapters_of(options["loras"], options["allow"])
     asked = {"extras": options["extras"], "nvfp4": options["nvfp4"]}
     recipe = single_model_recipe(model, fields, adapters=adapters, **asked)
@@ -173,6 +179,7 @@ def convert(model: str, **options: Any) -> None:
     type=click.Choice(["drop"]),
     help="Leave VAE and text encoders of an all-in-one file behind.",
 )
+@heatmap
 @writing
 @as_json
 @quiet
@@ -185,6 +192,7 @@ def export(model: str, output: str, **options: Any) -> None:
     from submerge.export import export_merged_model
     from submerge.progress import bar
 
+    check_heatmap(options["heatmap"])
     with bar("exporting", quiet=options["quiet"]) as progress:
         report = export_merged_model(
             model,
@@ -198,7 +206,7 @@ def export(model: str, output: str, **options: Any) -> None:
         for note in report.summary["notes"]:
             if note not in report.remarks:
                 say(note, err=True)
-    emit(report, _summary(report), as_json=options["as_json"], quiet=options["quiet"])
+    _tell(report, options)
 
 
 def write(made: Plan, what: str, options: dict[str, Any]) -> None:
@@ -217,6 +225,13 @@ def write(made: Plan, what: str, options: dict[str, Any]) -> None:
         report = carry_out(made, RunOptions.of(run_arguments(options, progress=progress)))
     if seen is not None:
         seen.save(options["trace"])
+    _tell(report, options)
+
+
+def _tell(report: Report, options: dict[str, Any]) -> None:
+    """Draw what writing lost, if that is wanted, and print the report."""
+    if options.get("heatmap") is not None:
+        report.heatmap(options["heatmap"])
     emit(report, _summary(report), as_json=options["as_json"], quiet=options["quiet"])
 
 
@@ -299,9 +314,17 @@ def _on_top(base: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         recipe["extras"] = options["extras"]
     if adapters := adapters_of(options["loras"], options["allow"]):
         recipe["adapters"] = [*recipe.get("adapters", ()), *adapters]
-    if fields := given({name: options.get(name) for name in _OUTPUT_FIELDS}):
+    if fields := _output_fields(options):
         recipe["output"] = recipe.get("output", {}) | fields
     return recipe
+
+
+def _output_fields(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of the output that were given, as recipes call them."""
+    return {
+        name.rstrip("_"): value
+        for name, value in given({name: options.get(name) for name in _OUTPUT_FIELDS}).items()
+    }
 
 
 def _split(text: str, option: str) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from submerge.checkpoint.dtypes import FLOATS
 from submerge.errors import CheckpointError, listing
 from submerge.inference.failures import explained_folder
-from submerge.inference.weights import AdaptedWeights, Weights
+from submerge.inference.weights import MadeWeights, Weights
 from submerge.layout import Place, config_of
 
 if TYPE_CHECKING:
@@ -65,7 +65,9 @@ def build(parts: Parts, name: str, dtype: torch.dtype) -> tuple[Any, Weights]:
     shapes = {path: tuple(tensor.shape) for path, tensor in module.named_parameters()}
     dtypes = {path: tensor.dtype for path, tensor in module.named_parameters()}
     if name == "transformer":
-        return module, AdaptedWeights(parts.model, dtypes, parts.adapters)
+        return module, MadeWeights(
+            parts.model, dtypes, parts.opened(str(dtype).removeprefix("torch."))
+        )
     checkpoint = parts.beside.weights[name]
     places = _places(f"{parts.companions / name}", shapes, checkpoint.tensors)
     return module, Weights(checkpoint, places, dtypes)

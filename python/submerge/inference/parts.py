@@ -11,26 +11,30 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from submerge.checkpoint import open_checkpoint
-from submerge.checkpoint.dtypes import FLOATS
+from submerge.adapters import open_adapter
+from submerge.checkpoint import FLOATS, NUMBERS, open_checkpoint
+from submerge.checkpoint.dtypes import WORDS
 from submerge.checkpoint.reading import Reading
 from submerge.errors import LayoutError, RecipeError, listing
 from submerge.files import path_of
 from submerge.inference.activations import Shapes
 from submerge.inference.companions import Companions, check_pipeline, open_companions
-from submerge.inference.fused import fused_onto
 from submerge.inference.planner import Sizes, Stored
 from submerge.inference.quantized import QUANTIZATIONS, stored_bytes, unpacked_bytes
 from submerge.layout import Model, identify, tensors_of
-from submerge.merge import MergedModel
+from submerge.merge import MergedModel, single_model_recipe
+from submerge.opened import Opened
+from submerge.plan import compile_plan
+from submerge.plan.adapted import fuse
 from submerge.plan.labels import label
+from submerge.recipe import AdapterSource
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
 
     from submerge.plan.adapted import Fused
 
@@ -52,6 +56,7 @@ class Parts:
         name: what the model is called in public.
         own_scheduler: whether the scheduler belongs to this model.
         adapters: what is added to the transformer as it is read.
+        given: the same as it was asked for.
     """
 
     model: Model
@@ -59,6 +64,28 @@ class Parts:
     name: str
     own_scheduler: bool
     adapters: tuple[Fused, ...] = ()
+    given: tuple[str | Mapping[str, Any], ...] = ()
+
+    def opened(self, dtype: str) -> Opened | None:
+        """Return the transformer in diffusers' names and a dtype, as a merge would write it.
+
+        None where every tensor is rows of its files.
+
+        Args:
+            dtype: as torch writes it: `bfloat16`, `float16` or `float32`.
+
+        Raises:
+            AdapterError: an adapter holds numbers that are not finite.
+            OSError: a file cannot be read.
+        """
+        if not self.adapters and all(u.dtype in FLOATS for u in self.model.units.values()):
+            return None
+        path, extras = self.model.checkpoint.path, "drop" if self.model.extras else None
+        wanted = {"layout": "diffusers", "dtype": WORDS[dtype].lower()}
+        recipe = single_model_recipe(path, wanted, extras=extras, adapters=self.given)
+        models = dict.fromkeys(recipe.models, self.model)
+        adapters = [fused.adapter for fused in self.adapters]
+        return Opened(compile_plan(recipe, models, Path("painted.safetensors"), adapters))
 
     @property
     def companions(self) -> Path:
@@ -225,8 +252,30 @@ def find_parts(
     else:
         folder = _of_parents(source, model)
     beside = open_companions(folder, model.arch)
-    fused = fused_onto(model, adapters)
-    return Parts(model, beside, label(str(path)), own_scheduler=own == folder, adapters=fused)
+    return Parts(
+        model=model,
+        beside=beside,
+        name=label(str(path)),
+        own_scheduler=own == folder,
+        adapters=_fused(model, adapters),
+        given=tuple(adapters),
+    )
+
+
+def _fused(model: Model, adapters: Sequence[str | Mapping[str, Any]]) -> tuple[Fused, ...]:
+    """Return adapters on the one model that is painted with.
+
+    Raises:
+        RecipeError: malformed.
+        AdapterError, CheckpointError: one is damaged, or does not fit the model.
+        OSError: a file cannot be read.
+    """
+    sources = [
+        AdapterSource.parse(raw, f"adapters[{at}]").alone(f"adapters[{at}]")
+        for at, raw in enumerate(adapters)
+    ]
+    opened = [open_adapter(source.path) for source in sources]
+    return fuse(sources, opened, {"model": model}, list(model.units))
 
 
 def with_lent(
@@ -254,7 +303,7 @@ def with_lent(
 
 def _check_floats(model: Model) -> None:
     """Refuse numbers of a type that nothing is painted from."""
-    painted = FLOATS - {"F64"}  # merging rounds it once; a pipeline would keep layers of two types
+    painted = NUMBERS - {"F64"}  # merging rounds it once; a pipeline would keep layers of two types
     others: dict[str, str] = {
         unit.place.tensor: unit.dtype for unit in model.units.values() if unit.dtype not in painted
     }

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from submerge.checkpoint.dtypes import DTYPES
 from submerge.checkpoint.reading import Reading
-from submerge.inference.fused import Adapters
 from submerge.layout import tensors_of
 
 if TYPE_CHECKING:
@@ -24,14 +23,12 @@ if TYPE_CHECKING:
 
     from submerge.checkpoint import Checkpoint
     from submerge.layout import Model, Place
-    from submerge.plan.adapted import Fused
+    from submerge.opened import Opened
 
-__all__ = ["AdaptedWeights", "Weights", "diffusers_places", "unmap"]
+__all__ = ["MadeWeights", "Weights", "diffusers_places", "unmap"]
 
 # Bytes from which on a tensor has memory of its own.
 _LARGE = 1 << 20
-# Elements that adapters are added to at once: what is F32 beside the tensor takes a few times 8 MB.
-_TOGETHER = 2 << 20
 
 
 class Weights(Mapping[str, "torch.Tensor"]):
@@ -113,13 +110,13 @@ class Weights(Mapping[str, "torch.Tensor"]):
             made.copy_(read)
 
 
-class AdaptedWeights(Weights):
-    """A transformer's parameters in diffusers' names, with adapters added as they are read.
+class MadeWeights(Weights):
+    """A transformer's parameters in diffusers' names, of which some are made by the core.
 
     Args:
         model: the transformer.
         dtypes: parameter -> the dtype it is given in.
-        adapters: what is added to it.
+        opened: makes the parameters that are not rows of the files as they are.
 
     Raises:
         CheckpointError: a file is no longer the one whose header was read.
@@ -127,50 +124,28 @@ class AdaptedWeights(Weights):
     """
 
     def __init__(
-        self, model: Model, dtypes: Mapping[str, torch.dtype], adapters: Sequence[Fused]
+        self, model: Model, dtypes: Mapping[str, torch.dtype], opened: Opened | None = None
     ) -> None:
         super().__init__(model.checkpoint, diffusers_places(model), dtypes)
-        self._model = model
-        self._adapters = Adapters(adapters)
-        self._units = {
-            tensor.name: tensor.units
-            for tensor in tensors_of(model.arch, "diffusers")
-            if any(map(self._adapters.touch, tensor.units))
-        }
+        self._opened = opened
+        # What is a copy of floats is read without the core's buffers.
+        self._made = frozenset() if opened is None else opened.computed
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        """Read one tensor; raises as that of `Weights`."""
-        made = super().__getitem__(name)
-        if name in self._units:
-            self._adapt(self._units[name], made)
-        return made
+        """Read or make one tensor.
 
-    def close(self) -> None:
-        """Let the files go; what was read stays."""
-        super().close()
-        self._adapters.close()
-
-    def check(self) -> None:
-        """Raise as reading a tensor would if any of the files has changed."""
-        super().check()
-        self._adapters.check()
-
-    def _adapt(self, units: Sequence[str], made: torch.Tensor) -> None:
-        """Put what adapters add into the rows of a tensor; one rounding, so it is read in F32."""
+        Raises:
+            KeyError, CheckpointError, OSError: as that of `Weights`.
+            PlanError: a file that it is made from was written or replaced meanwhile.
+        """
         import torch
 
-        at = 0
-        for unit in units:
-            rows = self._model.units[unit].rows
-            place = self._model.units[unit].place
-            step = max(1, _TOGETHER // max(1, made[0].numel()))
-            for first in range(0, rows, step) if self._adapters.touch(unit) else ():
-                last = min(rows, first + step)
-                base = _empty((last - first, *made.shape[1:]), torch.float32)
-                begun = place.start + first
-                self._rows(place._replace(start=begun, end=begun + len(base)), base)
-                made[at + first : at + last].copy_(self._adapters.onto(unit, base, first))
-            at += rows
+        if self._opened is None or name not in self._made:
+            return super().__getitem__(name)
+        output = self._opened.tensors[name]
+        made = _empty(output.shape, getattr(torch, str(DTYPES[output.dtype].torch)))
+        self._opened.into(name, memoryview(made.reshape(-1).view(torch.uint8).numpy()))
+        return made.to(self._dtypes[name])
 
 
 def _empty(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:

@@ -23,8 +23,9 @@ from submerge.plan.encoders import open_encoders
 from submerge.plan.extracted import expect_plain, factored, making_of, placed_in_one
 from submerge.plan.finite import factors_plan
 from submerge.plan.form import OutFile, OutputTensor, Plan
+from submerge.plan.gguf import gguf_file
 from submerge.plan.guidance import decide_guidance
-from submerge.plan.outputs import lay_out, place, precision_notes, shape_of
+from submerge.plan.outputs import lay_out, place, shape_of
 from submerge.plan.pipeline import Taken, take_over
 from submerge.plan.provenance import metadata
 from submerge.plan.scope import spanned
@@ -58,7 +59,7 @@ def compile_plan(
     Args:
         recipe: what is meant.
         models: the opened models, by the recipe's names.
-        target: a path ending in `.safetensors` for one file, else a folder.
+        target: a path ending in `.safetensors` or `.gguf` for one file, else a folder.
         adapters: the opened files of the recipe's adapters, in its order.
 
     Raises:
@@ -114,7 +115,7 @@ def compile_plan(
         is_folder=shape.is_folder,
         overflow=recipe.output.overflow,
         sources=inputs.sources,
-        files=(*(OutFile(path, said) for path in placed.paths), *encoded.files),
+        files=(*_files(draft, said), *encoded.files),
         texts=(*placed.texts, *taken.texts, *texts),
         copies=(*taken.copies, *licences),
         outputs=(*placed.outputs, *encoded.outputs),
@@ -146,10 +147,9 @@ def _placed(
 ) -> tuple[Placed, Sequence[str]]:
     """Return where the tensors of a model go, and remarks on their precision."""
     recipe, shape, arch = what
-    tensors = lay_out(shape, arch, units, inputs, recipe.output.dtype)
-    precision = precision_notes(tensors, inputs, recipe.output.dtype)
-    whole = spanned(tensors, inputs) if recipe.scope == "tensor" else tensors
-    return place(shape, whole + carried, arch), precision
+    made = lay_out(shape, arch, units, inputs)
+    whole = spanned(made.tensors, inputs) if recipe.scope == "tensor" else made.tensors
+    return place(shape, [*whole, *made.beside, *carried], arch), made.notes
 
 
 def _facts(draft: Draft) -> dict[str, str]:
@@ -161,6 +161,14 @@ def _facts(draft: Draft) -> dict[str, str]:
     for owner in dict.fromkeys(carried.values()):
         found |= description_of(models[owner].checkpoint, carried)
     return found
+
+
+def _files(draft: Draft, said: Mapping[str, str]) -> list[OutFile]:
+    """Return the weight files with what they say of themselves."""
+    placed = draft.placed
+    if draft.shape.encoding.container == "gguf":
+        return [gguf_file(said, draft.arch, placed.outputs)]
+    return [OutFile(path, said) for path in placed.paths]
 
 
 def _about(draft: Draft, making: Making | None) -> About:

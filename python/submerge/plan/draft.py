@@ -12,7 +12,7 @@ from submerge.checkpoint.marks import METADATA
 from submerge.errors import counted, listing, quoted
 from submerge.layout import depths_of, family_of
 from submerge.plan.about import About, Applied, Parent
-from submerge.plan.form import Copy, Text
+from submerge.plan.form import BESIDE, Copy, Text
 from submerge.plan.labels import label
 from submerge.plan.licence import (
     Licence,
@@ -76,7 +76,8 @@ class Draft:
     def formulas(self) -> list[tuple[str, list[str]]]:
         """Each formula with the selectors of its units; tensors that are no units are left out."""
         units = self.placed.units
-        return formulas({unit.name: unit.formula for unit in units if unit.reason != "extras"})
+        told = [unit for unit in units if unit.reason not in ("extras", BESIDE)]
+        return formulas({unit.name: unit.formula for unit in told})
 
     @functools.cached_property
     def terms(self) -> dict[str, Terms]:
@@ -151,7 +152,8 @@ class Draft:
 
 def about(draft: Draft) -> About:
     """Return what the plan says of itself, without notes and unused tensors."""
-    floats = sorted({output.dtype for output in draft.placed.outputs})
+    placed = draft.placed
+    floats = sorted({placed.outputs[u.output].written for u in placed.units if u.reason != BESIDE})
     return About(
         title=draft.title,
         layout=draft.shape.words,
@@ -274,7 +276,7 @@ def _of_output(draft: Draft) -> list[str]:
     """Tell of other precisions, of widths that need another pipeline, of an equal parent."""
     if draft.recipe.output.adapter is not None:
         return []
-    asked = draft.recipe.output.dtype != "same"
+    asked = draft.shape.encoding.formats.default != "same"
     notes = [] if asked else of_precision(draft.models, draft.placed)
     widths = {name: model.arch.in_channels for name, model in draft.models.items()}
     if len(set(widths.values())) > 1:
@@ -287,7 +289,7 @@ def _of_output(draft: Draft) -> list[str]:
         spaces = Counter(unit.name.partition(".")[0] for unit in carried)
         words = ", ".join(f"{quoted(s)} ({counted(n, 'tensor')})" for s, n in spaces.items())
         notes.append(f"carried along from {quoted(carried[0].models[0])} as they are: {words}")
-    units = [unit for unit in draft.placed.units if unit.reason != "extras"]
+    units = [unit for unit in draft.placed.units if unit.reason not in ("extras", BESIDE)]
     sources = {unit.models for unit in units}
     if len(draft.models) > 1 and len(sources) == 1 and all(u.op == "copy" for u in units):
         (source,) = sources

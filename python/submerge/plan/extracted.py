@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from submerge.adapters.written import FORMS
 from submerge.checkpoint.codecs import NUMBERS
 from submerge.checkpoint.dtypes import WORDS
-from submerge.checkpoint.names import is_one_file
+from submerge.checkpoint.names import is_safetensors
 from submerge.errors import LayoutError, RecipeError, listing, quoted
 from submerge.layout import family_of
 from submerge.plan.form import OutputTensor
@@ -57,24 +57,24 @@ def expect_plain(output: Output, target: Path) -> None:
     Raises:
         RecipeError: a folder as the target, or a layout, shards or a pipeline.
     """
-    if not is_one_file(target):
+    if not is_safetensors(target.name):
         raise RecipeError(
-            f"recipe.output.adapter: {quoted(target.name)} is a folder, expected one file for an "
-            "adapter",
+            f"recipe.output.adapter: {quoted(target.name)}, expected one `.safetensors` file for "
+            "an adapter",
             hint="let the output's name end in `.safetensors`",
         )
-    for field in ("shard_size", "pipeline_from", "scheduler_from"):
+    for field in ("shard_size", "pipeline_from", "scheduler_from", "for_"):
         if getattr(output, field) is not None:
-            raise RecipeError(f"recipe.output.{field}: of an adapter, expected none")
+            raise RecipeError(f"recipe.output.{field.rstrip('_')}: of an adapter, expected none")
     if output.layout != "same":
         raise RecipeError(
             f"recipe.output.layout: {quoted(output.layout)} of an adapter, expected none",
             hint="`adapter: {form: ...}` says how its modules are named",
         )
-    if output.dtype not in ("same", "f32", "f16", "bf16"):
+    if output.dtype.entries or output.dtype.default not in ("same", "f32", "f16", "bf16"):
+        got = quoted(output.dtype.names[0])
         raise RecipeError(
-            f"recipe.output.dtype: {quoted(output.dtype)} of an adapter, expected `bf16`, `f16` or "
-            "`f32`"
+            f"recipe.output.dtype: {got} of an adapter, expected `bf16`, `f16` or `f32`"
         )
 
 
@@ -263,5 +263,5 @@ def placed_in_one(filled: Iterable[Filled]) -> Placed:
 def making_of(output: Output, made: Factored, facts: Mapping[str, str]) -> Making:
     """Return what the core makes of the outputs; factors are in BF16 where nothing is asked for."""
     assert output.adapter is not None  # noqa: S101 - it is made for one
-    dtype = "BF16" if output.dtype == "same" else WORDS[output.dtype]
+    dtype = WORDS.get(output.dtype.default, "BF16")
     return Making(output.adapter.form, dtype, made.modules, facts)

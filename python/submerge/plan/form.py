@@ -18,19 +18,22 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from submerge.checkpoint import DTYPES
 from submerge.checkpoint.names import nameable
 from submerge.errors import counted, listing
-from submerge.plan.sizes import bytes_in_words, header
+from submerge.formats import FORMATS
+from submerge.plan.sizes import bytes_in_words, gguf_size, header
 from submerge.plan.terms import tagged
 from submerge.plan.words import formulas
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from submerge.checkpoint.codecs import Spec
     from submerge.methods import Blend
     from submerge.plan.about import About
     from submerge.plan.making import Making
     from submerge.plan.terms import Operand, Source, Term
 
 __all__ = [
+    "BESIDE",
     "VERSION",
     "Copy",
     "OutFile",
@@ -42,6 +45,9 @@ __all__ = [
 ]
 
 VERSION = 1
+
+BESIDE = "beside"
+"""The reason of units that hold no numbers of a model: scales, and what tells of them."""
 
 # Selectors shown for one formula; a gradient has few, a scattered rule many.
 _SHOWN = 6
@@ -120,28 +126,74 @@ class Unit(NamedTuple):
 
 
 class OutputTensor(NamedTuple):
-    """A tensor of the output: `Plan.files[file]` holds it under `name`."""
+    """A tensor of the output: `Plan.files[file]` holds it under `name`.
+
+    Attributes:
+        dtype, shape: as the header has them, of codes where there is a format.
+        format: what its numbers are written in, by its name in `FORMATS`; empty if the dtype says
+            all.
+        codec: what the plan calls that; None if the dtype says all, and of codes that are copied.
+        beside: what its codec wants beside it, in the codec's order.
+    """
 
     file: int
     name: str
     dtype: str
     shape: tuple[int, ...]
+    format: str = ""
+    codec: Spec | None = None
+    beside: tuple[OutputTensor, ...] = ()
 
     @property
     def nbytes(self) -> int:
         """Bytes of its data."""
         return DTYPES[self.dtype].size(math.prod(self.shape))
 
+    @property
+    def written(self) -> str:
+        """What its numbers are written in: the format, or else the dtype."""
+        return self.format or self.dtype
+
+    @property
+    def row_elements(self) -> int:
+        """Numbers in a row."""
+        stored = math.prod(self.shape[1:])
+        return FORMATS[self.format].elements(stored) if self.format else stored
+
     def plain(self) -> dict[str, Any]:
         """Return the JSON form."""
-        return {"file": self.file, "name": self.name, "dtype": self.dtype, "shape": self.shape}
+        plain = {"file": self.file, "name": self.name, "dtype": self.dtype, "shape": self.shape}
+        if self.codec is not None:
+            plain["codec"] = self.codec
+        return plain
 
 
 class OutFile(NamedTuple):
-    """A weight file of the output; `path` is empty when the target is one file."""
+    """A weight file of the output.
+
+    Attributes:
+        path: inside the target; empty when that is one file.
+        metadata: what it says of itself, as texts.
+        numbers: of a GGUF its key-values that are uint32, without the alignment; None of
+            safetensors, which have none.
+    """
 
     path: str
     metadata: Mapping[str, str]
+    numbers: Mapping[str, int] | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        plain: dict[str, Any] = {"path": self.path, "metadata": dict(self.metadata)}
+        if self.numbers is not None:
+            plain["container"] = {"gguf": {"numbers": dict(self.numbers)}}
+        return plain
+
+    def size(self, tensors: Sequence[tuple[str, str, Sequence[int], int]]) -> int:
+        """Return the bytes of the file with these tensors: name, dtype, shape and bytes."""
+        if self.numbers is not None:
+            return gguf_size(tensors, self.metadata, self.numbers)
+        return len(header(tensors, self.metadata)) + sum(tensor[3] for tensor in tensors)
 
 
 class Text(NamedTuple):
@@ -251,7 +303,7 @@ class Plan:
             "overflow": self.overflow,
             "target": {kind: {"path": str(self.target)}},
             "sources": sources,
-            "files": [{"path": f.path, "metadata": dict(f.metadata)} for f in self.files],
+            "files": [file.plain() for file in self.files],
             "texts": [{"path": t.path, "text": t.text} for t in self.texts],
             "copies": copies,
             "outputs": [o.plain() for o in self.outputs],
@@ -291,7 +343,7 @@ class Plan:
     @property
     def formulas(self) -> list[tuple[str, list[str]]]:
         """Each formula with the selectors of its units; tensors that are no units are left out."""
-        units = [u for u in self.units if u.reason not in ("extras", "encoder")]
+        units = [u for u in self.units if u.reason not in ("extras", "encoder", BESIDE)]
         return formulas({unit.name: unit.formula for unit in units})
 
     def _formula_lines(self) -> list[str]:
@@ -348,7 +400,7 @@ class Plan:
         tensors = [(o.name, o.dtype, o.shape, o.nbytes) for o in self.outputs if o.file == index]
         if self.making is not None:
             tensors = self.making.largest(tensors)
-        return len(header(tensors, self.files[index].metadata)) + sum(t[3] for t in tensors)
+        return self.files[index].size(tensors)
 
     @property
     def output_bytes(self) -> int:

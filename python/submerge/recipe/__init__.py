@@ -2,24 +2,25 @@
 
 from submerge.recipe.fields import (
     Action,
-    AdapterOutput,
     AdapterSource,
     Guidance,
     ModelSource,
-    Output,
     Rule,
     sources_of,
 )
 from submerge.recipe.model import Recipe, Step
+from submerge.recipe.output import AdapterOutput, Formats, Output, Rounding
 
 __all__ = [
     "Action",
     "AdapterOutput",
     "AdapterSource",
+    "Formats",
     "Guidance",
     "ModelSource",
     "Output",
     "Recipe",
+    "Rounding",
     "Rule",
     "Step",
     "sources_of",

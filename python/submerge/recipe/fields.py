@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from submerge.blocks import Selector
 from submerge.errors import RecipeError, quoted
-from submerge.given import SIZE, Filled, Record, declare, declared, number, one_of, shown
+from submerge.given import Filled, Record, declare, declared, number, one_of, shown
 from submerge.methods import METHOD, Linear, Method, Take
 from submerge.recipe.advice import beside_another_action, for_unknown
+from submerge.recipe.output import Output, only
 from submerge.values import Number, PerModel, Value
 
 if TYPE_CHECKING:
@@ -18,13 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Action",
-    "AdapterOutput",
     "AdapterSource",
     "Guidance",
     "ModelSource",
-    "Output",
     "Rule",
-    "plain_size",
     "sources_of",
 ]
 
@@ -260,94 +258,7 @@ class Guidance:
         return {
             "anyOf": [
                 {"enum": ["keep", "scale", "drop"]},
-                _one("scale", {"type": "number"}),
-                _one("bake", {"type": "number", "minimum": 0}),
+                only("scale", {"type": "number"}),
+                only("bake", {"type": "number", "minimum": 0}),
             ]
         }
-
-
-def _one(name: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": {name: schema},
-        "required": [name],
-        "additionalProperties": False,
-    }
-
-
-def plain_size(size: int) -> int | str:
-    """Return a size as text where that is exact: `10GB` for 10,000,000,000."""
-    for unit, scale in (("GB", 10**9), ("MB", 10**6)):
-        if size % scale == 0:
-            return f"{size // scale}{unit}"
-    return size
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdapterOutput(Record):
-    """An adapter as the result: what the merge adds to one of its models."""
-
-    onto: str = declare("A model's name: the one the adapter is to be added to.")
-    rank: Value | None = declare(
-        "The rank of each module, or the most an `energy` may take: a number, a list, {from, to}, "
-        "or a mapping of selectors; 0 leaves units out.",
-        None,
-    )
-    energy: Value | None = declare(
-        "The share of its sum of squares that a module must hold, with the smallest rank that "
-        "does: more than 0 and at most 1, or any form of a value.",
-        None,
-    )
-    form: Literal["peft", "kohya", "comfy"] = declare(
-        "Whose names its tensors have; `peft` is what diffusers and peft read.", "peft"
-    )
-
-    def check_together(self, where: str) -> None:
-        """Refuse neither a rank nor an energy."""
-        if self.rank is None and self.energy is None:
-            raise RecipeError(
-                f"{where}: expected `rank`, `energy` or both, got neither",
-                hint="write `rank: 32`, or `energy: 0.95`",
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Output(Record):
-    """What is written, and how."""
-
-    layout: Literal["same", "diffusers", "bfl", "comfy"] = declare(
-        "Names and files of the tensors; `same` is the first model's layout.",
-        "same",
-    )
-    dtype: Literal["same", "f32", "f16", "bf16", "fp8", "f8_e4m3", "f8_e5m2"] = declare(
-        "Type of every float tensor; `same` is the models', tensor by tensor, and the widest where "
-        "they differ; `fp8` is `f8_e4m3` for the matrices of the blocks and `same` for the rest.",
-        "same",
-    )
-    overflow: Literal["saturate", "nan"] = declare(
-        "What fp8 does with numbers too large for it.", "saturate"
-    )
-    shard_size: Annotated[int, SIZE] | None = declare(
-        "Bytes per file at most, `10GB`; left out: 10 GB for diffusers, one file for other "
-        "layouts.",
-        None,
-    )
-    pipeline_from: Filled | None = declare(
-        "A model's name or a folder: write a whole pipeline, with its other parts from there.",
-        None,
-    )
-    scheduler_from: Filled | None = declare(
-        "A model's name or a folder: take the pipeline's scheduler from there instead.",
-        None,
-    )
-    link: Literal["auto", "link", "reflink", "copy"] = declare(
-        "How the pipeline's other parts get there.",
-        "auto",
-    )
-    adapter: AdapterOutput | None = declare(
-        "Write what the merge adds to one of its models as an adapter, in place of a model.", None
-    )
-    card: bool = declare(
-        "Write a model card with the parents and the licence that follows from them.", True
-    )
-    title: str | None = declare("Title in the card and the metadata.", None)

@@ -38,10 +38,9 @@ from submerge.recipe.fields import (
     AdapterSource,
     Guidance,
     ModelSource,
-    Output,
     Rule,
-    plain_size,
 )
+from submerge.recipe.output import Output, plain_size
 from submerge.recipe.saved import find_models, is_checkpoint, saved_recipe
 
 __all__ = ["Recipe", "Step"]

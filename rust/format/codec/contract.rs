@@ -254,6 +254,11 @@ pub trait Codec: Debug + Send + Sync {
         let _ = (largest, sides);
     }
 
+    /// Whether numbers can be written in it; if not, it is read and copied.
+    fn writes(&self) -> bool {
+        true
+    }
+
     /// Rounds values to whole blocks.
     fn encode(&self, isa: &Isa, values: Values, out: &mut [u8]);
 

@@ -10,10 +10,10 @@ use super::bnb4::{Bnb4, Nested};
 use super::codes::Code;
 use super::contract::Codec;
 use super::double::{Double, Rounding};
+use super::ggml::Ggml;
 use super::mxfp8::Mxfp8;
 use super::nvfp4::Nvfp4;
 use super::plain::{Plain, PlainAtRandom};
-use super::q8_0::Q8;
 use super::rotation;
 use super::scaled::Scaled;
 use super::tiles::Layout;
@@ -48,9 +48,9 @@ pub enum CodecSpec {
     Nvfp4,
     /// The same with the first of two in the low bits, and the scales of blocks in rows.
     Nvfp4Bfl,
-    /// Blocks of ggml's `Q8_0`, as U8.
-    #[serde(rename = "q8_0")]
-    Q8,
+    /// Blocks of ggml, as U8.
+    #[serde(skip)]
+    Ggml(Ggml),
 }
 
 /// Rounding at random, to be written alone.
@@ -125,7 +125,11 @@ impl Default for CodecSpec {
 impl<'de> Deserialize<'de> for CodecSpec {
     /// A word alone is short for one without parameters.
     fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
-        let given = match Value::deserialize(from)? {
+        let given = Value::deserialize(from)?;
+        if let Ok(format) = Ggml::deserialize(&given) {
+            return Ok(Self::Ggml(format));
+        }
+        let given = match given {
             Value::String(word) => Value::Object(Map::from_iter([(word, Value::Null)])),
             other => other,
         };
@@ -185,9 +189,9 @@ impl CodecSpec {
             Self::Mxfp8(random) => found.mxfp8(*random),
             Self::Nvfp4 => found.nvfp4(Layout::Tiles),
             Self::Nvfp4Bfl => found.nvfp4(Layout::Rows),
-            Self::Q8 => {
+            Self::Ggml(format) => {
                 found.expect(BYTES, &[])?;
-                Ok(Some(Arc::new(Q8)))
+                Ok(Some(format.codec()))
             }
         }
     }

@@ -6,10 +6,12 @@ use std::path::Path;
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::tensor::{Checked, Flaw, Tensor, no_memory, twice};
-use super::tensor::{DAMAGED, MAX_METADATA, MAX_NAME, MAX_RANK, MAX_TENSORS, METADATA};
+use super::tensor::{MAX_RANK, METADATA, NOTES};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result, quoted};
+use crate::format::flaw::{Checked, DAMAGED, Flaw, MAX_NAME, MAX_TENSORS};
+use crate::format::flaw::{charge, name_too_long, no_memory, twice};
+use crate::format::tensor::Tensor;
 
 /// The text map in file order.
 type Metadata = Vec<(String, String)>;
@@ -49,22 +51,7 @@ pub(super) fn check_name(name: &str) -> Checked<()> {
         return Err(Flaw::new(what, "rename the tensor"));
     }
     if name.len() > MAX_NAME {
-        let what = format!("name too long, expected at most {MAX_NAME} bytes, got {}", name.len());
-        return Err(Flaw::new(what, DAMAGED));
-    }
-    Ok(())
-}
-
-/// Count one metadata entry towards the limit: its text and about what it costs to hold.
-pub(super) fn charge(total: &mut usize, key: &str, value: &str) -> Checked<()> {
-    *total += key.len() + value.len() + size_of::<(String, String)>();
-    if *total > MAX_METADATA {
-        let what = format!("too much metadata, expected at most {MAX_METADATA} bytes, got more");
-        return Err(Flaw::new(
-            what,
-            "metadata holds notes, not data; read the tensors with `safetensors.torch.load_file` and \
-             write them without it with `save_file`",
-        ));
+        return Err(name_too_long(name.len()));
     }
     Ok(())
 }
@@ -232,7 +219,7 @@ impl<'de> Visitor<'de> for Notes<'_, '_> {
         let reading = self.0;
         let mut total = 0_usize;
         while let Some((key, value)) = map.next_entry::<String, String>()? {
-            reading.pass(charge(&mut total, &key, &value))?;
+            reading.pass(charge(&mut total, (&key, &value), NOTES))?;
             reading.metadata.push((key, value));
         }
         let mut keys: Vec<_> = reading.metadata.iter().map(|(key, _)| key.as_str()).collect();

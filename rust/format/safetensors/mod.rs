@@ -11,14 +11,14 @@
 //! is ambiguous (duplicate names, unknown fields, entries that are not objects) or beyond the
 //! limits below; nothing is accepted that the crate refuses, but for its fixed limit of 100 MB.
 
-mod foreign;
-mod header;
 mod json;
 mod open;
+mod parse;
 mod tensor;
 mod write;
 
-pub use header::{Header, parse};
+pub use super::header::Header;
+pub use super::tensor::Tensor;
 pub use open::read;
-pub use tensor::Tensor;
+pub use parse::parse;
 pub use write::encode;

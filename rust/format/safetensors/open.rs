@@ -1,9 +1,10 @@
 //! From an open source to the JSON text of its header.
 
-use super::foreign;
-use super::header::{Header, parse};
-use super::tensor::{Checked, DAMAGED, Flaw, INCOMPLETE, no_memory};
+use super::parse::parse;
 use crate::error::Result;
+use crate::format::flaw::{Checked, DAMAGED, Flaw, INCOMPLETE, TRUSTED, no_memory};
+use crate::format::foreign;
+use crate::format::header::Header;
 use crate::io::source::Source;
 use crate::memory;
 
@@ -49,7 +50,7 @@ fn header_length(head: &[u8], size: u64, limit: u64) -> Checked<u64> {
     }
     if length > limit {
         let what = format!("header too large, expected at most {limit} bytes, got {length}");
-        return Err(Flaw::new(what, hint("if you trust the file, raise `max_header_bytes`")));
+        return Err(Flaw::new(what, hint(TRUSTED)));
     }
     Ok(length)
 }

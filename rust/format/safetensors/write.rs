@@ -6,9 +6,12 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
 use super::json;
-use super::tensor::{Checked, Flaw, METADATA, Tensor, index, tile, twice};
+use super::tensor::{METADATA, NOTES, check, tile};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result, quoted};
+use crate::format::flaw::{Checked, Flaw, charge, twice};
+use crate::format::header::index;
+use crate::format::tensor::Tensor;
 
 /// The longest JSON text that readers of the format accept; a longer one is never written.
 const MAX_LENGTH: usize = 100_000_000;
@@ -21,7 +24,7 @@ const MAX_LENGTH: usize = 100_000_000;
 pub fn encode(metadata: &[(String, String)], tensors: &[Tensor]) -> Result<Vec<u8>> {
     let wrong = |flaw: Flaw| Error::plan(format!("output header: {}", flaw.what)).hint(flaw.hint);
     for tensor in tensors {
-        json::check_name(&tensor.name).and_then(|()| tensor.check()).map_err(|flaw| {
+        json::check_name(&tensor.name).and_then(|()| check(tensor)).map_err(|flaw| {
             let what = format!("output tensor {}: {}", quoted(&tensor.name), flaw.what);
             Error::plan(what).hint(flaw.hint)
         })?;
@@ -47,7 +50,7 @@ fn sorted(metadata: &[(String, String)]) -> Checked<BTreeMap<&str, &str>> {
     let mut total = 0;
     let mut map = BTreeMap::new();
     for (key, value) in metadata {
-        json::charge(&mut total, key, value)?;
+        charge(&mut total, (key, value), NOTES)?;
         if map.insert(key.as_str(), value.as_str()).is_some() {
             return Err(twice("metadata key", key));
         }

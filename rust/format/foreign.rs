@@ -1,9 +1,9 @@
-//! What a file that is not safetensors probably is, told by its first bytes.
+//! What a file of no container that is known probably is, told by its first bytes.
 //!
 //! Only asked once a file has been refused: eight bytes of another format may be a valid length.
 
 /// Beginnings of the files people pass by mistake, with what to do; the first match counts.
-const SIGNS: [(&[u8], &str); 11] = [
+const SIGNS: [(&[u8], &str); 10] = [
     (
         b"version https://git-lfs",
         "this is a Git LFS pointer, not the file itself; run `git lfs pull` in its repository",
@@ -12,7 +12,6 @@ const SIGNS: [(&[u8], &str); 11] = [
     (b"\x80\x02", PICKLE),
     (b"\x80\x03", PICKLE),
     (b"\x80\x04", PICKLE),
-    (b"GGUF", "this is a GGUF file (quantised for inference); merge the original safetensors"),
     (b"\x89HDF", "this is an HDF5 file; convert it to safetensors first"),
     (b"\x1f\x8b", "this is a gzip archive; unpack it first"),
     (b"<", "this looks like a web page; the download needs a login or an accepted licence"),
