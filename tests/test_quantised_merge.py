@@ -163,7 +163,8 @@ def test_what_is_taken_unchanged_keeps_its_codes_and_scales(form: str, tmp_path:
     source = made.path / f"{factory.WEIGHTS}.safetensors" if form == "sdnq" else made.path
     found, own = factory.read(file), factory.read(source)
     leaf = {"fp8": "weight_scale", "older_fp8": "scale_weight", "sdnq": "scale"}[form]
-    scales = {name for name in own if name.endswith(f".{leaf}") and "norm" not in name}
+    scales = {name for name in own if name.endswith(f".{leaf}")}
+    scales = {n for n in scales if n.removesuffix(leaf) + "weight" in own}
     for name in scales:
         stem = name.removesuffix(f".{leaf}")
         written = "scale" if form == "sdnq" else "weight_scale"

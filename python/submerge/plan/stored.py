@@ -214,7 +214,10 @@ def _nvfp4(sample: _Sample, *, tiles: bool) -> float:
     for row, place in sample.blocks(16):
         codes = sample.codes.read((row * sample.columns + place * 16) // 2, 8)
         scale = _e4m3(_scale_in(sample, (row, place), 16, tiles=tiles)) * whole
-        found += [_E2M1[code] * scale * scale for code in _nibbles(codes)]
+        errors = [_E2M1[code] for code in _nibbles(codes)]
+        # The largest of a block, which its scale is made of, was not rounded.
+        exact = max(errors) if any(code & 7 == 7 for code in _nibbles(codes)) else 0.0
+        found.append((sum(errors) - exact) / 16 * scale * scale)
     return _mean(found)
 
 
