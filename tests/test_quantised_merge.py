@@ -49,7 +49,7 @@ def merged(models: Mapping[str, Path], out: Path, **recipe: Any) -> dict[str, by
 
 METHODS: dict[str, dict[str, Any]] = {
     "linear": {"alpha": 0.3},
-    "slerp": {"method": "slerp", "alpha": 0.4},
+    "slerp": {"method": {"slerp": {"alpha": 0.4}}},
     "ties": {"base": "base", "method": {"ties": {"density": 0.5}}},
     "iso_c": {"base": "base", "method": "iso_c"},
 }
@@ -98,16 +98,21 @@ def test_adapters_add_to_the_numbers(
     assert both[0] == both[1]
 
 
+def figures_of(row: Any) -> tuple[Any, ...]:
+    """Everything of a row but the names of the two models."""
+    (pair,) = row.pairs
+    return (row.block, row.stream, row.part, row.changed, pair.norms, pair.dot, pair.delta)
+
+
 def test_what_is_extracted_measured_and_verified_is_that_of_the_numbers(
     models: dict[str, Quantised], tmp_path: Path
 ) -> None:
     a, b = models["a"], models["b"]
     assert submerge.diff(a.path, a.plain).equal
     assert not submerge.diff(a.path, b.path).equal
-    rows = [submerge.diff(one, other).rows for one, other in zip(a, b, strict=True)]
-    assert [row._replace(formulas=()) for row in rows[0]] == [
-        row._replace(formulas=()) for row in rows[1]
-    ]
+    differences = [submerge.diff(one, other).rows for one, other in zip(a, b, strict=True)]
+    found, expected = ([figures_of(row) for row in rows] for rows in differences)
+    assert found == expected
     analyses = [submerge.analyze(one, other) for one, other in zip(a, b, strict=True)]
     assert [row.to_dict() for row in analyses[0].rows] == [
         row.to_dict() for row in analyses[1].rows
@@ -145,6 +150,39 @@ def test_numbers_that_are_not_finite_are_found_behind_their_scales(tmp_path: Pat
     assert "double.0.img.attn.out.weight" in checked.text()
 
 
+# What is taken unchanged.
+
+
+@pytest.mark.parametrize("form", ["fp8", "older_fp8", "sdnq"])
+def test_what_is_taken_unchanged_keeps_its_codes_and_scales(form: str, tmp_path: Path) -> None:
+    layout = "diffusers" if form == "sdnq" else "bfl"
+    made = quantised(tmp_path, ONE, form, layout)
+    out = tmp_path / ("out" if form == "sdnq" else "out.safetensors")
+    submerge.convert(made.path, out, **WRITE)
+    file = out / f"{factory.WEIGHTS}.safetensors" if form == "sdnq" else out
+    source = made.path / f"{factory.WEIGHTS}.safetensors" if form == "sdnq" else made.path
+    found, own = factory.read(file), factory.read(source)
+    leaf = {"fp8": "weight_scale", "older_fp8": "scale_weight", "sdnq": "scale"}[form]
+    scales = {name for name in own if name.endswith(f".{leaf}")}
+    scales = {n for n in scales if n.removesuffix(leaf) + "weight" in own}
+    for name in scales:
+        stem = name.removesuffix(f".{leaf}")
+        written = "scale" if form == "sdnq" else "weight_scale"
+        assert found[f"{stem}.weight"].tobytes() == own[f"{stem}.weight"].tobytes()
+        assert found[f"{stem}.{written}"].tobytes() == own[name].tobytes()
+    assert len(scales) == {"bfl": 26, "diffusers": 40}[layout]
+    kinds = {"fp8": "fp8_scaled", "older_fp8": "fp8_scaled", "sdnq": "int8_row"}
+    assert submerge.inspect(out).precision[kinds[form]]["tensors"] == len(scales)
+    assert submerge.diff(out, made.plain).equal
+
+
+def test_codes_that_the_output_cannot_hold_become_bf16_and_are_told(tmp_path: Path) -> None:
+    made = quantised(tmp_path, ONE, "fp8")
+    report = submerge.convert(made.path, tmp_path / "out", layout="diffusers")
+    assert submerge.inspect(tmp_path / "out").precision.keys() == {"BF16"}
+    assert any("of fp8_scaled written in BF16" in note for note in report.summary["notes"])
+
+
 # What plans, reports and inspections say.
 
 
@@ -154,8 +192,8 @@ def test_a_plan_says_what_its_parents_are_stored_in(
     recipe = {"models": {n: str(models[n].path) for n in "ab"}, "alpha": 0.5}
     plan = submerge.plan(recipe, tmp_path / "out.safetensors")
     first, second = plan.about.parents
-    assert first.precision == "26 tensors of fp8_scaled, 58 tensors of BF16, 8.10 bits per weight"
-    assert second.precision.startswith("40 tensors of fp8_row, 72 tensors of BF16, 8.")
+    assert first.precision == "26 tensors of fp8_scaled, 58 tensors of BF16, 9.19 bits per weight"
+    assert second.precision.startswith("40 tensors of fp8_row, 72 tensors of BF16, 9.")
     assert first.precision in plan.describe()
     assert any("fp8_scaled" in note and "written in BF16" in note for note in plan.about.notes)
     gone = {unused.reason: unused.tensors for unused in plan.about.unused}
@@ -196,7 +234,8 @@ def test_what_a_parent_had_lost_is_estimated_from_its_scales(form: str, tmp_path
     for name in names:
         error2 += ((numbers[name].astype(float) - original[name].astype(float)) ** 2).sum()
         norm2 += (numbers[name].astype(float) ** 2).sum()
-    assert found.relative == pytest.approx((error2 / norm2) ** 0.5, rel=0.03)
+    assert found.relative == pytest.approx((error2 / norm2) ** 0.5, rel=0.05)
+    # The largest of each row is exact, which tells in rows of 64.
     assert set(found.blocks) == {"double.0", "double.1", "single.0", "single.1"}
     assert found.words() in report.remarks
     assert report.to_dict()["inherited"][0]["relative"] == found.relative

@@ -238,7 +238,10 @@ class _Measured:
     @classmethod
     def of(cls, model: Model, options: RunOptions, nvfp4: str) -> _Measured:
         layout = "generic" if model.layout == "generic" else "auto"
-        recipe = single_model_recipe(model.checkpoint.path, layout=layout, nvfp4=nvfp4)
+        # Numbers are looked at, not codes that would be taken as they are.
+        wanted = {"dtype": "f32"}
+        path = model.checkpoint.path
+        recipe = single_model_recipe(path, wanted, layout=layout, nvfp4=nvfp4)
         # Nothing is written: the target only has to be somewhere else than the input.
         made = plan(recipe, model.checkpoint.path.with_name("measured.safetensors"))
         # Of a copy the core takes no norm; one times the same numbers is the same.

@@ -72,7 +72,7 @@ _ALL = (
     # bitsandbytes: the largest of blocks and a code book, and both of these, nested.
     Codec("nf4", "bnb4", _U8, 2, 1, 2),
     Codec("fp4", "bnb4", _U8, 2, 1, 2),
-    Codec("llm_int8", "bnb8", _I8, 1, 1, 1),
+    Codec("llm_int8", "llm_int8", _I8, 1, 1, 1),
 )
 
 CODECS: Mapping[str, Codec] = MappingProxyType({codec.name: codec for codec in _ALL})

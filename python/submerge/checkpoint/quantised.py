@@ -111,16 +111,22 @@ def _cut(name: str) -> tuple[str, str]:
     return ".".join(parts[:-1]), parts[-1]
 
 
+def _codes(own: Mapping[str, TensorInfo], stem: str) -> TensorInfo | None:
+    """Return what may be the codes of a layer; what a header says is packed is numbers already."""
+    found = own.get(_join(stem, _PAYLOAD))
+    return None if found is None or found.packed else found
+
+
 def _layers(own: Mapping[str, TensorInfo], marks: Mapping[str, Mark]) -> dict[str, _Layer]:
     """Return the layers that something stands beside, in the order of the file."""
     layers: dict[str, _Layer] = {}
     for name, info in own.items():
         stem, leaf = _cut(name)
         if leaf in _LEAVES:
-            layer = layers.setdefault(stem, _Layer(stem, own.get(_join(stem, _PAYLOAD))))
+            layer = layers.setdefault(stem, _Layer(stem, _codes(own, stem)))
             layer.leaves[leaf] = info
     for stem, mark in marks.items():
-        layer = layers.setdefault(stem, _Layer(stem, own.get(_join(stem, _PAYLOAD))))
+        layer = layers.setdefault(stem, _Layer(stem, _codes(own, stem)))
         layer.mark = mark
     return layers
 
@@ -267,7 +273,7 @@ def _shape(form: Form, layer: _Layer) -> tuple[int, ...] | None:
 def _block(form: Form, layer: _Layer) -> int:
     """Return the bytes of a block of codes, which rotating makes as wide as its groups."""
     said = layer.mark.parameters if layer.mark else {}
-    return int(said.get("group_size", CODECS[form.codec].nbytes))
+    return int(said.get("rotated", CODECS[form.codec].nbytes))
 
 
 def _fits(form: Form, layer: _Layer) -> bool:

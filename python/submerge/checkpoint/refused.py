@@ -141,7 +141,7 @@ def _by_names(checkpoint: Checkpoint, names: Sequence[str]) -> tuple[str, str] |
 
 def _marks(checkpoint: Checkpoint, refused: Refused, name: str, stem: str) -> bool:
     codes = checkpoint.tensors.get(".".join(filter(None, (stem, refused.codes))))
-    if codes is None or codes.dtype in WIDE:
+    if codes is None or codes.dtype in WIDE or codes.packed is not None:
         return False
     # A whole model cast to fp8 has its parameters called `scale` in fp8 too; scales are finer.
     is_plain = codes.dtype.startswith("F8") and checkpoint.tensors[name].dtype == codes.dtype

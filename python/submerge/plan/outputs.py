@@ -20,7 +20,7 @@ from submerge.layout import COMFY_PREFIX, OutTensor, family_of, tensors_of
 from submerge.plan.encoding import beside_units, encoding_of, marker_of, quantization_config
 from submerge.plan.form import OutputTensor, Text, Unit
 from submerge.plan.sizes import data_key, split_shards
-from submerge.plan.taken import taken
+from submerge.plan.taken import kept, taken
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -211,6 +211,9 @@ def lay_out(shape: Shape, arch: Architecture, units: Mapping[str, Unit], inputs:
     for tensor in tensors:
         inside = _stacked(tensor, [units[n] for n in tensor.units], inputs)
         form, asked = chosen[tensor.name]
+        if form.name == "same" and _is_block_matrix(tensor):
+            where = (shape.encoding.container, shape.layout)
+            form = kept(tensor, inside, inputs, where) or form
         if (as_is := taken(tensor, form, inside, inputs)) is not None:
             filled.append(as_is.codes)
             beside += as_is.beside

@@ -3,7 +3,8 @@
 A number that was rounded to one of a few levels lies anywhere between the points halfway to its
 neighbours: the square of its error is on average `((b - v)^3 + (v - a)^3) / (3 (b - a))` for the
 level `v` between the points `a` and `b`, and `step^2 / 12` where levels are a step apart. What a
-scale multiplies, it multiplies by its square. Scales of rows are all read, of blocks 16 a unit.
+scale multiplies, it multiplies by its square. Of int8 all scales of rows are read, else
+16 runs of codes a unit and the scales of these.
 """
 
 from __future__ import annotations
@@ -172,11 +173,13 @@ def _squares(sample: _Sample, *, by_rows: bool) -> float:
 def _float8(sample: _Sample, *, by_rows: bool) -> float:
     errors = _fp8(sample.codes.dtype)
     width = min(_CODES, sample.columns)
-    codes = b"".join(
-        sample.codes.read(row * sample.columns + place * width, width)
-        for row, place in sample.blocks(width)
-    )
-    return _mean([errors[code] for code in codes]) * _squares(sample, by_rows=by_rows)
+    found = []
+    for row, place in sample.blocks(width):
+        codes = sample.codes.read(row * sample.columns + place * width, width)
+        # A row of a large scale has small codes: each is multiplied by its own.
+        (scale,) = sample.sides[0].floats(row if by_rows else 0, 1)
+        found.append(_mean([errors[code] for code in codes]) * scale * scale)
+    return _mean(found)
 
 
 def _scale_in(sample: _Sample, place: tuple[int, int], elements: int, *, tiles: bool) -> int:
@@ -211,7 +214,10 @@ def _nvfp4(sample: _Sample, *, tiles: bool) -> float:
     for row, place in sample.blocks(16):
         codes = sample.codes.read((row * sample.columns + place * 16) // 2, 8)
         scale = _e4m3(_scale_in(sample, (row, place), 16, tiles=tiles)) * whole
-        found += [_E2M1[code] * scale * scale for code in _nibbles(codes)]
+        errors = [_E2M1[code] for code in _nibbles(codes)]
+        # The largest of a block, which its scale is made of, was not rounded.
+        exact = max(errors) if any(code & 7 == 7 for code in _nibbles(codes)) else 0.0
+        found.append((sum(errors) - exact) / 16 * scale * scale)
     return _mean(found)
 
 
