@@ -15,7 +15,7 @@ from factory import KREA, SCHNELL, save_file, save_folder
 from submerge import RecipeError, RunOptions
 from submerge.merge import named
 from submerge.pairs import Pair
-from submerge.report import Row, grouped
+from submerge.rows import Row, grouped
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from submerge.merge import named
 from submerge.pairs import unrelated
 from submerge.plan.comparison import comparison_plan
 from submerge.recipe import sources_of
-from submerge.report import Row, Run, grouped, rows_of, summed, table
+from submerge.report import Run
+from submerge.rows import Row, grouped, rows_of, summed, table
 from submerge.run import RunArguments, RunOptions, execute, expect_finite_adapters
 
 if TYPE_CHECKING:

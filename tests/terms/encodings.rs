@@ -343,3 +343,33 @@ fn the_smallest_budget_counts_what_is_seen() {
     assert_eq!(done.report.working_bytes, least);
     job.with(&json!({"memory_budget": least - 1})).try_run().expect_err("a byte too few");
 }
+
+/// What tells of a format is a text in the file, whatever the chunks; what is no such text is refused.
+#[test]
+fn a_text_is_a_tensor_of_its_bytes() {
+    let text = json!({"text": {"text": "{\"format\": \"\u{e9}\"}"}});
+    let plain = json!({"file": 0, "name": "w", "dtype": "F32", "shape": [HEIGHT, COLUMNS]});
+    let mut job = job(&plain, &[[0, HEIGHT]], &linear());
+    let marker = json!({"file": 0, "name": "w.said", "dtype": "U8", "shape": [16]});
+    job.plan["outputs"].as_array_mut().expect("outputs").push(marker);
+    let unit =
+        json!({"name": "w.said", "output": 1, "start": 0, "end": 16, "operands": [], "op": text});
+    job.plan["units"].as_array_mut().expect("units").push(unit);
+    for (threads, chunk, isa) in WAYS {
+        let how = json!({"threads": threads, "chunk": chunk, "isa": isa});
+        let said = tensor(&job.with(&how).run().file, "w.said");
+        assert_eq!(said, "{\"format\": \"\u{e9}\"}".as_bytes(), "{how}");
+    }
+    let mut refused = |place: &str, value: Value, expected: &str| {
+        let before = job.plan.pointer(place).expect("a place").clone();
+        *job.plan.pointer_mut(place).expect("a place") = value;
+        let error = job.try_run().expect_err(expected).to_string();
+        assert!(error.contains(expected), "{error}");
+        *job.plan.pointer_mut(place).expect("a place") = before;
+    };
+    let rows = json!([[rows(0, "w", 16)]]);
+    refused("/units/1/operands", rows, "elements in a row differ");
+    let longer = json!({"text": "0123456789abcdefg"});
+    refused("/units/1/op/text", longer, "a text of 17 bytes, expected 16 elements of U8");
+    refused("/outputs/1/dtype", json!("I8"), "a text of 16 bytes, expected 16 elements of I8");
+}

@@ -27,7 +27,7 @@ from submerge.evaluate.verdicts import Facts, questions
 from submerge.files import path_of
 from submerge.pairs import unrelated
 from submerge.profile import environment
-from submerge.report import summed
+from submerge.rows import summed
 
 if TYPE_CHECKING:
     import os
