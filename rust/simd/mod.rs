@@ -105,7 +105,7 @@ mod tests {
                     let want = float.decode(*bits).to_bits();
                     assert_eq!(out.to_bits(), want, "{} {float:?} {bits:#x}", isa.name());
                 }
-                for scale in [1.0, -3.7e-3, 0.0, 1e-40, f32::INFINITY, f32::NAN] {
+                for scale in [1.0, -3.7e-3, 0.0, 1e-40, 3e37, f32::INFINITY, f32::NAN] {
                     isa.decode_scaled(float, &bytes[1..], scale, &mut out);
                     for (bits, out) in patterns.iter().zip(&out) {
                         let want = float.decode(*bits) * scale;
