@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 BASE = Flux(dtype="F32")
 TO_Q = "transformer.transformer_blocks.0.attn.to_q"
 QKV = "double_blocks.0.img_attn.qkv"
+STEM = f"lora_unet_{QKV.replace('.', '_')}"
 
 
 @pytest.fixture(scope="module")
@@ -206,3 +207,44 @@ def test_lengths_at_full_size_are_those_of_dense_products(tmp_path: Path) -> Non
     for key, norm in expected.items():
         assert found[key] == pytest.approx(norm, rel=1e-6)
     assert len(unit_shapes(arch)) > 100
+
+
+REFUSED: dict[str, tuple[Callable[[], dict[str, Array]], str, str]] = {
+    "BOFT": (
+        lambda: {f"{STEM}.boft_R.default": files.draw(1, 1, 4, 4, 4)},
+        "OFT and BOFT turn the weight by a matrix of which the file does not say how it is made",
+        "fuse it into its model with the program that made it",
+    ),
+    "a Tucker core of LoHa": (
+        lambda: {f"{STEM}.hada_t1": files.draw(1, 4, 4, 1, 1)},
+        "a Tucker core of a convolution",
+        "fuse it into its model with the program that made it",
+    ),
+    "GLoRA of peft": (
+        lambda: {f"{TO_Q}.glora_A.weight": files.draw(1, 4, 64)},
+        "peft's GLoRA changes weights and biases by five factors of its own",
+        "fuse it into its model with the program that made it",
+    ),
+    "IA3": (
+        lambda: {f"{TO_Q}.ia3_l": files.draw(1, 64, 1)},
+        "IA3 rescales activations, expected what is added to a weight",
+        "fuse it into its model with the program that made it",
+    ),
+    "a control LoRA of a wider model": (
+        lambda: {
+            "img_in.lora_A.weight": files.draw("down", 4, 128),
+            "img_in.lora_B.weight": files.draw("up", 64, 4),
+        },
+        r"img_in\.lora_A\.weight`: expected \[4, 64\], got \[4, 128\]",
+        "the adapter was made for a model of other sizes",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_kinds_that_are_not_read_are_refused_by_name(tmp_path: Path, base: Path, case: str) -> None:
+    made, message, hint = REFUSED[case]
+    path = files.save(tmp_path / "s.safetensors", made())
+    with pytest.raises(AdapterError, match=message) as caught:
+        lora.bake(base, [str(path)], tmp_path / "o.safetensors")
+    assert caught.value.hint == hint

@@ -190,34 +190,6 @@ CASES: dict[str, tuple[Callable[[], dict[str, Array]], str, str]] = {
         "OFT and BOFT turn the weight by a matrix of which the file does not say how it is made",
         "fuse it into its model with the program that made it",
     ),
-    "BOFT": (
-        lambda: {f"{QKV}.boft_R.default": files.draw(1, 1, 4, 4, 4)},
-        "OFT and BOFT turn the weight by a matrix of which the file does not say how it is made",
-        "fuse it into its model with the program that made it",
-    ),
-    "a Tucker core of LoHa": (
-        lambda: {f"{QKV}.hada_t1": files.draw(1, 4, 4, 1, 1)},
-        "a Tucker core of a convolution",
-        "fuse it into its model with the program that made it",
-    ),
-    "GLoRA of peft": (
-        lambda: {f"{TO_Q}.glora_A.weight": files.draw(1, 4, 64)},
-        "peft's GLoRA changes weights and biases by five factors of its own",
-        "fuse it into its model with the program that made it",
-    ),
-    "IA3": (
-        lambda: {f"{TO_Q}.ia3_l": files.draw(1, 64, 1)},
-        "IA3 rescales activations, expected what is added to a weight",
-        "fuse it into its model with the program that made it",
-    ),
-    "a control LoRA of a wider model": (
-        lambda: {
-            "img_in.lora_A.weight": files.draw("down", 4, 128),
-            "img_in.lora_B.weight": files.draw("up", 64, 4),
-        },
-        r"img_in\.lora_A\.weight`: expected \[4, 64\], got \[4, 128\]",
-        "the adapter was made for a model of other sizes",
-    ),
     "a widened layer": (
         lambda: pair() | {"diffusion_model.img_in.reshape_weight": scalar([64, 128], "i8")},
         "widens the model's layer",

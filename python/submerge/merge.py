@@ -122,8 +122,8 @@ def convert(
         model: a checkpoint file or folder.
         output: a `.safetensors` file, or a folder for shards.
         layout: `diffusers`, `bfl`, `comfy`, or `same` as the model.
-        dtype: `f32`, `f16`, `bf16`, `fp8`, `f8_e4m3`, `f8_e5m2`, or `same` as the model, tensor by
-            tensor. `fp8` is `f8_e4m3` for the matrices of the blocks and `same` for the rest.
+        dtype: a number format, `bf16`, `fp8_scaled` or `q8_0` say (docs/outputs.md lists them), or
+            `same` as the model, tensor by tensor.
         adapters: what is fused into it: paths, or `{"path", "scale", ...}` as in a recipe.
         nvfp4: whose NVFP4 codes it has, where the file does not say: `comfy` or `bfl`.
         **run: how to run, see `RunOptions`.

@@ -205,6 +205,11 @@ def test_adapters_that_do_not_fit_are_refused_before_torch_is_asked(
     path = files.save(tmp_path / "s.safetensors", files.diffusers(found))
     with pytest.raises(AdapterError, match=r"expected \[64, 4\], got \[32, 4\]"):
         load_model(pipelines["krea"], device="cpu", adapters=[str(path)])
+    sick = files.diffusers(files.pairs(KREA, ["x_embedder"]))
+    sick["transformer.x_embedder.lora_A.weight"][0, 0] = np.nan
+    path = files.save(tmp_path / "sick.safetensors", sick)
+    with pytest.raises(AdapterError, match=r"x_embedder\.lora_A\.weight`: 1 of 256 elements inf"):
+        load_model(pipelines["krea"], device="cpu", adapters=[str(path)])
     with pytest.raises(RecipeError, match=r"adapters\[0\].onto: got `krea`, expected nothing"):
         load_model(pipelines["krea"], adapters=[{"path": str(path), "onto": "krea"}])
 

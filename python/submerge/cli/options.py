@@ -23,6 +23,7 @@ __all__ = [
     "check_heatmap",
     "embedded",
     "emit",
+    "for_reader",
     "given",
     "heatmap",
     "loras",
@@ -81,6 +82,13 @@ embedded = click.option(
     metavar="FOLDER",
     type=click.Path(file_okay=False),
     help="Keep prompt embeddings here; prompts that are there need no text encoder.",
+)
+for_reader = click.option(
+    "--for",
+    "for_",
+    type=click.Choice(READERS),
+    help="The program that is to read it: chooses layout and number format where they are left"
+    " out.",
 )
 number_format = click.option(
     "--dtype",
@@ -169,13 +177,7 @@ def shape(command: F) -> F:
         ),
         click.option("--shard-size", metavar="SIZE", help="Largest file, as in 10GB."),
         number_format,
-        click.option(
-            "--for",
-            "for_",
-            type=click.Choice(READERS),
-            help="The program that is to read it: chooses layout and number format where they are"
-            " left out.",
-        ),
+        for_reader,
         click.option(
             "--layout",
             type=click.Choice(LAYOUTS),

@@ -15,6 +15,7 @@ from submerge.cli.options import (
     as_json,
     check_heatmap,
     emit,
+    for_reader,
     given,
     heatmap,
     loras,
@@ -163,9 +164,9 @@ def convert(model: str, **options: Any) -> None:
 @click.option(
     "--quantization",
     metavar="NAME",
-    help="bf16, f16, f32; fp8 for the blocks' matrices; f8_e4m3 or f8_e5m2 for every tensor."
-    "  [default: same]",
+    help="Number format: bf16, f16, f32, fp8, fp8_scaled, int8_convrot, q8_0, ...  [default: same]",
 )
+@for_reader
 @click.option(
     "--layout",
     type=click.Choice(["auto", "same", "diffusers", "bfl", "comfy"]),
@@ -198,6 +199,7 @@ def export(model: str, output: str, **options: Any) -> None:
             model,
             output,
             options["quantization"],
+            reader=options["for_"],
             layout=options["layout"],
             extras=options["extras"],
             **run_arguments(options, progress=progress),

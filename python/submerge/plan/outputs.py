@@ -15,12 +15,12 @@ from submerge.checkpoint.codecs import CODECS, NUMBERS
 from submerge.checkpoint.dtypes import DTYPES, WORDS
 from submerge.checkpoint.names import container_of, is_one_file
 from submerge.errors import InternalError, LayoutError, RecipeError, counted, quoted
-from submerge.formats import FORMATS
+from submerge.formats import READERS
 from submerge.layout import COMFY_PREFIX, OutTensor, family_of, tensors_of
 from submerge.plan.encoding import beside_units, encoding_of, marker_of, quantization_config
 from submerge.plan.form import OutputTensor, Text, Unit
 from submerge.plan.sizes import data_key, split_shards
-from submerge.plan.taken import taken
+from submerge.plan.taken import kept, taken
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -211,8 +211,9 @@ def lay_out(shape: Shape, arch: Architecture, units: Mapping[str, Unit], inputs:
     for tensor in tensors:
         inside = _stacked(tensor, [units[n] for n in tensor.units], inputs)
         form, asked = chosen[tensor.name]
-        if form.name == "same":
-            form = _kept(tensor, inside, inputs, shape) or form
+        if form.name == "same" and _is_block_matrix(tensor):
+            where = (shape.encoding.container, shape.layout)
+            form = kept(tensor, inside, inputs, where) or form
         if (as_is := taken(tensor, form, inside, inputs)) is not None:
             filled.append(as_is.codes)
             beside += as_is.beside
@@ -221,26 +222,19 @@ def lay_out(shape: Shape, arch: Architecture, units: Mapping[str, Unit], inputs:
         filled.append((shape.encoding.tensor(tensor, form, rest, asked=asked), inside))
     written = {tensor.name: tensor.written for tensor, _ in filled}
     precision = precision_notes(filled, inputs) if "same" in shape.encoding.formats.names else ()
-    notes = (*precision, *shape.encoding.notes(tensors, written))
+    notes = (*_for_whom(shape), *precision, *shape.encoding.notes(tensors, written))
     beside += [marker for tensor, _ in filled if (marker := marker_of(tensor)) is not None]
     return LaidOut(filled, beside, notes)
 
 
-def _kept(tensor: OutTensor, units: Sequence[Unit], inputs: Inputs, shape: Shape) -> Format | None:
-    """Return the format of the codes that a tensor is a copy of, if the output can hold them.
-
-    Codes are never written anew for the sake of `same`, which would round them once more.
-    """
-    dtypes = frozenset().union(*(inputs.dtypes(unit) for unit in units))
-    if len(dtypes) > 1 or any(unit.op != "copy" or unit.added for unit in units):
-        return None
-    for form in FORMATS.values():
-        fits = shape.encoding.container in form.containers and form.layout in (None, shape.layout)
-        if form.codec not in dtypes or not fits or not _is_block_matrix(tensor):
-            continue
-        if not form.sides or taken(tensor, form, units, inputs) is not None:
-            return form
-    return None
+def _for_whom(shape: Shape) -> list[str]:
+    """Say what was chosen for the program that the output is for."""
+    reader = READERS.get(shape.encoding.reader or "")
+    if reader is None:
+        return []
+    names = f"names begin with {quoted(shape.prefix)}" if shape.prefix else "bare names"
+    formats = ", ".join(shape.encoding.formats.names)
+    return [f"for {reader.title}: layout {shape.words}, {names}, {formats}"]
 
 
 def _stacked(tensor: OutTensor, units: Sequence[Unit], inputs: Inputs) -> list[Unit]:
