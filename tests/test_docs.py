@@ -71,7 +71,7 @@ def test_the_page_about_quantised_models_runs_in_order(
     quantised(tmp_path, KREA, "fp8").path.rename(tmp_path / "krea_fp8_scaled.safetensors")
     quantised(tmp_path, SCHNELL, "sdnq", "diffusers").path.rename(tmp_path / "schnell-int8")
     monkeypatch.chdir(tmp_path)
-    assert all_of(ROOT / "docs" / "quantised.md") == 2
+    assert all_of(ROOT / "docs" / "formats.md") == 2
 
 
 def test_the_cookbook_runs_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

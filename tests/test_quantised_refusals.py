@@ -143,7 +143,7 @@ LOWER = ("torchao", "quanto", "compressed-tensors", "bitsandbytes")
 
 
 def test_the_page_names_every_form_and_every_refusal() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "quantised.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
     for form in FORMS:
         assert form.word.partition("+")[0] in page
     # Of a title what names the form: `a Nunchaku (SVDQuant) model` says Nunchaku.

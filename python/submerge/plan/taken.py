@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from submerge.checkpoint.codecs import CODECS
+from submerge.formats import FORMATS
 from submerge.methods import copied
 from submerge.plan.form import BESIDE, OutputTensor, Unit
 from submerge.plan.terms import Rows
@@ -17,11 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from submerge.checkpoint import TensorInfo
-    from submerge.formats import Format
+    from submerge.formats import Container, Format
     from submerge.layout import OutTensor
     from submerge.plan.unit import Inputs
 
-__all__ = ["Taken", "taken"]
+__all__ = ["Taken", "kept", "taken"]
 
 
 class Taken(NamedTuple):
@@ -58,6 +59,27 @@ def taken(tensor: OutTensor, form: Format, units: Sequence[Unit], inputs: Inputs
         beside.append((OutputTensor(0, name, own.dtype, own.shape), [unit]))
     shape = info.packed.shape
     return Taken((OutputTensor(0, tensor.name, form.dtype, shape, form.name), codes), beside)
+
+
+def kept(
+    tensor: OutTensor, units: Sequence[Unit], inputs: Inputs, where: tuple[Container, str]
+) -> Format | None:
+    """Return the format of the codes that a tensor is a copy of, if the output can hold them.
+
+    Codes are never written anew for the sake of `same`, which would round them once more. `where`
+    is what the output's tensors stand in, and their layout.
+    """
+    container, layout = where
+    dtypes = frozenset().union(*(inputs.dtypes(unit) for unit in units))
+    if len(dtypes) > 1 or any(unit.op != "copy" or unit.added for unit in units):
+        return None
+    for form in FORMATS.values():
+        fits = container in form.containers and form.layout in (None, layout)
+        if form.codec not in dtypes or not fits:
+            continue
+        if not form.sides or taken(tensor, form, units, inputs) is not None:
+            return form
+    return None
 
 
 def _codes(unit: Unit) -> Rows | None:
