@@ -192,12 +192,7 @@ class _Choice:
         """Say which scale does not fit any of the forms that are left."""
         assert layer.codes is not None  # noqa: S101 - forms were found by it
         if (shape := _shape(forms[0], layer)) is None:
-<<<<<<< HEAD
             rows = f"a matrix, its rows a multiple of {_block(forms[0], layer)} bytes long"
-=======
-            nbytes = CODECS[forms[0].codec].nbytes
-            rows = f"a matrix, its rows a multiple of {nbytes} bytes long"
->>>>>>> codecs-out
             if layer.mark is not None and layer.mark.shape is not None:
                 rows = f"the codes of {list(layer.mark.shape)} numbers, two in a byte"
             self._fail(
@@ -263,7 +258,6 @@ def _shape(form: Form, layer: _Layer) -> tuple[int, ...] | None:
     if layer.mark is not None and (shape := layer.mark.shape) is not None:
         fits = math.prod(shape) == 2 * codes.elements and shape[1] % codec.elements == 0
         return shape if fits else None
-<<<<<<< HEAD
     if len(codes.shape) != 2 or codes.shape[1] % _block(form, layer):
         return None
     rows, nbytes = codes.shape
@@ -273,13 +267,7 @@ def _shape(form: Form, layer: _Layer) -> tuple[int, ...] | None:
 def _block(form: Form, layer: _Layer) -> int:
     """Return the bytes of a block of codes, which rotating makes as wide as its groups."""
     said = layer.mark.parameters if layer.mark else {}
-    return int(said.get("rotated", CODECS[form.codec].nbytes))
-=======
-    if len(codes.shape) != 2 or codes.shape[1] % codec.nbytes:
-        return None
-    rows, nbytes = codes.shape
-    return rows, nbytes // codec.nbytes * codec.elements
->>>>>>> codecs-out
+    return int(said.get("group_size", CODECS[form.codec].nbytes))
 
 
 def _fits(form: Form, layer: _Layer) -> bool:

@@ -13,11 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from submerge.blocks import block_of
 from submerge.checkpoint.codecs import CODECS, NUMBERS
 from submerge.checkpoint.dtypes import DTYPES, WORDS
-<<<<<<< HEAD
-from submerge.checkpoint.names import is_one_file
-=======
 from submerge.checkpoint.names import container_of, is_one_file
->>>>>>> codecs-out
 from submerge.errors import InternalError, LayoutError, RecipeError, counted, quoted
 from submerge.layout import COMFY_PREFIX, OutTensor, family_of, tensors_of
 from submerge.plan.encoding import beside_units, encoding_of, marker_of, quantization_config
@@ -235,15 +231,10 @@ def _stacked(tensor: OutTensor, units: Sequence[Unit], inputs: Inputs) -> list[U
 def _rest(tensor: OutTensor, units: Sequence[Unit], inputs: Inputs, form: Format) -> str:
     """Return the dtype of a tensor that is not in a format of its own."""
     dtypes = frozenset().union(*(inputs.dtypes(unit) for unit in units))
-<<<<<<< HEAD
-    copied = len(dtypes) == 1 and all(unit.op == "copy" for unit in units)
-    if dtype == "same" and copied and not dtypes & CODECS.keys():
-=======
     all_alike = form.dtype and not form.codec and (not form.blocks or _is_block_matrix(tensor))
     wanted = form.dtype.lower() if all_alike else "same"
     copied = len(dtypes) == 1 and all(unit.op == "copy" for unit in units)
     if wanted == "same" and copied and not dtypes & CODECS.keys():
->>>>>>> codecs-out
         (found,) = dtypes  # the bytes as they are
         return found
     return dtype_of(tensor.name, dtypes, wanted)
