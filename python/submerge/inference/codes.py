@@ -1,8 +1,8 @@
 """Which of a transformer's layers stay in the codes of their files, and in how many bytes.
 
-A layer stays where torch can make its numbers out of its codes a few rows at a time, exactly those
-that the core makes: blocks of ggml, and codes of 8 bits with a scale for the tensor or the row. What
-an adapter is added to becomes numbers first.
+A layer stays where torch can make its numbers out of its codes, exactly those that the core makes:
+blocks of ggml, and codes of 8 bits with a scale for the tensor or the row. What an adapter is added
+to becomes numbers first.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from submerge.checkpoint.codecs import CODECS
 from submerge.layout import tensors_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Sequence
+    from collections.abc import Set as AbstractSet
 
     from submerge.layout import Model, OutTensor
 
@@ -54,7 +55,7 @@ class Packing(NamedTuple):
         return codes + (shape[0] * _SCALE if self.scaled else 0)
 
 
-def packings_of(model: Model, changed: Collection[str]) -> dict[str, Packing]:
+def packings_of(model: Model, changed: AbstractSet[str]) -> dict[str, Packing]:
     """Return the parameters that stay in their codes, by diffusers' names.
 
     Args:

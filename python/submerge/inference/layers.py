@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["PackedLinear", "blocks", "replace_layers"]
 
 
-class PackedLinear(torch.nn.Linear):
+class PackedLinear(torch.nn.Linear):  # type: ignore[misc]
     """A linear layer of codes.
 
     Its `weight` is U8 [rows, bytes of a row], of ggml's blocks a `GGUFParameter`, which diffusers'

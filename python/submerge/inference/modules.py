@@ -92,7 +92,7 @@ def build(parts: Parts, name: str, dtype: torch.dtype) -> tuple[Any, Weights]:
 def transformer_weights(
     parts: Parts, dtypes: Mapping[str, torch.dtype], dtype: torch.dtype
 ) -> Weights:
-    """Return the transformer's parameters; those that are not rows of its files are made in `dtype`.
+    """Return the transformer's parameters; the core makes those that are not rows of its files.
 
     Raises:
         AdapterError: an adapter holds numbers that are not finite.
@@ -159,8 +159,8 @@ def _places(
             continue
         if tensor.shape != shape or tensor.dtype not in NUMBERS:
             raise CheckpointError(
-                f"{where}: `{tensor.name}` is {tensor.dtype} {list(tensor.shape)}, expected numbers "
-                f"{list(shape)} by its config",
+                f"{where}: `{tensor.name}` is {tensor.dtype} {list(tensor.shape)}, expected "
+                f"numbers {list(shape)} by its config",
                 hint="the component may be damaged or of another version; download it again",
             )
         found[name] = (Place(tensor.name, 0, tensor.rows),)

@@ -12,7 +12,6 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from submerge.adapters import open_adapter
@@ -24,8 +23,8 @@ from submerge.inference.activations import Shapes
 from submerge.inference.codes import packings_of
 from submerge.inference.companions import Companions, check_pipeline, open_companions
 from submerge.inference.decoded import of_transformer
-from submerge.inference.planner import Sizes, Stored
 from submerge.inference.quantized import PACKED, QUANTIZATIONS, stored_bytes, unpacked_bytes
+from submerge.inference.sizes import Sizes, Stored
 from submerge.layout import Model, identify, tensors_of
 from submerge.merge import MergedModel
 from submerge.plan.adapted import fuse
@@ -35,6 +34,7 @@ from submerge.recipe import AdapterSource
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from submerge.inference.codes import Packing
     from submerge.opened import Opened

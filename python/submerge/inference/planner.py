@@ -7,13 +7,14 @@ The plan is the first of its candidates that fits; each costs more time than the
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from submerge.errors import PlanError
-from submerge.inference.activations import TILE, Shapes, Work, activations
+from submerge.inference.activations import TILE, Work, activations
 from submerge.inference.quantized import PACKED, QUANTIZATIONS, scratch
+from submerge.inference.sizes import CODED, Sizes, Stored
 from submerge.plan.sizes import bytes_in_words
 
 if TYPE_CHECKING:
@@ -25,60 +26,10 @@ PHASES = ("text", "denoise", "decode")
 POOLS = ("vram", "ram")
 
 _GIB = 1 << 30
-# The form of a transformer whose layers stay in the codes of its files.
-_CODED = "coded"
 # What a GPU's runtime takes for itself.
 _CONTEXT = int(0.6 * _GIB)
 
 Placement = Literal["resident", "once", "host", "blocks", "layers", "disk"]
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """Bytes of the transformer's weights in one form, scales included.
-
-    Attributes:
-        total: all of them.
-        blocks: those of each block, in order.
-        layer: those of the largest layer.
-        unpacked: what a layer that computes takes on top, where its stored form is not computed in.
-        package: what must be installed to compute from it.
-    """
-
-    total: int
-    blocks: tuple[int, ...]
-    layer: int
-    unpacked: int = 0
-    package: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """Bytes of the parts in the dtype they are loaded in, from the headers of their files.
-
-    Attributes:
-        text: both text encoders; `text_layer` is the largest layer of them.
-        text_layer: bytes.
-        transformer: its weights as numbers.
-        quantized: its weights by each of the `QUANTIZATIONS`.
-        vae: bytes.
-        shapes: what sizes the tensors between the layers.
-        coded: its weights where layers stay in the codes of its files; None where none can.
-    """
-
-    text: int
-    text_layer: int
-    transformer: Stored
-    quantized: Mapping[str, Stored]
-    vae: int
-    shapes: Shapes = field(default_factory=Shapes)
-    coded: Stored | None = None
-
-    def stored(self, form: str | None) -> Stored:
-        """Return the transformer's weights in a form: as numbers, `_CODED` or quantised."""
-        if form == _CODED and self.coded is not None:
-            return self.coded
-        return self.transformer if form is None else self.quantized[form]
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +254,7 @@ def _own(sizes: Sizes, *, packages: bool) -> tuple[str | None, ...]:
     if sizes.coded is None:
         return (None,)
     missing = sizes.coded.package is not None and not packages
-    return (_CODED, None) if missing else (_CODED,)
+    return (CODED, None) if missing else (CODED,)
 
 
 def _candidate(
@@ -347,17 +298,17 @@ def _candidate(
                 device += streamed[part, place] if here else 0
                 host += weights[part] if place != "disk" else 0
         needs[phase] = _pools(machine, device, host)
-    coded = kind == _CODED
+    coded = kind == CODED
     return Candidate(name, placement, tiles, None if coded else kind, 0, needs, coded)
 
 
 def _form(candidate: Candidate) -> str | None:
-    return _CODED if candidate.coded else candidate.quantization
+    return CODED if candidate.coded else candidate.quantization
 
 
 def _unpacked(stored: Stored, form: str | None, machine: Machine) -> int:
     """Return what the layer that computes takes where codes become numbers a few at a time."""
-    is_packed = form == _CODED or form in PACKED
+    is_packed = form == CODED or form in PACKED
     return stored.unpacked + (scratch(machine.kind) if is_packed else 0)
 
 

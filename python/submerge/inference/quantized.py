@@ -75,7 +75,7 @@ def stored_bytes(quantization: str | None, name: str, shape: Sequence[int], item
 
 
 def unpacked_bytes(quantization: str | None, name: str, shape: Sequence[int], itemsize: int) -> int:
-    """Return what a layer's weight takes in the dtype computed in, where it is stored in another."""
+    """Return what a weight takes in the dtype computed in, where it is stored in another."""
     changed = casts(name) if quantization == "fp8" else packs(name, shape)
     return math.prod(shape) * itemsize if quantization is not None and changed else 0
 
