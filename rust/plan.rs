@@ -95,8 +95,30 @@ pub struct GivenSpec {
 pub struct FileSpec {
     /// Relative path; empty when the target is one file.
     pub path: String,
-    /// `__metadata__` of its header.
+    /// What it says of itself, as texts.
     pub metadata: BTreeMap<String, String>,
+    /// What stands around its tensors.
+    #[serde(default)]
+    pub container: ContainerSpec,
+}
+
+/// What stands around the tensors of a weight file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ContainerSpec {
+    /// A JSON header, with the texts as its `__metadata__`.
+    #[default]
+    Safetensors,
+    /// A GGUF header, with the texts among its key-values.
+    Gguf(GgufSpec),
+}
+
+/// The other key-values of a GGUF; its alignment the core adds itself.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GgufSpec {
+    /// Those that are uint32.
+    pub numbers: BTreeMap<String, u32>,
 }
 
 /// A tensor of the output.

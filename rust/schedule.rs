@@ -25,7 +25,7 @@ const ARENA: u64 = 64 << 20;
 pub struct Item {
     /// Index into the files.
     pub file: usize,
-    /// Where its bytes start in the data of that file.
+    /// Where its bytes start in that file.
     pub at: u64,
     /// How many bytes it fills; none if it is only summed.
     pub len: usize,
@@ -196,8 +196,8 @@ pub fn cut(work: &Work, item_elements: u64) -> Result<(Vec<Item>, Vec<Part>)> {
             cut.alone(at, unit, Pass::Observe, unit.passes() > 0)?;
         }
         for (at, unit) in numbered() {
-            if unit.file != cut.file {
-                (cut.file, cut.at, cut.room) = (unit.file, 0, 0);
+            if (unit.file, unit.at) != (cut.file, cut.at) {
+                (cut.file, cut.at, cut.room) = (unit.file, unit.at, 0); // what is between is padding
             }
             if observes {
                 cut.alone(at, unit, Pass::Map, true)?;

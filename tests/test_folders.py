@@ -101,7 +101,6 @@ def test_a_config_that_cannot_be_reached_is_not_taken_for_absent(
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("x.gguf", "a GGUF file"),
         ("x.bin", "a pickle"),
         ("__0_0.distcp", "a part of a distributed checkpoint"),
         ("x.DDUF", "a DDUF archive"),

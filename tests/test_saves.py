@@ -170,9 +170,7 @@ def test_every_ending_of_the_format_is_one_file(tmp_path: Path, name: str) -> No
     assert (tmp_path / f"again-{name}").is_file()
 
 
-@pytest.mark.parametrize(
-    "ending", ["ckpt", "pt", "PTH", "bin", "gguf", "onnx", "safetensor", "json"]
-)
+@pytest.mark.parametrize("ending", ["ckpt", "pt", "PTH", "bin", "onnx", "safetensor", "json"])
 def test_endings_of_other_formats_are_refused(tmp_path: Path, ending: str) -> None:
     path = factory.save_file(tmp_path / "krea.safetensors", KREA, "bfl")
     before = sorted(tmp_path.iterdir())

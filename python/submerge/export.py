@@ -59,8 +59,8 @@ def export_merged_model(
 
     Args:
         model: what `merge_flux_models` or `load_model` returned, or a file or folder.
-        output_path: a `.safetensors` file, or a folder. From a pipeline a folder becomes a whole
-            pipeline again.
+        output_path: a `.safetensors` or `.gguf` file, or a folder. From a pipeline a folder becomes
+            a whole pipeline again.
         quantization: one of `QUANTIZATIONS`, see the module; None keeps the numbers as they are.
         layout: `bfl`, `comfy`, `diffusers` or `same`; `auto` is `diffusers` for a folder and `bfl`
             for a file, which ComfyUI and diffusers' `from_single_file` read; `comfy` when the model

@@ -65,7 +65,7 @@ def plan(
 
     Args:
         recipe: a YAML or JSON file, its text, a dict, or a `Recipe`.
-        output: a `.safetensors` file, or a folder for shards or a pipeline.
+        output: a `.safetensors` or `.gguf` file, or a folder for shards or a pipeline.
 
     Raises:
         RecipeError: the recipe is malformed or does not fit the models.
@@ -213,7 +213,7 @@ def named(paths: Sequence[str | os.PathLike[str]]) -> dict[str, str]:
 def _name(path: Path) -> str:
     """Return what a model's path calls it, in the letters a recipe allows, or nothing."""
     absolute = path.absolute()
-    stems = [re.sub(r"(\.safetensors(\.index\.json)?|\.sft)$", "", absolute.name)]
+    stems = [re.sub(r"(\.safetensors(\.index\.json)?|\.sft|\.gguf)$", "", absolute.name)]
     stems += [folder.name for folder in absolute.parents]
     for stem in stems[:3]:
         name = re.sub(r"[^A-Za-z0-9_-]+", "_", stem).strip("_-")

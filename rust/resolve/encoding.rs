@@ -18,6 +18,8 @@ pub struct Encoding {
     pub codec: Option<Arc<dyn Codec>>,
     /// Elements of a row.
     pub columns: u64,
+    /// Where it begins in its file.
+    pub start: u64,
     /// Blocks of the whole.
     blocks: u64,
     state: Mutex<State>,
@@ -60,7 +62,7 @@ impl Encoding {
             return Err(Error::internal(what)); // tiles would cut them
         }
         let blocks = elements / block.elements as u64;
-        Ok(Self { codec, columns, blocks, state: Mutex::default() })
+        Ok(Self { codec, columns, start: 0, blocks, state: Mutex::default() })
     }
 
     /// Whether all its values must be seen before any is encoded.

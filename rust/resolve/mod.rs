@@ -5,6 +5,7 @@
 
 mod adapter;
 pub mod encoding;
+mod files;
 pub mod network;
 mod observed;
 mod opened;
@@ -15,17 +16,16 @@ mod terms;
 mod unit;
 mod whole;
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use self::encoding::{Encoding, To};
+use self::files::lay_out;
 use self::opened::{Inputs, open_inputs, too_large, uncomputable};
 use self::terms::Extent;
 use crate::dtype::{Dtype, Float, Overflow};
 use crate::error::{Error, Result, quoted};
 use crate::format::codec::Block;
-use crate::format::safetensors::{self, Tensor};
 use crate::io::source::{FileIdentity, Identity, Source};
 use crate::kernels::linear::Linear;
 use crate::kernels::runner::runner;
@@ -33,6 +33,7 @@ use crate::kernels::tile::Whole;
 pub use crate::plan::Action;
 use crate::plan::{Beside, Mode, OpSpec, Options, OutputSpec, Plan, TermSpec, UnitSpec};
 
+pub use self::files::OutFile;
 pub use self::opened::Sources;
 pub use self::operand::{Operand, Term};
 pub use self::rows::Rows;
@@ -58,22 +59,11 @@ pub struct Work {
     pub adapter_bytes: u64,
 }
 
-/// A weight file to make.
-#[derive(Debug)]
-pub struct OutFile {
-    /// Relative path; empty when the target is one file.
-    pub path: String,
-    /// The bytes before the data.
-    pub header: Vec<u8>,
-    /// Bytes of data.
-    pub data_len: u64,
-}
-
 /// Open the inputs of `plan` and check everything it says against them; reads no tensor.
 pub fn resolve(plan: &Plan, options: &Options, given: &Sources) -> Result<Work> {
     let inputs = open_inputs(plan, options, given)?;
-    let files = lay_out(plan)?;
-    let encodings = plan.outputs.iter().map(Encoding::of).collect::<Result<Vec<_>>>()?;
+    let mut encodings = plan.outputs.iter().map(Encoding::of).collect::<Result<Vec<_>>>()?;
+    let files = lay_out(plan, &mut encodings)?;
     let units = resolve_units(plan, &inputs, &encodings)?;
     let analyzes = |unit: &&Unit| matches!(unit.action, Action::Analyze(_));
     let makes = matches!(options.mode, Mode::Write | Mode::Check);
@@ -115,48 +105,6 @@ impl Work {
         };
         self.sources.iter().filter_map(|source| local(source.as_ref())).collect()
     }
-}
-
-/// The headers of the output files.
-fn lay_out(plan: &Plan) -> Result<Vec<OutFile>> {
-    let mut tensors: Vec<Vec<Tensor>> = plan.files.iter().map(|_| Vec::new()).collect();
-    let mut names = BTreeSet::new();
-    let mut last_file = 0;
-    for output in &plan.outputs {
-        let here = format!("plan output {}", quoted(&output.name));
-        if output.file < last_file || output.file >= plan.files.len() {
-            let what =
-                format!("{here}: file {}, expected {last_file}..{}", output.file, plan.files.len());
-            return Err(Error::plan(what));
-        }
-        last_file = output.file;
-        if !names.insert((output.file, output.name.as_str())) {
-            return Err(Error::plan(format!("{here}: named twice in one file, expected once")));
-        }
-        let elements = elements_of(output).ok_or_else(|| too_large(&here))?;
-        let len = Block::of(output.dtype).len(elements).ok_or_else(|| too_large(&here))?;
-        let file = &mut tensors[output.file];
-        let start = file.last().map_or(0, |t| t.end);
-        let end = start.checked_add(len).ok_or_else(|| too_large(&here))?;
-        file.push(Tensor {
-            name: output.name.clone(),
-            dtype: output.dtype,
-            shape: output.shape.clone(),
-            start,
-            end,
-        });
-    }
-    let files = plan.files.iter().zip(tensors).map(|(spec, tensors)| {
-        let metadata: Vec<_> = spec.metadata.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
-        let header = safetensors::encode(&metadata, &tensors)?;
-        let data_len = tensors.last().map_or(0, |t| t.end);
-        Ok(OutFile { path: spec.path.clone(), header, data_len })
-    });
-    files.collect()
-}
-
-fn elements_of(output: &OutputSpec) -> Option<u64> {
-    output.shape.iter().try_fold(1u64, |product, &n| product.checked_mul(n))
 }
 
 fn resolve_units(plan: &Plan, inputs: &Inputs, encodings: &[Encoding]) -> Result<Vec<Unit>> {
@@ -205,7 +153,7 @@ fn resolve_unit(
 ) -> Result<Unit> {
     let here = format!("plan unit {}", quoted(&spec.name));
     let rows = spec.end - spec.start;
-    let Encoding { codec, columns: row_elements, .. } = &encodings[spec.output];
+    let Encoding { codec, columns: row_elements, start, .. } = &encodings[spec.output];
     let (codec, row_elements) = (codec.clone(), *row_elements);
     let block = codec.as_ref().map_or(Block::of(output.dtype), |codec| codec.block());
     let elements = rows.checked_mul(row_elements).filter(|n| block.len(*n).is_some());
@@ -229,8 +177,10 @@ fn resolve_unit(
     if narrows && matches!(spec.op, OpSpec::Copy(_)) && added.is_empty() {
         operands.iter_mut().for_each(Operand::round_to_odd);
     }
+    let before = block.len(spec.start * row_elements).ok_or_else(|| too_large(&here))?;
+    let at = start.checked_add(before).ok_or_else(|| too_large(&here))?;
+    let first_block = spec.start * row_elements / block.elements as u64;
     let row_elements = usize::try_from(row_elements).map_err(|_| too_large(&here))?;
-    let first_block = spec.start * row_elements as u64 / block.elements as u64;
     let beside =
         if let OpSpec::Beside(Beside { output, .. }) = spec.op { Some(output) } else { None };
     let written = beside.unwrap_or(spec.output);
@@ -243,6 +193,7 @@ fn resolve_unit(
         name,
         file,
         output,
+        at,
         elements,
         row_elements,
         first_block,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::dtype::Dtype;
 use crate::error::{Error, Result, quoted};
-use crate::format::safetensors::{self, Header, Tensor};
+use crate::format::{self, Header, Tensor};
 use crate::io::source::{Identity, LocalFile, Source};
 use crate::plan::{Options, Plan, SourceSpec};
 
@@ -43,7 +43,7 @@ pub(super) fn open_inputs(plan: &Plan, options: &Options, given: &Sources) -> Re
     let mut inputs = Inputs { sources: Vec::new(), headers: Vec::new() };
     for spec in &plan.sources {
         let source = open_source(spec, options, given)?;
-        inputs.headers.push(safetensors::read(&*source, options.max_header_bytes)?);
+        inputs.headers.push(format::read(&*source, options.max_header_bytes)?);
         inputs.sources.push(source);
     }
     Ok(inputs)

@@ -8,7 +8,7 @@ use super::opened::{Inputs, expect_equal, too_large};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result, quoted};
 use crate::format::codec::{Beside, Block, Codec, Run, Side, Sides, Stored};
-use crate::format::safetensors::{Header, Tensor};
+use crate::format::{Blocks, Header, Tensor};
 use crate::io::source::{Source, Window};
 use crate::plan::RowsSpec;
 use crate::simd::{Isa, prefetch};
@@ -66,6 +66,9 @@ impl Rows {
         let (dtype, columns) = (tensor.dtype, tensor.row_elements());
         let stored = Stored { dtype, rows: tensor.rows(), columns, sides: Some(&sides) };
         let codec = spec.codec.codec(stored, &what)?;
+        if let Some(blocks) = header.blocks.get(&spec.tensor) {
+            expect_format(blocks, codec.as_deref(), &what)?;
+        }
         let columns = columns_of(codec.as_deref(), dtype, columns, &what)?;
         let rows =
             codec.as_ref().and_then(|codec| codec.shape()).map_or(tensor.rows(), |[rows, _]| rows);
@@ -225,4 +228,15 @@ impl OpenRows<'_> {
         let run = Run { first: first + blocks.start, bytes: &self.window[bytes], sides };
         codec.decode(isa, run, out);
     }
+}
+
+/// Refuse a codec that is not the one the container names.
+fn expect_format(blocks: &Blocks, codec: Option<&dyn Codec>, here: &str) -> Result<()> {
+    let named = codec.map(Codec::name);
+    if named.as_ref().is_some_and(|name| name.eq_ignore_ascii_case(blocks.format)) {
+        return Ok(());
+    }
+    let got = named.unwrap_or_else(|| "none".to_owned());
+    let what = format!("{here}: another codec, expected that of {}, got {got}", blocks.format);
+    Err(Error::plan(what).hint("make the plan again with this version of submerge"))
 }

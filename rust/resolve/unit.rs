@@ -21,6 +21,8 @@ pub struct Unit {
     pub file: usize,
     /// Index into the outputs: of the one it is a part of, or stands beside.
     pub output: usize,
+    /// Where its bytes start in that file.
+    pub at: u64,
     /// Number of elements.
     pub elements: u64,
     /// Elements of one row.

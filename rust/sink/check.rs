@@ -13,15 +13,17 @@ use crate::schedule::Item;
 pub(super) struct Check<'a> {
     work: &'a Work,
     files: Vec<LocalFile>,
+    /// Up to where each of them is known to be equal.
+    ends: Vec<u64>,
     buffer: Vec<u8>,
 }
 
 impl<'a> Check<'a> {
     pub(super) fn open(plan: &Plan, work: &'a Work) -> Result<Self> {
-        let mut check = Self { work, files: Vec::new(), buffer: Vec::new() };
+        let mut check = Self { work, files: Vec::new(), ends: Vec::new(), buffer: Vec::new() };
         for file in &work.files {
             let source = LocalFile::open(&plan.target.resolve(&file.path)?, ReadMode::Pread)?;
-            let expected = file.header.len() as u64 + file.data_len;
+            let expected = file.size();
             let here = source.path().display();
             if source.identity().size() != expected {
                 let what =
@@ -39,41 +41,56 @@ impl<'a> Check<'a> {
             }
             drop(found);
             check.files.push(source);
+            check.ends.push(file.header.len() as u64);
         }
         Ok(check)
     }
 }
 
-impl Sink for Check<'_> {
-    fn append(&mut self, item: &Item, bytes: &[u8]) -> Result<Option<Pending>> {
-        let (source, file) = (&self.files[item.file], &self.work.files[item.file]);
-        let at = file.header.len() as u64 + item.at;
+impl Check<'_> {
+    /// Compares the zeros that a container leaves up to a place.
+    fn padding(&mut self, file: usize, to: u64) -> Result<()> {
+        let at = self.ends[file];
+        let zeros = vec![0; usize::try_from(to.saturating_sub(at)).unwrap_or(0)]; // a few
+        self.compare(file, at, &zeros)
+    }
+
+    fn compare(&mut self, file: usize, at: u64, bytes: &[u8]) -> Result<()> {
+        let source = &self.files[file];
         let found = source.window(at, bytes.len(), &mut self.buffer)?;
         let Some(first) = found.iter().zip(bytes).position(|(a, b)| a != b) else {
-            return Ok(None);
+            self.ends[file] = at + bytes.len() as u64;
+            return Ok(());
         };
-        let unit =
-            unit_at(self.work, item.file, item.at + first as u64).map_or("?", |unit| &unit.name);
+        let at = at + first as u64;
+        let unit = unit_at(self.work, file, at).map_or("?", |unit| &unit.name);
         let what = format!(
-            "{}: {} differs at byte {}, expected {:#04x}, got {:#04x}",
+            "{}: {} differs at byte {at}, expected {:#04x}, got {:#04x}",
             source.path().display(),
             quoted(unit),
-            at + first as u64,
             bytes[first],
             found[first]
         );
         Err(Error::plan(what).hint("the file was changed or made by another version"))
     }
+}
+
+impl Sink for Check<'_> {
+    fn append(&mut self, item: &Item, bytes: &[u8]) -> Result<Option<Pending>> {
+        self.padding(item.file, item.at)?;
+        self.compare(item.file, item.at, bytes)?;
+        Ok(None)
+    }
 
     fn commit(&mut self) -> Result<Written> {
+        for (index, file) in self.work.files.iter().enumerate() {
+            self.padding(index, file.size())?;
+        }
         Ok(Written::default())
     }
 }
 
+/// The last unit that begins before a byte of a file: what is behind it is its padding.
 fn unit_at(work: &Work, file: usize, at: u64) -> Option<&Unit> {
-    let mut end = 0;
-    work.units.iter().filter(|unit| unit.file == file).find(|unit| {
-        end += unit.block().len(unit.elements).unwrap_or(0);
-        at < end
-    })
+    work.units.iter().filter(|unit| unit.file == file && unit.at <= at).next_back()
 }

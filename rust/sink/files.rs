@@ -2,11 +2,12 @@
 
 use super::contract::{Sink, Written};
 use crate::error::{Error, Result};
+use crate::format::gguf;
 use crate::io::admission::Request;
 use crate::io::transaction::Transaction;
 use crate::io::unpublished::{Pending, Unpublished};
 use crate::plan::{Options, Plan};
-use crate::resolve::{OutFile, Work};
+use crate::resolve::Work;
 use crate::schedule::Item;
 
 /// Writes the files of an output one after the other.
@@ -27,12 +28,11 @@ impl<'a> Files<'a> {
         options: &Options,
         cancelled: &dyn Fn() -> bool,
     ) -> Result<Self> {
-        let size = |file: &OutFile| file.header.len() as u64 + file.data_len;
         let request = Request {
             target: &plan.target,
             overwrite: options.overwrite,
             inputs: work.identities(),
-            weights: work.files.iter().map(|file| (file.path.as_str(), size(file))).collect(),
+            weights: work.files.iter().map(|file| (file.path.as_str(), file.size())).collect(),
             texts: &plan.texts,
             copies: &plan.copies,
         };
@@ -61,9 +61,10 @@ impl<'a> Files<'a> {
     }
 
     fn close(&mut self) -> Result<()> {
-        let Some((index, sink)) = self.open.take() else { return Ok(()) };
+        let Some((index, mut sink)) = self.open.take() else { return Ok(()) };
         let file = &self.work.files[index];
-        let expected = file.header.len() as u64 + file.data_len;
+        let expected = file.size();
+        pad(&mut sink, expected)?;
         if sink.written() != expected {
             let what = format!(
                 "{}: {} bytes written, expected {expected}",
@@ -83,7 +84,10 @@ impl Sink for Files<'_> {
             self.next()?;
         }
         match &mut self.open {
-            Some((_, sink)) => sink.append(bytes),
+            Some((_, sink)) => {
+                pad(sink, item.at)?;
+                sink.append(bytes)
+            }
             None => Err(Error::internal("no file is open")),
         }
     }
@@ -99,4 +103,14 @@ impl Sink for Files<'_> {
         let notes = transaction.commit()?;
         Ok(Written { bytes: self.written, notes, ..Written::default() })
     }
+}
+
+/// Zeros up to a place that a container leaves before what comes next, or before its end.
+fn pad(sink: &mut Unpublished, to: u64) -> Result<()> {
+    const LONGEST: usize = gguf::ALIGNMENT as usize;
+    let missing = usize::try_from(to.saturating_sub(sink.written())).unwrap_or(usize::MAX);
+    if let Some(zeros) = [0; LONGEST].get(..missing) {
+        let _ = sink.append(zeros)?; // so little that nobody waits for it
+    }
+    Ok(()) // what is more is no padding, and is told when the file is closed
 }

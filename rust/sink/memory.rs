@@ -3,6 +3,7 @@
 use super::contract::{Sink, Written};
 use crate::error::{Error, Result};
 use crate::io::unpublished::Pending;
+use crate::memory;
 use crate::resolve::Work;
 use crate::schedule::Item;
 
@@ -23,16 +24,13 @@ impl Memory {
 impl Sink for Memory {
     fn begin(&mut self, work: &Work) -> Result<()> {
         for file in &work.files {
-            let size = usize::try_from(file.data_len).ok();
-            let size = size.and_then(|size| size.checked_add(file.header.len()));
-            let mut bytes = Vec::new();
-            let reserved = size.is_some_and(|size| bytes.try_reserve_exact(size).is_ok());
-            if !reserved {
+            let mut bytes = file.header.clone();
+            let size = usize::try_from(file.size()).unwrap_or(usize::MAX);
+            if memory::resize(&mut bytes, size).is_err() {
                 let (header, data) = (file.header.len(), file.data_len);
                 let what = format!("output: {header} + {data} bytes do not fit into memory");
                 return Err(Error::plan(what).hint("write it to a file instead"));
             }
-            bytes.extend_from_slice(&file.header);
             self.files.push((file.path.clone(), bytes));
         }
         Ok(())
@@ -41,7 +39,9 @@ impl Sink for Memory {
     fn append(&mut self, item: &Item, bytes: &[u8]) -> Result<Option<Pending>> {
         let file = self.files.get_mut(item.file);
         let (_, file) = file.ok_or_else(|| Error::internal("no file is open"))?;
-        file.extend_from_slice(bytes); // reserved, so this moves nothing
+        let at = usize::try_from(item.at).unwrap_or(usize::MAX);
+        let place = at.checked_add(bytes.len()).and_then(|end| file.get_mut(at..end));
+        place.ok_or_else(|| Error::internal("an item outside of its file"))?.copy_from_slice(bytes);
         Ok(None)
     }
 

@@ -1,4 +1,4 @@
-"""Open a model: find its files, read their headers, refuse what is damaged or not safetensors.
+"""Open a model: find its files, read their headers, refuse what is damaged or of another format.
 
 A `Checkpoint` is headers only; no tensor byte is read here. It comes from one file, from a folder
 with an index and shards, or from a diffusers pipeline folder, whose `transformer/` is then opened.
@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from submerge.checkpoint import files as _files
-from submerge.checkpoint.codecs import NUMBERS, Spec
+from submerge.checkpoint.codecs import CODECS, NUMBERS, Spec
 from submerge.checkpoint.dtypes import DTYPES, FLOATS
 from submerge.checkpoint.names import nameable
 from submerge.errors import CheckpointError, listing, quoted
@@ -23,6 +23,8 @@ from submerge.files import path_of
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
+
+    from submerge.checkpoint.names import FileFormat
 
 __all__ = [
     "DTYPES",
@@ -118,6 +120,7 @@ class FileInfo(NamedTuple):
         identity: what tells this version of the file from another, as the core took it.
         metadata: the header's text map.
         data_start: where the data section begins, bytes from the beginning of the file.
+        container: what stands around its tensors.
     """
 
     path: Path
@@ -125,6 +128,7 @@ class FileInfo(NamedTuple):
     identity: dict[str, int]
     metadata: dict[str, str]
     data_start: int = 8
+    container: FileFormat = "safetensors"
 
 
 class Checkpoint(NamedTuple):
@@ -133,7 +137,7 @@ class Checkpoint(NamedTuple):
     Attributes:
         path: what the user named.
         form: one file, a folder or index of shards, or a diffusers pipeline folder.
-        files: the safetensors files, absolute paths; `TensorInfo.file` counts in them.
+        files: the files of tensors, absolute paths; `TensorInfo.file` counts in them.
         tensors: every tensor by name, in file order and, within a file, in data order.
         config: the contents of the config.json beside the weights, or None.
         pipeline: the folder holding the model_index.json the weights belong to, or None.
@@ -155,10 +159,10 @@ class Checkpoint(NamedTuple):
 def open_checkpoint(
     path: str | os.PathLike[str], *, max_header_bytes: int = MAX_HEADER_BYTES
 ) -> Checkpoint:
-    """Open a .safetensors file, an index or folder of shards, or a diffusers pipeline folder.
+    """Open a .safetensors or .gguf file, an index or folder of shards, or a pipeline folder.
 
     Raises:
-        CheckpointError: not safetensors, damaged, incomplete, or several candidates.
+        CheckpointError: of another format, damaged, incomplete, or several candidates.
         OSError: a file that cannot be found or read.
     """
     source = path_of(path, "model")
@@ -212,6 +216,7 @@ def _read(
             header["identity"],
             header["metadata"],
             header["data_start"],
+            header["container"],
         )
         for header in headers
     )
@@ -222,7 +227,7 @@ def read_header(path: Path, max_header_bytes: int = MAX_HEADER_BYTES) -> dict[st
     """Return the header of one file as the core reports it, checked against the file's size.
 
     Raises:
-        CheckpointError: not safetensors, damaged, or cut off.
+        CheckpointError: of another format, damaged, or cut off.
         OSError: a file that cannot be read.
     """
     from submerge import _core
@@ -242,9 +247,7 @@ def _gather(found: _files.Found, headers: Sequence[dict[str, Any]]) -> dict[str,
             if name in tensors:
                 twice[name] = (tensors[name].file, file)
                 continue
-            tensors[name] = TensorInfo(
-                name, entry["dtype"], tuple(entry["shape"]), file, entry["start"], entry["end"]
-            )
+            tensors[name] = _described(found.files[file], file, entry)
     if twice:
         one, other = next(iter(twice.values()))
         raise CheckpointError(
@@ -253,6 +256,31 @@ def _gather(found: _files.Found, headers: Sequence[dict[str, Any]]) -> dict[str,
             hint="the shards come from different saves; download the folder again",
         )
     return tensors
+
+
+def _described(path: Path, file: int, entry: Mapping[str, Any]) -> TensorInfo:
+    """Return a tensor as the numbers that it stands for, if the header itself says which.
+
+    Raises:
+        CheckpointError: blocks that no codec reads, or that do not lie in rows.
+    """
+    name, shape = entry["name"], tuple(entry["shape"])
+    info = TensorInfo(name, entry["dtype"], shape, file, entry["start"], entry["end"])
+    if (codec := entry.get("codec")) is None:
+        return info
+    if codec not in CODECS:
+        raise CheckpointError(
+            f"{path}: tensor {quoted(name)} is {codec}, expected a type that is read",
+            hint="take a copy of the model in another one, such as Q8_0, Q4_K or BF16",
+        )
+    if len(shape) < 2:
+        raise CheckpointError(
+            f"{path}: tensor {quoted(name)} is {codec} of the shape {entry['logical']}, expected "
+            "rows of whole blocks",
+            hint="take a copy of the model in which vectors are F32, as most programs write them",
+        )
+    packed = Packed(CODECS[codec].spec, entry["dtype"], shape)
+    return info._replace(dtype=codec, shape=tuple(entry["logical"]), packed=packed)
 
 
 def _check_index(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from submerge.checkpoint.names import foreign, is_litter, is_safetensors, is_shard
+from submerge.checkpoint.names import foreign, format_of, is_litter, is_safetensors, is_shard
 from submerge.errors import CheckpointError, listing, nearest, quoted
 from submerge.given.text import unique
 
@@ -41,7 +41,7 @@ class Index(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Where a model lives: its safetensors files and the side files that belong to them."""
+    """Where a model lives: its files of tensors and the side files that belong to them."""
 
     path: Path
     files: tuple[Path, ...]
@@ -108,7 +108,7 @@ def check_kind(path: Path) -> None:
     Opening a pipe would wait for ever, so this comes before the header is read.
     """
     if not stat.S_ISREG(mode_of(path)):
-        raise CheckpointError(f"{path}: is not a regular file, expected a .safetensors file")
+        raise CheckpointError(f"{path}: is not a regular file, expected a file of tensors")
     if (found := foreign(path.name)) is not None:
         raise CheckpointError(f"{path}: is {found.kind}, expected .safetensors", hint=found.hint)
 
@@ -132,7 +132,7 @@ def _missing_hint(path: Path) -> str:
         near = []
     if near:
         return f"the folder holds {', '.join(map(quoted, near))}"
-    return "name a .safetensors file or a folder; models are not downloaded by name"
+    return "name a .safetensors or .gguf file or a folder; models are not downloaded by name"
 
 
 def _in_folder(folder: Path) -> Found:
@@ -165,6 +165,9 @@ def _component(folder: Path, pipeline: Path | None, *, is_pipeline: bool) -> Fou
     shards = [name for name in loose if is_shard(name)]
     singles = [name for name in loose if name not in shards]
     candidates = [index.path.name for index in indexes] + singles
+    if not candidates and not shards:
+        # Beside safetensors these are copies of it, for other programs.
+        candidates = singles = [name for name in names if format_of(name) == "gguf"]
     if len(candidates) > 1:
         raise CheckpointError(
             f"{folder}: holds {listing(candidates, noun='candidate')}, expected one model",
@@ -206,8 +209,8 @@ def _nothing(folder: Path, names: Sequence[str], loading: Sequence[str]) -> Chec
             hint=first.hint,
         )
     return CheckpointError(
-        f"{folder}: holds no .safetensors file, expected a model folder",
-        hint="name a .safetensors file, a folder of shards or a diffusers pipeline folder",
+        f"{folder}: holds no .safetensors or .gguf file, expected a model folder",
+        hint="name a .safetensors or .gguf file, a folder of shards or a diffusers pipeline folder",
     )
 
 
@@ -270,7 +273,7 @@ def _is_plain(name: str) -> bool:
 
 def _weights(folder: Path) -> bool:
     return any(
-        is_safetensors(entry.name) or _INDEX.search(entry.name)
+        format_of(entry.name) or _INDEX.search(entry.name)
         for entry in folder.iterdir()
         if not is_litter(entry.name)
     )

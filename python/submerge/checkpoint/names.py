@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from submerge.errors import CheckpointError, RecipeError, quoted
 
@@ -11,9 +11,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "ENDINGS",
+    "FileFormat",
     "Foreign",
     "container_of",
     "foreign",
+    "format_of",
     "is_litter",
     "is_one_file",
     "is_safetensors",
@@ -22,7 +25,17 @@ __all__ = [
 ]
 
 _SHARD = re.compile(r"-[0-9]{5}-of-[0-9]{5}\b")
-_SAFETENSORS = (".safetensors", ".sft")
+
+FileFormat: TypeAlias = Literal["safetensors", "gguf"]
+"""What stands around the tensors of a file, as the core calls it."""
+
+# What the names of files of tensors end in, and their format.
+_FORMATS: dict[str, FileFormat] = {
+    ".safetensors": "safetensors",
+    ".sft": "safetensors",
+    ".gguf": "gguf",
+}
+ENDINGS = tuple(_FORMATS)
 # `~syncthing~x.tmp`, `~$x`; folders of other systems; downloads that are still going on.
 _LITTER = re.compile(
     r"[.~].*|thumbs\.db|desktop\.ini|__(?:MACOSX|pycache)__|@eaDir|#recycle|\$RECYCLE\.BIN"
@@ -33,7 +46,7 @@ _LITTER = re.compile(
 # What nobody calls a folder, and submerge does not write.
 _OTHER_FORMATS = frozenset(
     {
-        ".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle", ".gguf", ".onnx", ".h5", ".hdf5", ".npz",
+        ".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle", ".onnx", ".h5", ".hdf5", ".npz",
         ".npy", ".msgpack", ".tflite", ".mlmodel", ".engine", ".safetensor", ".tensors", ".zip",
         ".tar", ".gz", ".json", ".yaml", ".yml", ".toml", ".txt", ".md", ".html", ".png",
     }
@@ -49,7 +62,6 @@ class Foreign(NamedTuple):
 
 _SAVE = "save the model as safetensors first"
 _FOREIGN = {
-    (".gguf",): Foreign("a GGUF file", "merge the unquantised safetensors it was made from"),
     (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle"): Foreign(
         "a pickle", f"pickles can run code when opened; {_SAVE}"
     ),
@@ -84,9 +96,15 @@ def foreign(name: str) -> Foreign | None:
     return next((f for endings, f in _FOREIGN.items() if name.lower().endswith(endings)), None)
 
 
+def format_of(name: str) -> FileFormat | None:
+    """Return the format of a file of tensors, by its name; None of what is none."""
+    found = (c for ending, c in _FORMATS.items() if name.lower().endswith(ending))
+    return next(found, None)
+
+
 def is_safetensors(name: str) -> bool:
     """Tell a safetensors file by its name; `.sft` is another ending of the same format."""
-    return name.lower().endswith(_SAFETENSORS)
+    return format_of(name) == "safetensors"
 
 
 def is_shard(name: str) -> bool:
@@ -96,7 +114,9 @@ def is_shard(name: str) -> bool:
 
 def container_of(target: Path) -> Literal["file", "folder", "gguf"]:
     """Tell what an output is by its name; raises as `is_one_file`."""
-    return "file" if is_one_file(target) else "folder"
+    if not is_one_file(target):
+        return "folder"
+    return "gguf" if format_of(target.name) == "gguf" else "file"
 
 
 def is_one_file(target: Path) -> bool:
@@ -109,11 +129,11 @@ def is_one_file(target: Path) -> bool:
     if suffix in _OTHER_FORMATS:
         raise RecipeError(
             f"{target}: the ending of another format, expected a name that ends in `.safetensors` "
-            f"for one file, or a folder, got {quoted(target.suffix)}",
+            f"or `.gguf` for one file, or a folder, got {quoted(target.suffix)}",
             hint=f"write {quoted(target.with_suffix('.safetensors').name)}, or "
             f"{quoted(target.stem)} for a folder",
         )
-    return suffix in _SAFETENSORS
+    return format_of(target.name) is not None
 
 
 def is_litter(name: str) -> bool:

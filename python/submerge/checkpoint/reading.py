@@ -56,7 +56,7 @@ class Reading:
         return bytes(memory)
 
     def header(self, file: int) -> bytes:
-        """Return the JSON text of a file's header, padding included; raises as `into`."""
+        """Return what a file's header says, after its first 8 bytes; raises as `into`."""
         text = bytearray(self._starts[file] - 8)
         self._readers[file].read_into(8, text)
         return bytes(text)

@@ -93,7 +93,7 @@ output = click.option(
     "--output",
     required=True,
     type=click.Path(),
-    help="The .safetensors file to write, or the folder for shards or a pipeline.",
+    help="The .safetensors or .gguf file to write, or the folder for shards or a pipeline.",
 )
 
 

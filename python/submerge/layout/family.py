@@ -116,6 +116,7 @@ class Family:
         rope_axes: how a head's width is split where no config says so.
         config: returns the config.json an architecture is loaded from, if there is one.
         config_defaults: what the loader assumes for fields that a config does not state.
+        gguf: what `general.architecture` calls it in a GGUF; empty if loaders have no word for it.
     """
 
     name: str
@@ -135,6 +136,7 @@ class Family:
     rope_axes: Callable[[int], tuple[int, ...]] = lambda _: ()
     config: Callable[[Architecture], dict[str, Any]] | None = None
     config_defaults: Mapping[str, Any] = field(default_factory=dict)
+    gguf: str = ""
 
     @functools.cached_property
     def order(self) -> dict[str, int]:

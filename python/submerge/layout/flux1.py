@@ -251,4 +251,5 @@ FLUX1 = Family(
         "pooled_projection_dim": 768,
         "guidance_embeds": False,
     },
+    gguf="flux",
 )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from submerge.adapters import open_adapter, resolve
 from submerge.adapters.written import FORMS
 from submerge.checkpoint import open_checkpoint
-from submerge.checkpoint.names import is_one_file
+from submerge.checkpoint.names import is_safetensors
 from submerge.errors import RecipeError, quoted
 from submerge.files import expanded, path_of
 from submerge.given.faults import shown
@@ -118,9 +118,9 @@ def combined_plan(
 ) -> Plan:
     """Return the plan of adapters combined; arguments and errors as those of `merge`."""
     target = path_of(output, "output").absolute()
-    if not is_one_file(target):
+    if not is_safetensors(target.name):
         raise RecipeError(
-            f"output: {quoted(target.name)} is a folder, expected one file for an adapter",
+            f"output: {quoted(target.name)}, expected one `.safetensors` file for an adapter",
             hint="let its name end in `.safetensors`",
         )
     arch = _architecture(wanted.get("base"))

@@ -22,6 +22,7 @@ from submerge.plan.encoders import open_encoders
 from submerge.plan.extracted import expect_plain, factored, making_of, placed_in_one
 from submerge.plan.finite import factors_plan
 from submerge.plan.form import OutFile, OutputTensor, Plan
+from submerge.plan.gguf import gguf_file
 from submerge.plan.guidance import decide_guidance
 from submerge.plan.outputs import lay_out, place, shape_of
 from submerge.plan.pipeline import Taken, take_over
@@ -57,7 +58,7 @@ def compile_plan(
     Args:
         recipe: what is meant.
         models: the opened models, by the recipe's names.
-        target: a path ending in `.safetensors` for one file, else a folder.
+        target: a path ending in `.safetensors` or `.gguf` for one file, else a folder.
         adapters: the opened files of the recipe's adapters, in its order.
 
     Raises:
@@ -113,7 +114,7 @@ def compile_plan(
         is_folder=shape.is_folder,
         overflow=recipe.output.overflow,
         sources=inputs.sources,
-        files=(*(OutFile(path, said) for path in placed.paths), *encoded.files),
+        files=(*_files(draft, said), *encoded.files),
         texts=(*placed.texts, *taken.texts, *texts),
         copies=(*taken.copies, *licences),
         outputs=(*placed.outputs, *encoded.outputs),
@@ -155,6 +156,14 @@ def _facts(draft: Draft) -> dict[str, str]:
     asked, models = draft.recipe.output.adapter, draft.models
     arch = draft.arch if asked is None else models[asked.onto].arch
     return metadata(draft.public, models, arch, draft.words, draft.licence, draft.adapters)
+
+
+def _files(draft: Draft, said: Mapping[str, str]) -> list[OutFile]:
+    """Return the weight files with what they say of themselves."""
+    placed = draft.placed
+    if draft.shape.encoding.container == "gguf":
+        return [gguf_file(said, draft.arch, placed.outputs)]
+    return [OutFile(path, said) for path in placed.paths]
 
 
 def _about(draft: Draft, making: Making | None) -> About:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from submerge.adapters.written import FORMS
 from submerge.checkpoint.codecs import NUMBERS
 from submerge.checkpoint.dtypes import WORDS
-from submerge.checkpoint.names import is_one_file
+from submerge.checkpoint.names import is_safetensors
 from submerge.errors import LayoutError, RecipeError, listing, quoted
 from submerge.layout import family_of
 from submerge.plan.form import OutputTensor
@@ -57,10 +57,10 @@ def expect_plain(output: Output, target: Path) -> None:
     Raises:
         RecipeError: a folder as the target, or a layout, shards or a pipeline.
     """
-    if not is_one_file(target):
+    if not is_safetensors(target.name):
         raise RecipeError(
-            f"recipe.output.adapter: {quoted(target.name)} is a folder, expected one file for an "
-            "adapter",
+            f"recipe.output.adapter: {quoted(target.name)}, expected one `.safetensors` file for "
+            "an adapter",
             hint="let the output's name end in `.safetensors`",
         )
     for field in ("shard_size", "pipeline_from", "scheduler_from", "for_"):

@@ -19,7 +19,7 @@ from submerge.checkpoint import DTYPES
 from submerge.checkpoint.names import nameable
 from submerge.errors import counted, listing
 from submerge.formats import FORMATS
-from submerge.plan.sizes import bytes_in_words, header
+from submerge.plan.sizes import bytes_in_words, gguf_size, header
 from submerge.plan.terms import tagged
 from submerge.plan.words import formulas
 
@@ -169,10 +169,31 @@ class OutputTensor(NamedTuple):
 
 
 class OutFile(NamedTuple):
-    """A weight file of the output; `path` is empty when the target is one file."""
+    """A weight file of the output.
+
+    Attributes:
+        path: inside the target; empty when that is one file.
+        metadata: what it says of itself, as texts.
+        numbers: of a GGUF its key-values that are uint32, without the alignment; None of
+            safetensors, which have none.
+    """
 
     path: str
     metadata: Mapping[str, str]
+    numbers: Mapping[str, int] | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        plain: dict[str, Any] = {"path": self.path, "metadata": dict(self.metadata)}
+        if self.numbers is not None:
+            plain["container"] = {"gguf": {"numbers": dict(self.numbers)}}
+        return plain
+
+    def size(self, tensors: Sequence[tuple[str, str, Sequence[int], int]]) -> int:
+        """Return the bytes of the file with these tensors: name, dtype, shape and bytes."""
+        if self.numbers is not None:
+            return gguf_size(tensors, self.metadata, self.numbers)
+        return len(header(tensors, self.metadata)) + sum(tensor[3] for tensor in tensors)
 
 
 class Text(NamedTuple):
@@ -282,7 +303,7 @@ class Plan:
             "overflow": self.overflow,
             "target": {kind: {"path": str(self.target)}},
             "sources": sources,
-            "files": [{"path": f.path, "metadata": dict(f.metadata)} for f in self.files],
+            "files": [file.plain() for file in self.files],
             "texts": [{"path": t.path, "text": t.text} for t in self.texts],
             "copies": copies,
             "outputs": [o.plain() for o in self.outputs],
@@ -379,7 +400,7 @@ class Plan:
         tensors = [(o.name, o.dtype, o.shape, o.nbytes) for o in self.outputs if o.file == index]
         if self.making is not None:
             tensors = self.making.largest(tensors)
-        return len(header(tensors, self.files[index].metadata)) + sum(t[3] for t in tensors)
+        return self.files[index].size(tensors)
 
     @property
     def output_bytes(self) -> int:

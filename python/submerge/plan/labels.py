@@ -16,7 +16,7 @@ _INSIDE = re.compile(
     re.IGNORECASE,
 )
 _SUFFIX = re.compile(
-    r"(?:\.safetensors(?:\.index(?:\.[^.]+)?\.json)?|\.sft|\.json)\Z", re.IGNORECASE
+    r"(?:\.safetensors(?:\.index(?:\.[^.]+)?\.json)?|\.sft|\.gguf|\.json)\Z", re.IGNORECASE
 )
 _CACHED = re.compile(r"models--(?P<owner>[^/]+?)--(?P<name>.+)")
 _OWNERS = ("black-forest-labs",)

@@ -76,7 +76,9 @@ class Shape(NamedTuple):
     @property
     def carries_extras(self) -> bool:
         """Whether this is ComfyUI's all-in-one form, which has places for a VAE and encoders."""
-        return self.layout == "bfl" and self.prefix == COMFY_PREFIX
+        # No program looks for them in a GGUF.
+        has_place = self.encoding.container != "gguf"
+        return has_place and self.layout == "bfl" and self.prefix == COMFY_PREFIX
 
     @property
     def words(self) -> str:

@@ -1,7 +1,8 @@
-"""Sizes of safetensors files and of shards, from names and shapes alone.
+"""Sizes of files and of shards, from names and shapes alone.
 
-The header's text is the one the `safetensors` package writes: compact JSON, metadata first,
-padded with spaces to a multiple of 8. Shards are cut as huggingface_hub cuts them for diffusers.
+The header of safetensors is the one that package writes: compact JSON, metadata first, padded with
+spaces to a multiple of 8. That of a GGUF is the core's (`format/gguf/write.rs`). Shards are cut as
+huggingface_hub cuts them for diffusers.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from submerge.checkpoint import DTYPES
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["bytes_in_words", "data_key", "header", "split_shards"]
+__all__ = ["bytes_in_words", "data_key", "gguf_size", "header", "split_shards"]
 
 
 def data_key(name: str, dtype: str) -> tuple[int, str]:
@@ -40,6 +41,29 @@ def header(
     plain = json.dumps(text, separators=(",", ":"), ensure_ascii=False).encode()
     length = len(plain) + -len(plain) % 8
     return length.to_bytes(8, "little") + plain.ljust(length)
+
+
+_ALIGNMENT = 32
+
+
+def gguf_size(
+    tensors: Iterable[tuple[str, str, Sequence[int], int]],
+    texts: Mapping[str, str],
+    numbers: Mapping[str, int],
+) -> int:
+    """Return the bytes of a GGUF: its header and each tensor, all padded to multiples of 32.
+
+    `tensors` are name, dtype, shape and bytes; `texts` and `numbers` the key-values, to which the
+    core adds the alignment. Every text has its length before it, every value its type.
+    """
+    length = 24  # magic, version, numbers of tensors and key-values
+    length += sum(8 + len(key.encode()) + 4 + 8 + len(text.encode()) for key, text in texts.items())
+    length += sum(8 + len(key.encode()) + 4 + 4 for key in (*numbers, "general.alignment"))
+    data = 0
+    for name, _, shape, size in tensors:
+        length += 8 + len(name.encode()) + 4 + 8 * len(shape) + 4 + 8
+        data += size + -size % _ALIGNMENT
+    return length + -length % _ALIGNMENT + data
 
 
 def split_shards(sizes: Sequence[tuple[str, int]], limit: int) -> list[list[str]]:

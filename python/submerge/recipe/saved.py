@@ -11,20 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from submerge.checkpoint import open_checkpoint
+from submerge.checkpoint.names import ENDINGS, format_of
 from submerge.errors import RecipeError, quoted
 from submerge.given import load_json, plain_copy
 
 __all__ = ["KEY", "find_models", "is_checkpoint", "saved_recipe"]
 
 KEY = "submerge.recipe"
-_SUFFIXES = ("", ".safetensors", ".sft")
+_SUFFIXES = ("", *ENDINGS)
 
 
 def is_checkpoint(path: Path) -> bool:
     """Tell whether a path is a model's, by what it is called."""
-    suffixes = (".safetensors", ".sft", ".safetensors.index.json")
+    name = path.name.lower()
+    is_file = format_of(name) is not None or name.endswith(".safetensors.index.json")
     # Not `Path.is_dir`, which raises for a text that is no path.
-    return path.name.lower().endswith(suffixes) or os.path.isdir(path)  # noqa: PTH112
+    return is_file or os.path.isdir(path)  # noqa: PTH112
 
 
 def saved_recipe(path: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::cursor::{Cursor, Here};
 use crate::error::Result;
-use crate::format::flaw::{Flaw, charge, twice};
+use crate::format::flaw::{Flaw, MAX_METADATA, charge, twice};
 
 /// What data is aligned to where nothing else is said.
 const DEFAULT_ALIGNMENT: u32 = 32;
@@ -14,7 +14,7 @@ const MAX_ALIGNMENT: u32 = 1 << 20;
 /// Bytes of one key.
 const MAX_KEY: u64 = 65_535;
 /// Bytes of one text; of a longer one only the length is kept.
-const MAX_TEXT: u64 = 1 << 20;
+const MAX_TEXT: u64 = MAX_METADATA as u64 / 2;
 /// Bytes that a key-value takes at least: the length of its key, its type, its value.
 pub(super) const LEAST: u64 = 8 + 4 + 1;
 /// Where writers of other models' tensors leave the shape of one that has more dimensions than ggml.

@@ -189,10 +189,6 @@ class _Reader:
                 f"not carried over: {node} loads {quoted(path)} as {dtype}; "
                 "here the file's own type is merged"
             )
-        if path.lower().endswith(".gguf"):
-            self.notes.append(
-                f"{quoted(path)} is a GGUF file: put a safetensors checkpoint in its place"
-            )
         return {group: {self.models[path]: Fraction(1)} for group in GROUPS}
 
     def _merge(self, node: Node, depth: int) -> Form:
