@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from factory import Flux, tensors, write, write_json
+from factory import Flux, tensors, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from factory import Array
 
-__all__ = ["GGML", "SCALED", "WIDE", "Coded", "is_block_matrix", "save_gguf", "save_scaled"]
+__all__ = ["GGML", "SCALED", "WIDE", "Coded", "ggml_rows", "save_gguf", "save_scaled"]
 
 # Blocks of 256 need rows of as many.
 WIDE = Flux(hidden=256, double=1, single=1, guidance=True, seed=1)
@@ -135,17 +135,3 @@ def save_gguf(path: Path, kind: str, flux: Flux, layout: str = "bfl") -> tuple[P
     writer.write_tensors_to_file()
     writer.close()
     return path, numbers
-
-
-def save_sdnq(folder: Path, arrays: Mapping[str, Array], config: dict[str, Any], stem: str) -> Path:
-    """Write a component as SDNQ saves it: int8 with a scale for each row, as its config says."""
-    found: dict[str, Array] = {}
-    for name, array in arrays.items():
-        if array.ndim != 2 or not name.endswith(".weight") or "embed" in name or "shared" in name:
-            found[name] = array
-            continue
-        coded = _eight(array, np.int8, _largest_of_rows(array, 127), "scale")
-        found |= {name.removesuffix("weight") + leaf: a for leaf, a in coded.leaves.items()}
-    method = {"quant_method": "sdnq", "weights_dtype": "int8", "group_size": -1}
-    write_json(folder / "config.json", {**config, "quantization_config": method})
-    return write(folder / f"{stem}.safetensors", found)
