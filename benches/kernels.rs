@@ -197,7 +197,7 @@ fn conversions(quick: bool, table: &mut impl io::Write) -> io::Result<()> {
 /// Passes and maps of the methods on a base and two models near it, in ns for each element.
 fn methods(quick: bool, table: &mut impl io::Write) -> io::Result<()> {
     let delta = |consensus: &str, sparsify: Value| {
-        json!({"delta": {"weights": [1.0, 1.0], "lambda": 1.0, "normalize": true,
+        json!({"delta": {"weights": [1.0, 1.0], "lambda": 1.0, "normalize": "weights",
                          "consensus": consensus, "even": "majority", "sparsify": sparsify}})
     };
     let (half, keys) = ([0.5, 0.5], [1, 2]);

@@ -235,7 +235,8 @@ impl Float {
 const INFINITE: u32 = 65_536.0_f32.to_bits();
 
 /// Widens a small float of `M` mantissa bits and exponent bias `B`, given as magnitude and sign
-/// bit. Magnitudes from `special` on take the exponent of infinity and keep their mantissa.
+/// bit. Magnitudes from `special` on take the exponent of infinity and keep their mantissa; a NaN becomes
+/// quiet, as the conversion instructions of processors have it.
 ///
 /// Normal: move the mantissa up and change the bias. Subnormal: put the mantissa under the
 /// exponent of the smallest normal and take that normal away again; both floats are exact and no
@@ -248,7 +249,8 @@ fn widen<const M: u32, const B: u32>(magnitude: u32, sign: u32, special: u32) ->
     let normal = moved.wrapping_add((127 - B) << 23);
     let subnormal = f32::from_bits(moved | smallest_normal) - f32::from_bits(smallest_normal);
     let finite = if magnitude < 1 << M { subnormal.to_bits() } else { normal };
-    let bits = if magnitude >= special { moved | f32::INFINITY.to_bits() } else { finite };
+    let quiet = if magnitude > special { f32::NAN.to_bits() } else { f32::INFINITY.to_bits() };
+    let bits = if magnitude >= special { moved | quiet } else { finite };
     f32::from_bits(bits | sign << 31)
 }
 

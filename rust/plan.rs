@@ -21,7 +21,7 @@ mod terms;
 
 pub use self::adapter::{
     AdapterSpec, AlphaSpec, FactorsSpec, MadeSpec, MatrixSpec, ModuleSpec, ProductSpec,
-    ProductsSpec,
+    ProductsSpec, SharedSpec,
 };
 pub use self::operation::{Action, Beside, OpSpec};
 pub use self::terms::{

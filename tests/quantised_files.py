@@ -1,7 +1,7 @@
-"""Quantised transformers and text encoders as other programs save them, and their numbers.
+"""Quantised tiny models written by numpy, each with the numbers that it stands for.
 
-Codes are drawn or rounded here by the formulas of the forms, in numpy or by the package gguf, so
-that what they stand for is known without submerge.
+What is written here is small arithmetic and stands beside the real libraries, whose files are in
+tests/oracles.
 """
 
 from __future__ import annotations
@@ -12,126 +12,121 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from factory import Flux, tensors, write
+import factory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from pathlib import Path
 
-    from factory import Array
+    from factory import Array, Flux
 
-__all__ = ["GGML", "SCALED", "WIDE", "Coded", "ggml_rows", "save_gguf", "save_scaled"]
-
-# Blocks of 256 need rows of as many.
-WIDE = Flux(hidden=256, double=1, single=1, guidance=True, seed=1)
-GGML = (
-    "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl",
-    "iq4_xs",
-)  # fmt: skip
+FP8 = np.dtype(ml_dtypes.float8_e4m3fn)
 
 
-class Coded(NamedTuple):
-    """A matrix in codes: what stands in the file by the ends of names, and its numbers in f32."""
+class Quantised(NamedTuple):
+    """A model on disk, quantised and as the numbers that its codes are."""
+
+    path: Path
+    plain: Path
+
+
+class Layer(NamedTuple):
+    """Codes and what stands beside them by the ends of names, and the numbers they are."""
 
     leaves: dict[str, Array]
     numbers: Array
 
 
-def is_block_matrix(name: str, array: Array) -> bool:
-    """Tell what these forms are of, in BFL's names and diffusers'."""
-    return "_blocks." in name and array.ndim == 2
+def text(described: dict[str, Any]) -> Array:
+    return np.frombuffer(json.dumps(described).encode(), np.uint8)
 
 
-def _eight(array: Array, dtype: Any, scale: Array, leaf: str) -> Coded:
-    """Codes of 8 bits, `scale` for all or [rows, 1], under the name `leaf`."""
-    whole = array.astype(np.float32) / scale.astype(np.float32)
-    codes = (np.rint(whole) if dtype is np.int8 else whole).astype(dtype)
-    numbers = codes.astype(np.float32) * scale.astype(np.float32)
-    return Coded({"weight": codes, leaf: scale}, numbers)
+def _scale(array: Array, largest: float, axis: int | None) -> Array:
+    found: Array = np.abs(array).max(axis, keepdims=axis is not None) / largest
+    return found.astype(np.float32)
 
 
-def _largest(array: Array, most: float) -> Array:
-    """The scale of all: [] f32."""
-    return np.asarray(np.abs(array.astype(np.float32)).max() / most, np.float32)
+def fp8(array: Array) -> Layer:
+    scale = np.asarray(_scale(array, 448, None))
+    codes = (array / scale).astype(FP8)
+    marker = text({"format": "float8_e4m3fn", "full_precision_matrix_mult": True})
+    found = {"weight": codes, "weight_scale": scale, "comfy_quant": marker}
+    return Layer(found, codes.astype(np.float32) * scale)
 
 
-def _largest_of_rows(array: Array, most: float) -> Array:
-    """The scale of each row: [rows, 1] f32."""
-    rows = np.abs(array.astype(np.float32)).max(1, keepdims=True)
-    return (rows / most).astype(np.float32)
+def older_fp8(array: Array) -> Layer:
+    scale = np.asarray(_scale(array, 448, None))
+    codes = (array / scale).astype(FP8)
+    found = {"weight": codes, "scale_weight": scale, "scale_input": np.float32(1)}
+    return Layer({n: np.asarray(a) for n, a in found.items()}, codes.astype(np.float32) * scale)
 
 
-_E4M3, _E5M2 = ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2
-_INT8 = np.frombuffer(json.dumps({"format": "int8_tensorwise"}).encode(), np.uint8)
-SCALED: Mapping[str, Callable[[Array], Coded]] = {
-    "fp8_scaled": lambda a: _eight(a, _E4M3, _largest(a, 448), "scale_weight"),
-    "fp8_scaled_e5m2": lambda a: _eight(a, _E5M2, _largest(a, 57344), "scale_weight"),
-    "fp8_row": lambda a: _eight(a, _E4M3, _largest_of_rows(a, 448), "weight_scale"),
-    "fp8_row_bf16": lambda a: _eight(
-        a, _E4M3, _largest_of_rows(a, 400).astype(ml_dtypes.bfloat16), "weight_scale"
-    ),
-    "int8": lambda a: _eight(a, np.int8, _largest(a, 127), "weight_scale"),
-    "int8_row": lambda a: _eight(a, np.int8, _largest_of_rows(a, 127), "weight_scale"),
+def fp8_row(array: Array) -> Layer:
+    scale = _scale(array, 448, 1)
+    codes = (array / scale).astype(FP8)
+    return Layer({"weight": codes, "weight_scale": scale[:, 0]}, codes.astype(np.float32) * scale)
+
+
+def _int8(array: Array, axis: int | None) -> tuple[Array, Array]:
+    scale = np.asarray(_scale(array, 127, axis))
+    return np.rint(array / scale).astype(np.int8), scale
+
+
+def int8(array: Array) -> Layer:
+    codes, scale = _int8(array, None)
+    found = {
+        "weight": codes,
+        "weight_scale": scale,
+        "comfy_quant": text({"format": "int8_tensorwise"}),
+    }
+    return Layer(found, codes.astype(np.float32) * scale)
+
+
+def int8_row(array: Array) -> Layer:
+    codes, scale = _int8(array, 1)
+    found = {
+        "weight": codes,
+        "weight_scale": scale,
+        "comfy_quant": text({"format": "int8_tensorwise"}),
+    }
+    return Layer(found, codes.astype(np.float32) * scale)
+
+
+def sdnq(array: Array) -> Layer:
+    codes, scale = _int8(array, 1)
+    return Layer({"weight": codes, "scale": scale}, codes.astype(np.float32) * scale)
+
+
+LAYERS: dict[str, Callable[[Array], Layer]] = {
+    "fp8": fp8,
+    "older_fp8": older_fp8,
+    "fp8_row": fp8_row,
+    "int8": int8,
+    "int8_row": int8_row,
+    "sdnq": sdnq,
 }
 
 
-def save_scaled(
-    path: Path, form: str, flux: Flux, layout: str = "bfl"
-) -> tuple[Path, dict[str, Array]]:
-    """Write a transformer whose blocks' matrices are codes; returns its numbers too, as f32."""
-    arrays, numbers = {}, {}
-    for name, array in tensors(flux, layout).items():
-        if not is_block_matrix(name, array):
-            arrays[name], numbers[name] = array, array.astype(np.float32)
-            continue
-        coded = SCALED[form](array)
-        stem = name.removesuffix("weight")
-        arrays |= {stem + leaf: found for leaf, found in coded.leaves.items()}
-        numbers[name] = coded.numbers
-        if form.startswith("int8"):
-            arrays[f"{stem}comfy_quant"] = _INT8
-    return write(path, arrays), numbers
-
-
-def ggml_rows(kind: Any, array: Array, seed: int) -> tuple[Array, Array]:
-    """Rows of ggml's blocks, U8 [rows, bytes], and their numbers as gguf reads them, f32.
-
-    What the package cannot round is drawn: bytes of any value, scales of plausible size.
-    """
-    from gguf import GGML_QUANT_SIZES, quants
-
-    elements, nbytes = GGML_QUANT_SIZES[kind]
-    try:
-        codes = quants.quantize(array.astype(np.float32), kind)
-    except NotImplementedError:
-        random = np.random.default_rng(seed)
-        rows, columns = array.shape
-        drawn = random.integers(0, 256, (rows, columns // elements, nbytes), np.uint8)
-        scale = np.float16([2e-4]).view(np.uint8)
-        # Where the scales of a block stand; all other bytes may be any.
-        at = {"Q2_K": (80, 82), "Q3_K": (108,), "Q6_K": (208,), "Q4_K": (0, 2), "Q5_K": (0, 2)}
-        for first in at.get(kind.name, (0,)):
-            drawn[..., first : first + 2] = scale
-        codes = drawn.reshape(rows, -1)
-    return codes, quants.dequantize(codes, kind)
-
-
-def save_gguf(path: Path, kind: str, flux: Flux, layout: str = "bfl") -> tuple[Path, dict[str, Array]]:
-    """Write a GGUF as ComfyUI-GGUF's tools do: vectors in F32, matrices outside blocks in F32."""
-    from gguf import GGMLQuantizationType, GGUFWriter
-
-    type_of = GGMLQuantizationType[kind.upper()]
-    writer = GGUFWriter(path, "flux")
-    numbers = {}
-    for seed, (name, array) in enumerate(tensors(flux, layout).items()):
-        if is_block_matrix(name, array):
-            codes, numbers[name] = ggml_rows(type_of, array, seed)
-            writer.add_tensor(name, codes, raw_dtype=type_of)
-        else:
-            numbers[name] = array.astype(np.float32)
-            writer.add_tensor(name, numbers[name])
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path, numbers
+def quantised(
+    folder: Path, flux: Flux, form: str, layout: str = "bfl", prefix: str = ""
+) -> Quantised:
+    """Write a model with its blocks' matrices in this form, and the numbers that they are."""
+    codes: dict[str, Array] = {}
+    numbers: dict[str, Array] = {}
+    for name, array in factory.tensors(flux, layout, prefix).items():
+        codes[name] = numbers[name] = array
+        if array.ndim == 2 and "blocks." in name:
+            made = LAYERS[form](array.astype(np.float32))
+            stem = name.removesuffix(".weight")
+            codes |= {f"{stem}.{leaf}": found for leaf, found in made.leaves.items()}
+            numbers[name] = made.numbers
+    if form == "older_fp8":
+        codes[f"{prefix}scaled_fp8"] = np.zeros(2, FP8)
+    name = f"{form}-{layout}-{flux.seed}"
+    plain = factory.write(folder / f"{name}.plain.safetensors", numbers)
+    if form != "sdnq":
+        return Quantised(factory.write(folder / f"{name}.safetensors", codes), plain)
+    factory.write(folder / name / f"{factory.WEIGHTS}.safetensors", codes)
+    config = {**factory.config(flux), "quantization_config": {"quant_method": "sdnq"}}
+    factory.write_json(folder / name / "config.json", config)
+    return Quantised(folder / name, plain)

@@ -11,6 +11,7 @@ import pytest
 import adapter_files
 from factory import KREA, SCHNELL, Flux, save_file, save_folder
 from pages import all_of
+from quantised_files import quantised
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "docs" / "index.md", ROOT / "docs" / "quickstart.md"]
@@ -50,6 +51,15 @@ def test_the_page_about_adapters_runs_in_order(
     save_models(tmp_path)
     monkeypatch.chdir(tmp_path)
     assert all_of(ROOT / "docs" / "adapters.md") == 19
+
+
+def test_the_page_about_quantised_models_runs_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantised(tmp_path, KREA, "fp8").path.rename(tmp_path / "krea_fp8_scaled.safetensors")
+    quantised(tmp_path, SCHNELL, "sdnq", "diffusers").path.rename(tmp_path / "schnell-int8")
+    monkeypatch.chdir(tmp_path)
+    assert all_of(ROOT / "docs" / "formats.md") == 2
 
 
 def test_the_cookbook_runs_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,21 +177,69 @@ def test_sizes_are_known_before(tmp_path: Path) -> None:
     assert plan.file_sizes == ((tmp_path / "out.gguf").stat().st_size,)
 
 
+def ragged(tmp_path: Path) -> dict[str, object]:
+    """Two models by name whose tensors end anywhere but at a multiple of 32 bytes."""
+    paths = {}
+    for seed, name in enumerate("ab"):
+        random = np.random.default_rng(seed)
+        shapes = {"v": (5,), "m": (7, 301), "s": (), "deep": (3, 5, 7, 11), "last": (1, 1)}
+        arrays = {n: random.normal(size=shape).astype(np.float32) for n, shape in shapes.items()}
+        path = factory.write(tmp_path / f"{name}.safetensors", arrays)
+        paths[name] = {"path": str(path), "layout": "generic"}
+    return {"models": paths, "alpha": 0.25}
+
+
+def test_tensors_begin_at_multiples_of_32_whatever_the_chunks(tmp_path: Path) -> None:
+    asked = ragged(tmp_path)
+    made = set()
+    for threads, chunk in ((1, "4 KiB"), (3, "1 MiB"), (2, "1 KiB")):
+        output = tmp_path / f"{threads}.gguf"
+        assert submerge.plan(asked, output).file_sizes[0] > 0
+        submerge.merge(asked, output, threads=threads, chunk=chunk)
+        made.add(output.read_bytes())
+        assert submerge.plan(asked, output).file_sizes == (output.stat().st_size,)
+    assert len(made) == 1
+    first, second = (factory.read(tmp_path / f"{name}.safetensors") for name in "ab")
+    pairs, tensors = gguf_files.read(tmp_path / "1.gguf")
+    assert "general.architecture" not in pairs
+    for name, tensor in tensors.items():
+        assert tensor.shape == first[name].shape
+        expected = np.float32(0.75) * first[name] + np.float32(0.25) * second[name]
+        assert np.array_equal(tensor.numbers, expected), name
+    assert tensors.keys() == first.keys()
+
+
 def test_an_output_is_made_again_and_compared(tmp_path: Path) -> None:
     output = tmp_path / "out.gguf"
-    asked = recipe(tmp_path)
+    asked = ragged(tmp_path)
     submerge.merge(asked, output)
-    assert submerge.verify(output, recipe=asked).passed
-    assert submerge.verify(output, recipe=str(output)).passed
+
+    def failed() -> list[tuple[str, str]]:
+        found = submerge.verify(output, recipe=asked, layout="generic")
+        return [(check.name, check.found) for check in found.checks if not check.passed]
+
+    assert failed() == []
     whole = output.read_bytes()
-    info = open_checkpoint(output)
-    start = info.files[0].data_start
-    odd = next(t for t in info.tensors.values() if t.nbytes % 32)
-    for at in (start + odd.end - 1, start + odd.end):  # a number, then the padding behind it
+    checkpoint = open_checkpoint(output)
+    start = checkpoint.files[0].data_start
+    ends = [start + tensor.end for tensor in checkpoint.tensors.values()]
+    assert any(end % 32 for end in ends)
+    # The key-values, a number, the padding behind it, the padding at the end.
+    for at in (40, ends[0] - 1, *(end for end in ends if end % 32), len(whole) - 1):
         output.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
-        found = submerge.verify(output, recipe=asked)
-        (check,) = [check for check in found.checks if not check.passed]
-        assert (check.name, f"differs at byte {at}," in check.found) == ("recipe", True)
+        ((name, found),) = failed()
+        assert name == "recipe"
+        assert f"differs at byte {at}," in found or (at < start and "its header differs" in found)
+    output.write_bytes(whole)
+    assert failed() == []
+
+
+def test_the_recipe_in_a_gguf_is_found(tmp_path: Path) -> None:
+    output = tmp_path / "out.gguf"
+    submerge.merge(recipe(tmp_path), output)
+    assert submerge.verify(output, recipe=str(output)).passed
+    submerge.merge(str(output), tmp_path / "again.gguf")
+    assert (tmp_path / "again.gguf").read_bytes() == output.read_bytes()
 
 
 REFUSED = [

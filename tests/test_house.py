@@ -63,11 +63,11 @@ RUST_STOREYS = {
         ("engine",),
         ("gemm", "lanes", "sweeps"),
         ("long", "sketch", "thin", "tridiagonal"),
-        ("eigen", "inverse"),
+        ("cholesky", "eigen", "inverse"),
         ("residual", "spectrum"),
         ("factors", "polar"),
         ("recompress",),
-        ("power",),
+        ("common", "power"),
     ),
     "kernels": (
         ("check", "each", "family", "tile"),

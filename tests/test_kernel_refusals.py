@@ -21,7 +21,7 @@ def delta(weights: list[float], sparsify: dict[str, Any], scale: float = 1.0) ->
     fields = {
         "weights": weights,
         "lambda": scale,
-        "normalize": False,
+        "normalize": "none",
         "consensus": "none",
         "even": "positive",
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,7 +26,7 @@ from quantised_layers import (
     layer,
     odd,
 )
-from submerge.checkpoint.forms import REFUSED_FORMATS
+from submerge.checkpoint.forms import FORMS, REFUSED_FORMATS
 from submerge.checkpoint.refused import REFUSED
 from submerge.errors import CheckpointError, LayoutError
 from submerge.layout import identify
@@ -136,6 +137,20 @@ def test_every_row_of_the_table_of_refusals_is_tried() -> None:
         assert any(first.startswith(title) or title.startswith(first) for title in titles), (
             row.title
         )
+
+
+LOWER = ("torchao", "quanto", "compressed-tensors", "bitsandbytes")
+
+
+def test_the_page_names_every_form_and_every_refusal() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
+    for form in FORMS:
+        assert form.word.partition("+")[0] in page
+    # Of a title what names the form: `a Nunchaku (SVDQuant) model` says Nunchaku.
+    for row in REFUSED:
+        named = [word for word in row.title.split()[1:] if word[:1].isupper() or word in LOWER]
+        assert all(word.strip("()") in page for word in named), row.title
+    assert all(f"`{word}`" in page for word in REFUSED_FORMATS)
 
 
 # What is of a form that is read, and does not fit it: the error, after the path.

@@ -154,7 +154,7 @@ def test_terms_are_added_to_a_result_one_after_the_other(
 DELTA: dict[str, Any] = {
     "weights": [1.0, 0.5],
     "lambda": 1.0,
-    "normalize": True,
+    "normalize": "weights",
     "consensus": "sum",
     "even": "majority",
     "sparsify": {"magnitude": {"density": [0.3, 0.6]}},

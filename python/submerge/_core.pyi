@@ -56,20 +56,21 @@ class Reader:
         """Let the file go; to close again does nothing."""
 
 def read_header(path: str, max_header_bytes: int) -> str:
-    """Return the checked header of a safetensors file.
+    """Return the checked header of a safetensors or GGUF file.
 
     Args:
         path: the file.
         max_header_bytes: refuse a header longer than this.
 
     Returns:
-        JSON `{"path", "size", "data_start", "identity": {"dev", "ino", "size", "mtime_ns",
-        "ctime_ns"},
-        "metadata": {str: str}, "tensors": [{"name", "dtype", "shape", "start", "end"}]}` with the
-        tensors in data order and byte offsets inside the data section.
+        JSON `{"path", "size", "data_start", "container": "safetensors" or "gguf", "identity":
+        {"dev", "ino", "size", "mtime_ns", "ctime_ns"}, "metadata": {str: str}, "tensors": [{"name",
+        "dtype", "shape", "start", "end"}]}` with the tensors in data order and byte offsets inside
+        the data section. A tensor of ggml's blocks is rows of bytes, `U8`; it also has `codec`, the
+        name of its type, and `logical`, its shape in elements.
 
     Raises:
-        CheckpointError: the file is damaged or not safetensors.
+        CheckpointError: the file is damaged or of another format.
         OSError: the file cannot be read.
     """
 

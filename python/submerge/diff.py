@@ -13,7 +13,7 @@ from submerge.pairs import unrelated
 from submerge.plan.comparison import comparison_plan
 from submerge.recipe import sources_of
 from submerge.report import Row, Run, grouped, rows_of, summed, table
-from submerge.run import RunArguments, RunOptions, execute
+from submerge.run import RunArguments, RunOptions, execute, expect_finite_adapters
 
 if TYPE_CHECKING:
     import os
@@ -86,6 +86,7 @@ def diff(
     second: str | os.PathLike[str],
     *,
     layout: str = "auto",
+    nvfp4: str = "auto",
     adapters: Sequence[str | Mapping[str, Any]] = (),
     **run: Unpack[RunArguments],
 ) -> Difference:
@@ -95,6 +96,7 @@ def diff(
         first: a checkpoint file or folder.
         second: the model measured against it.
         layout: what to expect of both: `auto`, or `generic` to compare any tensors of equal names.
+        nvfp4: whose NVFP4 codes both have, where a file does not say: `comfy` or `bfl`.
         adapters: LoRAs and others, onto the second model unless they say another: paths, or
             `{"path", "onto", "scale", ...}` as in a recipe.
         **run: how to run, see `RunOptions`.
@@ -106,8 +108,12 @@ def diff(
     """
     options = RunOptions.of(run).with_(stats=True)
     paths = named([first, second])
-    models = {name: identify(open_checkpoint(path), layout=layout) for name, path in paths.items()}
+    models = {
+        name: identify(open_checkpoint(path), layout=layout, nvfp4=nvfp4)
+        for name, path in paths.items()
+    }
     made = comparison_plan(models, adapters=sources_of(adapters, list(models)))
+    expect_finite_adapters(made.factors, options)
     figures = execute(made, options, "measure")
     rows = rows_of(made, figures)
     return Difference(

@@ -1,13 +1,8 @@
 """Write a model in the number format that the program it goes to reads.
 
-| name | what is written | read by |
-|---|---|---|
-| `bf16`, `f16`, `f32` | every tensor in that type | diffusers, ComfyUI |
-| `fp8` | the blocks' matrices in `float8_e4m3fn`, the rest as it is | ComfyUI, diffusers |
-| `f8_e4m3`, `f8_e5m2` | every tensor in that type, norms and biases too | the same, less exact |
-
-diffusers reads fp8 files as bf16. All are plain casts: decoded to f32 exactly, rounded once to
-nearest even, saturated. Formats with scales beside the numbers are not written.
+The formats are those of `submerge.formats.FORMATS`, one table for recipes, `--dtype` and here;
+docs/formats.md says what each is and who reads it. Names that torch has for plain types are taken
+too: `bfloat16`, `float8_e4m3fn`.
 """
 
 from __future__ import annotations
@@ -15,11 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from submerge.checkpoint import open_checkpoint
-from submerge.checkpoint.dtypes import WORDS
-from submerge.checkpoint.names import is_one_file
+from submerge.checkpoint.names import container_of
 from submerge.errors import CheckpointError, RecipeError, counted, nearest, quoted
 from submerge.files import path_of
 from submerge.findings import nonfinite_inputs
+from submerge.formats import ALIASES, FORMATS
 from submerge.inference import LoadedModel
 from submerge.layout import identify
 from submerge.merge import MergedModel, carry_out, named, plan
@@ -40,8 +35,8 @@ __all__ = ["QUANTIZATIONS", "export_merged_model"]
 
 # What users call the formats -> what a recipe calls them.
 QUANTIZATIONS = {
-    **{name: name for name in ("same", "bf16", "f16", "f32", "fp8", "f8_e4m3", "f8_e5m2")},
-    **{word: name.lower() for word, name in WORDS.items()},
+    **{name: name for name in FORMATS},
+    **ALIASES,
     **dict.fromkeys(("fp8_e4m3fn", "float8_e4m3fn"), "fp8"),
 }
 
@@ -51,6 +46,7 @@ def export_merged_model(
     output_path: str | os.PathLike[str],
     quantization: str | None = None,
     *,
+    reader: Literal["comfyui", "diffusers", "sdcpp", "gguf"] | None = None,
     layout: str = "auto",
     extras: Literal["drop"] | None = None,
     **run: Unpack[RunArguments],
@@ -61,7 +57,9 @@ def export_merged_model(
         model: what `merge_flux_models` or `load_model` returned, or a file or folder.
         output_path: a `.safetensors` or `.gguf` file, or a folder. From a pipeline a folder becomes
             a whole pipeline again.
-        quantization: one of `QUANTIZATIONS`, see the module; None keeps the numbers as they are.
+        quantization: one of `QUANTIZATIONS`; None keeps the numbers as they are, or with a `reader`
+            is `bf16`, in a GGUF `q8_0`.
+        reader: the program it is for, as `output.for` of recipes: what it does not read is refused.
         layout: `bfl`, `comfy`, `diffusers` or `same`; `auto` is `diffusers` for a folder and `bfl`
             for a file, which ComfyUI and diffusers' `from_single_file` read; `comfy` when the model
             is an all-in-one file, whose VAE and text encoders go along as they are.
@@ -78,9 +76,14 @@ def export_merged_model(
     """
     options = RunOptions.of(run)
     source = _path(model)
-    wanted = _output(source, path_of(output_path, "output_path"), quantization, layout)
+    output = path_of(output_path, "output_path")
+    wanted = _output(source, output, quantization, layout)
+    if reader is not None:
+        wanted["for"] = reader
     if wanted["layout"] == "bfl" and layout == "auto" and extras is None:
-        wanted["layout"] = "comfy" if identify(open_checkpoint(source)).extras else "bfl"
+        has_place = container_of(output) == "file" and not FORMATS[wanted["dtype"]].codec
+        carries = has_place and identify(open_checkpoint(source)).extras
+        wanted["layout"] = "comfy" if carries else "bfl"
     recipe = _recipe(source, wanted, extras)
     made = plan(recipe, output_path)
     _refuse_nonfinite(source, made, execute(made, options.with_(stats=True), "measure"))
@@ -110,7 +113,7 @@ def _refuse_nonfinite(source: Path, made: Plan, figures: Mapping[str, Any]) -> N
         raise CheckpointError(
             f"{source}: {counted(sum(over.values()), 'element')} too large for {made.about.dtype}, "
             f"expected all within its range; {over[worst]:,} of them in {quoted(worst)}",
-            hint="bf16 and f32 have the range; fp8 saturates",
+            hint="bf16 and f32 have the range; fp8 saturates, formats with scales follow it",
         )
 
 
@@ -131,12 +134,12 @@ def _output(source: Path, output: Path, quantization: str | None, layout: str) -
             f"quantization: expected one of {known}, got {quoted(name)}",
             hint=f"did you mean {quoted(close[0])}?"
             if close
-            else "formats with scales (scaled fp8, int8, GGUF, NF4) are not written",
+            else "docs/formats.md says what each is",
         )
-    is_file = is_one_file(output)
+    is_folder = container_of(output) == "folder"
     wanted: dict[str, Any] = {"dtype": QUANTIZATIONS[name]}
-    wanted["layout"] = layout if layout != "auto" else "bfl" if is_file else "diffusers"
-    if not is_file and wanted["layout"] == "diffusers":
+    wanted["layout"] = layout if layout != "auto" else "diffusers" if is_folder else "bfl"
+    if is_folder and wanted["layout"] == "diffusers":
         pipeline = open_checkpoint(source).pipeline
         wanted |= {} if pipeline is None else {"pipeline_from": str(pipeline.absolute())}
     return wanted

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from submerge.blocks import place_of
 from submerge.errors import counted, listing, quoted
+from submerge.losses import Quantisation
 from submerge.plan.form import BESIDE
 from submerge.plan.words import selectors
 
@@ -81,6 +82,7 @@ class Findings(NamedTuple):
         nonfinite: where the inputs hold infinite or NaN elements.
         overflow: where the output's dtype could not hold what a formula gave from finite inputs.
         rounding: what rounding lost; None where nothing was computed.
+        quantisation: what writing in few bits lost; None where nothing was written so.
         equal: the units that were merged and came out as one model has them, by model; as all of
             them have them, under `all`.
         whole: the models that the whole result is equal to, where several went into it.
@@ -92,6 +94,7 @@ class Findings(NamedTuple):
     nonfinite: tuple[Spot, ...]
     overflow: tuple[Spot, ...]
     rounding: Rounding | None
+    quantisation: Quantisation | None
     equal: Mapping[str, tuple[str, ...]]
     whole: tuple[str, ...]
     vanished: tuple[str, ...]
@@ -105,6 +108,7 @@ class Findings(NamedTuple):
             nonfinite=nonfinite_inputs(plan, figures),
             overflow=tuple(_overflow(plan, figures)),
             rounding=_rounding(plan, figures),
+            quantisation=Quantisation.of(plan, _units(plan, figures)),
             equal=_equal(plan, figures),
             whole=_whole(plan, figures),
             vanished=tuple(_vanished(plan, figures)),
@@ -120,6 +124,7 @@ class Findings(NamedTuple):
             "nonfinite": [spot._asdict() for spot in self.nonfinite],
             "overflow": [spot._asdict() for spot in self.overflow],
             "rounding": None if self.rounding is None else self.rounding.to_dict(),
+            "quantisation": None if self.quantisation is None else self.quantisation.to_dict(),
             "equal": {model: list(units) for model, units in self.equal.items()},
             "whole": list(self.whole),
             "vanished": list(self.vanished),
@@ -148,6 +153,8 @@ class Findings(NamedTuple):
         if self.rounding is not None and self.rounding.share is not None:
             worst = f"most in {quoted(self.rounding.worst)}, {self.rounding.worst_share:.2g}"
             yield f"rounding lost {self.rounding.share:.2g} of the energy of the change, {worst}"
+        if self.quantisation is not None:
+            yield self.quantisation.words
 
 
 def nonfinite_inputs(plan: Plan, figures: Mapping[str, Any]) -> tuple[Spot, ...]:

@@ -150,9 +150,9 @@ _TABLE = (
     Format("f32", "every tensor", _ALL, _ANY, "F32", blocks=False),
     Format("f16", "every tensor", _ALL, _ANY, "F16", blocks=False),
     Format("bf16", "every tensor", _ALL, _ANY, "BF16", blocks=False),
-    Format("fp8", "`float8_e4m3fn`", _ALL, _SAFETENSORS, "F8_E4M3"),
-    Format("f8_e4m3", "every tensor", _ALL, _SAFETENSORS, "F8_E4M3", blocks=False),
-    Format("f8_e5m2", "every tensor", _ALL, _SAFETENSORS, "F8_E5M2", blocks=False),
+    Format("fp8", "`float8_e4m3fn`", _ALL, _SAFETENSORS, "F8_E4M3", stochastic=True),
+    Format("f8_e4m3", "every tensor", _ALL, _SAFETENSORS, "F8_E4M3", blocks=False, stochastic=True),
+    Format("f8_e5m2", "every tensor", _ALL, _SAFETENSORS, "F8_E5M2", blocks=False, stochastic=True),
     Format(
         "fp8_scaled",
         "`float8_e4m3fn` with a scale for each matrix",
@@ -188,6 +188,7 @@ _TABLE = (
         sides=(Side("weight_scale", "U8", 32),),
         marker={"format": "mxfp8"},
         grain=(32, 32),
+        stochastic=True,
     ),
     Format(
         "nvfp4",

@@ -115,7 +115,9 @@ class Inspection:
         return ", ".join(f"{name} {value}" for name, value in (self.architecture or {}).items())
 
 
-def inspect(path: str | os.PathLike[str], *, layout: str = "auto") -> Inspection:
+def inspect(
+    path: str | os.PathLike[str], *, layout: str = "auto", nvfp4: str = "auto"
+) -> Inspection:
     """Say what a checkpoint is, reading its headers only.
 
     A file that is sound but not a model submerge merges (a LoRA, a text encoder, another family)
@@ -124,6 +126,7 @@ def inspect(path: str | os.PathLike[str], *, layout: str = "auto") -> Inspection
     Args:
         path: a checkpoint file or folder.
         layout: what to expect: `auto`, `diffusers`, `bfl`, `comfy` or `generic`.
+        nvfp4: whose NVFP4 codes it has, where the file does not say: `comfy` or `bfl`.
 
     Raises:
         CheckpointError: the file is damaged or not safetensors.
@@ -133,7 +136,7 @@ def inspect(path: str | os.PathLike[str], *, layout: str = "auto") -> Inspection
     problem: str | None = None
     model: Model | None = None
     try:
-        model = identify(checkpoint, layout=layout)
+        model = identify(checkpoint, layout=layout, nvfp4=nvfp4)
     except (CheckpointError, LayoutError) as error:
         problem = str(error)
     dtypes: Counter[str] = Counter()

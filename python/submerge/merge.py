@@ -13,10 +13,9 @@ from submerge.checkpoint import open_checkpoint
 from submerge.files import expanded, path_of
 from submerge.layout import identify
 from submerge.plan import Plan, compile_plan
-from submerge.plan.finite import expect_finite
 from submerge.recipe import Recipe
 from submerge.report import Report
-from submerge.run import RunArguments, RunOptions, build_info, execute
+from submerge.run import RunArguments, RunOptions, build_info, execute, expect_finite_adapters
 
 if TYPE_CHECKING:
     import os
@@ -75,7 +74,9 @@ def plan(
     """
     loaded = Recipe.load(recipe)
     models = {
-        name: identify(open_checkpoint(expanded(source.path)), layout=source.layout)
+        name: identify(
+            open_checkpoint(expanded(source.path)), layout=source.layout, nvfp4=source.nvfp4
+        )
         for name, source in loaded.models.items()
     }
     adapters = [open_adapter(source.path) for source in loaded.adapters]
@@ -112,6 +113,7 @@ def convert(
     layout: str = "same",
     dtype: str = "same",
     adapters: Sequence[str | Mapping[str, Any]] = (),
+    nvfp4: str = "auto",
     **run: Unpack[RunArguments],
 ) -> Report:
     """Write a model in another layout or dtype; raises what `merge` raises.
@@ -120,14 +122,15 @@ def convert(
         model: a checkpoint file or folder.
         output: a `.safetensors` file, or a folder for shards.
         layout: `diffusers`, `bfl`, `comfy`, or `same` as the model.
-        dtype: `f32`, `f16`, `bf16`, `fp8`, `f8_e4m3`, `f8_e5m2`, or `same` as the model, tensor by
-            tensor. `fp8` is `f8_e4m3` for the matrices of the blocks and `same` for the rest.
+        dtype: a number format, `bf16`, `fp8_scaled` or `q8_0` say (docs/formats.md lists them), or
+            `same` as the model, tensor by tensor.
         adapters: what is fused into it: paths, or `{"path", "scale", ...}` as in a recipe.
+        nvfp4: whose NVFP4 codes it has, where the file does not say: `comfy` or `bfl`.
         **run: how to run, see `RunOptions`.
     """
     options = RunOptions.of(run)
     output_fields = {"layout": layout, "dtype": dtype}
-    recipe = single_model_recipe(model, output_fields, adapters=adapters)
+    recipe = single_model_recipe(model, output_fields, adapters=adapters, nvfp4=nvfp4)
     return carry_out(plan(recipe, output), options)
 
 
@@ -169,9 +172,7 @@ def merge_flux_models(
 
 def carry_out(made: Plan, options: RunOptions) -> Report:
     """Write what a plan describes and report what was done; raises what `merge` raises."""
-    if made.factors is not None:
-        look = options.with_(stats=True, progress=None)
-        expect_finite(made.factors, execute(made.factors, look, "measure"))
+    expect_finite_adapters(made.factors, options)
     return Report.of(made, execute(made, options, "write"), build_info())
 
 
@@ -180,16 +181,17 @@ def single_model_recipe(
     output: Mapping[str, Any] | None = None,
     *,
     layout: str = "auto",
+    nvfp4: str = "auto",
     extras: str | None = None,
     adapters: Sequence[str | Mapping[str, Any]] = (),
 ) -> Recipe:
     """Return the recipe that takes one model as it is, with adapters on it.
 
-    `output` holds the recipe's output fields, `layout` is what to expect of the model, and
-    `extras` is `drop` to leave a VAE and text encoders in the same file behind.
+    `output` holds the recipe's output fields, `layout` and `nvfp4` are what to expect of the model,
+    and `extras` is `drop` to leave a VAE and text encoders in the same file behind.
     """
     ((name, path),) = named([model]).items()
-    source = {"path": path, "layout": layout}
+    source = {"path": path, "layout": layout, "nvfp4": nvfp4}
     recipe = {"models": {name: source}, "take": name, "extras": extras or name}
     return Recipe.load(recipe | {"output": dict(output or {})}).with_adapters(adapters)
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from submerge.plan.finite import expect_finite
 from submerge.plan.form import OutFile
 from submerge.plan.terms import Rows
-from submerge.run import RunOptions, execute, execute_into
+from submerge.run import RunOptions, execute_into, expect_finite_adapters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,9 +47,7 @@ class Opened:
         for unit in plan.units:
             name = plan.outputs[unit.output].name
             self._units[name].append(unit._replace(output=0))
-        if plan.factors is not None:
-            look = given.with_(stats=True, progress=None)
-            expect_finite(plan.factors, execute(plan.factors, look, "measure"))
+        expect_finite_adapters(plan.factors, given)
 
     @property
     def computed(self) -> frozenset[str]:

@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from submerge.blocks import execution_key, place_of, stream_of
 from submerge.columns import aligned
-from submerge.errors import counted
+from submerge.errors import RecipeError, counted
+from submerge.files import path_of
 from submerge.findings import Findings
+from submerge.inherited import Inherited, inherited
+from submerge.losses import Loss, loss_of
 from submerge.pairs import Pair, unrelated
 from submerge.plan.form import BESIDE
 from submerge.plan.sizes import bytes_in_words
@@ -53,6 +56,7 @@ class Row(NamedTuple):
         pairs: each further model against the first, where both were read and measured.
         shares: the weight of each model, times the elements it was used for; see `Unit.shares`.
         stream: `img` or `txt` in a double block; else, and in a sum over both, empty.
+        loss: what writing in few bits lost; nothing of what is in a wide type or was copied.
     """
 
     block: str
@@ -65,6 +69,7 @@ class Row(NamedTuple):
     pairs: tuple[Pair, ...]
     shares: Mapping[str, float]
     stream: str = ""
+    loss: Loss = Loss()
 
     def plus(self, other: Row) -> Row:
         """Return the sum of two rows, under this row's block, stream and part."""
@@ -83,6 +88,7 @@ class Row(NamedTuple):
                 model: self.shares.get(model, 0.0) + other.shares.get(model, 0.0)
                 for model in {**self.shares, **other.shares}
             },
+            loss=self.loss.plus(other.loss),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,6 +104,8 @@ class Row(NamedTuple):
             "nonfinite_out": self.nonfinite_out,
             "pairs": [pair.to_dict() for pair in self.pairs],
             "shares": {m: total / max(1, self.elements) for m, total in self.shares.items()},
+            "error": self.loss.error,
+            "sqnr": self.loss.sqnr,
         }
 
 
@@ -175,6 +183,7 @@ class Report:
         run: time, memory and speed.
         versions: of submerge, its numerics, Python and the system.
         findings: values that are not finite or do not fit, what rounding lost, what equals a model.
+        inherited: what quantised parents had lost before, estimated from their scales.
         remarks: the same in words, and whatever else was unusual; part of the notes.
     """
 
@@ -187,6 +196,7 @@ class Report:
     versions: Mapping[str, Any]
     findings: Findings
     remarks: tuple[str, ...]
+    inherited: tuple[Inherited, ...] = ()
 
     def __repr__(self) -> str:
         size = bytes_in_words(sum(self.files.values()))
@@ -212,7 +222,9 @@ class Report:
         apart = unrelated(summed(rows).pairs, parents)
         modules = made_modules(plan, figures)
         made = (f"adapter: {made_in_words(modules)}",) if modules else ()
-        remarks = (*findings.lines, *apart, *made, *figures["notes"])
+        lost = inherited(plan, figures)
+        before = [parent.words() for parent in lost]
+        remarks = (*findings.lines, *before, *apart, *made, *figures["notes"])
         summary["notes"] = (*summary["notes"], *remarks)
         names = [file.path or plan.target.name for file in plan.files]
         sizes = [figures["bytes_written"]] if modules else plan.file_sizes
@@ -228,6 +240,7 @@ class Report:
             versions=versions._asdict(),
             findings=findings,
             remarks=remarks,
+            inherited=lost,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -240,6 +253,7 @@ class Report:
             "recipe": self.recipe,
             "rows": [row.to_dict() for row in self.rows],
             "findings": self.findings.to_dict(),
+            **({"inherited": [p.to_dict() for p in self.inherited]} if self.inherited else {}),
             "run": self.run._asdict() | {"bytes_per_second": self.run.speed},
             "versions": dict(self.versions),
         }
@@ -247,6 +261,32 @@ class Report:
     def to_json(self, *, indent: int | None = 2) -> str:
         """Return the report as JSON."""
         return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False, allow_nan=False)
+
+    def heatmap(self, path: str | os.PathLike[str]) -> None:
+        """Draw what writing in few bits lost: blocks against parts, as `.svg` or `.png`.
+
+        Raises:
+            RecipeError: another ending, or nothing was lost that could be drawn.
+            SubmergeError: `.png` without Pillow.
+            OSError: the file cannot be written.
+        """
+        from submerge.pictures.errors import draw
+        from submerge.pictures.heatmap import Place
+
+        target = path_of(path, "path")
+        cells = {
+            Place(row.block, row.stream, row.part): (error, row.elements)
+            for row in self.rows
+            if (error := row.loss.error) is not None
+        }
+        if not cells:
+            raise RecipeError(
+                f"{target}: nothing to draw, expected an output with numbers of 8 bits or less",
+                hint="choose a number format with `output.dtype`",
+            )
+        target.write_bytes(
+            draw(f"{self.summary['title']} in {self.summary['dtype']}", cells, target)
+        )
 
     def table(self, by: Literal["part", "block"] = "part") -> str:
         """Return a line for each part of each stack or for each block, then the remarks."""
@@ -278,6 +318,7 @@ def rows_of(plan: Plan, figures: Mapping[str, Any]) -> tuple[Row, ...]:
             _pairs(unit, figure, order),
             {model: share * figure["elements"] for model, share in unit.shares.items()},
             stream_of(unit.name),
+            loss_of(plan, unit, figure),
         )
         key = (name, part, row.stream)
         rows[key] = rows[key].plus(row) if key in rows else row
@@ -310,6 +351,9 @@ def table(rows: Sequence[Row], *, formulas: bool = True) -> str:
     left = len(columns)
     columns |= _compared(rows)
     columns["changed"] = lambda row: _share(row.changed, row.elements)
+    if any(row.loss.value for row in rows):
+        columns["error"] = lambda row: _figure(row.loss.error, "{:.2%}")
+        columns["SQNR"] = lambda row: _figure(row.loss.sqnr, "{:.1f} dB")
     columns["non-finite"] = lambda row: f"{row.nonfinite_out:,}"
     lines = [list(columns), *([cell(row) for cell in columns.values()] for row in rows)]
     return aligned(lines, left)
@@ -355,10 +399,13 @@ def _pairs(unit: Unit, figure: Mapping[str, Any], order: Sequence[str]) -> tuple
 def _column(first: str, second: str, what: str, shape: str) -> Callable[[Row], str]:
     def cell(row: Row) -> str:
         pair = next((p for p in row.pairs if (p.first, p.second) == (first, second)), None)
-        value = None if pair is None else getattr(pair, what)
-        return "-" if value is None else shape.format(value)
+        return _figure(None if pair is None else getattr(pair, what), shape)
 
     return cell
+
+
+def _figure(value: float | None, shape: str) -> str:
+    return "-" if value is None else shape.format(value)
 
 
 def _label(row: Row) -> str:

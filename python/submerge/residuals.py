@@ -7,14 +7,14 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from submerge.blocks import place_of
-from submerge.errors import counted
+from submerge.errors import counted, listing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from submerge.plan.form import Plan
 
-__all__ = ["MadeModule", "made_in_words", "made_modules", "span", "summed"]
+__all__ = ["MadeModule", "made_in_words", "made_modules", "short_of", "span", "summed"]
 
 
 class MadeModule(NamedTuple):
@@ -76,6 +76,30 @@ def made_modules(plan: Plan, figures: Mapping[str, Any]) -> tuple[MadeModule, ..
         )
         for module, made in pairs
     )
+
+
+def short_of(plan: Plan, figures: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a note of the modules whose largest rank holds less than the energy asked for."""
+    if plan.making is None:
+        return ()
+    outputs = iter(plan.outputs)
+    short, ranks = [], []
+    for module, made in zip(plan.making.modules, figures["modules"], strict=True):
+        mine = [next(outputs) for _ in range(module.outputs)]
+        if module.energy is None or made["rank"] < module.rank:
+            continue
+        # A rank that is all there is lacks nothing but rounding.
+        if module.made == "matrix":
+            most = min(mine[0].shape)
+        else:
+            most = sum(down.shape[0] for down in mine[1 : 2 * len(module.products) : 2])
+        if module.rank < most and made["residual2"] > (1 - module.energy) * made["norm2"]:
+            short.append(module.name)
+            ranks.append(made["rank"])
+    if not short:
+        return ()
+    most_allowed = f"{listing(short, noun='module')}: rank {span(ranks)}, the most allowed"
+    return (f"{most_allowed}, holds less than the energy asked for; a larger `rank` allows more",)
 
 
 def _place_of(units: Sequence[str]) -> tuple[str, str]:

@@ -17,6 +17,7 @@ from submerge import _core
 from submerge.checkpoint import MAX_HEADER_BYTES
 from submerge.errors import listing
 from submerge.given import PATH, SIZE, Options, declared, hinted, made, meant, size, whole
+from submerge.plan.finite import expect_finite
 from submerge.profile.environment import cores
 from submerge.profile.spans import record
 from submerge.statistics import OFF, StatisticsCache, doubt
@@ -230,6 +231,22 @@ def execute_into(plan: Plan, options: RunOptions, memory: bytearray | memoryview
     job = token._job  # noqa: SLF001
     arguments = options.to_json("write")
     _core.execute(plan.to_json(), arguments, job, options.progress, None, [memory])
+
+
+def expect_finite_adapters(factors: Plan | None, options: RunOptions) -> None:
+    """Refuse adapters with numbers that are not finite, before anything is done with them.
+
+    Args:
+        factors: what `factors_plan` returns of them.
+        options: how to run.
+
+    Raises:
+        AdapterError: naming the tensor.
+        CheckpointError, Cancelled, OSError: as `execute`.
+    """
+    if factors is not None:
+        look = options.with_(stats=True, progress=None)
+        expect_finite(factors, execute(factors, look, "measure"))
 
 
 def fit(plan: Plan, options: RunOptions) -> Running:

@@ -12,15 +12,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from submerge.adapters import in_words, is_adapter, open_adapter, resolve, targets_of
 from submerge.blocks import block_of
 from submerge.checkpoint import NUMBERS, open_checkpoint, read_header
 from submerge.checkpoint.components import Pipeline, is_index
 from submerge.checkpoint.names import is_safetensors
-from submerge.errors import CheckpointError, PlanError, counted, listing, quoted
+from submerge.errors import AdapterError, CheckpointError, PlanError, counted, listing, quoted
 from submerge.files import same_bytes
-from submerge.layout import Model, identify
+from submerge.layout import FAMILIES, Model, identify
 from submerge.merge import plan, single_model_recipe
-from submerge.run import RunArguments, RunOptions, execute
+from submerge.plan.adapted import Fused
+from submerge.plan.finite import factors_plan
+from submerge.recipe import AdapterSource
+from submerge.run import RunArguments, RunOptions, execute, expect_finite_adapters
 
 if TYPE_CHECKING:
     import os
@@ -98,32 +102,77 @@ def verify(
     *,
     recipe: str | os.PathLike[str] | Mapping[str, Any] | Recipe | None = None,
     layout: str = "auto",
+    nvfp4: str = "auto",
     **run: Unpack[RunArguments],
 ) -> Verification:
     """Check a model: its structure, its config, the components of a pipeline, its numbers.
 
-    A damaged file raises; what is sound but wrong is a check that did not pass.
+    Of an adapter, whether every key has a place in FLUX.1 [dev] and every number is finite. A
+    damaged file raises; what is sound but wrong is a check that did not pass.
 
     Args:
         path: a checkpoint file or folder.
         recipe: recompute the model from it and compare byte for byte.
         layout: what to expect: `auto`, `diffusers`, `bfl`, `comfy` or `generic`.
+        nvfp4: whose NVFP4 codes it has, where the file does not say: `comfy` or `bfl`.
         **run: how to run, see `RunOptions`.
 
     Raises:
+        AdapterError: an adapter is damaged.
         CheckpointError, LayoutError: the model is damaged, or none that submerge knows; a config
             that contradicts the weights is among the latter.
         RecipeError, Cancelled, OSError: as `merge`.
     """
     options = RunOptions.of(run).with_(stats=True)
-    model = identify(open_checkpoint(path), layout=layout)
+    if recipe is None and layout == "auto" and is_adapter(path):
+        return _of_adapter(Path(path), options)
+    model = identify(open_checkpoint(path), layout=layout, nvfp4=nvfp4)
     remarks = list(model.checkpoint.warnings)
-    measured = _Measured.of(model, options)
+    measured = _Measured.of(model, options, nvfp4)
     checks = [_structure(model), _config(model), *_components(model)]
     checks += [_finite(measured), _zeros(measured, remarks)]
     if recipe is not None:
         checks.append(_recomputed(Path(path), recipe, options, remarks))
     return Verification(Path(path), tuple(checks), tuple(remarks))
+
+
+def _of_adapter(path: Path, options: RunOptions) -> Verification:
+    """Look at an adapter: its modules, whether they fit, its numbers."""
+    adapter = open_adapter(path)
+    arch = next(family.published for family in FAMILIES.values() if family.published is not None)
+    targets, unmatched = targets_of(adapter, arch)
+    tensors = counted(len(adapter.checkpoint.tensors), "tensor")
+    checks = [Check("structure", passed=True, found=f"{in_words(targets)}, {tensors}")]
+    hint = "`submerge lora info FILE --base MODEL` looks at it on another model"
+    try:
+        resolved = resolve(adapter, arch)
+    except AdapterError as error:
+        found = f"does not fit FLUX.1 [dev]: {error.message}; {hint}"
+        missed = "not looked at: the modules do not fit"
+        checks += [Check("places", False, found), Check("finite", False, missed)]
+        return Verification(path, tuple(checks))
+    lost = listing(list(unmatched), noun="key")
+    found = f"{lost} without a place in FLUX.1 [dev] ({next(iter(unmatched.values()), '')}); {hint}"
+    remarks = [
+        f"not looked at: {counted(len(k), 'key')} for {w}" for w, k in adapter.elsewhere.items()
+    ]
+    checks.append(
+        Check("places", not unmatched, found if unmatched else "every key has one in FLUX.1 [dev]")
+    )
+    source = AdapterSource.parse(str(path), "adapter")
+    strengths = dict.fromkeys(resolved.deltas, 1.0)
+    factors = factors_plan(
+        [Fused("adapter", "adapter", None, source, adapter, resolved, strengths)]
+    )
+    try:
+        expect_finite_adapters(factors, options)
+    except AdapterError as error:
+        checks.append(Check("finite", False, error.message))
+    else:
+        outputs = () if factors is None else factors.outputs
+        elements = counted(sum(math.prod(o.shape) for o in outputs), "element")
+        checks.append(Check("finite", True, f"{elements}, all finite"))
+    return Verification(path, tuple(checks), tuple(remarks))
 
 
 def _structure(model: Model) -> Check:
@@ -187,9 +236,9 @@ class _Measured:
     figures: Mapping[str, Any]
 
     @classmethod
-    def of(cls, model: Model, options: RunOptions) -> _Measured:
+    def of(cls, model: Model, options: RunOptions, nvfp4: str) -> _Measured:
         layout = "generic" if model.layout == "generic" else "auto"
-        recipe = single_model_recipe(model.checkpoint.path, layout=layout)
+        recipe = single_model_recipe(model.checkpoint.path, layout=layout, nvfp4=nvfp4)
         # Nothing is written: the target only has to be somewhere else than the input.
         made = plan(recipe, model.checkpoint.path.with_name("measured.safetensors"))
         # Of a copy the core takes no norm; one times the same numbers is the same.

@@ -65,14 +65,14 @@ fn mapped(run: &dyn Run, x: &[Vec<f32>]) -> (Vec<u32>, Option<String>) {
 /// The vote counts the signs of the whole unit, without weights.
 fn plain(sparsify: &Value, lambda: f64) -> Spec {
     Spec::Delta(json!({
-        "weights": [0.5, 0.25], "lambda": lambda, "normalize": false, "consensus": "plain",
+        "weights": [0.5, 0.25], "lambda": lambda, "normalize": "none", "consensus": "plain",
         "even": "majority", "sparsify": sparsify,
     }))
 }
 
 fn delta(sparsify: &Value, lambda: f64) -> Spec {
     Spec::Delta(json!({
-        "weights": [0.5, 0.25], "lambda": lambda, "normalize": false, "consensus": "sum", "even": "positive",
+        "weights": [0.5, 0.25], "lambda": lambda, "normalize": "none", "consensus": "sum", "even": "positive",
         "sparsify": sparsify,
     }))
 }
@@ -159,7 +159,7 @@ fn quartiles_are_recalled_beside_rows_that_are_passed() {
 fn signs_that_depend_on_weights_are_counted_again() {
     let x = operands(1 << 18);
     let raw = json!({
-        "weights": [0.5, 0.25], "lambda": 1.0, "normalize": false, "consensus": "sum",
+        "weights": [0.5, 0.25], "lambda": 1.0, "normalize": "none", "consensus": "sum",
         "even": "majority", "sparsify": {"magnitude": {"density": [0.3, 1.0]}},
     });
     let kernel = Spec::Delta(raw);

@@ -10,6 +10,7 @@
 use super::eigen::eigen;
 use super::engine::{Engine, Task};
 use super::gemm::{View, gram};
+use super::long::parts;
 use super::residual::Product;
 use super::sketch::{WIDE, product};
 use super::spectrum::{Top, Wanted, enough, top};
@@ -114,7 +115,7 @@ fn iterate(engine: &Engine, a: View<f32>, width: usize, key: u64) -> Option<Foun
     // Once more: what was nearly dependent is orthonormal now to the last digits.
     let short = orthonormal(engine, &basis, width)?;
     let long = product(engine, a, &short, width);
-    let found = eigen(engine, gram_of(engine, &long, width)?, width)?;
+    let found = eigen(engine, gram_of(engine, View::new(&long, width))?, width)?;
     let squares: Vec<f64> = found.values.iter().map(|square| square.max(0.0)).collect();
     let lengths = |power: fn(f64) -> f64| -> Vec<f64> {
         let floor = NOTHING * NOTHING * squares[0];
@@ -149,7 +150,7 @@ fn decompose(engine: &Engine, a: View<f32>, rank: usize) -> Option<Found> {
 
 /// `x` with its columns made orthonormal; those that others span become 0.
 fn orthonormal(engine: &Engine, x: &[f32], width: usize) -> Option<Vec<f32>> {
-    let found = eigen(engine, gram_of(engine, x, width)?, width)?;
+    let found = eigen(engine, gram_of(engine, View::new(x, width))?, width)?;
     let floor = NOTHING * found.values[0];
     let over = |square: &f64| if *square > floor { 1.0 / square.sqrt() } else { 0.0 };
     let lengths: Vec<f64> = found.values.iter().map(over).collect();
@@ -165,12 +166,13 @@ fn turned(engine: &Engine, x: &[f32], vectors: &[f64], lengths: &[f64]) -> Vec<f
 }
 
 /// `x^T x` in f64: pieces of rows, added in their order; `None` if stopped, or without memory.
-pub(super) fn gram_of(engine: &Engine, x: &[f32], width: usize) -> Option<Vec<f64>> {
-    let pieces = x.chunks(PIECE * width);
-    let mut parts: Vec<Option<Vec<f64>>> = pieces.clone().map(|_| None).collect();
-    let tasks = pieces.zip(&mut parts).map(|(piece, part)| -> Task {
-        Box::new(move || *part = gram(engine, View::new(piece, width)))
-    });
+pub(super) fn gram_of(engine: &Engine, x: View<f32>) -> Option<Vec<f64>> {
+    let pieces = parts(0..x.shape.0, PIECE);
+    let mut parts: Vec<Option<Vec<f64>>> = Vec::new();
+    parts.resize(x.shape.0.div_ceil(PIECE), None);
+    let tasks = pieces
+        .zip(&mut parts)
+        .map(|(piece, part)| -> Task { Box::new(move || *part = gram(engine, x.rows(piece))) });
     engine.team.work(tasks.collect());
     let mut parts = parts.into_iter();
     let mut sum = parts.next().unwrap_or_else(|| Some(Vec::new()))?;

@@ -5,6 +5,8 @@
 #![allow(clippy::inline_always)]
 #![allow(clippy::many_single_char_names)] // the letters of the books
 
+pub mod cholesky;
+pub mod common;
 pub mod eigen;
 pub mod engine;
 pub mod factors;

@@ -1,9 +1,12 @@
 //! A sum of products of thin matrices as one such product, which is never multiplied out.
 //!
 //! With `U` the factors on the left side by side, `D` those on the right and `D^T = Q K` of orthonormal columns,
-//! the sum `U D` has the singular values of `U K^T`: the roots of the eigenvalues of the small matrix
-//! `K U^T U K^T`. `K` follows from the Gram matrix `D D^T`.
+//! the sum `U D` has the singular values `s` of `U K^T`: the roots of the eigenvalues of the small matrix
+//! `K U^T U K^T`. `K` is the triangular root of the Gram matrix `D D^T`. With its eigenvectors `w` the
+//! left singular vectors are `U K^T w / s`, and the right ones, `D^T U^T` of these over `s`, are
+//! `D^T U^T U K^T w / s^2`: no inverse is needed.
 
+use super::cholesky::cholesky;
 use super::eigen::eigen;
 use super::engine::Engine;
 use super::factors::{Factors, Goal, gram_of, transposed};
@@ -24,18 +27,10 @@ pub fn recompress(
     goal: impl FnOnce(f64) -> Goal,
 ) -> Option<(Factors, f64)> {
     let rank = *rank;
-    let right = transposed(down, down.len() / rank.max(1));
-    let (left_gram, right_gram) = (gram_of(engine, up, rank)?, gram_of(engine, &right, rank)?);
-    let basis = eigen(engine, right_gram.clone(), rank)?;
-    let roots = |values: &[f64]| -> Vec<f64> {
-        let floor = NOTHING * values.first().copied().unwrap_or(0.0);
-        values.iter().map(|x| if *x > floor { x.sqrt() } else { 0.0 }).collect()
-    };
-    let lengths = roots(&basis.values);
-    // K, whose rows are the eigenvectors times the roots.
-    let mut k = basis.vectors.clone();
-    scale_rows(&mut k, &lengths);
-    let k = View::new(&k, rank);
+    let (left, right) = sides(up, down, rank);
+    let (left_gram, right_gram) = (gram_of(engine, left)?, gram_of(engine, right)?);
+    let root = cholesky(engine, &right_gram, rank)?;
+    let k = View::new(&root, rank).transposed();
     let half = product(engine, k, View::new(&left_gram, rank))?;
     let core = product(engine, View::new(&half, rank), k.transposed())?;
     let core = eigen(engine, core, rank)?;
@@ -45,16 +40,16 @@ pub fn recompress(
     let count = goal(energy).of(&squares);
     let values = roots(&squares[..count]);
     let turn = View::new(&core.vectors, rank).rows(0..count);
-    let over = |x: f64| if x > 0.0 { 1.0 / x } else { 0.0 };
-    // U K^T w / sqrt(s), and D^T V^T K^-1 w sqrt(s).
+    // Either side gets the root of `s`.
+    let over = |power: fn(f64) -> f64| -> Vec<f64> {
+        values.iter().map(|s| if *s > 0.0 { 1.0 / power(*s) } else { 0.0 }).collect()
+    };
     let mut to_left = product(engine, turn, k)?;
-    scale_rows(&mut to_left, &values.iter().map(|s| over(s.sqrt())).collect::<Vec<_>>());
-    let mut inverse = basis.vectors;
-    scale_rows(&mut inverse, &lengths.iter().map(|x| over(*x)).collect::<Vec<_>>());
-    let mut to_right = product(engine, turn, View::new(&inverse, rank))?;
-    scale_rows(&mut to_right, &values.iter().map(|s| s.sqrt()).collect::<Vec<_>>());
-    let up = times(engine, up, &to_left, (rank, count));
-    let down = transposed(&times(engine, &right, &to_right, (rank, count)), count);
+    scale_rows(&mut to_left, &over(f64::sqrt));
+    let mut to_right = product(engine, turn, View::new(&half, rank))?;
+    scale_rows(&mut to_right, &over(|s| s * s.sqrt()));
+    let up = times(engine, left, &to_left, count);
+    let down = transposed(&times(engine, right, &to_right, count), count);
     let stopped = engine.stopped();
     let product = Product { up, down, rank: count };
     let factors = Factors { product, squares: squares[..count].to_vec() };
@@ -76,10 +71,11 @@ pub fn apart(engine: &Engine, one: &Product, other: Option<&Product>) -> Option<
         let rows = x.chunks_exact(one.rank).zip(y.chunks_exact(other.rank));
         rows.flat_map(|(x, y)| x.iter().chain(y)).copied().collect()
     };
-    let turned = |of: &Product| transposed(&of.down, of.down.len() / of.rank.max(1));
-    let left = gram_of(engine, &beside(&one.up, other.map(|other| &other.up[..])), rank)?;
-    let right = beside(&turned(one), other.map(turned).as_deref());
-    let right = gram_of(engine, &right, rank)?;
+    let up = beside(&one.up, other.map(|other| &other.up[..]));
+    let down: Vec<f32> =
+        one.down.iter().chain(other.iter().flat_map(|of| &of.down)).copied().collect();
+    let (left, right) = sides(&up, &down, rank);
+    let (left, right) = (gram_of(engine, left)?, gram_of(engine, right)?);
     let same = |at: usize| (at / rank < one.rank) == (at % rank < one.rank);
     let sign = |at: usize| if same(at) { 1.0 } else { -1.0 };
     let terms = left.iter().zip(&right).enumerate().map(|(at, (x, y))| sign(at) * x * y);
@@ -91,7 +87,22 @@ fn beyond_rounding(sum: f64, terms: impl Iterator<Item = f64>) -> f64 {
     if sum > NOTHING * terms.map(f64::abs).sum::<f64>() { sum } else { 0.0 }
 }
 
-fn scale_rows(rows: &mut [f64], lengths: &[f64]) {
+/// Both factors with a column for each of `rank`.
+pub(super) fn sides<'a>(
+    up: &'a [f32],
+    down: &'a [f32],
+    rank: usize,
+) -> (View<'a, f32>, View<'a, f32>) {
+    (View::new(up, rank), View::new(down, down.len() / rank.max(1)).transposed())
+}
+
+/// The roots of eigenvalues in falling order; 0 for those that are rounding.
+pub(super) fn roots(values: &[f64]) -> Vec<f64> {
+    let floor = NOTHING * values.first().copied().unwrap_or(0.0);
+    values.iter().map(|x| if *x > floor { x.sqrt() } else { 0.0 }).collect()
+}
+
+pub(super) fn scale_rows(rows: &mut [f64], lengths: &[f64]) {
     let columns = rows.len() / lengths.len().max(1);
     for (row, length) in rows.chunks_exact_mut(columns.max(1)).zip(lengths) {
         for x in row {
@@ -101,7 +112,11 @@ fn scale_rows(rows: &mut [f64], lengths: &[f64]) {
 }
 
 /// `x turn^T`, where `turn` has `count` rows.
-fn times(engine: &Engine, x: &[f32], turn: &[f64], (rank, count): (usize, usize)) -> Vec<f32> {
+pub(super) fn times(engine: &Engine, x: View<f32>, turn: &[f64], count: usize) -> Vec<f32> {
+    let rank = x.shape.1;
+    if count == 0 {
+        return Vec::new();
+    }
     let width = count.next_multiple_of(WIDE);
     let mut right = vec![0.0; rank * width];
     for (i, row) in turn.chunks_exact(rank).enumerate() {
@@ -109,7 +124,7 @@ fn times(engine: &Engine, x: &[f32], turn: &[f64], (rank, count): (usize, usize)
             right[k * width + i] = *x as f32;
         }
     }
-    let made = sketch::product(engine, View::new(x, rank), &right, width);
+    let made = sketch::product(engine, x, &right, width);
     made.chunks_exact(width).flat_map(|row| &row[..count]).copied().collect()
 }
 

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use crate::dtype::Dtype;
+use crate::kernels::matrix::Vote;
 
 /// The modules of an adapter, in the order of the outputs they are made of.
 #[derive(Debug, Deserialize)]
@@ -70,10 +71,24 @@ pub struct ProductsSpec {
     /// The products.
     pub products: Vec<ProductSpec>,
     /// What is written. Where the rank is that of all products together they are written side by
-    /// side, each `down` times its scale.
+    /// side, each `down` times its scale. Columns of `up` that are zero are left out.
     pub factors: FactorsSpec,
     /// Whether the last output is a bias.
     pub bias: bool,
+    /// How they are merged where they are not added up.
+    pub shared: Option<SharedSpec>,
+}
+
+/// Products of several adapters, voted on in the directions that all share.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SharedSpec {
+    /// How.
+    pub vote: Vote,
+    /// One finite weight for each adapter.
+    pub weights: Vec<f64>,
+    /// How many of the products each adapter has, in their order.
+    pub each: Vec<usize>,
 }
 
 /// `scale · up · down`, as rows of a sum.

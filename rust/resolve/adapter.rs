@@ -2,8 +2,11 @@
 
 use crate::dtype::Dtype;
 use crate::error::{Error, Result, quoted};
+use crate::kernels::matrix::vote_bytes;
 use crate::linalg::{factors, recompress};
-use crate::plan::{AdapterSpec, FactorsSpec, MadeSpec, MatrixSpec, OutputSpec, Plan, ProductSpec};
+use crate::plan::{
+    AdapterSpec, FactorsSpec, MadeSpec, MatrixSpec, OutputSpec, Plan, ProductSpec, SharedSpec,
+};
 
 /// Bytes that the largest module takes: its outputs, what is made of them, and what is written.
 pub(super) fn check(spec: &AdapterSpec, plan: &Plan) -> Result<u64> {
@@ -61,7 +64,15 @@ pub(super) fn check(spec: &AdapterSpec, plan: &Plan) -> Result<u64> {
                 let shape = whole.ok_or_else(|| wrong("no products, expected one"))?;
                 check_factors(&spec.factors, shape, rank).map_err(|what| wrong(&what))?;
                 let sum = usize::try_from(rank).map_err(|_| wrong("a rank beyond memory"))?;
-                2 * 4 * (shape.0 + shape.1).saturating_mul(rank) + recompress::bytes(shape, sum)
+                let voting = match &spec.shared {
+                    None => 0,
+                    Some(shared) => {
+                        check_shared(shared, spec.products.len()).map_err(|what| wrong(&what))?;
+                        vote_bytes(shape, shared.each.len(), rank)
+                    }
+                };
+                let thin = 2 * 4 * (shape.0 + shape.1).saturating_mul(rank);
+                thin + recompress::bytes(shape, sum).max(voting)
             }
         });
     }
@@ -88,6 +99,19 @@ fn matrix(output: &OutputSpec) -> Option<(u64, u64)> {
         }
         _ => None,
     }
+}
+
+fn check_shared(shared: &SharedSpec, products: usize) -> std::result::Result<(), String> {
+    let SharedSpec { vote, weights, each } = shared;
+    let sum = each.iter().try_fold(0_usize, |sum, n| sum.checked_add(*n));
+    if sum != Some(products) || each.contains(&0) || each.len() != weights.len() {
+        return Err(format!(
+            "{each:?} of {products} products with {} weights, expected a part of the products and a \
+             weight for each adapter",
+            weights.len()
+        ));
+    }
+    vote.check_with(weights)
 }
 
 fn check_factors(

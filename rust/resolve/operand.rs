@@ -150,7 +150,7 @@ impl Operand {
         let of = |term: &Term| match term {
             Term::Rows(rows) | Term::Scaled(Scaled { rows, .. }) => {
                 let around = if self.by_rows() { rows.bytes_of(2 * row_elements) } else { 0 };
-                rows.whole_sides() + around
+                rows.whole_sides() + rows.beside(elements) + around
             }
             Term::LowRank(term) => term.bytes(rows, at_once),
             Term::Multiplied(term) => term.bytes(at_once, row_elements),

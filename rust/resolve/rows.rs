@@ -129,12 +129,19 @@ impl Rows {
     #[must_use]
     pub fn bytes_of(&self, elements: u64) -> u64 {
         let block = self.block();
-        let blocks = elements.div_ceil(block.elements as u64);
-        let beside = self.wanted().iter().map(|side| match side {
+        elements.div_ceil(block.elements as u64) * block.bytes as u64 + self.beside(elements)
+    }
+
+    /// Bytes of entries beside `elements` of it at most.
+    pub(super) fn beside(&self, elements: u64) -> u64 {
+        let blocks = elements.div_ceil(self.block().elements as u64);
+        let of = |side: &Side| match side {
             Side::Whole { .. } => 0,
-            Side::Every { blocks: n, bytes } => (blocks.div_ceil(*n) + 1) * *bytes as u64,
-        });
-        blocks * block.bytes as u64 + beside.sum::<u64>()
+            Side::Every { blocks: n, bytes } => {
+                (blocks.div_ceil(*n) + 1).saturating_mul(*bytes as u64)
+            }
+        };
+        self.wanted().iter().map(of).fold(0, u64::saturating_add)
     }
 
     pub(super) fn whole_sides(&self) -> u64 {

@@ -81,10 +81,7 @@ impl Unit {
     #[must_use]
     pub fn widest(&self) -> u64 {
         let rows = self.read().flat_map(Operand::streamed);
-        let each = |rows: &Rows| {
-            let elements = rows.block().elements as u64;
-            rows.bytes_of(elements).div_ceil(elements)
-        };
+        let each = |rows: &Rows| rows.block().bytes.div_ceil(rows.block().elements) as u64;
         let output = self.block();
         rows.map(each).fold(output.bytes.div_ceil(output.elements) as u64, u64::max)
     }

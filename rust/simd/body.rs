@@ -21,6 +21,15 @@ pub(super) fn decode(from: Float, bytes: &[u8], out: &mut [f32]) {
     }
 }
 
+/// Elements times a number.
+#[inline(always)]
+pub(super) fn decode_scaled(from: Float, bytes: &[u8], scale: f32, out: &mut [f32]) {
+    decode(from, bytes, out);
+    for value in out {
+        *value *= scale;
+    }
+}
+
 /// In rows: as one loop it would become one call of `memcpy`, whose string instructions (2 KiB on)
 /// run at a tenth of the speed where the low bits of the two addresses are alike.
 #[inline(always)]

@@ -7,6 +7,7 @@ use crate::dtype::{Float, Overflow};
 pub struct Isa {
     pub(super) name: &'static str,
     pub(super) decode: unsafe fn(Float, &[u8], &mut [f32]),
+    pub(super) decode_scaled: unsafe fn(Float, &[u8], f32, &mut [f32]),
     pub(super) encode: unsafe fn(Float, Overflow, &[f32], &mut [u8]),
     pub(super) scale: unsafe fn(&[f32], f32, &mut [f32]),
     pub(super) blend: unsafe fn([&[f32]; 2], [f32; 2], &mut [f32]),
@@ -29,6 +30,10 @@ macro_rules! isa {
         $(#[target_feature(enable = $features)])?
         fn decode(from: Float, bytes: &[u8], out: &mut [f32]) {
             body::decode(from, bytes, out);
+        }
+        $(#[target_feature(enable = $features)])?
+        fn decode_scaled(from: Float, bytes: &[u8], scale: f32, out: &mut [f32]) {
+            body::decode_scaled(from, bytes, scale, out);
         }
         $(#[target_feature(enable = $features)])?
         fn encode(to: Float, overflow: Overflow, values: &[f32], out: &mut [u8]) {
@@ -69,6 +74,7 @@ macro_rules! isa {
         Isa {
             name: $name,
             decode,
+            decode_scaled,
             encode,
             scale,
             blend,
@@ -101,6 +107,16 @@ impl Isa {
         assert_eq!(bytes.len(), out.len() * from.bytes(), "bytes to decode");
         // SAFETY: an `Isa` is only handed out after its instruction set was detected.
         unsafe { (self.decode)(from, bytes, out) }
+    }
+
+    /// [`Isa::decode`], then each value times `scale`, rounded to f32.
+    ///
+    /// # Panics
+    /// If `bytes` is not `out.len()` elements long.
+    pub fn decode_scaled(&self, from: Float, bytes: &[u8], scale: f32, out: &mut [f32]) {
+        assert_eq!(bytes.len(), out.len() * from.bytes(), "bytes to decode");
+        // SAFETY: as in `decode`.
+        unsafe { (self.decode_scaled)(from, bytes, scale, out) }
     }
 
     /// Rounds values once to little-endian elements, at any alignment; see [`Float::encode`].

@@ -7,6 +7,8 @@
 #![allow(unsafe_code)]
 
 mod body;
+#[cfg(target_arch = "x86_64")]
+mod f16c;
 mod figures;
 mod isa;
 #[cfg(target_arch = "aarch64")]
@@ -99,9 +101,22 @@ mod tests {
                 );
                 let mut out = vec![0.0; patterns.len()];
                 isa.decode(float, &bytes[1..], &mut out);
-                for (bits, out) in patterns.iter().zip(out) {
+                for (bits, out) in patterns.iter().zip(&out) {
                     let want = float.decode(*bits).to_bits();
                     assert_eq!(out.to_bits(), want, "{} {float:?} {bits:#x}", isa.name());
+                }
+                for scale in [1.0, -3.7e-3, 0.0, 1e-40, f32::INFINITY, f32::NAN] {
+                    isa.decode_scaled(float, &bytes[1..], scale, &mut out);
+                    for (bits, out) in patterns.iter().zip(&out) {
+                        let want = float.decode(*bits) * scale;
+                        assert!(same(want, *out), "{} {float:?} {bits:#x} {scale}", isa.name());
+                    }
+                }
+                for len in 0..70.min(out.len()) {
+                    let bytes = &bytes[1..=len * n];
+                    isa.decode(float, bytes, &mut out[..len]);
+                    let want = patterns.iter().map(|bits| float.decode(*bits).to_bits());
+                    assert!(out[..len].iter().map(|x| x.to_bits()).eq(want.take(len)), "{len}");
                 }
             }
         }

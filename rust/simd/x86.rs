@@ -1,18 +1,29 @@
 //! AVX2 and AVX-512. Neither uses FMA or the BF16 conversion instructions: the first would change
-//! the arithmetic, the second treats subnormals and NaNs differently.
+//! the arithmetic, the second treats subnormals and NaNs differently. Both decode small floats with
+//! F16C ([`super::f16c`]), which every processor with AVX2 has.
 
 use std::arch::asm;
 use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 
+use super::f16c;
 use super::isa::{Isa, isa};
 
-static AVX2: Isa = isa!("avx2", "avx2");
-static AVX512: Isa = isa!("avx512", "avx512f,avx512bw,avx512vl,avx512dq");
+static AVX2: Isa = Isa {
+    decode: f16c::decode_avx2,
+    decode_scaled: f16c::decode_scaled_avx2,
+    ..isa!("avx2", "avx2")
+};
+static AVX512: Isa = Isa {
+    decode: f16c::decode_avx512,
+    decode_scaled: f16c::decode_scaled_avx512,
+    ..isa!("avx512", "avx512f,avx512bw,avx512vl,avx512dq")
+};
 
 /// The tables whose instructions this processor has and the system saves, slowest first.
 pub(super) fn available() -> Vec<&'static Isa> {
-    let avx2 = is_x86_feature_detected!("avx2");
-    let avx512 = is_x86_feature_detected!("avx512f")
+    let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c");
+    let avx512 = avx2
+        && is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512dq");

@@ -15,7 +15,9 @@ use crate::io::transaction::Transaction;
 use crate::io::unpublished::{Pending, Unpublished};
 use crate::linalg::engine::Engine;
 use crate::memory;
-use crate::plan::{AdapterSpec, FactorsSpec, MadeSpec, ModuleSpec, Options, OutputSpec, Plan};
+use crate::plan::{
+    AdapterSpec, FactorsSpec, MadeSpec, Mode, ModuleSpec, Options, OutputSpec, Plan,
+};
 use crate::report::ModuleReport;
 use crate::resolve::Work;
 use crate::schedule::Item;
@@ -46,6 +48,8 @@ pub(super) struct Adapter<'a> {
     held: Vec<Held<'a>>,
     /// `None` once it is committed.
     open: Option<(Transaction<'a>, Unpublished)>,
+    /// Whether the modules are measured alone and nothing is written.
+    measures: bool,
     /// Bytes that are left for the header.
     room: usize,
     tensors: Vec<Tensor>,
@@ -60,29 +64,21 @@ impl<'a> Adapter<'a> {
         options: &Options,
         means: Means<'a>,
     ) -> Result<Self> {
-        let [out] = &plan.files[..] else { return Err(Error::internal("not one file")) };
-        let longest = longest(spec, plan);
-        let room = header(&out.metadata, &longest)?.len();
-        let size = room as u64 + longest.last().map_or(0, |tensor| tensor.end);
-        let request = Request {
-            target: &plan.target,
-            overwrite: options.overwrite,
-            inputs: work.identities(),
-            weights: vec![(out.path.as_str(), size)],
-            texts: &plan.texts,
-            copies: &plan.copies,
+        let measures = matches!(options.mode, Mode::Measure);
+        let (room, open) = if measures {
+            (0, None)
+        } else {
+            let (room, transaction, file) = create(plan, spec, work, options, means.engine.stop)?;
+            (room, Some((transaction, file)))
         };
-        let mut transaction = Transaction::begin(request, options.cache)?;
-        transaction.take_over(means.engine.stop)?;
-        let mut file = transaction.create(&out.path)?;
-        let _ = file.append(&vec![b' '; room])?;
         let mut adapter = Self {
             plan,
             means,
             modules: spec.modules.iter(),
             outputs: plan.outputs.iter(),
             held: Vec::new(),
-            open: Some((transaction, file)),
+            open,
+            measures,
             room,
             tensors: Vec::new(),
             made: Vec::new(),
@@ -126,8 +122,12 @@ impl<'a> Adapter<'a> {
         while self.held.iter().all(|held| held.missing == 0) {
             let Some(module) = self.modules.next() else { return Ok(()) };
             let engine = &self.means.engine;
-            let Made { report, tensors } =
-                module::make(engine, module, std::mem::take(&mut self.held))?;
+            let held = std::mem::take(&mut self.held);
+            let Made { report, tensors } = if self.measures {
+                module::measure(engine, module, held)?
+            } else {
+                module::make(engine, module, held)?
+            };
             for (name, dtype, shape, bytes) in tensors {
                 let start = self.tensors.last().map_or(0, |tensor| tensor.end);
                 let end = start + bytes.len() as u64;
@@ -144,6 +144,33 @@ impl<'a> Adapter<'a> {
         }
         Ok(())
     }
+}
+
+/// The file that is to be written, begun with room for the longest header there can be.
+fn create<'a>(
+    plan: &'a Plan,
+    spec: &'a AdapterSpec,
+    work: &'a Work,
+    options: &Options,
+    stop: &dyn Fn() -> bool,
+) -> Result<(usize, Transaction<'a>, Unpublished)> {
+    let [out] = &plan.files[..] else { return Err(Error::internal("not one file")) };
+    let longest = longest(spec, plan);
+    let room = header(&out.metadata, &longest)?.len();
+    let size = room as u64 + longest.last().map_or(0, |tensor| tensor.end);
+    let request = Request {
+        target: &plan.target,
+        overwrite: options.overwrite,
+        inputs: work.identities(),
+        weights: vec![(out.path.as_str(), size)],
+        texts: &plan.texts,
+        copies: &plan.copies,
+    };
+    let mut transaction = Transaction::begin(request, options.cache)?;
+    transaction.take_over(stop)?;
+    let mut file = transaction.create(&out.path)?;
+    let _ = file.append(&vec![b' '; room])?;
+    Ok((room, transaction, file))
 }
 
 /// Bytes that are written before the device is waited for.
@@ -167,6 +194,9 @@ impl Sink for Adapter<'_> {
         self.make()?;
         if self.modules.len() > 0 {
             return Err(Error::internal("a module whose outputs never came"));
+        }
+        if self.measures {
+            return Ok(Written { modules: std::mem::take(&mut self.made), ..Written::default() });
         }
         if self.tensors.is_empty() {
             let what = "adapter: every difference is zero, expected one that is not";

@@ -45,7 +45,7 @@ pub fn open<'a>(
     means: Means<'a>,
 ) -> Result<Box<dyn Sink + 'a>> {
     let cancelled = means.engine.stop;
-    if let (Some(spec), Mode::Write) = (&plan.adapter, options.mode) {
+    if let (Some(spec), Mode::Write | Mode::Measure) = (&plan.adapter, options.mode) {
         return Ok(Box::new(Adapter::begin(plan, spec, work, options, means)?));
     }
     Ok(match options.mode {

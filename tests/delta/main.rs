@@ -15,7 +15,7 @@ const KEYS: [u64; 3] = [0x0123_4567_89AB_CDEF, 42, u64::MAX];
 
 fn op(sparsify: &Value, consensus: &str, normalize: bool) -> Value {
     let weights = [0.7, -0.4, 1.3];
-    json!({"delta": {"weights": weights, "lambda": 0.9, "normalize": normalize,
+    json!({"delta": {"weights": weights, "lambda": 0.9, "normalize": if normalize { "weights" } else { "none" },
         "consensus": consensus, "even": "majority", "sparsify": sparsify}})
 }
 
@@ -150,7 +150,7 @@ fn zero_differences_equal_ones_and_opposite_weights() {
         };
         // These weights sum to as good as 0, so nothing is divided.
         let op = json!({"delta": {"weights": [0.7, -0.4, -0.3], "lambda": 1.0,
-            "normalize": true, "consensus": "none", "even": "majority", "sparsify": sparsify}});
+            "normalize": "weights", "consensus": "none", "even": "majority", "sparsify": sparsify}});
         let ulps = if sparsify.to_string().contains("l1") { 4 } else { 0 };
         assert!(same(&equal.run(&op), &formula.of(&equal), ulps), "{op}");
     }
@@ -172,7 +172,7 @@ fn where_differences_cancel_the_sign_of_more_elements_of_the_unit_wins() {
     // As many of either: the negative one, as `torch.where(0 > 0, x > 0, x < 0)` has it.
     let even = cancelling(&[[1.0, -1.0], [2.0, 3.0], [-2.0, -3.0]], n / 3 * 3);
     let op = |consensus: &str, even: &str, sparsify: &Value| {
-        json!({"delta": {"weights": [1.0, 1.0, 1.0], "lambda": 1.0, "normalize": true,
+        json!({"delta": {"weights": [1.0, 1.0, 1.0], "lambda": 1.0, "normalize": "weights",
             "consensus": consensus, "even": even, "sparsify": sparsify}})
     };
     let thinned = json!({"magnitude": {"density": [0.9, 0.9, 1.0]}});
@@ -198,7 +198,7 @@ fn a_vote_without_winners_keeps_the_base_and_nan_stays() {
     // 1 - 1 + 0 = 0: the majority is positive.
     let inputs = Inputs::of(3000, 1, [&base, &up, &down, &base]);
     let ties = |weights: [f64; 3], sparsify: Value| {
-        json!({"delta": {"weights": weights, "lambda": 1.0, "normalize": true, "consensus": "sum",
+        json!({"delta": {"weights": weights, "lambda": 1.0, "normalize": "weights", "consensus": "sum",
             "even": "positive", "sparsify": sparsify}})
     };
     let none = json!({"none": {}});

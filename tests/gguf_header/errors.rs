@@ -45,7 +45,7 @@ fn versions_that_are_not_read() {
 #[test]
 fn counts_that_cannot_be() {
     let claiming = |tensors, pairs| {
-        let file = File { claims: (tensors, pairs), ..one(&[1], 0, 0, 4) };
+        let file = File { claims: (tensors, pairs), ..one(&[8], 0, 0, 32) };
         file.bytes()
     };
     let left = claiming(None, None).len() as u64 - 24;

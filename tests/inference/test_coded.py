@@ -16,7 +16,7 @@ import submerge
 from factory import KREA, Flux, read, save_folder, write
 from inference.plans import CANDIDATES, on_a_gpu
 from oracles.pipelines import save_pipeline
-from quantised_files import GGML, SCALED, WIDE, save_gguf, save_scaled
+from inference.coded_files import GGML, SCALED, WIDE, save_gguf, save_scaled
 from submerge.inference import load_model, loading, plan_loading, run_inference
 from submerge.inference.layers import PackedLinear
 from submerge.lora import bake

@@ -14,7 +14,7 @@ from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFWriter, get_tensor_name_m
 
 from factory import read, write, write_json
 from inference.plans import on_a_gpu
-from quantised_files import SCALED, ggml_rows
+from inference.coded_files import SCALED, ggml_rows
 from submerge.inference import load_model, loading
 
 if TYPE_CHECKING:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import peft
 import pytest
 import torch
+from diffusers import FluxPipeline, FluxTransformer2DModel
+from PIL import Image
 from safetensors.torch import load_file
 
 import adapter_files as files
@@ -108,6 +111,83 @@ def test_it_paints_what_the_baked_model_paints(pipelines: dict[str, Path], tmp_p
         assert m.notes[0] == "adapter `style`: LoRA, kohya names, 3 modules, rank 4"
 
 
+def saved_by_diffusers(transformer: Path, folder: Path) -> Path:
+    """A LoRA of two ranks and alphas, written by diffusers with its configuration."""
+    model = FluxTransformer2DModel.from_pretrained(transformer, torch_dtype=torch.float32)
+    config = peft.LoraConfig(
+        r=4,
+        lora_alpha=6,
+        target_modules=["to_q", "to_v", "to_out.0", "net.2", "proj_out"],
+        rank_pattern={"to_v": 2},
+        alpha_pattern={"net.2": 1},
+    )
+    model.add_adapter(config)
+    draw = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += torch.randn(parameter.shape, generator=draw) * 0.1
+    FluxPipeline.save_lora_weights(
+        folder,
+        transformer_lora_layers=peft.get_peft_model_state_dict(model),
+        transformer_lora_adapter_metadata=model.peft_config["default"].to_dict(),
+    )
+    return folder / "pytorch_lora_weights.safetensors"
+
+
+def by_diffusers(folder: Path, lora: Path | None = None, scale: float = 1.0) -> Array:
+    """The picture, 0 to 1, that diffusers' own pipeline paints in f32, submerge not asked."""
+    pipe = FluxPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    if lora is not None:
+        pipe.load_lora_weights(lora.parent, weight_name=lora.name, adapter_name="style")
+        pipe.set_adapters(["style"], [scale])
+    found = pipe(
+        "a fox in snow",
+        height=64,
+        width=64,
+        num_inference_steps=4,
+        max_sequence_length=16,
+        generator=torch.Generator().manual_seed(3),
+        output_type="np",
+    ).images[0]
+    return np.asarray(found, dtype=np.float64)
+
+
+def test_diffusers_paints_with_the_lora_what_it_paints_with_the_baked_model(
+    pipelines: dict[str, Path], tmp_path: Path
+) -> None:
+    """Products summed in another order: pixels, 0 to 1, are within a hundred thousandth."""
+    lora = saved_by_diffusers(pipelines["krea"] / "transformer", tmp_path / "lora")
+    theirs = by_diffusers(pipelines["krea"], lora, 0.7)
+    for name, scale in (("right", 0.7), ("wrong", 0.69)):
+        source = {"path": str(lora), "scale": scale}
+        bake(pipelines["krea"], [source], tmp_path / name, dtype="f32")
+    assert np.abs(by_diffusers(tmp_path / "right") - theirs).max() < 1e-5
+    # The bound would tell a strength that is a hundredth off, and the LoRA is seen.
+    assert np.abs(by_diffusers(tmp_path / "wrong") - theirs).max() > 1e-4
+    assert np.abs(by_diffusers(pipelines["krea"]) - theirs).max() > 1e-2
+
+
+def test_fused_and_put_on_by_diffusers_the_pictures_are_one(
+    pipelines: dict[str, Path], tmp_path: Path
+) -> None:
+    lora = saved_by_diffusers(pipelines["krea"] / "transformer", tmp_path / "lora")
+    common = ["-p", "a fox", "--steps", "2", "--size", "64x64", "--device", "cpu", "-q"]
+    for folder, more in (
+        ("plain", []),
+        ("lora", ["--lora", f"{lora}=0.7"]),
+        ("fused", ["--fuse", f"{lora}=0.7"]),
+    ):
+        arguments = ["generate", str(pipelines["krea"]), *common, "--dtype", "f32", *more]
+        app.main(args=[*arguments, "-o", str(tmp_path / folder)], standalone_mode=False)
+    plain, theirs, ours = (
+        np.asarray(Image.open(next((tmp_path / name).glob("*.png")))).astype(np.int16)
+        for name in ("plain", "lora", "fused")
+    )
+    assert np.abs(ours - theirs).max() <= 1
+    assert np.abs(plain - theirs).max() > 2
+
+
 def test_an_adapter_in_the_metadata_is_no_parent(
     pipelines: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -124,6 +204,11 @@ def test_adapters_that_do_not_fit_are_refused_before_torch_is_asked(
     found = files.pairs(factory.Flux(hidden=32), ["x_embedder"])
     path = files.save(tmp_path / "s.safetensors", files.diffusers(found))
     with pytest.raises(AdapterError, match=r"expected \[64, 4\], got \[32, 4\]"):
+        load_model(pipelines["krea"], device="cpu", adapters=[str(path)])
+    sick = files.diffusers(files.pairs(KREA, ["x_embedder"]))
+    sick["transformer.x_embedder.lora_A.weight"][0, 0] = np.nan
+    path = files.save(tmp_path / "sick.safetensors", sick)
+    with pytest.raises(AdapterError, match=r"x_embedder\.lora_A\.weight`: 1 of 256 elements inf"):
         load_model(pipelines["krea"], device="cpu", adapters=[str(path)])
     with pytest.raises(RecipeError, match=r"adapters\[0\].onto: got `krea`, expected nothing"):
         load_model(pipelines["krea"], adapters=[{"path": str(path), "onto": "krea"}])

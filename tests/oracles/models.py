@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["State", "equal", "forward", "loaded", "merged", "model_of", "state_of"]
+__all__ = ["State", "answered", "equal", "forward", "loaded", "merged", "model_of", "state_of"]
 
 State = dict[str, torch.Tensor]
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
@@ -67,8 +67,14 @@ def forward(model: FluxTransformer2DModel, guidance: float | None = None) -> tor
     """Return the model's answer to one fixed input: 4 x 4 image tokens, 8 text tokens."""
     # Weights in a mapped file may be less aligned, which changes the order of sums in a product.
     model.load_state_dict({k: v.clone() for k, v in model.state_dict().items()}, assign=True)
+    return answered(model, next(model.parameters()).dtype, guidance)
+
+
+def answered(
+    model: FluxTransformer2DModel, dtype: torch.dtype, guidance: float | None = None
+) -> torch.Tensor:
+    """Return what `forward` does, of a model whose parameters may be codes, as it is."""
     fields = model.config
-    dtype = next(model.parameters()).dtype
     draw = torch.Generator().manual_seed(0)
 
     def noise(*shape: int) -> torch.Tensor:

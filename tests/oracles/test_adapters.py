@@ -24,6 +24,7 @@ import submerge
 from factory import Flux
 from fusing import WIDE, assert_close, fused
 from oracles.models import model_of, state_of
+from submerge import lora
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -103,6 +104,36 @@ def test_deltas_of_peft_are_those_of_get_delta_weight(tmp_path: Path) -> None:
         np.testing.assert_allclose(
             found[f"{module}.weight"] - files.wide(base[f"{module}.weight"]), delta, atol=2e-6
         )
+
+
+@pytest.mark.parametrize("method", ["linear", "magnitude_prune", "ties"])
+@pytest.mark.parametrize("weights", [(0.6, 1.1), (0.9, -0.4)])
+def test_factors_are_merged_as_add_weighted_adapter_does(
+    tmp_path: Path, method: Any, weights: tuple[float, float]
+) -> None:
+    """Also the votes of `ties`, which strengths and alphas have no part in."""
+    model = peft.get_peft_model(transformer(tmp_path), CONFIGS["lora"](), adapter_name="a")
+    model.add_adapter("b", peft.LoraConfig(r=4, lora_alpha=1, target_modules=TARGETS))
+    for seed, name in enumerate("ab"):
+        model.set_adapter(name)
+        shaken(model, seed)
+    model.save_pretrained(str(tmp_path / "saved"))
+    density: Any = {} if method == "linear" else {"density": 0.3}
+    model.add_weighted_adapter(["a", "b"], list(weights), "m", method, **density)
+    given: Any = [
+        {"path": str(tmp_path / "saved" / name), "scale": weight}
+        for name, weight in zip("ab", weights, strict=True)
+    ]
+    base = factory.save_file(tmp_path / "base.safetensors", WIDE)
+    lora.merge(given, tmp_path / "o.safetensors", base=base, method=method, **density)
+    found = factory.read(tmp_path / "o.safetensors")
+    layers = {n: m for n, m in model.named_modules() if hasattr(m, "get_delta_weight")}
+    assert 2 * len(layers) == len(found)
+    for name, layer in layers.items():
+        stem = f"transformer.{name.removeprefix('base_model.model.')}"
+        for side, factors in (("A", layer.lora_A), ("B", layer.lora_B)):
+            theirs = factors["m"].weight.detach().numpy()
+            np.testing.assert_allclose(found[f"{stem}.lora_{side}.weight"], theirs, atol=1e-6)
 
 
 def pipeline(model: FluxTransformer2DModel) -> FluxPipeline:

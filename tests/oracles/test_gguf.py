@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 import submerge
 from factory import KREA, config, save_file, tensors, write_json
-from oracles.models import forward
+from oracles.models import answered
 from submerge.checkpoint import open_checkpoint, read_header
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def test_diffusers_computes_from_what_is_written(tmp_path: Path, dtype: str, lay
         torch_dtype=torch.float32,
     ).eval()
     whole = FluxTransformer2DModel.from_pretrained(tmp_path / "whole").eval()
-    answer, expected = (forward(model, guidance=3.5) for model in (loaded, whole))
+    answer, expected = (answered(model, torch.float32, 3.5) for model in (loaded, whole))
     error = (answer - expected).norm() / expected.norm()
     # BF16 holds the numbers of the file exactly; the rounding of Q8_0 is a 127th at most.
     assert error < (0.02 if dtype == "q8_0" else 1e-5), float(error)

@@ -4,6 +4,7 @@
 mod codecs;
 mod encodings;
 mod job;
+mod scales;
 mod sources;
 
 use serde_json::json;
@@ -62,7 +63,7 @@ fn every_kind_of_formula_sees_the_sum_of_the_terms() {
     let summed: Vec<Model> = models.iter().map(|m| m.with_w(&adapted(m, 0.5))).collect();
     let ops = [
         json!({"combine": {"slerp": {"alpha": 0.3}}}),
-        json!({"delta": {"weights": [1.0, 0.5], "lambda": 1.0, "normalize": true,
+        json!({"delta": {"weights": [1.0, 0.5], "lambda": 1.0, "normalize": "weights",
             "consensus": "sum", "even": "majority", "sparsify": {"magnitude": {"density": [0.3, 0.6]}}}}),
     ];
     for (op, count) in ops.iter().zip([2, 3]) {

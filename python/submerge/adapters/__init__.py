@@ -5,7 +5,7 @@ own tables say which units the module stacks. Nothing here merges; `Resolved.del
 over rows of the adapter's tensors, which a plan turns into terms.
 """
 
-from submerge.adapters.adapter import Adapter, Module, open_adapter
+from submerge.adapters.adapter import Adapter, Module, is_adapter, open_adapter
 from submerge.adapters.deltas import (
     Delta,
     Difference,
@@ -43,6 +43,7 @@ __all__ = [
     "Target",
     "format_of",
     "in_words",
+    "is_adapter",
     "open_adapter",
     "part_for",
     "resolve",

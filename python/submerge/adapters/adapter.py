@@ -6,14 +6,13 @@ whether the shapes fit it, is the business of `resolve`.
 
 from __future__ import annotations
 
-import json
 import math
 import stat
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from submerge.adapters.config import PeftConfig, from_metadata, parsed
+from submerge.adapters.config import PeftConfig, from_metadata, parsed, software
 from submerge.adapters.keys import ELSEWHERE, REFUSED, split
 from submerge.checkpoint import FLOATS, open_checkpoint
 from submerge.checkpoint import files as _files
@@ -29,7 +28,14 @@ if TYPE_CHECKING:
 
     from submerge.checkpoint import Checkpoint, TensorInfo
 
-__all__ = ["Adapter", "Module", "expect_magnitudes", "modules_of", "open_adapter"]
+__all__ = [
+    "Adapter",
+    "Module",
+    "expect_magnitudes",
+    "is_adapter",
+    "modules_of",
+    "open_adapter",
+]
 
 _CONFIG = "adapter_config.json"
 # What tools call an adapter's file in a folder of its own.
@@ -131,7 +137,7 @@ class Adapter:
             return f"sd-scripts ({found['ss_network_module']})"
         for key in _COMMENTS:
             if found.get(key):
-                return _software(found[key])
+                return software(found[key])
         return None if self.config is None else "peft"
 
     @property
@@ -174,6 +180,25 @@ def open_adapter(path: str | os.PathLike[str]) -> Adapter:
         unknown=unknown,
         config=config,
     )
+
+
+def is_adapter(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a file has an adapter's keys, or one in a folder that tools name as adapters.
+
+    Raises:
+        CheckpointError: the file is damaged or not safetensors.
+        OSError: a file that cannot be found or read.
+    """
+    file = expanded(path_of(path, "adapter"))
+    if stat.S_ISDIR(_files.mode_of(file)):
+        usual = [file / name for name in _USUAL if (file / name).is_file()]
+        if len(usual) != 1:
+            return False
+        (file,) = usual
+    if not is_safetensors(file.name):
+        return False
+    parts = map(split, open_checkpoint(file).tensors)
+    return any(found is not None and found.role not in ("weight", "bias") for found in parts)
 
 
 def modules_of(
@@ -367,14 +392,3 @@ def expect_magnitudes(modules: Iterable[Module], config: PeftConfig | None) -> N
             f"{listing(bare, noun='module')}",
             hint=f"{counted(len(bare), 'module')} would be another adapter without it",
         )
-
-
-def _software(text: str) -> str:
-    """Return the name in what trainers write as JSON or as a word."""
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return text[:80]
-    if isinstance(found, dict) and isinstance(found.get("name"), str):
-        return " ".join(str(found[key])[:80] for key in ("name", "version") if found.get(key))
-    return text[:80]

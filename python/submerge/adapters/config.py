@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-__all__ = ["PeftConfig", "from_metadata", "parsed"]
+__all__ = ["PeftConfig", "from_metadata", "parsed", "software"]
 
 _KEY = "lora_adapter_metadata"
 _TYPES = {"LORA": "lora", "LOHA": "loha", "LOKR": "lokr"}
@@ -188,3 +188,14 @@ def _number(data: Mapping[str, Any], key: str, where: str, default: float | None
 
 def _damaged(message: str) -> AdapterError:
     return AdapterError(message, hint="the configuration is damaged; save the adapter again")
+
+
+def software(text: str) -> str:
+    """Return the name in what trainers write as JSON or as a word."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return text[:80]
+    if isinstance(found, dict) and isinstance(found.get("name"), str):
+        return " ".join(str(found[key])[:80] for key in ("name", "version") if found.get(key))
+    return text[:80]

@@ -138,7 +138,8 @@ _SUFFIXES = (
     (r"\.dora_scale", "", "magnitude"),
     (r"\.(?:diff|w_norm)", "", "diff"),
     (r"\.(?:diff_b|b_norm)", "", "diff_bias"),
-    (r"\.set_weight", "", "set"),
+    # ComfyUI names a norm by its whole tensor, `query_norm.scale`.
+    (r"(?:\.scale)?\.set_weight", "", "set"),
     (r"\.a1\.weight", "glora", "weight_up"),
     (r"\.a2\.weight", "glora", "weight_down"),
     (r"\.b1\.weight", "glora", "up"),
@@ -146,6 +147,7 @@ _SUFFIXES = (
     (r"\.bm\.weight", "glora", "tucker"),
     (r"\.(?:oft_blocks|oft_diag|oft_R\b.*|oft_r\b.*|boft_.*|rescale)", "oft", "oft"),
     (r"\.ia3_l.*", "ia3", "ia3"),
+    (r"\.glora_[A-E]\b.*", "glora", "glora_peft"),
     (r"\.reshape_weight", "", "reshape"),
     # peft's `modules_to_save`, the norms of BFL's control LoRAs: whole tensors in place of others.
     (r"\.(?:weight|scale)", "", "weight"),
@@ -163,6 +165,8 @@ REFUSED: Mapping[str, str] = {
     "tucker": "a Tucker core of a convolution, expected factors of a linear layer",
     "oft": "OFT and BOFT turn the weight by a matrix of which the file does not say how it is made "
     "(exactly, or by a series that is cut off), expected what is added to a weight",
+    "glora_peft": "peft's GLoRA changes weights and biases by five factors of its own, expected "
+    "what is added to a weight",
     "ia3": "IA3 rescales activations, expected what is added to a weight",
     "reshape": "widens the model's layer, expected an adapter of the model's own shape",
 }

@@ -27,7 +27,8 @@ class Form(NamedTuple):
         down: what is put to the module's name for the second factor (rank, columns).
         up: for the first factor (rows, rank).
         bias: for the difference of a bias.
-        norm: for the difference of a norm; None where it has none, and whole norms are written.
+        norm: for the difference of a norm; None where it has none.
+        whole: for a whole norm; None where it has none.
         alpha: for the alpha; None where metadata has it.
     """
 
@@ -38,6 +39,7 @@ class Form(NamedTuple):
     up: str
     bias: str
     norm: str | None
+    whole: str | None
     alpha: str | None
 
     @property
@@ -55,15 +57,15 @@ class Form(NamedTuple):
 FORMS: Mapping[str, Form] = {
     "peft": Form(
         "diffusers", "transformer.", ".", ".lora_A.weight", ".lora_B.weight", ".lora_B.bias",
-        None, None,
+        None, ".weight", None,
     ),
     "kohya": Form(
         "bfl", "lora_unet_", "_", ".lora_down.weight", ".lora_up.weight", ".diff_b", ".diff",
-        ".alpha",
+        None, ".alpha",
     ),
     "comfy": Form(
         "bfl", "diffusion_model.", ".", ".lora_down.weight", ".lora_up.weight", ".diff_b", ".diff",
-        ".alpha",
+        ".scale.set_weight", ".alpha",
     ),
 }  # fmt: skip
 

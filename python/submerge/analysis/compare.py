@@ -22,7 +22,13 @@ from submerge.merge import named
 from submerge.plan.comparison import Question, comparison_plan
 from submerge.recipe import sources_of
 from submerge.report import Run
-from submerge.run import RunArguments, RunOptions, __version__, execute
+from submerge.run import (
+    RunArguments,
+    RunOptions,
+    __version__,
+    execute,
+    expect_finite_adapters,
+)
 
 if TYPE_CHECKING:
     import os
@@ -233,6 +239,7 @@ def analyze(
     models = {name: identify(open_checkpoint(path), layout=layout) for name, path in roles.values()}
     asked = Question(alpha, rounded, roles["base"][0] if base is not None else None)
     made = comparison_plan(models, asked, sources_of(adapters, list(models)))
+    expect_finite_adapters(made.factors, options)
     figures = execute(made, options, "measure")
     return Analysis(
         models={role: name for role, (name, _) in roles.items()},

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from submerge.checkpoint import Checkpoint, TensorInfo
 
-__all__ = ["METADATA", "Mark", "marks_of", "method_of"]
+__all__ = ["METADATA", "Mark", "description_of", "marks_of", "method_of"]
 
 METADATA = "_quantization_metadata"
 # Bytes of the text that describes one layer; real ones have about a hundred.
@@ -143,6 +143,23 @@ def _in_metadata(
                 f"{where}: describes {listing(lost, noun='layer')} not in the file",
                 hint="the description belongs to another file; take it from where this was made",
             )
+
+
+def description_of(checkpoint: Checkpoint, names: Iterable[str]) -> dict[str, str]:
+    """Return the header's metadata that describes the layers of these tensors, if it does.
+
+    Tensors that are carried as they are need it where they go: without it their codes are noise.
+    """
+    stems = {name.rpartition(".")[0] for name in names}
+    layers: dict[str, Any] = {}
+    for file in checkpoint.files:
+        described = _object(file.metadata.get(METADATA, "{}"), f"{file.path}: `{METADATA}`")
+        found = described.get("layers")
+        if isinstance(found, dict):
+            layers |= {layer: found[layer] for layer in found if layer in stems}
+    if not layers:
+        return {}
+    return {METADATA: json.dumps({"format_version": "1.0", "layers": layers}, sort_keys=True)}
 
 
 def _comfy(text: bytes, where: str) -> Mark:

@@ -12,6 +12,7 @@ from submerge.cli.options import (
     by_part,
     emit,
     loras,
+    nvfp4,
     quiet,
     reading,
     run_arguments,
@@ -29,12 +30,13 @@ _LAYOUT = click.option(
 @click.command()
 @click.argument("model", type=click.Path())
 @_LAYOUT
+@nvfp4
 @as_json
-def inspect(model: str, layout: str, as_json: bool) -> None:
+def inspect(model: str, layout: str, nvfp4: str, as_json: bool) -> None:
     """Say what MODEL is, from its headers."""
     from submerge.inspection import inspect
 
-    found = inspect(model, layout=layout)
+    found = inspect(model, layout=layout, nvfp4=nvfp4)
     emit(found, found.text(), as_json=as_json, quiet=False)
 
 
@@ -42,6 +44,7 @@ def inspect(model: str, layout: str, as_json: bool) -> None:
 @click.argument("first", type=click.Path())
 @click.argument("second", type=click.Path())
 @_LAYOUT
+@nvfp4
 @by_part
 @loras
 @click.option("--exit-code", is_flag=True, help="Exit with 4 when the models differ.")
@@ -61,7 +64,8 @@ def diff(first: str, second: str, **options: Any) -> int:
     with bar("comparing", quiet=options["quiet"]) as progress:
         run = run_arguments(options, progress=progress)
         adapters = adapters_of(options["loras"], options["allow"])
-        found = compare(first, second, layout=options["layout"], adapters=adapters, **run)
+        expected = {"layout": options["layout"], "nvfp4": options["nvfp4"]}
+        found = compare(first, second, adapters=adapters, **expected, **run)
     emit(found, found.text(options["by"]), as_json=options["as_json"], quiet=options["quiet"])
     return NOT_PASSED if options["exit_code"] and not found.equal else OK
 
@@ -74,17 +78,19 @@ def diff(first: str, second: str, **options: Any) -> int:
     help="Recompute MODEL from this recipe and compare byte for byte.",
 )
 @_LAYOUT
+@nvfp4
 @reading
 @as_json
 @quiet
 def verify(model: str, **options: Any) -> int:
-    """Check that MODEL is sound: complete, in agreement with its config, every number finite."""
+    """Check that MODEL, or an adapter, is sound: complete, of known parts, every number finite."""
     from submerge.cli import NOT_PASSED, OK
     from submerge.progress import bar
     from submerge.verify import verify as check
 
     with bar("checking", quiet=options["quiet"]) as progress:
         run = run_arguments(options, progress=progress)
-        found = check(model, recipe=options["recipe"], layout=options["layout"], **run)
+        expected = {"layout": options["layout"], "nvfp4": options["nvfp4"]}
+        found = check(model, recipe=options["recipe"], **expected, **run)
     emit(found, found.text(), as_json=options["as_json"], quiet=options["quiet"])
     return OK if found.passed else NOT_PASSED

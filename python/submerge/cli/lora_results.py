@@ -100,9 +100,11 @@ def extract(tuned: str, base: str, **options: Any) -> None:
 @allowing
 @click.option(
     "--method",
-    type=click.Choice(["cat", "linear", "ties", "dare_linear", "dare_ties", "magnitude_prune"]),
-    help="How factors are merged: beside each other (cat), or number by number as peft does, which"
-    " is not the sum.  [default: cat]",
+    type=click.Choice(
+        ["cat", "linear", "ties", "dare_linear", "dare_ties", "magnitude_prune", "knots"]
+    ),
+    help="How adapters are merged: factors beside each other (cat), number by number as peft does,"
+    " or by a vote in shared directions (knots); only the first is the sum.  [default: cat]",
 )
 @click.option("--density", type=float, help="Share of numbers those leave.  [default: 0.5]")
 @click.option("--seed", type=int, help="Seed of dare_linear and dare_ties.  [default: 0]")

@@ -23,11 +23,13 @@ __all__ = [
     "check_heatmap",
     "embedded",
     "emit",
+    "for_reader",
     "given",
     "heatmap",
     "loras",
     "number_format",
     "number_or_range",
+    "nvfp4",
     "output",
     "quantized",
     "quiet",
@@ -81,6 +83,13 @@ embedded = click.option(
     type=click.Path(file_okay=False),
     help="Keep prompt embeddings here; prompts that are there need no text encoder.",
 )
+for_reader = click.option(
+    "--for",
+    "for_",
+    type=click.Choice(READERS),
+    help="The program that is to read it: chooses layout and number format where they are left"
+    " out.",
+)
 number_format = click.option(
     "--dtype",
     type=click.Choice(FORMATS),
@@ -118,6 +127,15 @@ def reading(command: F) -> F:
     ):
         command = option(command)
     return command
+
+
+nvfp4 = click.option(
+    "--nvfp4",
+    type=click.Choice(["auto", "comfy", "bfl"]),
+    default="auto",
+    show_default=True,
+    help="Whose NVFP4 codes a model has, where its file does not say.",
+)
 
 
 def writing(command: F) -> F:
@@ -159,13 +177,7 @@ def shape(command: F) -> F:
         ),
         click.option("--shard-size", metavar="SIZE", help="Largest file, as in 10GB."),
         number_format,
-        click.option(
-            "--for",
-            "for_",
-            type=click.Choice(READERS),
-            help="The program that is to read it: chooses layout and number format where they are"
-            " left out.",
-        ),
+        for_reader,
         click.option(
             "--layout",
             type=click.Choice(LAYOUTS),
@@ -222,8 +234,19 @@ def adapters_of(
             head, equals, scale = path.rpartition("=")
             if equals:
                 path, fields["scale"] = head, number_or_range(scale, text, option)
+                _expect_model_last(path, scale, text, option)
         found.append({"path": path, **fields, **more})
     return found
+
+
+def _expect_model_last(path: str, scale: str, text: str, option: str) -> None:
+    """Refuse `FILE@MODEL=SCALE`, which would be a file of that name that is not there."""
+    file, _, model = path.rpartition("@")
+    if file and not os.path.exists(path) and os.path.exists(file):  # noqa: PTH110
+        raise click.BadParameter(
+            f"expected the model last, got `{text}`: write `{file}={scale}@{model}`",
+            param_hint=option,
+        )
 
 
 def number_or_range(value: str, text: str, option: str) -> float | dict[str, float]:

@@ -13,10 +13,14 @@ import click
 from submerge.cli.options import (
     adapters_of,
     as_json,
+    check_heatmap,
     emit,
+    for_reader,
     given,
+    heatmap,
     loras,
     number_or_range,
+    nvfp4,
     output,
     quiet,
     run_arguments,
@@ -89,6 +93,7 @@ def _meaning(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--trace", type=click.Path(dir_okay=False), help="A timeline of time and memory for Perfetto."
 )
+@heatmap
 @writing
 @as_json
 @quiet
@@ -102,6 +107,7 @@ def merge(sources: tuple[str, ...], **options: Any) -> None:
     """
     from submerge.merge import plan as compiled
 
+    check_heatmap(options["heatmap"])
     made = compiled(_recipe(sources, options), options["output"])
     if options["dry_run"]:
         tell_plan(made, options)
@@ -129,7 +135,9 @@ def plan(sources: tuple[str, ...], **options: Any) -> None:
 @click.argument("model", type=click.Path())
 @output
 @loras
+@nvfp4
 @shape
+@heatmap
 @writing
 @as_json
 @quiet
@@ -142,9 +150,11 @@ def convert(model: str, **options: Any) -> None:
     from submerge.merge import plan as compiled
     from submerge.merge import single_model_recipe
 
+    check_heatmap(options["heatmap"])
     fields = _output_fields(options)
     adapters = adapters_of(options["loras"], options["allow"])
-    recipe = single_model_recipe(model, fields, extras=options["extras"], adapters=adapters)
+    asked = {"extras": options["extras"], "nvfp4": options["nvfp4"]}
+    recipe = single_model_recipe(model, fields, adapters=adapters, **asked)
     write(compiled(recipe, options["output"]), "converting", options)
 
 
@@ -154,9 +164,9 @@ def convert(model: str, **options: Any) -> None:
 @click.option(
     "--quantization",
     metavar="NAME",
-    help="bf16, f16, f32; fp8 for the blocks' matrices; f8_e4m3 or f8_e5m2 for every tensor."
-    "  [default: same]",
+    help="Number format: bf16, f16, f32, fp8, fp8_scaled, int8_convrot, q8_0, ...  [default: same]",
 )
+@for_reader
 @click.option(
     "--layout",
     type=click.Choice(["auto", "same", "diffusers", "bfl", "comfy"]),
@@ -170,6 +180,7 @@ def convert(model: str, **options: Any) -> None:
     type=click.Choice(["drop"]),
     help="Leave VAE and text encoders of an all-in-one file behind.",
 )
+@heatmap
 @writing
 @as_json
 @quiet
@@ -182,11 +193,13 @@ def export(model: str, output: str, **options: Any) -> None:
     from submerge.export import export_merged_model
     from submerge.progress import bar
 
+    check_heatmap(options["heatmap"])
     with bar("exporting", quiet=options["quiet"]) as progress:
         report = export_merged_model(
             model,
             output,
             options["quantization"],
+            reader=options["for_"],
             layout=options["layout"],
             extras=options["extras"],
             **run_arguments(options, progress=progress),
@@ -195,7 +208,7 @@ def export(model: str, output: str, **options: Any) -> None:
         for note in report.summary["notes"]:
             if note not in report.remarks:
                 say(note, err=True)
-    emit(report, _summary(report), as_json=options["as_json"], quiet=options["quiet"])
+    _tell(report, options)
 
 
 def write(made: Plan, what: str, options: dict[str, Any]) -> None:
@@ -214,6 +227,13 @@ def write(made: Plan, what: str, options: dict[str, Any]) -> None:
         report = carry_out(made, RunOptions.of(run_arguments(options, progress=progress)))
     if seen is not None:
         seen.save(options["trace"])
+    _tell(report, options)
+
+
+def _tell(report: Report, options: dict[str, Any]) -> None:
+    """Draw what writing lost, if that is wanted, and print the report."""
+    if options.get("heatmap") is not None:
+        report.heatmap(options["heatmap"])
     emit(report, _summary(report), as_json=options["as_json"], quiet=options["quiet"])
 
 

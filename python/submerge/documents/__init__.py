@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, TypeVar, cast
 
-from submerge.documents.adapter import AdapterDocument
+from submerge.documents.adapter import AdapterDocument, MakingDocument
 from submerge.documents.evaluation import EvaluationDocument
 from submerge.documents.figures import AnalysisDocument, MergeDocument
 from submerge.documents.form import checked, format_of, plain, schema
@@ -42,6 +42,7 @@ __all__ = [
     "EvaluationDocument",
     "ImageDocument",
     "InspectionDocument",
+    "MakingDocument",
     "MeasureDocument",
     "MergeDocument",
     "ReportDocument",
@@ -74,6 +75,7 @@ class ReportDocument(TypedDict):
 
 DOCUMENTS: Mapping[str, Any] = {
     "adapter": AdapterDocument,
+    "making": MakingDocument,
     "merge": MergeDocument,
     "difference": DifferenceDocument,
     "inspection": InspectionDocument,

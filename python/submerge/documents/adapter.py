@@ -1,12 +1,13 @@
-"""The document about an adapter: what it is, and how strong it is where."""
+"""The documents about adapters: what one is and how strong where, and what making one did."""
 
 from __future__ import annotations
 
 from typing import Literal, TypedDict
 
+from submerge.documents.figures import Run  # noqa: TC001 - types of fields are read
 from submerge.documents.form import Figure  # noqa: TC001 - types of fields are read
 
-__all__ = ["AdapterDocument", "AdapterRow"]
+__all__ = ["AdapterDocument", "AdapterRow", "MadeRow", "MakingDocument"]
 
 
 class AdapterRow(TypedDict):
@@ -71,3 +72,44 @@ class AdapterDocument(TypedDict):
     unmatched: dict[str, str]
     elsewhere: dict[str, int]
     metadata: dict[str, str]
+
+
+class MadeRow(TypedDict):
+    """What became of one module.
+
+    Attributes:
+        block: the block it lies in, or the part where it lies in none.
+        part: the part; of a module that stacks several, each of them.
+        name: its name in the form it is written in.
+        rank: its rank; 0 where it is no product or is left out.
+        norm: length of what it adds; 0 where it is a tensor's new value.
+        residual: length of what is missing in it, as a share of that.
+    """
+
+    block: str
+    part: str
+    name: str
+    rank: int
+    norm: Figure
+    residual: Figure
+
+
+class MakingDocument(TypedDict):
+    """What making an adapter did.
+
+    Attributes:
+        submerge: the version that made it.
+        path: the file.
+        residual: length of what is missing, as a share of all differences.
+        modules: in file order.
+        notes: what has no place in it, and whatever else is unusual.
+        run: time, memory and speed.
+    """
+
+    format: Literal["submerge-making/1"]
+    submerge: str
+    path: str
+    residual: Figure
+    modules: list[MadeRow]
+    notes: list[str]
+    run: Run

@@ -141,6 +141,8 @@ class MergeFigures(TypedDict):
         nonfinite_out: the same, of the output.
         pairs: each further model against the first.
         shares: the weight of each model, averaged over the elements.
+        error: `|written - value| / |value|` of what is in few bits; null of all else.
+        sqnr: the same as a ratio of signal to noise, in decibels.
     """
 
     formulas: list[str]
@@ -150,6 +152,8 @@ class MergeFigures(TypedDict):
     nonfinite_out: int
     pairs: list[Pair]
     shares: dict[str, float]
+    error: NotRequired[float | None]
+    sqnr: NotRequired[float | None]
 
 
 class MergeRow(MergeFigures):
@@ -183,6 +187,23 @@ class Rounding(TypedDict):
     share: float | None
 
 
+class Quantisation(TypedDict):
+    """What writing in few bits lost of the whole output.
+
+    Attributes:
+        formats: the number formats of the units that were measured.
+        error: `|written - value| / |value|`.
+        sqnr: the same as a ratio of signal to noise, in decibels; null without noise.
+        worst: the unit where the error is largest, and `worst_error`.
+    """
+
+    formats: list[str]
+    error: float
+    sqnr: float | None
+    worst: str
+    worst_error: float
+
+
 class MergeFindings(TypedDict):
     """What was found in the numbers of a merge.
 
@@ -190,6 +211,7 @@ class MergeFindings(TypedDict):
         nonfinite: where the inputs hold infinite or NaN elements.
         overflow: where the output's dtype could not hold a result of finite inputs.
         rounding: what rounding lost; null where nothing was computed.
+        quantisation: what writing in few bits lost; null where nothing was written so.
         equal: the units that came out as one model has them, by model.
         whole: the models that the whole result is equal to.
         vanished: the units of which rounding left little or nothing.
@@ -199,10 +221,25 @@ class MergeFindings(TypedDict):
     nonfinite: list[Spot]
     overflow: list[Spot]
     rounding: Rounding | None
+    quantisation: NotRequired[Quantisation | None]
     equal: dict[str, list[str]]
     whole: list[str]
     vanished: list[str]
     notes: dict[str, list[str]]
+
+
+class InheritedRounding(TypedDict):
+    """What the numbers of a quantised parent had lost before the merge, estimated from its scales.
+
+    Attributes:
+        model: what the recipe calls it.
+        relative: length of the errors, as a share of that of the quantised numbers.
+        blocks: the same for each block.
+    """
+
+    model: str
+    relative: float
+    blocks: dict[str, float]
 
 
 class MergeDocument(TypedDict):
@@ -222,6 +259,7 @@ class MergeDocument(TypedDict):
         recipe: as it was given.
         rows: one for each part of each block.
         findings: what was found in the numbers.
+        inherited: what quantised parents had lost before; only there if one is.
         run: time, memory and speed.
         versions: of submerge, its numerics, Python and the system.
     """
@@ -241,6 +279,7 @@ class MergeDocument(TypedDict):
     recipe: dict[str, Any]
     rows: list[MergeRow]
     findings: MergeFindings
+    inherited: NotRequired[list[InheritedRounding]]
     run: Run
     versions: dict[str, Any]
 

@@ -138,7 +138,7 @@ def number(raw: object, where: str, expected: str = "a number") -> float:
     except OverflowError:
         value = math.inf
     if not math.isfinite(value):
-        raise _wrong("a finite number", raw, where)
+        raise _wrong("a finite number", raw, where, "write it out: 0.8, say")
     return value + 0.0  # -0.0 and 0.0 are one recipe
 
 

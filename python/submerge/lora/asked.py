@@ -41,9 +41,9 @@ class Combined(Asked, total=False):
 
     Attributes:
         base: a model of their architecture; FLUX.1's if left out.
-        method: how factors are merged: `cat` (the default), or number by number as peft does:
-            `linear`, `ties`, `dare_linear`, `dare_ties`, `magnitude_prune`.
-        density: the share of each factor's numbers that those leave, 0.5 by default.
+        method: how adapters are merged: `cat` (the default); number by number as peft does:
+            `linear`, `ties`, `dare_linear`, `dare_ties`, `magnitude_prune`; or `knots`.
+        density: the share of numbers that those but `linear` leave, 0.5 by default.
         seed: chooses the random numbers of `dare_linear` and `dare_ties`.
     """
 

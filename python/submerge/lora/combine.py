@@ -11,7 +11,7 @@ from submerge.adapters import open_adapter, resolve
 from submerge.adapters.written import FORMS
 from submerge.checkpoint import open_checkpoint
 from submerge.checkpoint.names import is_safetensors
-from submerge.errors import RecipeError, quoted
+from submerge.errors import PlanError, RecipeError, quoted
 from submerge.files import expanded, path_of
 from submerge.given.faults import shown
 from submerge.layout import FAMILIES, identify, unit_shapes
@@ -22,12 +22,13 @@ from submerge.plan.adapted import Fused, expect_change, expect_matched, strength
 from submerge.plan.combined import Combining
 from submerge.plan.extracted import placed_in_one
 from submerge.plan.factorwise import Blending, Method
+from submerge.plan.finite import factors_plan
 from submerge.plan.form import OutFile, Plan
 from submerge.plan.labels import label
 from submerge.plan.licence import adapter_terms, combined
 from submerge.plan.making import Making, Wanted, expect_energy, expect_rank
 from submerge.recipe import AdapterSource
-from submerge.run import __version__, execute
+from submerge.run import __version__, execute, expect_finite_adapters
 from submerge.values import Selection, Value
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ __all__ = ["convert", "merge", "resize"]
 
 _DTYPES = ("same", "bf16", "f16", "f32")
 _USED_BY = {
-    "density": ("ties", "dare_linear", "dare_ties", "magnitude_prune"),
+    "density": ("ties", "dare_linear", "dare_ties", "magnitude_prune", "knots"),
     "seed": ("dare_linear", "dare_ties"),
 }
 
@@ -58,8 +59,8 @@ def merge(
     Without a rank or an energy the factors stand beside each other: exact but for the rounding of
     scales into them, of a rank that is the sum of ranks. With one, the sum is made smaller through
     the Gram matrices of the factors and a core of the rank of all together, never multiplied out.
-    With a `method` other than `cat` factors are merged number by number, as peft does; that is not
-    the sum.
+    With a `method` other than `cat` it is not the sum: `knots` votes on what the adapters add in
+    the directions that all share, the others merge factors number by number as peft does.
 
     Args:
         adapters: paths, or `{"path", "scale", "compat", "allow"}` as in a recipe.
@@ -68,14 +69,21 @@ def merge(
             `seed`, see `Combined`; and how to run, which decides no byte.
 
     Raises:
-        AdapterError: an adapter is damaged, does not fit the architecture, or is no sum (DoRA).
+        AdapterError: an adapter is damaged, holds numbers that are not finite, does not fit the
+            architecture, or is no sum (DoRA).
         RecipeError: ranks or energies out of range.
-        PlanError: the adapters cancel out, or hold values that are not finite.
+        PlanError: the adapters cancel out, or their sum is beyond f32.
         CheckpointError, LayoutError, Cancelled, OSError: as `submerge.merge`.
     """
     wanted, options = split(asked)
     made = combined_plan(adapters, output, wanted)
-    return MadeAdapter.of(made, execute(made, options, "write"))
+    try:
+        figures = execute(made, options, "write")
+    except PlanError:
+        # Which tensor holds no numbers is looked up only where something is wrong.
+        expect_finite_adapters(made.factors, options)
+        raise
+    return MadeAdapter.of(made, figures)
 
 
 def resize(
@@ -148,6 +156,7 @@ def combined_plan(
         about=about,
         read_bytes=sum(t.nbytes for f in fused for t in f.adapter.checkpoint.tensors.values()),
         making=making,
+        factors=factors_plan(fused),
     )
 
 

@@ -14,15 +14,15 @@ from submerge.checkpoint import open_checkpoint
 from submerge.columns import aligned
 from submerge.errors import AdapterError, counted, listing
 from submerge.files import path_of, write_whole
-from submerge.layout import FAMILIES, identify, unit_shapes
+from submerge.layout import FAMILIES, family_of, identify, unit_shapes
 from submerge.lora.heatmap import draw
 from submerge.merge import named
 from submerge.plan.adapted import Fused
-from submerge.plan.finite import expect_finite, factors_plan
-from submerge.plan.strength import strength_plan
+from submerge.plan.finite import factors_plan
+from submerge.plan.strength import lengths_plan, strength_plan
 from submerge.recipe import AdapterSource
 from submerge.report import Run
-from submerge.run import RunArguments, RunOptions, __version__, execute
+from submerge.run import RunArguments, RunOptions, __version__, execute, expect_finite_adapters
 
 if TYPE_CHECKING:
     import os
@@ -267,8 +267,9 @@ def info(
     onto = None if base is None else next(iter(named([base])))
     strengths = dict.fromkeys(resolved.deltas, 1.0)
     fused = Fused("adapter", "adapter", onto, source, adapter, resolved, strengths)
-    rows, went = _measured(fused, arch, model, options)
-    problem = problem or _nonfinite(fused, options)
+    sick = _nonfinite(fused, options)
+    rows, went = _measured(fused, (arch, model), options, finite=sick is None)
+    problem = problem or sick
     targets = resolved.targets
     return AdapterInfo(
         path=adapter.path,
@@ -276,7 +277,7 @@ def info(
         names=format_of(targets[0]) if targets else None,
         trainer=adapter.trainer,
         trained_on=adapter.base,
-        model="FLUX.1 [dev]'s sizes" if model is None else f"{base}, {model.variant}",
+        model=_assumed(arch) if model is None else f"{base}, {model.variant}",
         problem=problem,
         rows=rows,
         unmatched={**resolved.unmatched, **resolved.left},
@@ -291,6 +292,13 @@ def _published() -> Architecture:
     return next(family.published for family in FAMILIES.values() if family.published is not None)
 
 
+def _assumed(arch: Architecture) -> str:
+    """Say which sizes were taken, as no model was named."""
+    family = family_of(arch)
+    depths = "" if family is None else f"{family.depth_words(arch.depths)}, "
+    return f"FLUX.1 [dev]'s sizes ({depths}width {arch.hidden:,}); `--base MODEL` takes a model's"
+
+
 def _unresolved(adapter: Adapter, arch: Architecture) -> Resolved:
     """Return the modules that an adapter names, where their shapes do not fit."""
     try:
@@ -302,23 +310,28 @@ def _unresolved(adapter: Adapter, arch: Architecture) -> Resolved:
 
 def _nonfinite(fused: Fused, options: RunOptions) -> str | None:
     """Say which numbers are infinite or NaN, if any that change something are."""
-    made = factors_plan([fused])
     try:
-        if made is not None:
-            expect_finite(made, execute(made, options.with_(progress=None), "measure"))
+        expect_finite_adapters(factors_plan([fused]), options)
     except AdapterError as error:
         return error.message
     return None
 
 
 def _measured(
-    fused: Fused, arch: Architecture, model: Model | None, options: RunOptions
+    fused: Fused, on: tuple[Architecture, Model | None], options: RunOptions, *, finite: bool
 ) -> tuple[tuple[Strength, ...], Run | None]:
     """Return a row for each part of each block, measured where the shapes fit the model."""
+    arch, model = on
     shapes = unit_shapes(arch)
-    made = strength_plan(fused, shapes, model)
     found: dict[str, tuple[float, float]] = {}
     went = None
+    # Of what is not finite some rows may be: these are formed one by one.
+    made = lengths_plan(fused, shapes) if model is None and finite else None
+    if made is not None:
+        figures = execute(made, options.with_(stats=False), "measure")
+        went = Run.of(figures)
+        found = {module["name"]: (module["norm2"], math.nan) for module in figures["modules"]}
+    made = strength_plan(fused, shapes, model, without=found)
     if made is not None:
         figures = execute(made, options, "measure")
         went = Run.of(figures)

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
+from submerge import documents
 from submerge.columns import aligned
 from submerge.plan.sizes import bytes_in_words
 from submerge.report import Run
-from submerge.residuals import MadeModule, made_in_words, made_modules, span, summed
+from submerge.residuals import (
+    MadeModule,
+    made_in_words,
+    made_modules,
+    short_of,
+    span,
+    summed,
+)
+from submerge.run import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+    from submerge.documents import MakingDocument
     from submerge.plan import Plan
 
 __all__ = ["MadeAdapter", "MadeModule"]
@@ -42,7 +51,7 @@ class MadeAdapter:
     @classmethod
     def of(cls, plan: Plan, figures: Mapping[str, Any]) -> MadeAdapter:
         """Make the report of a plan that was carried out."""
-        notes = (*plan.about.notes, *figures["notes"])
+        notes = (*plan.about.notes, *short_of(plan, figures), *figures["notes"])
         return cls(plan.target, made_modules(plan, figures), notes, Run.of(figures))
 
     @property
@@ -50,19 +59,21 @@ class MadeAdapter:
         """The length of what is missing in the whole adapter, as a share of all differences."""
         return summed(self.modules).residual
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> MakingDocument:
         """Return the report as plain data, ready for JSON."""
         return {
+            "format": "submerge-making/1",
+            "submerge": __version__,
             "path": str(self.path),
             "residual": self.residual,
-            "modules": [module.to_dict() for module in self.modules],
+            "modules": [cast(Any, module.to_dict()) for module in self.modules],
             "notes": list(self.notes),
-            "run": self.run._asdict(),
+            "run": cast(Any, self.run._asdict()),
         }
 
     def to_json(self, *, indent: int | None = 2) -> str:
         """Return the report as JSON."""
-        return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False, allow_nan=False)
+        return documents.text(self.to_dict(), indent=indent)
 
     def text(self, by: Literal["part", "block"] = "part") -> str:
         """Return a line for each part of each stack or for each block, and a summary."""

@@ -103,7 +103,7 @@ class Delta(Method):
             arguments = {
                 "weights": list(row.values()),
                 "lambda": scales[unit],
-                "normalize": self.normalize,
+                "normalize": "weights" if self.normalize else "none",
                 "consensus": self.voting(setting),
                 "even": _even(sparsify, setting),
                 "sparsify": sparsify,

@@ -7,72 +7,35 @@ formed in f32, one module at a time, and factored.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from submerge.adapters import Magnitude, Multiplied, Product, Replacement, spans
+from submerge.adapters import Product, Replacement, spans
 from submerge.adapters.written import FORMS
 from submerge.checkpoint.dtypes import DTYPES
 from submerge.errors import AdapterError, listing, quoted
 from submerge.layout import family_of
 from submerge.methods import Blend
 from submerge.plan.adapted import added
-from submerge.plan.factorwise import blended
+from submerge.plan.factorwise import FACTORWISE, blended
 from submerge.plan.form import OutputTensor, Unit
 from submerge.plan.making import Module, most
 from submerge.plan.outputs import dtype_of
+from submerge.plan.products import deltas_of, parts_of, shared_by
 from submerge.plan.terms import Rows, Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from submerge.adapters import Delta, Span
+    from submerge.adapters import Span
     from submerge.layout import Architecture
     from submerge.plan.adapted import Fused
     from submerge.plan.factorwise import Blending
     from submerge.plan.making import Wanted
     from submerge.plan.outputs import Filled
+    from submerge.plan.products import Part
     from submerge.plan.terms import Term
 
 __all__ = ["Combining"]
-
-# What is no sum of what adapters add, and what it does.
-_NO_SUMS: Mapping[type, str] = {
-    Magnitude: "sets lengths",
-    Multiplied: "multiplies the weight",
-    Replacement: "replaces numbers",
-}
-
-
-class _Part(NamedTuple):
-    """One product of a module: rows of `up` below each other, all with one `down`.
-
-    Attributes:
-        fused: the adapter.
-        ups: the rows of `up` for each unit, and the unit.
-        down: all rows of `down`.
-        alpha: what the file multiplies it by.
-        strength: what else it is multiplied by.
-        first: the first row of the module that it adds to.
-    """
-
-    fused: Fused
-    ups: tuple[tuple[str, Span], ...]
-    down: Span
-    alpha: float
-    strength: float
-    first: int
-
-    @property
-    def rows(self) -> int:
-        return sum(span.end - span.start for _, span in self.ups)
-
-    @property
-    def rank(self) -> int:
-        return self.down.end - self.down.start
-
-    @property
-    def scale(self) -> float:
-        return self.alpha * self.strength
 
 
 class Combining:
@@ -130,8 +93,10 @@ class Combining:
         """What is left out, once all modules were made."""
         if not self._left:
             return ()
-        lost = listing(self._left, noun="norm")
-        return (f"{lost} left out: only one adapter at scale 1 can have it, in the form `peft`",)
+        lost = f"{listing(self._left, noun='norm')} left out"
+        return (
+            f"{lost}: only one adapter at scale 1 can have it, in the forms `peft` and `comfy`",
+        )
 
     def _replaced(self, weights: list[str]) -> bool:
         """Whether these are a norm that an adapter has whole."""
@@ -150,13 +115,13 @@ class Combining:
         if (
             others
             or not isinstance(first, Replacement)
-            or self._form.norm is not None
+            or self._form.whole is None
             or using[0].strengths[unit] != 1
         ):
             self._left.append(name)
         else:
             copied = self._copied(using[0], unit, first.rows, 0)
-            tensor = OutputTensor(0, f"{self._form.prefix}{name}.weight", "F32", (copied.end,))
+            tensor = OutputTensor(0, self._form.stem(name) + self._form.whole, "F32", (copied.end,))
             yield Module(name, (unit,), "difference", value=True), [(tensor, [copied])]
 
     def _module(
@@ -167,12 +132,12 @@ class Combining:
         wanted: Mapping[str, Wanted],
     ) -> tuple[Module, list[Filled]]:
         shape = self._shape(weights)
-        parts = list(self._parts(weights))
+        parts = list(parts_of(self._adapters, self._shapes, weights))
         others = any(
             not isinstance(delta, Product)
             for fused in self._adapters
             for unit in weights
-            for delta in self._deltas(fused, unit)
+            for delta in deltas_of(fused, unit)
         )
         bias: list[Filled] = []
         if any(unit in fused.strengths for fused in self._adapters for unit in biases):
@@ -189,6 +154,12 @@ class Combining:
             return made, [self._sum(self._form.stem(name) + self._form.norm, weights)]
         wish = most(wanted[unit] for unit in weights)
         if others:
+            if self._how.method != "cat":
+                raise AdapterError(
+                    f"{quoted(name)}: no product of two matrices, expected LoRAs to merge by "
+                    f"{quoted(self._how.method)}",
+                    hint="`submerge lora resize` makes a LoRA of it first",
+                )
             if wish.rank is None and wish.energy is None:
                 raise AdapterError(
                     f"{quoted(name)}: no product of two matrices, expected a rank to make one of",
@@ -201,7 +172,7 @@ class Combining:
         return self._products(name, weights, parts, wish, bias)
 
     def _products(
-        self, name: str, weights: list[str], parts: list[_Part], wish: Wanted, bias: list[Filled]
+        self, name: str, weights: list[str], parts: list[Part], wish: Wanted, bias: list[Filled]
     ) -> tuple[Module, list[Filled]]:
         """Return a module of products, and the outputs with their factors."""
         shape = self._shape(weights)
@@ -216,7 +187,10 @@ class Combining:
             and all(part.strength == 1 for part in parts)
             and not (bias and self._form.scales_bias and parts[0].alpha == 0)
         )
-        if self._how.method != "cat":
+        shared = None
+        if self._how.method == "knots":
+            kept, shared = False, shared_by(self._how, name, parts)
+        if self._how.method in FACTORWISE:
             parts, outputs = self._blended(name, weights, parts)
             whole = parts[0].rank
             rank, kept = min(whole, asked), False
@@ -237,16 +211,23 @@ class Combining:
             rank,
             wish.energy,
             bias=bool(bias),
-            products=tuple((1.0 if kept else part.scale, part.first) for part in parts),
+            products=tuple((self._factor(part, kept=kept), part.first) for part in parts),
             rows=shape[0],
             dtype=self._dtype_of(name, weights),
             scale=scale,
+            shared=shared,
         )
         return made, outputs + bias
 
+    def _factor(self, part: Part, *, kept: bool) -> float:
+        """Return what the core multiplies a product by."""
+        if kept:
+            return 1.0
+        return part.alpha if self._how.method == "knots" else part.scale
+
     def _blended(
-        self, name: str, weights: list[str], parts: list[_Part]
-    ) -> tuple[list[_Part], list[Filled]]:
+        self, name: str, weights: list[str], parts: list[Part]
+    ) -> tuple[list[Part], list[Filled]]:
         """Return the one product that parts become number by number, and its factors."""
         rows = self._shape(weights)[0]
         odd = {(part.rank, part.rows) for part in parts} - {(parts[0].rank, rows)}
@@ -285,47 +266,13 @@ class Combining:
         rows = sum(self._shapes[unit][0] for unit in units)
         return (rows, *self._shapes[units[0]][1:])
 
-    def _deltas(self, fused: Fused, unit: str) -> tuple[Delta, ...]:
-        found = fused.resolved.deltas[unit] if unit in fused.strengths else ()
-        for delta in found:
-            if isinstance(delta, Magnitude | Multiplied | Replacement):
-                what = _NO_SUMS[type(delta)]
-                raise AdapterError(
-                    f"{fused.adapter.path}: {what} of {quoted(unit)}, expected what is added to a "
-                    "weight",
-                    hint="bake it into its model and extract from that",
-                )
-        return tuple(found)
-
-    def _parts(self, weights: list[str]) -> Iterator[_Part]:
-        """Yield the products, those of one `down` that stand below each other as one."""
-        for fused in self._adapters:
-            last: _Part | None = None
-            start = 0
-            for unit in weights:
-                for delta in self._deltas(fused, unit):
-                    if not isinstance(delta, Product):
-                        continue
-                    (up, down), strength = delta.factors, fused.strengths[unit]
-                    part = _Part(fused, ((unit, up),), down, delta.scale, strength, start)
-                    same = last is not None and last[2:5] == part[2:5]
-                    if last is not None and same and last.first + last.rows == start:
-                        last = last._replace(ups=last.ups + part.ups)
-                        continue
-                    if last is not None:
-                        yield last
-                    last = part
-                start += self._shapes[unit][0]
-            if last is not None:
-                yield last
-
     def _dtype_of(self, name: str, weights: list[str]) -> str:
         """Return the dtype of a module's factors: not FP8, of which BF16 holds every value."""
         found = frozenset(
             fused.adapter.checkpoint.tensors[span.tensor].dtype
             for fused in self._adapters
             for unit in weights
-            for delta in self._deltas(fused, unit)
+            for delta in deltas_of(fused, unit)
             for span in spans(delta)
         )
         dtype = dtype_of(name, found, self._dtype)
@@ -334,7 +281,7 @@ class Combining:
     def _rows(self, fused: Fused, span: Span) -> Rows:
         return Rows(self._index[fused.name], *span)
 
-    def _up(self, name: str, part: _Part) -> Filled:
+    def _up(self, name: str, part: Part) -> Filled:
         rank = part.down.end - part.down.start
         units, end = [], 0
         for unit, span in part.ups:
@@ -342,7 +289,7 @@ class Combining:
             end = units[-1].end
         return OutputTensor(0, name, "F32", (end, rank)), units
 
-    def _down(self, name: str, part: _Part) -> Filled:
+    def _down(self, name: str, part: Part) -> Filled:
         unit = self._copied(part.fused, part.ups[0][0], part.down, 0)
         columns = self._shapes[part.ups[0][0]][1]
         return OutputTensor(0, name, "F32", (unit.end, columns)), [unit]
@@ -373,7 +320,7 @@ class Combining:
         end = 0
         for unit in units:
             terms: tuple[Term, ...] = ()
-            using = [fused for fused in self._adapters if self._deltas(fused, unit)]
+            using = [fused for fused in self._adapters if deltas_of(fused, unit)]
             for fused in using:
                 over = fused._replace(strengths={unit: fused.strengths[unit] / scale})
                 terms = added(over, unit, terms, lambda span, f=fused: self._rows(f, span))  # type: ignore[misc]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,6 +15,7 @@ from submerge.plan.about import About, Parent, Unused
 from submerge.plan.adapted import fuse
 from submerge.plan.compile import agree
 from submerge.plan.decide import union
+from submerge.plan.finite import factors_plan
 from submerge.plan.form import OutputTensor, Plan, Unit
 from submerge.plan.labels import label
 from submerge.plan.outputs import dtype_of
@@ -95,7 +97,8 @@ def comparison_plan(
     if not units:
         raise LayoutError(f"{quoted(first)} and {quoted(second)} have no units in common")
     about = _about(f"{first} and {second}", inputs, left, [unit.name for unit in units])
-    return Plan.measuring(inputs.sources, outputs, units, about, read)
+    made = Plan.measuring(inputs.sources, outputs, units, about, read)
+    return replace(made, factors=factors_plan(inputs.adapters))
 
 
 def _exact(name: str, dtype: str) -> str:

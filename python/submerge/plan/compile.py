@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from submerge.checkpoint.marks import description_of
 from submerge.errors import LayoutError, RecipeError, counted, listing, quoted
 from submerge.given import clean_path
 from submerge.layout import depths_of, family_of
@@ -148,14 +149,18 @@ def _placed(
     recipe, shape, arch = what
     made = lay_out(shape, arch, units, inputs)
     whole = spanned(made.tensors, inputs) if recipe.scope == "tensor" else made.tensors
-    return place(shape, [*whole, *made.markers, *carried], arch), made.notes
+    return place(shape, [*whole, *made.beside, *carried], arch), made.notes
 
 
 def _facts(draft: Draft) -> dict[str, str]:
     """Return the metadata of every file; an adapter is of the model that it is for."""
     asked, models = draft.recipe.output.adapter, draft.models
     arch = draft.arch if asked is None else models[asked.onto].arch
-    return metadata(draft.public, models, arch, draft.words, draft.licence, draft.adapters)
+    found = metadata(draft.public, models, arch, draft.words, draft.licence, draft.adapters)
+    carried = {unit.name: unit.models[0] for unit in draft.placed.units if unit.reason == "extras"}
+    for owner in dict.fromkeys(carried.values()):
+        found |= description_of(models[owner].checkpoint, carried)
+    return found
 
 
 def _files(draft: Draft, said: Mapping[str, str]) -> list[OutFile]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from submerge.adapters.written import FORMS
+from submerge.checkpoint.marks import METADATA
 from submerge.errors import counted, listing, quoted
 from submerge.layout import depths_of, family_of
 from submerge.plan.about import About, Applied, Parent
@@ -250,7 +251,7 @@ def _of_models(draft: Draft) -> list[str]:
         notes.append(f"reduced depth: {found} blocks, a full {family.title} has {usual}")
     for name, model in draft.models.items():
         keys = sorted(
-            {key for file in model.checkpoint.files for key in file.metadata} - {"format"}
+            {key for file in model.checkpoint.files for key in file.metadata} - {"format", METADATA}
         )
         if keys:
             noun = "metadata entry" if len(keys) == 1 else "metadata entrie"

@@ -19,6 +19,7 @@ from submerge.recipe import Formats
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from submerge.checkpoint.codecs import Spec
     from submerge.formats import Container
     from submerge.layout import OutTensor
     from submerge.recipe import Output
@@ -108,9 +109,16 @@ class Encoding(NamedTuple):
                 OutputTensor(0, f"{stem}.{side.leaf}", side.dtype, side.shape(*shape))
                 for side in form.sides
             )
-            payload = form.payload(*shape)
-            return OutputTensor(0, name, form.dtype, payload, form.name, self.seed, beside)
-        return OutputTensor(0, name, self._contained(rest, shape), shape)
+            codes, spec = form.payload(*shape), self._rounded(form.spec)
+            return OutputTensor(0, name, form.dtype, codes, form.name, spec, beside)
+        dtype = self._contained(rest, shape)
+        at_random = self.seed is not None and form.stochastic and dtype == form.dtype
+        codec = self._rounded("plain") if at_random else None
+        return OutputTensor(0, name, dtype, shape, codec=codec)
+
+    def _rounded(self, spec: str) -> Spec:
+        """Return a codec with the seed that it rounds by, if it does so at random."""
+        return spec if self.seed is None else {spec: {"seed": self.seed}}
 
     def _contained(self, dtype: str, shape: tuple[int, ...]) -> str:
         """Return the dtype that a tensor of numbers has in the container.
@@ -214,7 +222,7 @@ def _expect_readable(form: Format, encoding: Encoding) -> None:
 def _expect_roundable(encoding: Encoding) -> None:
     if encoding.seed is None:
         return
-    strange = [form.name for form in encoding.forms if form.codec and not form.stochastic]
+    strange = [f.name for f in encoding.forms if f.codec and not f.stochastic]
     if strange or not any(form.stochastic for form in encoding.forms):
         known = [form.name for form in FORMATS.values() if form.stochastic]
         got = strange[0] if strange else encoding.formats.default

@@ -1,10 +1,12 @@
-"""Factors merged number by number, as peft's `add_weighted_adapter` has it.
+"""Adapters merged otherwise than by adding them up.
 
-Every `up` and every `down` is merged by itself, each scaled by the root of the weight: what comes
-out has the rank of one, and is not the sum of the adapters; products of one's `up` with another's
-`down` are part of it.
+Number by number, as peft's `add_weighted_adapter` has it: every `up` and every `down` is merged by
+itself, each scaled by the root of the weight. What comes out has the rank of one, and is not the
+sum of the adapters; products of one's `up` with another's `down` are part of it. Or `knots`: what
+the adapters add is voted on in the directions that all of them share.
 
-Source: peft 0.21 `tuners/lora/model.py` and `utils/merge_utils.py`.
+Source: peft 0.21 `tuners/lora/model.py` and `utils/merge_utils.py`; Stoica et al. 2024, KnOTS
+(arXiv 2410.19735).
 """
 
 from __future__ import annotations
@@ -21,17 +23,26 @@ if TYPE_CHECKING:
 
     from submerge.plan.terms import Operand, Rows
 
-__all__ = ["Blending", "Method", "blended"]
+__all__ = ["FACTORWISE", "Blending", "Method", "blended", "vote_of"]
 
-Method: TypeAlias = Literal["cat", "linear", "ties", "dare_linear", "dare_ties", "magnitude_prune"]
+Method: TypeAlias = Literal[
+    "cat", "linear", "ties", "dare_linear", "dare_ties", "magnitude_prune", "knots"
+]
+
+FACTORWISE: tuple[Method, ...] = (
+    "linear", "ties", "dare_linear", "dare_ties", "magnitude_prune"
+)  # fmt: skip
+"""The methods that merge factors number by number."""
 
 
 class Blending(NamedTuple):
     """How factors are merged.
 
     Attributes:
-        method: `cat` puts them beside each other, the others merge them number by number.
-        density: the share of each factor's numbers that is left.
+        method: `cat` puts them beside each other, `knots` votes on what they add, the others merge
+            them number by number.
+        density: the share of each factor's numbers that is left; of `knots` of each adapter's in
+            the directions that all share.
         seed: chooses the random numbers of `dare_linear` and `dare_ties`.
     """
 
@@ -45,8 +56,8 @@ def blended(
 ) -> tuple[Blend, tuple[Operand, ...]]:
     """Return how one factor is merged, and the operands.
 
-    Of `ties` and `dare_ties` the sign of the weighted sum wins, where peft takes that of the plain
-    one: they differ only where weights do.
+    Of `ties` and `dare_ties` the sign of the sum without weights wins, and the weighted sum of
+    those that agree is divided by how many they are.
 
     Args:
         how: the method.
@@ -63,17 +74,23 @@ def blended(
         return Blend("linear", {"weights": roots}, names, " + ".join(names)), operands
     voted = how.method in ("ties", "dare_ties")
     zero = (Scaled(given[0][1], 0.0),)
-    scaled = tuple((Scaled(rows, root),) for (_, rows, _), root in zip(given, roots, strict=True))
     arguments: dict[str, Any] = {
-        "weights": [1.0] * len(given),
+        "weights": roots,
         "lambda": 1.0,
-        "normalize": voted,
-        "consensus": "sum" if voted else "none",
+        "normalize": "count" if voted else "none",
+        "consensus": "plain" if voted else "none",
         "even": "positive",
         "sparsify": _sparsify(how, tensor, names),
     }
     blend = Blend("delta", arguments, (names[0], *names), f"{how.method}({', '.join(names)})")
-    return blend, (zero, *scaled)
+    return blend, (zero, *((rows,) for _, rows, _ in given))
+
+
+def vote_of(how: Blending, models: int) -> dict[str, Any]:
+    """Return how so many adapters are voted on in the directions they share, as `knots` does."""
+    largest = {"magnitude": {"density": [how.density] * models}}
+    sparsify = {"none": {}} if how.density == 1 else largest
+    return {"normalize": "weights", "consensus": "plain", "sparsify": sparsify}
 
 
 def _sparsify(how: Blending, tensor: str, names: Sequence[str]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from submerge.plan.words import formulas
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from submerge.checkpoint.codecs import Spec
     from submerge.methods import Blend
     from submerge.plan.about import About
     from submerge.plan.making import Making
@@ -131,7 +132,7 @@ class OutputTensor(NamedTuple):
         dtype, shape: as the header has them, of codes where there is a format.
         format: what its numbers are written in, by its name in `FORMATS`; empty if the dtype says
             all.
-        seed: of rounding at random, if it is.
+        codec: what the plan calls that; None if the dtype says all, and of codes that are copied.
         beside: what its codec wants beside it, in the codec's order.
     """
 
@@ -140,7 +141,7 @@ class OutputTensor(NamedTuple):
     dtype: str
     shape: tuple[int, ...]
     format: str = ""
-    seed: int | None = None
+    codec: Spec | None = None
     beside: tuple[OutputTensor, ...] = ()
 
     @property
@@ -162,9 +163,8 @@ class OutputTensor(NamedTuple):
     def plain(self) -> dict[str, Any]:
         """Return the JSON form."""
         plain = {"file": self.file, "name": self.name, "dtype": self.dtype, "shape": self.shape}
-        if self.format:
-            spec = FORMATS[self.format].spec
-            plain["codec"] = spec if self.seed is None else {spec: {"seed": self.seed}}
+        if self.codec is not None:
+            plain["codec"] = self.codec
         return plain
 
 

@@ -75,6 +75,7 @@ class Module(NamedTuple):
         dtype: the dtype of its factors, as headers spell it; the adapter's where it is empty.
         scale: what readers multiply its product by: alpha is so many times the rank.
         value: whether it is a tensor's new value and no difference, so that it has no length.
+        shared: how adapters are voted on whose products are not added up, in the core's words.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Module(NamedTuple):
     dtype: str = ""
     scale: float = 1.0
     value: bool = False
+    shared: Mapping[str, Any] | None = None
 
     @property
     def outputs(self) -> int:
@@ -141,7 +143,7 @@ class Making:
         }
         if module.made == "products":
             products = [{"scale": scale, "first": first} for scale, first in module.products]
-            made = {"rows": module.rows, "products": products}
+            made = {"rows": module.rows, "products": products, "shared": module.shared}
             return {"products": {**made, "factors": factors, "bias": module.bias}}
         return {"matrix": {"factors": factors, "bias": module.bias}}
 

@@ -15,10 +15,12 @@ from submerge.checkpoint.codecs import CODECS, NUMBERS
 from submerge.checkpoint.dtypes import DTYPES, WORDS
 from submerge.checkpoint.names import container_of, is_one_file
 from submerge.errors import InternalError, LayoutError, RecipeError, counted, quoted
+from submerge.formats import READERS
 from submerge.layout import COMFY_PREFIX, OutTensor, family_of, tensors_of
 from submerge.plan.encoding import beside_units, encoding_of, marker_of, quantization_config
 from submerge.plan.form import OutputTensor, Text, Unit
 from submerge.plan.sizes import data_key, split_shards
+from submerge.plan.taken import taken
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -87,10 +89,10 @@ class Shape(NamedTuple):
 
 
 class LaidOut(NamedTuple):
-    """The tensors of a model with their units, what tells of their formats, and remarks."""
+    """The tensors of a model with their units, those that go with their formats, and remarks."""
 
     tensors: list[Filled]
-    markers: list[Filled]
+    beside: list[Filled]
     notes: tuple[str, ...]
 
 
@@ -204,17 +206,32 @@ def lay_out(shape: Shape, arch: Architecture, units: Mapping[str, Unit], inputs:
         odd = sorted(set(named) ^ set(units))
         raise InternalError(f"layout {quoted(shape.layout)}: units do not fit: {odd[:10]}")
     chosen = shape.encoding.chosen(tensors)
-    filled = []
+    filled: list[Filled] = []
+    beside: list[Filled] = []
     for tensor in tensors:
         inside = _stacked(tensor, [units[n] for n in tensor.units], inputs)
         form, asked = chosen[tensor.name]
+        if (as_is := taken(tensor, form, inside, inputs)) is not None:
+            filled.append(as_is.codes)
+            beside += as_is.beside
+            continue
         rest = _rest(tensor, inside, inputs, form)
         filled.append((shape.encoding.tensor(tensor, form, rest, asked=asked), inside))
     written = {tensor.name: tensor.written for tensor, _ in filled}
     precision = precision_notes(filled, inputs) if "same" in shape.encoding.formats.names else ()
-    notes = (*precision, *shape.encoding.notes(tensors, written))
-    markers = [marker for tensor, _ in filled if (marker := marker_of(tensor)) is not None]
-    return LaidOut(filled, markers, notes)
+    notes = (*_for_whom(shape), *precision, *shape.encoding.notes(tensors, written))
+    beside += [marker for tensor, _ in filled if (marker := marker_of(tensor)) is not None]
+    return LaidOut(filled, beside, notes)
+
+
+def _for_whom(shape: Shape) -> list[str]:
+    """Say what was chosen for the program that the output is for."""
+    reader = READERS.get(shape.encoding.reader or "")
+    if reader is None:
+        return []
+    names = f"names begin with {quoted(shape.prefix)}" if shape.prefix else "bare names"
+    formats = ", ".join(shape.encoding.formats.names)
+    return [f"for {reader.title}: layout {shape.words}, {names}, {formats}"]
 
 
 def _stacked(tensor: OutTensor, units: Sequence[Unit], inputs: Inputs) -> list[Unit]:

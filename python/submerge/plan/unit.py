@@ -60,10 +60,10 @@ class Inputs:
         place = self.models[model].units[unit].place
         self.used.add((model, unit))
         info = self.models[model].checkpoint.tensors[place.tensor]
-        rows = Rows(self._source(model, info), *place)
+        rows = Rows(self.source(model, info), *place)
         if info.packed is None:
             return rows
-        sides = tuple(Side(self._source(model, side), side.name) for side in info.sides)
+        sides = tuple(Side(self.source(model, side), side.name) for side in info.sides)
         return rows._replace(codec=info.packed.spec, sides=sides)
 
     def operand(self, model: str, unit: str) -> Operand:
@@ -113,7 +113,7 @@ class Inputs:
     def carried(self, model: str, name: str) -> Unit:
         """Return the copy of a whole tensor that is no unit of the model, such as a VAE's."""
         info = self.models[model].checkpoint.tensors[name]
-        operand = (Rows(self._source(model, info), name, 0, info.rows),)
+        operand = (Rows(self.source(model, info), name, 0, info.rows),)
         return Unit(name, "extras", copied(model), (operand,), 0, info.rows)
 
     def tensor(self, model: str, unit: str) -> TensorInfo:
@@ -147,7 +147,8 @@ class Inputs:
         flat = not any(self.tensor(model, unit.name).shape for model in unit.models)
         return () if flat else (unit.end, *self.trailing(unit))
 
-    def _source(self, model: str, tensor: TensorInfo) -> int:
+    def source(self, model: str, tensor: TensorInfo) -> int:
+        """Return the index of a tensor's file among the sources, which it becomes one of."""
         key = (model, tensor.file)
         if (known := self._index.get(key)) is None:
             known = self._index[key] = self.file(self.models[model].checkpoint.files[tensor.file])

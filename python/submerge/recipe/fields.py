@@ -62,10 +62,15 @@ class _Source(Record):
 class ModelSource(_Source):
     """Where a model lies: a `.safetensors` file, a folder of shards, a diffusers pipeline."""
 
-    OTHERS = "layout, license"
+    OTHERS = "layout, nvfp4, license"
 
     layout: Literal["auto", "diffusers", "bfl", "generic"] = declare(
         "How its tensors are named; `generic` merges any two checkpoints with equal names.",
+        "auto",
+    )
+    nvfp4: Literal["auto", "comfy", "bfl"] = declare(
+        "Whose NVFP4 codes it has, where the file does not say: ComfyUI's, or those of diffusers "
+        "and ModelOpt.",
         "auto",
     )
     license: str | None = declare(

@@ -20,6 +20,8 @@ pub enum Code {
 pub struct Encoding {
     /// What they are divided by.
     pub scale: f32,
+    /// Whether that is a product with `1 / scale`.
+    pub inverse: bool,
     /// What an FP8 out of range becomes.
     pub overflow: Overflow,
     /// The key of the noise that rounds, if any does.
@@ -53,10 +55,7 @@ impl Code {
     /// Codes times two factors, one after the other.
     pub fn decode(self, isa: &Isa, bytes: &[u8], factors: [f32; 2], out: &mut [f32]) {
         match self {
-            Self::Float(float) => {
-                isa.decode(float, bytes, out);
-                isa.run(Multiply { factor: factors[0], out });
-            }
+            Self::Float(float) => isa.decode_scaled(float, bytes, factors[0], out),
             Self::Int => isa.run(Ints { bytes, factors, out }),
         }
     }
@@ -65,9 +64,10 @@ impl Code {
     pub fn encode(self, isa: &Isa, how: Encoding, values: &[f32], out: &mut [u8]) {
         let mut quotients = [0.0; BLOCK];
         let quotients = &mut quotients[..values.len()];
-        match self {
-            Self::Float(_) => isa.scale(values, 1.0 / how.scale, quotients),
-            Self::Int => isa.run(Divide { values, by: how.scale, out: quotients }),
+        if how.inverse {
+            isa.scale(values, 1.0 / how.scale, quotients);
+        } else {
+            isa.run(Divide { values, by: how.scale, out: quotients });
         }
         if let Some(key) = how.seed {
             return self.encode_at_random(isa, (key, how.first), how.overflow, quotients, out);
@@ -95,20 +95,6 @@ impl Code {
             Self::Float(float) => isa.run(AtRandom { float, overflow, values, words, out }),
             Self::Int => isa.run(IntsAtRandom { values, words, out }),
         }
-    }
-}
-
-struct Multiply<'a> {
-    factor: f32,
-    out: &'a mut [f32],
-}
-
-impl Body for Multiply<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        self.out.iter_mut().for_each(|value| *value *= self.factor);
     }
 }
 
@@ -242,4 +228,85 @@ fn at_random<const M: u32, const B: u32>(magnitude: u32, word: u32) -> u32 {
         f32::from_bits(magnitude.min(smallest_normal)) * f32::from_bits((126 + B + M + 28) << 23);
     let subnormal = (steps as i32 as u32).wrapping_add(word >> 4) >> 28;
     if magnitude < smallest_normal { subnormal } else { normal }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Noise that is even: every share of all words is below itself.
+    fn even(count: u32) -> Vec<u32> {
+        (0..count).map(|i| i << (32 - count.trailing_zeros())).collect()
+    }
+
+    fn coded(code: Code, value: f32, words: &[u32], isa: &Isa) -> Vec<u8> {
+        let (values, mut out) = (vec![value; words.len()], vec![0; words.len()]);
+        match code {
+            Code::Int => isa.run(IntsAtRandom { values: &values, words, out: &mut out }),
+            Code::Float(float) => {
+                let overflow = Overflow::Saturate;
+                isa.run(AtRandom { float, overflow, values: &values, words, out: &mut out });
+            }
+        }
+        out
+    }
+
+    fn decoded(code: Code, byte: u8) -> f64 {
+        match code {
+            Code::Int => f64::from(byte.cast_signed()),
+            Code::Float(float) => float.decode(byte.into()).into(),
+        }
+    }
+
+    /// Between any two neighbouring codes the mean is the value.
+    #[test]
+    fn rounding_at_random_is_fair_everywhere() {
+        let words = even(1 << 10);
+        for code in [Code::Int, Code::Float(Float::F8E4M3), Code::Float(Float::F8E5M2)] {
+            let all = (0..=255_u8).map(|byte| decoded(code, byte)).filter(|x| x.is_finite());
+            let mut all: Vec<f64> = all.filter(|x| x.abs() <= f64::from(code.largest())).collect();
+            all.sort_by(f64::total_cmp);
+            all.dedup();
+            for pair in all.windows(2) {
+                for share in [0.0, 0.125, 0.5, 0.9375] {
+                    let step = pair[1] - pair[0];
+                    let value = pair[0] + share * step;
+                    let bytes = coded(code, value as f32, &words, Isa::best());
+                    let sum: f64 = bytes.iter().map(|byte| decoded(code, *byte)).sum();
+                    let mean = sum / words.len() as f64;
+                    assert!((mean - value).abs() <= step / 512.0, "{code:?} {value} {mean}");
+                    let near = |byte: &u8| pair.contains(&decoded(code, *byte));
+                    assert!(bytes.iter().all(near), "{code:?} {value}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_isa_rounds_alike_and_what_does_not_fit_is_not_lost() {
+        let values: Vec<f32> =
+            (0..4096_u32).map(|i| f32::from_bits(i.wrapping_mul(0x9E37_79B9))).collect();
+        let words: Vec<u32> = (0..4096_u32).map(|i| i.wrapping_mul(0x85EB_CA6B)).collect();
+        for float in [Float::F8E4M3, Float::F8E5M2] {
+            for overflow in [Overflow::Saturate, Overflow::Nan] {
+                let made = |isa: &Isa| {
+                    let mut out = vec![0; values.len()];
+                    let (values, words) = (&values, &words);
+                    isa.run(AtRandom { float, overflow, values, words, out: &mut out });
+                    out
+                };
+                let scalar = made(Isa::available()[0]);
+                assert!(Isa::available().iter().all(|isa| made(isa) == scalar));
+                for (value, byte) in values.iter().zip(scalar) {
+                    let nearest = float.encode(overflow, *value) as u8;
+                    let beyond = !(value.abs() < float.overflow());
+                    assert!(!beyond || byte == nearest, "{float:?} {overflow:?} {value:e}");
+                }
+            }
+        }
+        for value in [127.0, 127.4, -127.0, -200.0, f32::INFINITY] {
+            let byte = coded(Code::Int, value, &[u32::MAX, 0], Isa::best());
+            assert_eq!(byte, [(value.clamp(-127.0, 127.0) as i8).cast_unsigned(); 2]);
+        }
+    }
 }

@@ -5,7 +5,7 @@
 use std::fmt::Debug;
 use std::ops::Range;
 
-use crate::dtype::{Dtype, Float, Overflow};
+use crate::dtype::{Dtype, Overflow};
 use crate::simd::{BLOCK, Body, Isa, Written};
 
 /// The fewest neighbours in a row that can be read without others, and the bytes they take.
@@ -270,10 +270,36 @@ pub trait Codec: Debug + Send + Sync {
         let mut buffer = [0.0; BLOCK];
         let values = &mut buffer[..reference.len()];
         self.decode(isa, run, values);
-        let mut plain = [0; 4 * BLOCK];
-        let plain = &mut plain[..4 * reference.len()];
-        isa.encode(Float::F32, Overflow::Nan, values, plain);
-        // Whether one is at the limit, the values before they were rounded tell.
-        Written { at_limit: true, ..isa.written(Float::F32, plain, reference) }
+        isa.run(Compare { values, reference })
+    }
+}
+
+/// What values are beside a reference. Whether one is at the limit, the values before they were rounded
+/// tell.
+struct Compare<'a> {
+    values: &'a [f32],
+    reference: &'a [f32],
+}
+
+impl Body for Compare<'_> {
+    type Output = Written;
+
+    #[inline(always)]
+    fn run(self) -> Written {
+        const INFINITY: u32 = f32::INFINITY.to_bits();
+        let (mut changed, mut largest) = (0_u32, 0);
+        for (x, r) in self.values.iter().zip(self.reference) {
+            changed += u32::from(x.to_bits() != r.to_bits());
+            largest = largest.max(x.to_bits() & !(1 << 31));
+        }
+        let mut seen = Written { changed: changed.into(), nonfinite: 0, at_limit: true };
+        if largest >= INFINITY {
+            for (x, r) in self.values.iter().zip(self.reference) {
+                seen.nonfinite += u64::from(!x.is_finite());
+                let alike = x.is_nan() && r.is_nan() && x.to_bits() != r.to_bits();
+                seen.changed -= u64::from(alike);
+            }
+        }
+        seen
     }
 }

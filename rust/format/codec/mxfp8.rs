@@ -163,3 +163,24 @@ impl Body for Observe<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scale_is_the_smallest_power_that_holds_the_largest() {
+        for e in 1..=254_u8 {
+            let largest = 448.0 * f64::from(power(e));
+            if largest > f64::from(f32::MAX) {
+                continue;
+            }
+            let largest = largest as f32;
+            assert_eq!(exponent(largest), e, "{largest:e}");
+            assert_eq!(exponent(largest.next_down()), e, "{largest:e}");
+            assert_eq!(exponent(largest * 1.000_001), e + 1, "{largest:e}");
+        }
+        assert_eq!([0.0, f32::from_bits(1), 448.0 * power(0)].map(exponent), [0; 3]);
+        assert_eq!(exponent(f32::MAX), 247);
+    }
+}

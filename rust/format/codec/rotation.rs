@@ -64,3 +64,43 @@ fn turn([a, b, c, d]: [f32; 4]) -> [f32; 4] {
     let (other_sum, other_difference) = (c + d, a - b);
     [sum + difference, sum - difference, other_sum + other_difference, other_sum - other_difference]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FOUR: [[f64; 4]; 4] =
+        [[1., 1., 1., -1.], [1., 1., -1., 1.], [1., -1., 1., 1.], [-1., 1., 1., 1.]];
+
+    /// An element of the matrix.
+    fn element(size: usize, row: usize, column: usize) -> f64 {
+        let steps = size.trailing_zeros() / 2;
+        let digit = |n: usize, k: u32| n >> (2 * k) & 3;
+        let signs = (0..steps).map(|k| FOUR[digit(row, k)][digit(column, k)]);
+        signs.product::<f64>() / (size as f64).sqrt()
+    }
+
+    #[test]
+    fn groups_are_multiplied_with_the_matrix_there_and_back() {
+        for size in SIZES {
+            let values: Vec<f32> =
+                (0..2 * size).map(|i| (i * 7919 % 1009) as f32 / 504.5 - 1.0).collect();
+            for isa in Isa::available() {
+                let mut turned = values.clone();
+                rotate(isa, size, &mut turned);
+                for (group, turned) in values.chunks(size).zip(turned.chunks(size)) {
+                    for (row, got) in turned.iter().enumerate() {
+                        let of = |(i, x): (usize, &f32)| element(size, row, i) * f64::from(*x);
+                        let expected: f64 = group.iter().enumerate().map(of).sum();
+                        assert!((f64::from(*got) - expected).abs() < 1e-5, "{size} {row}");
+                    }
+                }
+                let mut scalar = values.clone();
+                rotate(Isa::available()[0], size, &mut scalar);
+                assert!(turned.iter().map(|x| x.to_bits()).eq(scalar.iter().map(|x| x.to_bits())));
+                rotate(isa, size, &mut turned);
+                assert!(turned.iter().zip(&values).all(|(a, b)| (a - b).abs() < 1e-5), "{size}");
+            }
+        }
+    }
+}

@@ -36,8 +36,8 @@ pub enum CodecSpec {
     Int8Rows(Option<Random>),
     /// The same of rotated values.
     Int8Convrot(Option<Rotated>),
-    /// Signed bytes, and the largest of each row beside them: `bitsandbytes` of 8 bits.
-    Bnb8,
+    /// Signed bytes, and the largest of each row beside them: `LLM.int8()` of `bitsandbytes`.
+    LlmInt8,
     /// Codes of 4 bits of `bitsandbytes`, NF4 or FP4. Beside them the largest of each block and the book; nested,
     /// the codes of the largest, the book, and the largest and the book of these codes.
     Bnb4(Blocks4),
@@ -67,7 +67,7 @@ pub struct Random {
 pub struct Rotated {
     /// Neighbours that are rotated together: a power of 4.
     #[serde(default = "Rotated::usual")]
-    pub group_size: usize,
+    pub rotated: usize,
     /// As [`Random::seed`].
     #[serde(default)]
     pub seed: Option<u64>,
@@ -87,7 +87,7 @@ pub struct Blocks4 {
     pub shape: Vec<u64>,
     /// Elements of a block.
     #[serde(default = "Blocks4::usual")]
-    pub block_size: u64,
+    pub block: u64,
     /// How the largest of blocks are written, if not as F32.
     #[serde(default)]
     pub nested: Option<Nested4>,
@@ -105,7 +105,7 @@ impl Blocks4 {
 pub struct Nested4 {
     /// How many of them are a block.
     #[serde(default = "Nested4::usual")]
-    pub block_size: u64,
+    pub blocks: u64,
     /// What is added to each.
     pub offset: f32,
 }
@@ -163,6 +163,8 @@ const BYTES: &[Dtype] = &[Dtype::U8];
 const SIGNED: &[Dtype] = &[Dtype::I8];
 const FP8: &[Dtype] = &[Dtype::F8_E4M3, Dtype::F8_E5M2];
 const E4M3: &[Dtype] = &[Dtype::F8_E4M3];
+/// ComfyUI's first files had them as bytes.
+const E4M3_BYTES: &[Dtype] = &[Dtype::F8_E4M3, Dtype::U8];
 const POWERS: &[Dtype] = &[Dtype::F8_E8M0, Dtype::U8];
 const F32: &[Dtype] = &[Dtype::F32];
 const SCALES: &[Dtype] = &[Dtype::F32, Dtype::F16, Dtype::BF16];
@@ -182,7 +184,7 @@ impl CodecSpec {
             Self::Int8(random) => found.scaled(SIGNED, false, *random),
             Self::Int8Rows(random) => found.scaled(SIGNED, true, *random),
             Self::Int8Convrot(rotated) => found.rotated(*rotated),
-            Self::Bnb8 => found.bnb8(),
+            Self::LlmInt8 => found.llm_int8(),
             Self::Bnb4(blocks) => found.bnb4(blocks),
             Self::Mxfp8(random) => found.mxfp8(*random),
             Self::Nvfp4 => found.nvfp4(Layout::Tiles),
@@ -267,31 +269,31 @@ impl Found<'_> {
 
     fn rotated(&self, rotated: Option<Rotated>) -> Made {
         self.expect(SIGNED, &[SCALES])?;
-        let usual = Rotated { group_size: Rotated::usual(), seed: None };
-        let Rotated { group_size, seed } = rotated.unwrap_or(usual);
-        if !rotation::SIZES.contains(&group_size) {
-            let what = format!("groups of {group_size}, expected one of {:?}", rotation::SIZES);
+        let usual = Rotated { rotated: Rotated::usual(), seed: None };
+        let Rotated { rotated, seed } = rotated.unwrap_or(usual);
+        if !rotation::SIZES.contains(&rotated) {
+            let what = format!("groups of {rotated}, expected one of {:?}", rotation::SIZES);
             return Err(self.refuse(&what, "the size is in the layer's `comfy_quant`"));
         }
         let columns = self.stored.columns;
-        if !columns.is_multiple_of(group_size as u64) {
-            let what = format!("rows of {columns}, expected whole groups of {group_size}");
-            return Err(self.refuse(&what, OTHER_FORMAT));
+        if !columns.is_multiple_of(rotated as u64) {
+            let what = format!("rows of {columns}, expected whole groups of {rotated}");
+            return Err(self.refuse(&what, "write int8_row, or keep this tensor in BF16"));
         }
-        let every = (columns / group_size as u64).max(1);
+        let every = (columns / rotated as u64).max(1);
         let codec = Scaled::new(Code::Int, self.scales(), Some(every));
-        Ok(Some(Arc::new(Scaled { rotated: group_size, seed, ..codec })))
+        Ok(Some(Arc::new(Scaled { rotated, seed, ..codec })))
     }
 
-    fn bnb8(&self) -> Made {
+    fn llm_int8(&self) -> Made {
         self.expect(SIGNED, &[F32])?;
-        self.only_read("bitsandbytes of 8 bits")?;
+        self.only_read("`LLM.int8()`")?;
         let codec = self.codes(SIGNED, true)?;
         Ok(Some(Arc::new(Scaled { factor: 1.0 / 127.0, ..codec })))
     }
 
     fn bnb4(&self, blocks: &Blocks4) -> Made {
-        let Blocks4 { shape, block_size, nested } = blocks;
+        let Blocks4 { shape, block, nested } = blocks;
         match nested {
             None => self.expect(BYTES, &[F32, F32])?,
             Some(_) => self.expect(BYTES, &[BYTES, F32, F32, F32])?,
@@ -314,16 +316,15 @@ impl Found<'_> {
             let hint = "two rows would share a byte; decode this tensor with bitsandbytes first";
             return Err(self.refuse(&what, hint));
         }
-        let inner = nested.map_or(1, |nested| nested.block_size);
-        if *block_size < 2 || !block_size.is_multiple_of(2) || inner == 0 {
+        let inner = nested.map_or(1, |nested| nested.blocks);
+        if *block < 2 || !block.is_multiple_of(2) || inner == 0 {
             let what = format!(
-                "blocks of {block_size}, nested in {inner}, expected an even number and at least 1"
+                "blocks of {block}, nested in {inner}, expected an even number and at least 1"
             );
             return Err(self.refuse(&what, OTHER_FORMAT));
         }
-        let nested =
-            nested.map(|Nested4 { block_size, offset }| Nested { blocks: block_size, offset });
-        Ok(Some(Arc::new(Bnb4::new([rows, columns], *block_size, nested))))
+        let nested = nested.map(|Nested4 { blocks, offset }| Nested { blocks, offset });
+        Ok(Some(Arc::new(Bnb4::new([rows, columns], *block, nested))))
     }
 
     fn mxfp8(&self, random: Option<Random>) -> Made {
@@ -334,7 +335,7 @@ impl Found<'_> {
     }
 
     fn nvfp4(&self, layout: Layout) -> Made {
-        self.expect(BYTES, &[E4M3, F32])?;
+        self.expect(BYTES, &[E4M3_BYTES, F32])?;
         let columns = self.stored.columns.saturating_mul(2);
         self.whole_blocks(16, columns, layout == Layout::Tiles)?;
         Ok(Some(Arc::new(Nvfp4::new(layout, columns))))

@@ -56,6 +56,18 @@ pub enum Consensus {
     Count,
 }
 
+/// What the sum is divided by.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Normalize {
+    /// Nothing.
+    None,
+    /// The weights that went into it.
+    Weights,
+    /// How many models went into it.
+    Count,
+}
+
 /// Which sign wins where the sum that decides is exactly 0.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
@@ -73,8 +85,8 @@ pub(super) struct Formula {
     pub(super) consensus: Consensus,
     /// Whether the positive sign wins where the sum is 0.
     pub(super) positive: bool,
-    /// Whether the sum is divided by the weights that went into it.
-    pub(super) normalize: bool,
+    /// What the sum is divided by.
+    pub(super) normalize: Normalize,
     /// What the sum is multiplied by.
     pub(super) lambda: f32,
     /// What the sum is divided by where all models take part.
@@ -227,6 +239,7 @@ impl Mixer<'_> {
     fn mix(&self, base: &Row, sum: Row, out: &mut Row) {
         let formula = self.formula;
         let plain = formula.consensus == Consensus::Plain;
+        let normalized = formula.normalize != Normalize::None;
         // The smallest number that wins for the positive sign: 0, or what is next above it.
         let least = if formula.positive { 0.0 } else { f32::from_bits(1) };
         // Few lanes at a time, so that their sums stay in registers from model to model.
@@ -237,19 +250,20 @@ impl Mixer<'_> {
                 let elected = mixed;
                 (mixed, divisor) = ([0.0; LANES], [0.0; LANES]);
                 for (products, weight) in self.products.iter().zip(self.weights) {
+                    let counted = if formula.normalize == Normalize::Count { 1.0 } else { *weight };
                     let after = if plain { *weight } else { 1.0 };
                     for lane in 0..LANES {
                         let p = products[first + lane];
                         let along = if elected[lane] >= least { p } else { -p };
                         let mask = if along > 0.0 { 1.0 } else { 0.0 };
                         mixed[lane] += p * after * mask;
-                        divisor[lane] += weight * mask;
+                        divisor[lane] += counted * mask;
                     }
                 }
             }
             for lane in 0..LANES {
                 let divisor = if divisor[lane] == 0.0 { 1.0 } else { divisor[lane] };
-                let mixed = if formula.normalize { mixed[lane] / divisor } else { mixed[lane] };
+                let mixed = if normalized { mixed[lane] / divisor } else { mixed[lane] };
                 out[first + lane] = base[first + lane] + mixed * formula.lambda;
             }
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use self::mask::Mask;
-pub use self::mix::{Consensus, Even};
+pub use self::mix::{Consensus, Even, Normalize};
 use self::mix::{Formula, Mix, Signs};
 pub use self::sparsify::{Everything, Sparsify};
 pub use self::vote::Known;
@@ -67,7 +67,8 @@ family! {
 ///    weights what step 2 left of `d_i`; the majority is positive if `S > 0`, and
 ///    where `S = 0` as [`Even`] says. `m_i` is 1 where `v_i` has the sign of the majority and is not 0, else 0. Without a consensus
 ///    every `m_i` is 1.
-/// 5. `M = ((0 + p_0 m_0) + p_1 m_1) + ...` and `D = ((0 + w_0 m_0) + w_1 m_1) + ...`.
+/// 5. `M = ((0 + p_0 m_0) + p_1 m_1) + ...` and `D = ((0 + w_0 m_0) + w_1 m_1) + ...`, or with 1 for
+///    every weight where models are counted.
 /// 6. If normalised, `M = M / D`, where `D = 0` (or without a consensus `|D| < 1e-8`) counts as 1.
 /// 7. `out = b + M lambda`.
 ///
@@ -85,8 +86,8 @@ pub struct Delta<S> {
     pub weights: Vec<f64>,
     /// What the sum is multiplied by.
     pub lambda: f64,
-    /// Whether the sum is divided by the weights that went into it.
-    pub normalize: bool,
+    /// What the sum is divided by.
+    pub normalize: Normalize,
     /// Which models take part in an element.
     pub consensus: Consensus,
     /// Which sign wins where their sum is exactly 0.
@@ -278,7 +279,10 @@ impl<S: Sparsify> Delta<S> {
 
     fn formula(&self, positive: bool) -> Formula {
         // The sum of all weights; 1 if there is as good as none.
-        let sum = self.weights.iter().fold(0.0, |sum, w| sum + *w as f32);
+        let sum = match self.normalize {
+            Normalize::Count => self.weights.len() as f32,
+            _ => self.weights.iter().fold(0.0, |sum, w| sum + *w as f32),
+        };
         Formula {
             consensus: self.consensus,
             positive,

@@ -19,6 +19,7 @@ mod tasks;
 
 pub use self::differences::Matrix;
 pub use self::operands::Read;
+pub use self::shared::{Vote, bytes as vote_bytes};
 pub use self::solver::{Solve, Solving, solver};
 
 family! {

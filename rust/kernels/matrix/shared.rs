@@ -7,21 +7,25 @@ use serde::Deserialize;
 use super::differences::Matrix;
 use super::make::{Bytes, Made, Make, Outcome, square};
 use super::operands::{Operands, SLAB, slabs};
-use crate::kernels::delta::{Consensus, Delta, Even, Everything, Held, Known, Magnitude};
+use crate::kernels::delta::{
+    Consensus, Delta, Even, Everything, Held, Known, Magnitude, Normalize,
+};
 use crate::kernels::kernel::Kernel;
 use crate::kernels::tile::Tile;
+use crate::linalg::common::{Common, common};
 use crate::linalg::eigen::{Eigen, eigen};
 use crate::linalg::engine::{Engine, PANEL};
 use crate::linalg::gemm::{View, add_lower, add_product, product};
 use crate::linalg::long::parts;
+use crate::linalg::residual::Product;
 use crate::linalg::spectrum::RESOLVED;
 
 /// What decides between models, as in [`Delta`].
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct Vote {
-    /// Whether the sum is divided by the weights that went into it.
-    normalize: bool,
+    /// What the sum is divided by.
+    normalize: Normalize,
     /// Which models take part in an element.
     consensus: Consensus,
     /// What is left.
@@ -39,12 +43,12 @@ enum Left {
 }
 
 impl Vote {
-    fn delta<S>(&self, of: &Matrix<()>, sparsify: &S) -> Delta<S>
+    fn delta<S>(&self, weights: &[f64], sparsify: &S) -> Delta<S>
     where
         S: Clone,
     {
         Delta {
-            weights: of.weights.clone(),
+            weights: weights.to_vec(),
             lambda: 1.0,
             normalize: self.normalize,
             consensus: self.consensus,
@@ -52,6 +56,56 @@ impl Vote {
             sparsify: sparsify.clone(),
         }
     }
+
+    /// Whether the arguments are usable with these weights; else what is wrong.
+    ///
+    /// # Errors
+    /// A sentence without the place.
+    pub fn check_with(&self, weights: &[f64]) -> Result<(), String> {
+        let operands = weights.len() + 1;
+        match &self.sparsify {
+            Left::None(all) => self.delta(weights, all).check(operands),
+            Left::Magnitude(largest) => self.delta(weights, largest).check(operands),
+        }
+    }
+
+    /// `U vote(Z_1, ..., Z_T)` of products of these ranks whose factors stand beside each other, with
+    /// `[P_1 | ... | P_T] = U [Z_1 | ... | Z_T]`; as [`share`] votes, but that the largest element of
+    /// every left vector is positive whatever the shape. `None` if stopped, or if values are not finite.
+    pub fn of_products(
+        &self,
+        engine: &Engine,
+        weights: &[f64],
+        (beside, ranks): (&Product, &[usize]),
+    ) -> Option<Product> {
+        let Common { basis, turn, count } = common(engine, beside, ranks)?;
+        if count == 0 {
+            return Some(Product { up: Vec::new(), down: Vec::new(), rank: 0 });
+        }
+        let columns = beside.down.len() / beside.rank;
+        let (mut first, mut blocks) = (0, Vec::with_capacity(ranks.len()));
+        for own in ranks {
+            let down = View::new(&beside.down[first * columns..], columns).rows(0..*own);
+            let turn = View::within(&turn[first..], (count, *own), beside.rank);
+            let made = product(engine, turn, down)?;
+            let mut block: Vec<f32> = engine.zeros(made.len())?;
+            round(&made, &mut block);
+            blocks.push(block);
+            first += own;
+        }
+        let down = match &self.sparsify {
+            Left::None(all) => vectors(engine, &blocks, &self.delta(weights, all)),
+            Left::Magnitude(most) => vectors(engine, &blocks, &self.delta(weights, most)),
+        }?;
+        Some(Product { up: basis, down, rank: count })
+    }
+}
+
+/// Bytes that the vote on products of this rank together takes at most, beside their factors.
+pub fn bytes((rows, columns): (u64, u64), models: usize, rank: u64) -> u64 {
+    // Blocks, one of them in f64 and a copy that is thinned out, and the vote.
+    let blocks = 4 * (models as u64 + 5) * rank * columns;
+    blocks + 4 * rows * 2 * rank + 8 * 8 * rank * rank
 }
 
 impl Make for Vote {
@@ -59,11 +113,7 @@ impl Make for Vote {
         if of.apart {
             return Err("a vote of shared directions, expected no base apart".to_owned());
         }
-        let operands = of.weights.len() + 1;
-        match &self.sparsify {
-            Left::None(all) => self.delta(of, all).check(operands),
-            Left::Magnitude(largest) => self.delta(of, largest).check(operands),
-        }
+        self.check_with(&of.weights)
     }
 
     fn matrices(&self, models: usize) -> usize {
@@ -76,16 +126,16 @@ impl Make for Vote {
 
     fn solve(&self, of: &Matrix<()>, engine: &Engine, operands: &mut Operands) -> Outcome<Made> {
         let made = match &self.sparsify {
-            Left::None(all) => share(engine, operands, &self.delta(of, all)),
-            Left::Magnitude(largest) => share(engine, operands, &self.delta(of, largest)),
+            Left::None(all) => share(engine, operands, &self.delta(&of.weights, all)),
+            Left::Magnitude(largest) => share(engine, operands, &self.delta(&of.weights, largest)),
         };
         made.map(Ok)
     }
 
     fn vectors(&self, of: &Matrix<()>, engine: &Engine, all: Vec<Vec<f32>>) -> Option<Made> {
         let values = match &self.sparsify {
-            Left::None(every) => vectors(engine, &all, &self.delta(of, every)),
-            Left::Magnitude(largest) => vectors(engine, &all, &self.delta(of, largest)),
+            Left::None(every) => vectors(engine, &all, &self.delta(&of.weights, every)),
+            Left::Magnitude(largest) => vectors(engine, &all, &self.delta(&of.weights, largest)),
         };
         Some(Made { values: values?, note: "vectors: voted on as they are".to_owned() })
     }

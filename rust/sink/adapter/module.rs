@@ -10,7 +10,9 @@ use crate::linalg::gemm::View;
 use crate::linalg::recompress::{apart, recompress};
 use crate::linalg::residual::{Product, energy, residual};
 use crate::memory;
-use crate::plan::{FactorsSpec, MadeSpec, MatrixSpec, ModuleSpec, OutputSpec, ProductsSpec};
+use crate::plan::{
+    FactorsSpec, MadeSpec, MatrixSpec, ModuleSpec, OutputSpec, ProductsSpec, SharedSpec,
+};
 use crate::report::ModuleReport;
 
 /// An output that is held.
@@ -42,6 +44,35 @@ pub(super) fn make(engine: &Engine, spec: &ModuleSpec, held: Vec<Held>) -> Resul
         return Err(Error::cancelled());
     }
     Ok(made)
+}
+
+/// How long what a module adds is, and nothing of it.
+pub(super) fn measure(engine: &Engine, spec: &ModuleSpec, mut held: Vec<Held>) -> Result<Made> {
+    let name = &spec.name;
+    let beside = |of: Option<Held>| of.map_or(Ok(0.0), |of| sum_of_squares(name, &of.values));
+    let norm2 = match &spec.made {
+        MadeSpec::Difference {} | MadeSpec::Whole {} => return differing(name, &held).map(bare),
+        MadeSpec::Matrix(of) => {
+            let bias = beside(if of.bias { held.pop() } else { None })?;
+            bias + held
+                .iter()
+                .map(|held| sum_of_squares(name, &held.values))
+                .sum::<Result<f64>>()?
+        }
+        MadeSpec::Products(of) => {
+            let bias = beside(if of.bias { held.pop() } else { None })?;
+            let beside = side_by_side(engine, name, of, held)?;
+            bias + length(engine, name, &beside)?
+        }
+    };
+    if engine.stopped() {
+        return Err(Error::cancelled());
+    }
+    Ok(Made { report: report(name, 0, norm2, 0.0), tensors: Vec::new() })
+}
+
+fn bare(made: Made) -> Made {
+    Made { tensors: Vec::new(), ..made }
 }
 
 /// The last of the outputs, unless the first is zero.
@@ -134,25 +165,25 @@ fn given_up(engine: &Engine, name: &str) -> Error {
 
 fn sum(engine: &Engine, name: &str, spec: &ProductsSpec, mut held: Vec<Held>) -> Result<Made> {
     let bias = if spec.bias { held.pop() } else { None };
-    if held.iter().flat_map(|held| &held.values).any(|x| !x.is_finite()) {
-        return Err(not_finite(name));
-    }
-    let beside = side_by_side(spec, &held);
-    drop(held);
-    let shape = (spec.rows as usize, beside.down.len() / beside.rank.max(1));
+    let columns = held.get(1).map_or(0, |down| down.spec.shape[1] as usize);
+    let beside = side_by_side(engine, name, spec, held)?;
     let made = summed(engine, name, &spec.factors, &beside)?;
+    let shape = (spec.rows as usize, columns);
     biased(engine, made, (&spec.factors, shape), bias.as_ref())
 }
 
 fn summed(engine: &Engine, name: &str, spec: &FactorsSpec, beside: &Product) -> Result<Made> {
-    if spec.rank == beside.rank && spec.energy.is_none() {
-        let between = |other| apart(engine, beside, other).ok_or_else(|| given_up(engine, name));
-        let norm2 = between(None)?;
+    if beside.rank == 0 {
+        return Ok(nothing(name));
+    }
+    if beside.rank <= spec.rank && spec.energy.is_none() {
+        let norm2 = length(engine, name, beside)?;
         if norm2 == 0.0 {
             return Ok(nothing(name));
         }
         let written = Written::of(engine, name, spec, beside.clone())?;
-        let residual2 = between(Some(&written.product))?;
+        let residual2 = apart(engine, beside, Some(&written.product));
+        let residual2 = residual2.ok_or_else(|| given_up(engine, name))?;
         return Ok(written.made(name, spec, norm2, residual2));
     }
     let found = recompress(engine, beside, |norm2| goal(spec, norm2));
@@ -168,9 +199,57 @@ fn summed(engine: &Engine, name: &str, spec: &FactorsSpec, beside: &Product) -> 
     Ok(written.made(name, spec, norm2, residual2))
 }
 
+/// The sum of squares of a product.
+fn length(engine: &Engine, name: &str, of: &Product) -> Result<f64> {
+    if of.rank == 0 {
+        return Ok(0.0);
+    }
+    apart(engine, of, None).ok_or_else(|| given_up(engine, name))
+}
+
+/// What the products become together: one product, of rank 0 where nothing is left.
+fn side_by_side(
+    engine: &Engine,
+    name: &str,
+    spec: &ProductsSpec,
+    held: Vec<Held>,
+) -> Result<Product> {
+    if held.iter().flat_map(|held| &held.values).any(|x| !x.is_finite()) {
+        return Err(not_finite(name));
+    }
+    let beside = stacked(spec, &held);
+    let mut ranks = held.chunks_exact(2).map(|pair| pair[1].spec.shape[0] as usize);
+    let Some(SharedSpec { vote, weights, each }) = &spec.shared else {
+        drop(held);
+        return Ok(without_zeros(beside));
+    };
+    let ranks: Vec<_> = each.iter().map(|n| ranks.by_ref().take(*n).sum()).collect();
+    drop(held);
+    let made = vote.of_products(engine, weights, (&beside, &ranks));
+    made.ok_or_else(|| given_up(engine, name))
+}
+
+/// The same product without columns of `up` that are zero: so what a form stacks block by block is, one
+/// by one, no larger than it was.
+fn without_zeros(product: Product) -> Product {
+    let Product { up, down, rank } = &product;
+    let mut used = vec![false; *rank];
+    for row in up.chunks_exact(*rank) {
+        used.iter_mut().zip(row).for_each(|(used, x)| *used |= *x != 0.0);
+    }
+    let left = used.iter().filter(|used| **used).count();
+    if left == *rank {
+        return product;
+    }
+    let up = up.iter().zip(used.iter().cycle()).filter(|(_, used)| **used).map(|(x, _)| *x);
+    let rows = down.chunks_exact(down.len() / rank).zip(&used).filter(|(_, used)| **used);
+    let down = rows.flat_map(|(row, _)| row).copied().collect();
+    Product { up: up.collect(), down, rank: left }
+}
+
 /// All `up` beside each other, each in the rows it adds to, and all `down` below each other, each
 /// times its scale.
-fn side_by_side(spec: &ProductsSpec, held: &[Held]) -> Product {
+fn stacked(spec: &ProductsSpec, held: &[Held]) -> Product {
     let pairs = || held.chunks_exact(2).zip(&spec.products);
     let rank_of = |pair: &[Held]| pair[1].spec.shape[0] as usize;
     let rank = pairs().map(|(pair, _)| rank_of(pair)).sum();

@@ -21,13 +21,13 @@ pub trait Format<const N: usize, const BYTES: usize>: Debug + Send + Sync {
     /// Where its first scale stands, an F16.
     const SCALE: usize = 0;
 
-    /// The numbers of a block, exact or rounded once.
-    fn decode(block: &[u8; BYTES], out: &mut [f32; N]);
+    /// The numbers of a block, exact or rounded once; `scale` is its first.
+    fn decode(block: &[u8; BYTES], scale: f32, out: &mut [f32; N]);
 
-    /// Rounds numbers to blocks, [`TOGETHER`] of them at most; whether the scales of each fit F16. One that
-    /// does not is written as the largest that does. What comes of numbers that are not finite is not used.
+    /// Rounds numbers to blocks; whether the scales of each fit F16. One that does not is written as the
+    /// largest that does. What comes of numbers that are not finite is not used.
     #[inline(always)]
-    fn encode(from: From<N>, blocks: &mut [[u8; BYTES]]) -> [bool; TOGETHER] {
+    fn encode(from: Numbers<N>, blocks: &mut Each<[u8; BYTES]>) -> Each<bool> {
         let _ = (from, blocks);
         [false; TOGETHER]
     }
@@ -37,28 +37,15 @@ pub trait Format<const N: usize, const BYTES: usize>: Debug + Send + Sync {
 /// them at once.
 pub const TOGETHER: usize = 4;
 
+/// One of each block.
+pub type Each<T = f32> = [T; TOGETHER];
+
 /// The numbers of some blocks.
 #[derive(Clone, Copy)]
-pub struct From<'a, const N: usize> {
-    pub values: &'a [[f32; N]],
+pub struct Numbers<'a, const N: usize> {
+    pub values: &'a Each<[f32; N]>,
     /// The largest magnitude of each block.
-    pub largest: &'a [f32; TOGETHER],
-}
-
-impl<const N: usize> From<'_, N> {
-    /// Writes one block after the other.
-    #[inline(always)]
-    pub fn each<const BYTES: usize>(
-        self,
-        blocks: &mut [[u8; BYTES]],
-        write: impl Fn(&[f32; N], f32, &mut [u8; BYTES]) -> bool,
-    ) -> [bool; TOGETHER] {
-        let mut fits = [false; TOGETHER];
-        for (at, (values, block)) in self.values.iter().zip(blocks).enumerate() {
-            fits[at] = write(values, self.largest[at], block);
-        }
-        fits
-    }
+    pub largest: Each,
 }
 
 /// One block after the other.
@@ -117,8 +104,19 @@ impl<F: Format<N, BYTES>, const N: usize, const BYTES: usize> Body for Decode<'_
 
     #[inline(always)]
     fn run(self) {
-        for (block, out) in self.blocks.iter().zip(self.out) {
-            F::decode(block, out);
+        // Scales of many at once: that, too, in vectors.
+        const SCALES: usize = 32;
+        for (blocks, out) in self.blocks.chunks(SCALES).zip(self.out.chunks_mut(SCALES)) {
+            let (mut bits, mut scales) = ([0; SCALES], [0.0; SCALES]);
+            for (bits, block) in bits.iter_mut().zip(blocks) {
+                *bits = u16::from_le_bytes([block[F::SCALE], block[F::SCALE + 1]]);
+            }
+            for (scale, bits) in scales.iter_mut().zip(bits) {
+                *scale = Float::F16.decode(u32::from(bits));
+            }
+            for ((block, scale), out) in blocks.iter().zip(scales).zip(out) {
+                F::decode(block, scale, out);
+            }
         }
     }
 }
@@ -135,19 +133,37 @@ impl<F: Format<N, BYTES>, const N: usize, const BYTES: usize> Body for Encode<'_
 
     #[inline(always)]
     fn run(self) {
-        let blocks = self.blocks.chunks_mut(TOGETHER);
-        for (values, blocks) in self.values.chunks(TOGETHER).zip(blocks) {
-            let mut largest = [0.0; TOGETHER];
-            largest.iter_mut().zip(values).for_each(|(largest, of)| *largest = magnitude(of));
-            let fits = F::encode(From { values, largest: &largest }, blocks);
-            for ((block, fits), largest) in blocks.iter_mut().zip(fits).zip(largest) {
-                let fits = fits | (self.overflow == Overflow::Saturate);
-                if !(fits & (largest < f32::INFINITY)) {
-                    block.fill(0);
-                    let nan = (Float::F16.nan() as u16).to_le_bytes();
-                    block[F::SCALE..F::SCALE + 2].copy_from_slice(&nan);
-                }
-            }
+        let (values, few) = self.values.as_chunks();
+        let (blocks, last) = self.blocks.as_chunks_mut();
+        for (values, blocks) in values.iter().zip(blocks) {
+            encode::<F, N, BYTES>(values, self.overflow, blocks);
+        }
+        if !few.is_empty() {
+            let (mut padded, mut room) = ([[0.0; N]; TOGETHER], [[0; BYTES]; TOGETHER]);
+            padded[..few.len()].copy_from_slice(few);
+            encode::<F, N, BYTES>(&padded, self.overflow, &mut room);
+            last.copy_from_slice(&room[..last.len()]);
+        }
+    }
+}
+
+#[inline(always)]
+fn encode<F: Format<N, BYTES>, const N: usize, const BYTES: usize>(
+    values: &Each<[f32; N]>,
+    overflow: Overflow,
+    blocks: &mut Each<[u8; BYTES]>,
+) {
+    let mut largest = [0.0; TOGETHER];
+    for (largest, values) in largest.iter_mut().zip(values) {
+        *largest = magnitude(values);
+    }
+    let fits = F::encode(Numbers { values, largest }, blocks);
+    for ((block, fits), largest) in blocks.iter_mut().zip(fits).zip(largest) {
+        let fits = fits | (overflow == Overflow::Saturate);
+        if !(fits & (largest < f32::INFINITY)) {
+            block.fill(0);
+            let nan = (Float::F16.nan() as u16).to_le_bytes();
+            block[F::SCALE..F::SCALE + 2].copy_from_slice(&nan);
         }
     }
 }
@@ -159,22 +175,17 @@ pub const HUGE: f32 = 1_073_741_824.0;
 #[inline(always)]
 fn magnitude<const N: usize>(values: &[f32; N]) -> f32 {
     // The bits of magnitudes are in their order, and a NaN is above all.
-    f32::from_bits(values.iter().fold(0, |largest, x| largest.max(x.to_bits() & 0x7FFF_FFFF)))
+    let mut largest = 0;
+    for x in values {
+        largest = largest.max(x.to_bits() & 0x7FFF_FFFF);
+    }
+    f32::from_bits(largest)
 }
 
 /// The F16 at a place of a block.
 #[inline(always)]
 pub fn half<const BYTES: usize>(block: &[u8; BYTES], at: usize) -> f32 {
     Float::F16.decode(u32::from(u16::from_le_bytes([block[at], block[at + 1]])))
-}
-
-/// Writes a finite scale as F16: whether it fits; if not it is the largest, of its sign.
-#[inline(always)]
-pub fn put_half<const BYTES: usize>(block: &mut [u8; BYTES], at: usize, scale: f32) -> bool {
-    let fits = scale.abs() < Float::F16.overflow();
-    let stored = Float::F16.encode(Overflow::Nan, saturated(scale)) as u16;
-    block[at..at + 2].copy_from_slice(&stored.to_le_bytes());
-    fits
 }
 
 /// A scale as it will be read.
@@ -190,9 +201,47 @@ pub fn saturated(scale: f32) -> f32 {
     if scale.abs() < Float::F16.overflow() { scale } else { largest.copysign(scale) }
 }
 
-/// `1 / scale`: 0 of 0, and finite.
+/// Writes a scale of each block as F16: whether it fits; if not it is the largest, of its sign.
 #[inline(always)]
-pub fn inverse(scale: f32) -> f32 {
-    // Of what F16 rounds to 0 it may be infinite.
-    if scale == 0.0 { 0.0 } else { (1.0 / scale).clamp(f32::MIN, f32::MAX) }
+pub fn put_halves<const BYTES: usize>(
+    blocks: &mut Each<[u8; BYTES]>,
+    at: usize,
+    scales: &Each,
+) -> Each<bool> {
+    let (mut bits, mut fits) = ([0; TOGETHER], [false; TOGETHER]);
+    for ((bits, fits), scale) in bits.iter_mut().zip(&mut fits).zip(scales) {
+        *bits = Float::F16.encode(Overflow::Nan, saturated(*scale));
+        *fits = scale.abs() < Float::F16.overflow();
+    }
+    for (block, bits) in blocks.iter_mut().zip(bits) {
+        block[at..at + 2].copy_from_slice(&(bits as u16).to_le_bytes());
+    }
+    fits
+}
+
+/// [`put_halves`] of two scales, the second behind the first.
+#[inline(always)]
+pub fn put_pairs<const BYTES: usize>(
+    blocks: &mut Each<[u8; BYTES]>,
+    scales: &Each,
+    offsets: &Each,
+) -> Each<bool> {
+    let mut fits = put_halves(blocks, 0, scales);
+    for (fits, other) in fits.iter_mut().zip(put_halves(blocks, 2, offsets)) {
+        *fits &= other;
+    }
+    fits
+}
+
+/// `1 / scale` of what will be read: 0 of 0, and finite.
+#[inline(always)]
+pub fn inverses(scales: &Each) -> Each {
+    let mut inverses = [0.0; TOGETHER];
+    for (inverse, scale) in inverses.iter_mut().zip(scales) {
+        let scale = saturated(*scale);
+        // Of what F16 rounds to 0 it may be infinite.
+        let finite = (1.0 / scale).clamp(f32::MIN, f32::MAX);
+        *inverse = if scale == 0.0 { 0.0 } else { finite };
+    }
+    inverses
 }

@@ -4,7 +4,7 @@
 
 /// The low half of each byte, then the high half of each.
 #[inline(always)]
-pub fn halves(bytes: &[u8; 16]) -> [u8; 32] {
+pub fn nibbles(bytes: &[u8; 16]) -> [u8; 32] {
     let mut codes = [0; 32];
     for (i, byte) in bytes.iter().enumerate() {
         codes[i] = byte & 15;
@@ -13,9 +13,9 @@ pub fn halves(bytes: &[u8; 16]) -> [u8; 32] {
     codes
 }
 
-/// What [`halves`] reads, of codes below 16; of others the low four bits.
+/// What [`nibbles`] reads, of codes below 16; of others the low four bits.
 #[inline(always)]
-pub fn put_halves(codes: &[u8; 32], bytes: &mut [u8]) {
+pub fn put_nibbles(codes: &[u8; 32], bytes: &mut [u8]) {
     for (i, byte) in bytes.iter_mut().take(16).enumerate() {
         *byte = codes[i] & 15 | codes[i + 16] << 4;
     }
@@ -45,20 +45,6 @@ pub fn fifths(bytes: [u8; 4]) -> [u8; 32] {
 pub fn part<const N: usize>(block: &[u8], at: usize) -> &[u8; N] {
     // Never `None`: every call is of constants that fit the block.
     block.get(at..).and_then(|rest| rest.first_chunk()).unwrap_or(&[0; N])
-}
-
-/// 256 codes of 2 bits: of 32 bytes in a row the lowest quarters, then the next ones.
-#[inline(always)]
-pub fn quarters(bytes: &[u8; 64]) -> [u8; 256] {
-    let mut codes = [0; 256];
-    let (groups, _) = codes.as_chunks_mut::<32>();
-    for (at, codes) in groups.iter_mut().enumerate() {
-        let bytes: &[u8; 32] = part(bytes, at / 4 * 32);
-        for (code, byte) in codes.iter_mut().zip(bytes) {
-            *code = byte >> (at % 4 * 2) & 3;
-        }
-    }
-    codes
 }
 
 /// A whole number, of at most 2^22 either way, as the lowest byte of its two's complement. As a cast

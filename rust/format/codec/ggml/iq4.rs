@@ -2,8 +2,8 @@
 
 #![allow(clippy::inline_always)]
 
-use super::block::{Format, half};
-use super::codes::{halves, part};
+use super::block::Format;
+use super::codes::{nibbles, part};
 
 /// ggml's `kvalues_iq4nl`.
 const LEVELS: [f32; 16] = [
@@ -19,9 +19,8 @@ impl Format<32, 18> for Iq4Nl {
     const NAME: &'static str = "IQ4_NL";
 
     #[inline(always)]
-    fn decode(block: &[u8; 18], out: &mut [f32; 32]) {
-        let d = half(block, 0);
-        for (value, q) in out.iter_mut().zip(halves(part(block, 2))) {
+    fn decode(block: &[u8; 18], d: f32, out: &mut [f32; 32]) {
+        for (value, q) in out.iter_mut().zip(nibbles(part(block, 2))) {
             *value = d * LEVELS[usize::from(q)];
         }
     }
@@ -36,15 +35,14 @@ impl Format<256, 136> for Iq4Xs {
     const NAME: &'static str = "IQ4_XS";
 
     #[inline(always)]
-    fn decode(block: &[u8; 136], out: &mut [f32; 256]) {
-        let d = half(block, 0);
+    fn decode(block: &[u8; 136], d: f32, out: &mut [f32; 256]) {
         let high = u16::from_le_bytes([block[2], block[3]]);
         let (groups, _) = out.as_chunks_mut::<32>();
         for (at, out) in groups.iter_mut().enumerate() {
             let low = block[4 + at / 2] >> (at % 2 * 4) & 15;
             let scale = low | ((high >> (2 * at)) as u8 & 3) << 4;
             let scale = d * f32::from(scale.cast_signed() - 32);
-            for (value, q) in out.iter_mut().zip(halves(part(block, 8 + at * 16))) {
+            for (value, q) in out.iter_mut().zip(nibbles(part(block, 8 + at * 16))) {
                 *value = scale * LEVELS[usize::from(q)];
             }
         }

@@ -2,45 +2,68 @@
 
 #![allow(clippy::inline_always)]
 
-use super::block::{inverse, saturated};
+use super::block::{Each, Numbers, TOGETHER, inverses, saturated};
 use super::codes::byte;
+
+/// Some blocks, not yet in bytes.
+pub struct Levels {
+    /// Not yet F16, as are the smallest values.
+    pub scales: Each,
+    /// Where these have code 0.
+    pub smallest: Each,
+    pub codes: Each<[u8; 32]>,
+}
 
 /// Levels on both sides of 0, `half` of them below it. The scale is such that the value of the largest
 /// magnitude (the first of those as large) has code 0, and `code = floor(x (1 / scale) + half + 0.5)`.
 #[inline(always)]
-pub fn around_zero(values: &[f32; 32], largest: f32, half: f32) -> (f32, [u8; 32]) {
-    let scale = extreme(values, largest) / -half;
-    let inverse = inverse(saturated(scale));
-    let code = |x: f32| (x * inverse + (half + 0.5)).clamp(0.0, 2.0 * half - 1.0);
-    (scale, floors(values, code))
+pub fn around_zero(from: Numbers<32>, half: f32) -> Levels {
+    let mut scales = [0.0; TOGETHER];
+    for ((scale, values), largest) in scales.iter_mut().zip(from.values).zip(from.largest) {
+        *scale = extreme(values, largest) / -half;
+    }
+    let inverses = inverses(&scales);
+    let mut codes = [[0; 32]; TOGETHER];
+    for ((codes, values), inverse) in codes.iter_mut().zip(from.values).zip(inverses) {
+        for (code, x) in codes.iter_mut().zip(values) {
+            let level = x * inverse + (half + 0.5);
+            *code = byte(level.clamp(0.0, 2.0 * half - 1.0).floor());
+        }
+    }
+    Levels { scales, smallest: [0.0; TOGETHER], codes }
 }
 
-/// Levels from the smallest value (code 0) to the largest (`top`): the scale, the smallest value and
+/// Levels from the smallest value (code 0) to the largest (`top`), and
 /// `code = floor((x - smallest) (1 / scale) + 0.5)`.
 #[inline(always)]
-pub fn from_smallest(values: &[f32; 32], top: f32) -> (f32, f32, [u8; 32]) {
-    let [smallest, largest] = range(values);
-    let scale = (largest - smallest) / top;
-    let (inverse, from) = (inverse(saturated(scale)), saturated(smallest));
-    let code = |x: f32| ((x - from) * inverse + 0.5).clamp(0.0, top);
-    (scale, smallest, floors(values, code))
-}
-
-#[inline(always)]
-fn floors(values: &[f32; 32], code: impl Fn(f32) -> f32) -> [u8; 32] {
-    let mut codes = [0; 32];
-    for (out, x) in codes.iter_mut().zip(values) {
-        *out = byte(code(*x).floor());
+pub fn from_smallest(from: Numbers<32>, top: f32) -> Levels {
+    let (mut scales, mut smallest) = ([0.0; TOGETHER], [0.0; TOGETHER]);
+    for (at, values) in from.values.iter().enumerate() {
+        let [low, high] = range(values);
+        (scales[at], smallest[at]) = ((high - low) / top, low);
     }
-    codes
+    let inverses = inverses(&scales);
+    let mut codes = [[0; 32]; TOGETHER];
+    for (at, (codes, values)) in codes.iter_mut().zip(from.values).enumerate() {
+        let (low, inverse) = (saturated(smallest[at]), inverses[at]);
+        for (code, x) in codes.iter_mut().zip(values) {
+            let level = (x - low) * inverse + 0.5;
+            *code = byte(level.clamp(0.0, top).floor());
+        }
+    }
+    Levels { scales, smallest, codes }
 }
 
 /// The first value of that magnitude; +0 of zeros.
 #[inline(always)]
 fn extreme(values: &[f32; 32], largest: f32) -> f32 {
-    let any = |sought: f32| values.iter().fold(false, |found, x| found | (*x == sought));
-    match (any(largest), any(-largest)) {
-        (true, true) if largest > 0.0 => first(values, |x| x.abs() == largest),
+    let (mut above, mut below) = (false, false);
+    for x in values {
+        above |= *x == largest;
+        below |= *x == -largest;
+    }
+    match (above, below) {
+        (true, true) if largest > 0.0 => first(values, largest),
         (true, _) => largest,
         _ => -largest,
     }
@@ -56,13 +79,18 @@ fn range(values: &[f32; 32]) -> [f32; 2] {
             high[lane] = if row[lane] > high[lane] { row[lane] } else { high[lane] };
         }
     }
-    let low = low.into_iter().fold(f32::MAX, f32::min);
-    let high = high.into_iter().fold(f32::MIN, f32::max);
-    let signed = |x: f32| if x == 0.0 { first(values, |x| x == 0.0) } else { x };
-    [signed(low), signed(high)]
+    let (mut smallest, mut largest) = (low[0], high[0]);
+    for lane in 1..8 {
+        smallest = if low[lane] < smallest { low[lane] } else { smallest };
+        largest = if high[lane] > largest { high[lane] } else { largest };
+    }
+    let signed = |x: f32| if x == 0.0 { first(values, 0.0) } else { x };
+    [signed(smallest), signed(largest)]
 }
 
-#[inline(always)]
-fn first(values: &[f32; 32], holds: impl Fn(f32) -> bool) -> f32 {
-    values.iter().copied().find(|x| holds(*x)).unwrap_or_default()
+/// The first value of a magnitude that is among them.
+#[cold]
+#[inline(never)]
+fn first(values: &[f32; 32], magnitude: f32) -> f32 {
+    values.iter().copied().find(|x| x.abs() == magnitude).unwrap_or_default()
 }

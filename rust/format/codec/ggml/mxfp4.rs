@@ -5,7 +5,7 @@
 #![allow(clippy::inline_always)]
 
 use super::block::Format;
-use super::codes::{halves, part};
+use super::codes::{nibbles, part};
 
 /// Twice the numbers of E2M1.
 const LEVELS: [f32; 16] =
@@ -18,9 +18,9 @@ impl Format<32, 17> for Mxfp4 {
     const NAME: &'static str = "MXFP4";
 
     #[inline(always)]
-    fn decode(block: &[u8; 17], out: &mut [f32; 32]) {
+    fn decode(block: &[u8; 17], _: f32, out: &mut [f32; 32]) {
         let scale = half_power(block[0]);
-        for (value, q) in out.iter_mut().zip(halves(part(block, 1))) {
+        for (value, q) in out.iter_mut().zip(nibbles(part(block, 1))) {
             *value = LEVELS[usize::from(q)] * scale;
         }
     }

@@ -6,24 +6,29 @@
 #![allow(clippy::inline_always)]
 
 use super::block::{Format, half};
-use super::codes::{part, quarters};
+use super::codes::part;
 
 #[derive(Debug)]
 pub struct Q2K;
 
 impl Format<256, 84> for Q2K {
     const NAME: &'static str = "Q2_K";
+    const SCALE: usize = 80;
 
     #[inline(always)]
-    fn decode(block: &[u8; 84], out: &mut [f32; 256]) {
-        let (d, e) = (half(block, 80), half(block, 82));
-        let codes = quarters(part(block, 16));
+    fn decode(block: &[u8; 84], d: f32, out: &mut [f32; 256]) {
+        let e = half(block, 82);
         let (groups, _) = out.as_chunks_mut::<16>();
-        let (codes, _) = codes.as_chunks::<16>();
-        for ((out, codes), pair) in groups.iter_mut().zip(codes).zip(&block[..16]) {
+        for (at, (out, pair)) in groups.iter_mut().zip(&block[..16]).enumerate() {
+            // 128 codes in 32 bytes: the lowest quarters of all of them, then the next ones.
+            let (half, quarter, odd) = (at / 8, at / 2 % 4, at % 2);
+            let mut codes: [u8; 16] = *part(block, 16 + half * 32 + odd * 16);
+            for code in &mut codes {
+                *code = *code >> (quarter * 2) & 3;
+            }
             let (scale, offset) = (d * f32::from(pair & 15), e * f32::from(pair >> 4));
             for (value, q) in out.iter_mut().zip(codes) {
-                *value = scale * f32::from(*q) - offset;
+                *value = scale * f32::from(q) - offset;
             }
         }
     }

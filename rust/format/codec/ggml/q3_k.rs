@@ -5,27 +5,31 @@
 
 #![allow(clippy::inline_always)]
 
-use super::block::{Format, half};
-use super::codes::{part, quarters};
+use super::block::Format;
+use super::codes::part;
 
 #[derive(Debug)]
 pub struct Q3K;
 
 impl Format<256, 110> for Q3K {
     const NAME: &'static str = "Q3_K";
+    const SCALE: usize = 108;
 
     #[inline(always)]
-    fn decode(block: &[u8; 110], out: &mut [f32; 256]) {
-        let d = half(block, 108);
+    fn decode(block: &[u8; 110], d: f32, out: &mut [f32; 256]) {
         let scales = scales(part(block, 96));
-        let (low, high): (_, &[u8; 32]) = (quarters(part(block, 32)), part(block, 0));
-        let (groups, _) = out.as_chunks_mut::<32>();
-        let (low, _) = low.as_chunks::<32>();
-        for (at, (out, low)) in groups.iter_mut().zip(low).enumerate() {
-            // The high bits of the eight groups of 32 are the eight bits of as many bytes.
-            for (i, ((value, low), high)) in out.iter_mut().zip(low).zip(high).enumerate() {
-                let scale = d * f32::from(scales[2 * at + i / 16]);
-                let q = low | (high >> at & 1) << 2;
+        let (groups, _) = out.as_chunks_mut::<16>();
+        for (at, (out, scale)) in groups.iter_mut().zip(scales).enumerate() {
+            // Of 128 codes the low bits are in 32 bytes; the high bits of 32 are those at the same place of
+            // as many bytes.
+            let (half, quarter, odd) = (at / 8, at / 2 % 4, at % 2);
+            let mut codes: [u8; 16] = *part(block, 32 + half * 32 + odd * 16);
+            let high: [u8; 16] = *part(block, odd * 16);
+            for (code, high) in codes.iter_mut().zip(high) {
+                *code = *code >> (quarter * 2) & 3 | (high >> (at / 2) & 1) << 2;
+            }
+            let scale = d * f32::from(scale);
+            for (value, q) in out.iter_mut().zip(codes) {
                 *value = scale * f32::from(q.cast_signed() - 4);
             }
         }

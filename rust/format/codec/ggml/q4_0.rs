@@ -5,8 +5,8 @@
 
 #![allow(clippy::inline_always)]
 
-use super::block::{Format, From, TOGETHER, half, put_half};
-use super::codes::{halves, part, put_halves};
+use super::block::{Each, Format, Numbers, put_halves};
+use super::codes::{nibbles, part, put_nibbles};
 use super::levels::around_zero;
 use crate::dtype::Float;
 
@@ -18,19 +18,18 @@ impl Format<32, 18> for Q4_0 {
     const OVERFLOW: Option<f32> = Some(8.0 * Float::F16.overflow());
 
     #[inline(always)]
-    fn decode(block: &[u8; 18], out: &mut [f32; 32]) {
-        let d = half(block, 0);
-        for (value, q) in out.iter_mut().zip(halves(part(block, 2))) {
+    fn decode(block: &[u8; 18], d: f32, out: &mut [f32; 32]) {
+        for (value, q) in out.iter_mut().zip(nibbles(part(block, 2))) {
             *value = f32::from(q.cast_signed() - 8) * d;
         }
     }
 
     #[inline(always)]
-    fn encode(from: From<32>, blocks: &mut [[u8; 18]]) -> [bool; TOGETHER] {
-        from.each(blocks, |values, largest, block| {
-            let (d, codes) = around_zero(values, largest, 8.0);
-            put_halves(&codes, &mut block[2..]);
-            put_half(block, 0, d)
-        })
+    fn encode(from: Numbers<32>, blocks: &mut Each<[u8; 18]>) -> Each<bool> {
+        let levels = around_zero(from, 8.0);
+        for (block, codes) in blocks.iter_mut().zip(&levels.codes) {
+            put_nibbles(codes, &mut block[2..]);
+        }
+        put_halves(blocks, 0, &levels.scales)
     }
 }

@@ -6,8 +6,8 @@
 
 #![allow(clippy::inline_always)]
 
-use super::block::{Format, From, TOGETHER, half, put_half};
-use super::codes::{halves, part, put_halves};
+use super::block::{Each, Format, Numbers, half, put_pairs};
+use super::codes::{nibbles, part, put_nibbles};
 use super::levels::from_smallest;
 use crate::dtype::Float;
 
@@ -20,19 +20,19 @@ impl Format<32, 20> for Q4_1 {
     const OVERFLOW: Option<f32> = Some(Float::F16.overflow());
 
     #[inline(always)]
-    fn decode(block: &[u8; 20], out: &mut [f32; 32]) {
-        let (d, m) = (half(block, 0), half(block, 2));
-        for (value, q) in out.iter_mut().zip(halves(part(block, 4))) {
+    fn decode(block: &[u8; 20], d: f32, out: &mut [f32; 32]) {
+        let m = half(block, 2);
+        for (value, q) in out.iter_mut().zip(nibbles(part(block, 4))) {
             *value = f32::from(q) * d + m;
         }
     }
 
     #[inline(always)]
-    fn encode(from: From<32>, blocks: &mut [[u8; 20]]) -> [bool; TOGETHER] {
-        from.each(blocks, |values, _, block| {
-            let (d, m, codes) = from_smallest(values, 15.0);
-            put_halves(&codes, &mut block[4..]);
-            put_half(block, 0, d) & put_half(block, 2, m)
-        })
+    fn encode(from: Numbers<32>, blocks: &mut Each<[u8; 20]>) -> Each<bool> {
+        let levels = from_smallest(from, 15.0);
+        for (block, codes) in blocks.iter_mut().zip(&levels.codes) {
+            put_nibbles(codes, &mut block[4..]);
+        }
+        put_pairs(blocks, &levels.scales, &levels.smallest)
     }
 }

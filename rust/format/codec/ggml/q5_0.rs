@@ -6,8 +6,8 @@
 
 #![allow(clippy::inline_always)]
 
-use super::block::{Format, From, TOGETHER, half, put_half};
-use super::codes::{fifths, halves, part, put_fifths, put_halves};
+use super::block::{Each, Format, Numbers, put_halves};
+use super::codes::{fifths, nibbles, part, put_fifths, put_nibbles};
 use super::levels::around_zero;
 use crate::dtype::Float;
 
@@ -19,21 +19,20 @@ impl Format<32, 22> for Q5_0 {
     const OVERFLOW: Option<f32> = Some(16.0 * Float::F16.overflow());
 
     #[inline(always)]
-    fn decode(block: &[u8; 22], out: &mut [f32; 32]) {
-        let d = half(block, 0);
-        let (low, high) = (halves(part(block, 6)), fifths(*part(block, 2)));
+    fn decode(block: &[u8; 22], d: f32, out: &mut [f32; 32]) {
+        let (low, high) = (nibbles(part(block, 6)), fifths(*part(block, 2)));
         for ((value, low), high) in out.iter_mut().zip(low).zip(high) {
             *value = f32::from((low | high).cast_signed() - 16) * d;
         }
     }
 
     #[inline(always)]
-    fn encode(from: From<32>, blocks: &mut [[u8; 22]]) -> [bool; TOGETHER] {
-        from.each(blocks, |values, largest, block| {
-            let (d, codes) = around_zero(values, largest, 16.0);
-            put_fifths(&codes, &mut block[2..]);
-            put_halves(&codes, &mut block[6..]);
-            put_half(block, 0, d)
-        })
+    fn encode(from: Numbers<32>, blocks: &mut Each<[u8; 22]>) -> Each<bool> {
+        let levels = around_zero(from, 16.0);
+        for (block, codes) in blocks.iter_mut().zip(&levels.codes) {
+            put_fifths(codes, &mut block[2..]);
+            put_nibbles(codes, &mut block[6..]);
+        }
+        put_halves(blocks, 0, &levels.scales)
     }
 }

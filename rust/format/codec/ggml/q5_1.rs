@@ -6,8 +6,8 @@
 
 #![allow(clippy::inline_always)]
 
-use super::block::{Format, From, TOGETHER, half, put_half};
-use super::codes::{fifths, halves, part, put_fifths, put_halves};
+use super::block::{Each, Format, Numbers, half, put_pairs};
+use super::codes::{fifths, nibbles, part, put_fifths, put_nibbles};
 use super::levels::from_smallest;
 use crate::dtype::Float;
 
@@ -20,21 +20,21 @@ impl Format<32, 24> for Q5_1 {
     const OVERFLOW: Option<f32> = Some(Float::F16.overflow());
 
     #[inline(always)]
-    fn decode(block: &[u8; 24], out: &mut [f32; 32]) {
-        let (d, m) = (half(block, 0), half(block, 2));
-        let (low, high) = (halves(part(block, 8)), fifths(*part(block, 4)));
+    fn decode(block: &[u8; 24], d: f32, out: &mut [f32; 32]) {
+        let m = half(block, 2);
+        let (low, high) = (nibbles(part(block, 8)), fifths(*part(block, 4)));
         for ((value, low), high) in out.iter_mut().zip(low).zip(high) {
             *value = f32::from(low | high) * d + m;
         }
     }
 
     #[inline(always)]
-    fn encode(from: From<32>, blocks: &mut [[u8; 24]]) -> [bool; TOGETHER] {
-        from.each(blocks, |values, _, block| {
-            let (d, m, codes) = from_smallest(values, 31.0);
-            put_fifths(&codes, &mut block[4..]);
-            put_halves(&codes, &mut block[8..]);
-            put_half(block, 0, d) & put_half(block, 2, m)
-        })
+    fn encode(from: Numbers<32>, blocks: &mut Each<[u8; 24]>) -> Each<bool> {
+        let levels = from_smallest(from, 31.0);
+        for (block, codes) in blocks.iter_mut().zip(&levels.codes) {
+            put_fifths(codes, &mut block[4..]);
+            put_nibbles(codes, &mut block[8..]);
+        }
+        put_pairs(blocks, &levels.scales, &levels.smallest)
     }
 }

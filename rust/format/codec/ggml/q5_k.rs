@@ -5,9 +5,9 @@
 
 #![allow(clippy::inline_always)]
 
-use super::block::{Format, From, TOGETHER, half, put_half};
+use super::block::{Each, Format, Numbers, half, put_pairs};
 use super::codes::part;
-use super::search::Trials;
+use super::search::{LANES, Trials};
 use super::six_bits::{pack, unpack};
 use super::with_offsets::parts;
 use crate::dtype::Float;
@@ -21,38 +21,39 @@ impl Format<256, 176> for Q5K {
     const OVERFLOW: Option<f32> = Some(63.0 * Float::F16.overflow());
 
     #[inline(always)]
-    fn decode(block: &[u8; 176], out: &mut [f32; 256]) {
-        let (d, e) = (half(block, 0), half(block, 2));
+    fn decode(block: &[u8; 176], d: f32, out: &mut [f32; 256]) {
+        let e = half(block, 2);
         let (scales, offsets) = unpack(part(block, 4));
-        let fifths: &[u8; 32] = part(block, 16);
+        let fifths: [u8; 32] = *part(block, 16);
         let (groups, _) = out.as_chunks_mut::<32>();
         for (at, out) in groups.iter_mut().enumerate() {
             let (scale, offset) = (d * f32::from(scales[at]), e * f32::from(offsets[at]));
-            let codes: &[u8; 32] = part(block, 48 + at / 2 * 32);
-            for ((value, byte), fifth) in out.iter_mut().zip(codes).zip(fifths) {
-                let q = byte >> (at % 2 * 4) & 15 | (fifth >> at & 1) << 4;
+            let mut codes: [u8; 32] = *part(block, 48 + at / 2 * 32);
+            for (code, fifth) in codes.iter_mut().zip(fifths) {
+                *code = *code >> (at % 2 * 4) & 15 | (fifth >> at & 1) << 4;
+            }
+            for (value, q) in out.iter_mut().zip(codes) {
                 *value = scale * f32::from(q) - offset;
             }
         }
     }
 
     #[inline(always)]
-    fn encode(from: From<256>, blocks: &mut [[u8; 176]]) -> [bool; TOGETHER] {
+    fn encode(from: Numbers<256>, blocks: &mut Each<[u8; 176]>) -> Each<bool> {
         let parts = parts(from.values, Trials { top: 31, first: -0.5, steps: 15 });
-        let mut fits = [false; TOGETHER];
-        for (at, (block, parts)) in blocks.iter_mut().zip(&parts).enumerate() {
-            block[4..16].copy_from_slice(&pack(&parts.scales, &parts.offsets));
-            put_codes(&parts.codes, block);
-            fits[at] = put_half(block, 0, parts.d) & put_half(block, 2, parts.e);
+        for (at, block) in blocks.iter_mut().enumerate() {
+            block[4..16].copy_from_slice(&pack(&parts.scales[at], &parts.offsets[at]));
+            put_codes(&parts.codes, at * 8, block);
         }
-        fits
+        put_pairs(blocks, &parts.d, &parts.e)
     }
 }
 
-/// The first code of every group, then the second.
+/// The codes of the block whose first group is in a lane.
 #[inline(always)]
-fn put_codes(codes: &[[u8; 8]; 32], block: &mut [u8; 176]) {
+fn put_codes(codes: &[[u8; LANES]; 32], first: usize, block: &mut [u8; 176]) {
     for (i, codes) in codes.iter().enumerate() {
+        let codes: [u8; 8] = *part(codes, first);
         let mut fifths = 0;
         for (group, code) in codes.iter().enumerate() {
             fifths |= code >> 4 << group;

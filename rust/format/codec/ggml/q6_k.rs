@@ -8,7 +8,7 @@
 
 #![allow(clippy::inline_always, clippy::needless_range_loop)]
 
-use super::block::{Format, From, HUGE, TOGETHER, half, put_half, stored};
+use super::block::{Each, Format, HUGE, Numbers, TOGETHER, put_halves, stored};
 use super::codes::part;
 use super::search::nearest;
 use super::signed_search::{Groups, LANES, Lanes, NOTHING, search};
@@ -23,25 +23,26 @@ impl Format<256, 210> for Q6K {
     const SCALE: usize = 208;
 
     #[inline(always)]
-    fn decode(block: &[u8; 210], out: &mut [f32; 256]) {
-        let d = half(block, 208);
+    fn decode(block: &[u8; 210], d: f32, out: &mut [f32; 256]) {
         let scales: &[u8; 16] = part(block, 192);
-        let (groups, _) = out.as_chunks_mut::<32>();
-        for (at, out) in groups.iter_mut().enumerate() {
-            let (half, quarter) = (at / 4, at % 4);
-            // 128 codes: low bits in 64 bytes, high bits in 32.
-            let low: &[u8; 32] = part(block, half * 64 + quarter % 2 * 32);
-            let high: &[u8; 32] = part(block, 128 + half * 32);
-            for (i, ((value, low), high)) in out.iter_mut().zip(low).zip(high).enumerate() {
-                let q = low >> (quarter / 2 * 4) & 15 | (high >> (quarter * 2) & 3) << 4;
-                let scale = d * f32::from(scales[at * 2 + i / 16].cast_signed());
+        let (groups, _) = out.as_chunks_mut::<16>();
+        for (at, (out, scale)) in groups.iter_mut().zip(scales).enumerate() {
+            // Of 128 codes the low bits are in 64 bytes, the high bits in 32.
+            let (half, quarter, odd) = (at / 8, at / 2 % 4, at % 2);
+            let mut codes: [u8; 16] = *part(block, half * 64 + quarter % 2 * 32 + odd * 16);
+            let high: [u8; 16] = *part(block, 128 + half * 32 + odd * 16);
+            for (code, high) in codes.iter_mut().zip(high) {
+                *code = *code >> (quarter / 2 * 4) & 15 | (high >> (quarter * 2) & 3) << 4;
+            }
+            let scale = d * f32::from(scale.cast_signed());
+            for (value, q) in out.iter_mut().zip(codes) {
                 *value = scale * f32::from(q.cast_signed() - 32);
             }
         }
     }
 
     #[inline(always)]
-    fn encode(from: From<256>, blocks: &mut [[u8; 210]]) -> [bool; TOGETHER] {
+    fn encode(from: Numbers<256>, blocks: &mut Each<[u8; 210]>) -> Each<bool> {
         let mut x: Groups = [[0.0; LANES]; 16];
         for (block, values) in from.values.iter().enumerate() {
             for (i, value) in values.iter().enumerate() {
@@ -49,11 +50,11 @@ impl Format<256, 210> for Q6K {
             }
         }
         let best = search(&x);
-        let mut scale = [0.0; LANES];
-        let mut fits = [false; TOGETHER];
+        let (mut d, mut scale) = ([0.0; TOGETHER], [0.0; LANES]);
         for (at, block) in blocks.iter_mut().enumerate() {
-            fits[at] = put_scales(&best.scale, at * 16, block, &mut scale);
+            d[at] = put_scales(&best.scale, at * 16, block, &mut scale);
         }
+        let fits = put_halves(blocks, 208, &d);
         let mut codes = [[0; LANES]; 16];
         for (row, codes) in x.iter().zip(&mut codes) {
             for lane in 0..LANES {
@@ -86,7 +87,7 @@ fn extreme(scales: &[f32]) -> f32 {
 
 /// Writes the scales of the block whose first group is in a lane, and what they are as they will be read.
 #[inline(always)]
-fn put_scales(searched: &Lanes, first: usize, block: &mut [u8; 210], scale: &mut Lanes) -> bool {
+fn put_scales(searched: &Lanes, first: usize, block: &mut [u8; 210], scale: &mut Lanes) -> f32 {
     let of = &searched[first..first + 16];
     let inverse = -128.0 / extreme(of);
     let d = 1.0 / inverse;
@@ -95,7 +96,7 @@ fn put_scales(searched: &Lanes, first: usize, block: &mut [u8; 210], scale: &mut
         block[192 + group] = whole.cast_unsigned();
         scale[first + group] = stored(d) * f32::from(whole);
     }
-    put_half(block, 208, d)
+    d
 }
 
 /// The codes of the block whose first group is in a lane: of 128 the low bits in 64 bytes.

@@ -5,8 +5,8 @@
 
 #![allow(clippy::inline_always)]
 
-use super::block::{Format, From, TOGETHER, half, inverse, put_half, saturated};
-use super::codes::byte;
+use super::block::{Each, Format, Numbers, inverses, put_halves};
+use super::codes::{byte, part};
 use crate::dtype::Float;
 
 #[derive(Debug)]
@@ -17,22 +17,24 @@ impl Format<32, 34> for Q8_0 {
     const OVERFLOW: Option<f32> = Some(127.0 * Float::F16.overflow());
 
     #[inline(always)]
-    fn decode(block: &[u8; 34], out: &mut [f32; 32]) {
-        let d = half(block, 0);
-        for (value, q) in out.iter_mut().zip(&block[2..]) {
+    fn decode(block: &[u8; 34], d: f32, out: &mut [f32; 32]) {
+        let codes: [u8; 32] = *part(block, 2);
+        for (value, q) in out.iter_mut().zip(codes) {
             *value = f32::from(q.cast_signed()) * d;
         }
     }
 
     #[inline(always)]
-    fn encode(from: From<32>, blocks: &mut [[u8; 34]]) -> [bool; TOGETHER] {
-        from.each(blocks, |values, largest, block| {
-            let d = largest / 127.0;
-            let inverse = inverse(saturated(d));
-            for (q, x) in block[2..].iter_mut().zip(values) {
+    fn encode(from: Numbers<32>, blocks: &mut Each<[u8; 34]>) -> Each<bool> {
+        let scales = from.largest.map(|largest| largest / 127.0);
+        let inverses = inverses(&scales);
+        for ((values, block), inverse) in from.values.iter().zip(&mut *blocks).zip(inverses) {
+            let mut codes = [0; 32];
+            for (q, x) in codes.iter_mut().zip(values) {
                 *q = byte((x * inverse).round().clamp(-127.0, 127.0));
             }
-            put_half(block, 0, d)
-        })
+            block[2..].copy_from_slice(&codes);
+        }
+        put_halves(blocks, 0, &scales)
     }
 }

@@ -3,25 +3,24 @@
 
 #![allow(clippy::inline_always, clippy::needless_range_loop)]
 
-use super::block::{HUGE, TOGETHER, stored};
-use super::search::{Best, Groups, LANES, Trials, nearest, search};
+use super::block::{Each, HUGE, TOGETHER, stored};
+use super::search::{Best, Groups, LANES, Lanes, Trials, nearest, search};
 
-/// A block, not yet in bytes.
-#[derive(Clone, Copy)]
+/// Blocks, not yet in bytes.
 pub struct Parts {
-    /// The scale of the scales and that of the offsets, not yet F16.
-    pub d: f32,
-    pub e: f32,
+    /// The scales of the scales and those of the offsets, not yet F16.
+    pub d: Each,
+    pub e: Each,
     /// Of 6 bits.
-    pub scales: [u8; 8],
-    pub offsets: [u8; 8],
+    pub scales: Each<[u8; 8]>,
+    pub offsets: Each<[u8; 8]>,
     /// The first of every group, then the second.
-    pub codes: [[u8; 8]; 32],
+    pub codes: [[u8; LANES]; 32],
 }
 
-/// Rounds the numbers of some blocks; there are as many parts as can be.
+/// Rounds numbers.
 #[inline(always)]
-pub fn parts(values: &[[f32; 256]], trials: Trials) -> [Parts; TOGETHER] {
+pub fn parts(values: &Each<[f32; 256]>, trials: Trials) -> Parts {
     let mut x: Groups = [[0.0; LANES]; 32];
     for (block, values) in values.iter().enumerate() {
         for (i, value) in values.iter().enumerate() {
@@ -29,18 +28,12 @@ pub fn parts(values: &[[f32; 256]], trials: Trials) -> [Parts; TOGETHER] {
         }
     }
     let best = search(&x, trials);
-    let none = Parts { d: 0.0, e: 0.0, scales: [0; 8], offsets: [0; 8], codes: [[0; 8]; 32] };
-    let mut parts = [none; TOGETHER];
-    let (mut scale, mut offset) = ([0.0; LANES], [0.0; LANES]);
-    for (block, parts) in parts.iter_mut().enumerate() {
-        let lane = |group: usize| block * 8 + group;
-        (parts.d, parts.scales) = six_bits(|group| best.scale[lane(group)]);
-        (parts.e, parts.offsets) = six_bits(|group| -best.offset[lane(group)]);
-        for group in 0..8 {
-            scale[lane(group)] = stored(parts.d) * f32::from(parts.scales[group]);
-            offset[lane(group)] = stored(parts.e) * f32::from(parts.offsets[group]);
-        }
+    let mut below = [0.0; LANES];
+    for lane in 0..LANES {
+        below[lane] = -best.offset[lane];
     }
+    let (d, scales, scale) = six_bits(&best.scale);
+    let (e, offsets, offset) = six_bits(&below);
     let mut codes = [[0; LANES]; 32];
     for (row, codes) in x.iter().zip(&mut codes) {
         for lane in 0..LANES {
@@ -49,12 +42,7 @@ pub fn parts(values: &[[f32; 256]], trials: Trials) -> [Parts; TOGETHER] {
         }
     }
     keep_unscaled(&x, &scale, (&best, trials.top), &mut codes);
-    for (block, parts) in parts.iter_mut().enumerate() {
-        for (part, codes) in parts.codes.iter_mut().zip(&codes) {
-            part.copy_from_slice(&codes[block * 8..][..8]);
-        }
-    }
-    parts
+    Parts { d, e, scales, offsets, codes }
 }
 
 /// A scale that is stored as 0 leaves the codes of the search, as in ggml.
@@ -72,16 +60,25 @@ fn keep_unscaled(
     }
 }
 
-/// The scale under which the largest of eight is 63, and what they are under it.
+/// The scale under which the largest of the eight of a block is 63, what they are under it, and what all
+/// come to when they are read.
 #[inline(always)]
-fn six_bits(of: impl Fn(usize) -> f32) -> (f32, [u8; 8]) {
-    let larger = |largest: f32, group: usize| if of(group) > largest { of(group) } else { largest };
-    let largest = (0..8).fold(0.0, larger);
-    let inverse = if largest > 0.0 { 63.0 / largest } else { 0.0 };
-    let mut codes = [0; 8];
-    for (group, code) in codes.iter_mut().enumerate() {
-        // One below 0 wraps around to 63, as in ggml.
-        *code = (nearest(inverse * of(group)) as u8).min(63);
+fn six_bits(of: &Lanes) -> (Each, Each<[u8; 8]>, Lanes) {
+    let (mut scales, mut codes) = ([0.0; TOGETHER], [[0; 8]; TOGETHER]);
+    let mut read = [0.0; LANES];
+    for block in 0..TOGETHER {
+        let mut largest = 0.0;
+        for lane in block * 8..block * 8 + 8 {
+            largest = if of[lane] > largest { of[lane] } else { largest };
+        }
+        let inverse = if largest > 0.0 { 63.0 / largest } else { 0.0 };
+        scales[block] = largest / 63.0;
+        for group in 0..8 {
+            // One below 0 wraps around to 63, as in ggml.
+            let code = (nearest(inverse * of[block * 8 + group]) as u8).min(63);
+            codes[block][group] = code;
+            read[block * 8 + group] = stored(scales[block]) * f32::from(code);
+        }
     }
-    (largest / 63.0, codes)
+    (scales, codes, read)
 }
