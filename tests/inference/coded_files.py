@@ -116,7 +116,9 @@ def ggml_rows(kind: Any, array: Array, seed: int) -> tuple[Array, Array]:
     return codes, quants.dequantize(codes, kind)
 
 
-def save_gguf(path: Path, kind: str, flux: Flux, layout: str = "bfl") -> tuple[Path, dict[str, Array]]:
+def save_gguf(
+    path: Path, kind: str, flux: Flux, layout: str = "bfl"
+) -> tuple[Path, dict[str, Array]]:
     """Write a GGUF as ComfyUI-GGUF's tools do: vectors in F32, matrices outside blocks in F32."""
     from gguf import GGMLQuantizationType, GGUFWriter
 

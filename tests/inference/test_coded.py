@@ -1,4 +1,4 @@
-"""Quantised transformers: the numbers of their files on every plan, in the bytes that are planned."""
+"""Quantised transformers: the numbers of their files on every plan, in the planned bytes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from safetensors.torch import save_file as save_lora
 import adapter_files as files
 import submerge
 from factory import KREA, Flux, read, save_folder, write
+from inference.coded_files import GGML, SCALED, WIDE, save_gguf, save_scaled
 from inference.plans import CANDIDATES, on_a_gpu
 from oracles.pipelines import save_pipeline
-from inference.coded_files import GGML, SCALED, WIDE, save_gguf, save_scaled
 from submerge.inference import load_model, loading, plan_loading, run_inference
 from submerge.inference.layers import PackedLinear
 from submerge.lora import bake
@@ -225,9 +225,7 @@ def test_scales_tell_models_apart(components: Callable[[str], Path], tmp_path: P
     assert prints[0] != prints[1]
 
 
-def test_the_plan_says_what_codes_take(
-    components: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_the_plan_says_what_codes_take(components: Callable[[str], Path], tmp_path: Path) -> None:
     path, _ = save(tmp_path, "q4_k")
     plan = plan_loading(path, components=components("q4_k"), device="cpu")
     assert "layers in the file's codes" in plan.describe()

@@ -13,8 +13,8 @@ import torch
 from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFWriter, get_tensor_name_map
 
 from factory import read, write, write_json
-from inference.plans import on_a_gpu
 from inference.coded_files import SCALED, ggml_rows
+from inference.plans import on_a_gpu
 from submerge.inference import load_model, loading
 
 if TYPE_CHECKING:
@@ -38,7 +38,9 @@ def scaled(folder: Path, arrays: dict[str, Array]) -> None:
     """As ComfyUI has it, under the names that transformers gives."""
     found: dict[str, Array] = {"scaled_fp8": np.zeros(0, ml_dtypes.float8_e4m3fn)}
     for name, array in arrays.items():
-        leaves = SCALED["fp8_scaled"](array).leaves if is_matrix("", name, array) else {"weight": array}
+        leaves = (
+            SCALED["fp8_scaled"](array).leaves if is_matrix("", name, array) else {"weight": array}
+        )
         found |= {f"{name.removesuffix('weight')}{leaf}": a for leaf, a in leaves.items()}
     write(folder / "model.safetensors", found)
 

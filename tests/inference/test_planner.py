@@ -198,7 +198,8 @@ CODED = replace(FLUX, coded=stored(6_810_000_000, 191_300_000, 79_700_000, 31_90
     ("vram", "ram", "candidate", "coded"),
     [
         (24, 64, "resident", True),
-        (12, 64, "time-share", True),
+        (12, 64, "text-first", True),
+        (11, 64, "time-share", True),
         (4, 64, "blocks", True),
         (8, 4, "disk", False),
     ],
@@ -214,7 +215,7 @@ def test_layers_stay_in_their_codes_but_where_they_are_streamed_from_the_files(
 
 
 def test_auto_keeps_codes_before_it_rounds() -> None:
-    for vram, name in ((24, "resident"), (12, "time-share"), (8, "blocks")):
+    for vram, name in ((24, "resident"), (12, "text-first"), (8, "blocks")):
         machine = Machine("cuda", vram * GIB, 64 * GIB)
         plan = plan_load(CODED, machine, ONE_IMAGE, quantization="auto")
         assert (plan.chosen.name, plan.chosen.coded) == (name, True)
