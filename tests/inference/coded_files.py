@@ -37,9 +37,13 @@ class Coded(NamedTuple):
     numbers: Array
 
 
-def is_block_matrix(name: str, array: Array) -> bool:
-    """Tell what these forms are of, in BFL's names and diffusers'."""
-    return "_blocks." in name and array.ndim == 2
+def is_coded(name: str, array: Array) -> bool:
+    """Tell what is in codes: the matrices of the blocks, and as some programs do, the last two.
+
+    Of these, BFL's layout has scale and shift of the norm the other way round.
+    """
+    last = name.startswith(("final_layer.", "norm_out.", "proj_out."))
+    return array.ndim == 2 and ("_blocks." in name or last)
 
 
 def _eight(array: Array, dtype: Any, scale: Array, leaf: str) -> Coded:
@@ -81,7 +85,7 @@ def save_scaled(
     """Write a transformer whose blocks' matrices are codes; returns its numbers too, as f32."""
     arrays, numbers = {}, {}
     for name, array in tensors(flux, layout).items():
-        if not is_block_matrix(name, array):
+        if not is_coded(name, array):
             arrays[name], numbers[name] = array, array.astype(np.float32)
             continue
         coded = SCALED[form](array)
@@ -126,7 +130,7 @@ def save_gguf(
     writer = GGUFWriter(path, "flux")
     numbers = {}
     for seed, (name, array) in enumerate(tensors(flux, layout).items()):
-        if is_block_matrix(name, array):
+        if is_coded(name, array):
             codes, numbers[name] = ggml_rows(type_of, array, seed)
             writer.add_tensor(name, codes, raw_dtype=type_of)
         else:

@@ -61,7 +61,7 @@ def of_component(checkpoint: Checkpoint, names: Collection[str], dtype: str) -> 
     Raises:
         OSError: a file cannot be read.
     """
-    wanted = {"layout": "generic", "dtype": WORDS[dtype].lower()}
+    wanted = {"dtype": WORDS[dtype].lower()}
     recipe = single_model_recipe(checkpoint.path, wanted, layout="generic")
     tensors = {name: info for name, info in checkpoint.tensors.items() if name in names}
     part = checkpoint._replace(tensors=MappingProxyType(tensors))
