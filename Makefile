@@ -99,7 +99,7 @@ raises: $(ORACLE)/.groups develop
 	$(BIN)/python -m scripts.raises --also "$(ORACLE)/bin/python=tests/oracles tests/inference"
 
 bench: develop
-	cargo bench --locked --bench kernels --bench adapters --bench scales
+	cargo bench --locked --bench kernels --bench adapters --bench ggml --bench scales
 	$(BIN)/python -m benches.peers
 
 clean:

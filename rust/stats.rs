@@ -121,7 +121,7 @@ impl UnitStats {
         let reference = operands[0];
         let written = to.written(isa, run, reference);
         if written.at_limit {
-            self.look_for_overflow(made);
+            self.look_for_overflow(isa, made);
         }
         if written.nonfinite > 0 && self.first_nonfinite_out.is_none() {
             let found = first_nonfinite(decoded(isa, made, &mut [0.0; BLOCK]));
@@ -173,10 +173,13 @@ impl UnitStats {
         self.analysis.iter_mut().for_each(|analysis| analysis.finish());
     }
 
-    #[cold]
-    fn look_for_overflow(&mut self, made: Made) {
+    fn look_for_overflow(&mut self, isa: &Isa, made: Made) {
+        let limit = made.to.overflow();
+        if isa.run(Within(made.values, limit)) {
+            return;
+        }
         let overflowed = |made: Made, i: usize| {
-            let fits = made.values[i].abs() < made.to.overflow(); // not a NaN
+            let fits = made.values[i].abs() < limit; // not a NaN
             !fits && made.operands.iter().chain(made.added).all(|x| x[i].is_finite())
         };
         let count = (0..made.values.len()).filter(|i| overflowed(made, *i)).count();
@@ -255,6 +258,18 @@ fn first_nonfinite(values: &[f32]) -> Option<u64> {
 
 fn first_where(made: Made, holds: impl Fn(Made, usize) -> bool) -> Option<u64> {
     (0..made.values.len()).find(|i| holds(made, *i)).map(|at| at as u64)
+}
+
+/// Whether all magnitudes are below a limit, and none is a NaN.
+struct Within<'a>(&'a [f32], f32);
+
+impl Body for Within<'_> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run(self) -> bool {
+        self.0.iter().fold(true, |within, x| within & (x.abs() < self.1))
+    }
 }
 
 /// `sum (written - value)^2`, `sum (value - reference)^2` and `sum value^2` of one block, each difference

@@ -112,7 +112,9 @@ def read(path: Path) -> Read:
     pairs: dict[str, str | int] = {}
     for _ in range(n_pairs):
         key = text()
-        pairs[key] = {8: text, 4: lambda: take("I")}[take("I")]()
+        kind = take("I")
+        assert kind in (4, 8)
+        pairs[key] = text() if kind == 8 else take("I")
     entries = []
     for _ in range(count):
         name = text()

@@ -53,6 +53,18 @@ def test_the_page_about_adapters_runs_in_order(
     assert all_of(ROOT / "docs" / "adapters.md") == 19
 
 
+def test_the_page_about_number_formats_runs_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of a width that every block divides.
+    save_folder(tmp_path / "schnell", replace(SCHNELL, hidden=256))
+    save_file(tmp_path / "krea.safetensors", replace(KREA, hidden=256), "bfl")
+    monkeypatch.chdir(tmp_path)
+    assert all_of(ROOT / "docs" / "outputs.md")
+    made = {"merged-fp8.safetensors", "merged.gguf", "mixed.gguf", "merged-int8", "lost.svg"}
+    assert made <= {path.name for path in tmp_path.iterdir()}
+
+
 def test_the_page_about_quantised_models_runs_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from factory import Array, Flux
 
 # As ComfyUI-GGUF writes it, and as stable-diffusion.cpp does: no key-values, vectors in BF16.
-FORMS = {
+FORMS: dict[str, tuple[str, str, dict[str, str | int]]] = {
     "city96": ("", "F32", {"general.architecture": "flux", "general.file_type": 7}),
     "prefixed": ("model.diffusion_model.", "F32", {"general.architecture": "flux"}),
     "sd.cpp": ("", "BF16", {}),
@@ -171,6 +171,15 @@ def test_bytes_depend_on_nothing_but_the_recipe(tmp_path: Path) -> None:
     assert made[0] == made[1] == made[2]
 
 
+def test_what_a_parent_says_of_its_file_is_no_loss(tmp_path: Path) -> None:
+    pairs: dict[str, str | int] = {"general.file_type": 7, "author": "somebody"}
+    tensors = quantised(KREA, "bfl", "", "F32")
+    path = gguf_files.write(tmp_path / "krea.gguf", tensors, pairs)
+    plan = submerge.plan({"models": {"krea": str(path)}, "take": "krea"}, tmp_path / "out.gguf")
+    notes = [note for note in plan.about.notes if "not carried over" in note]
+    assert notes == ["`krea`: not carried over, 1 metadata entry: `author`"]
+
+
 def test_sizes_are_known_before(tmp_path: Path) -> None:
     plan = submerge.plan(recipe(tmp_path), tmp_path / "out.gguf")
     submerge.merge(recipe(tmp_path), tmp_path / "out.gguf")
@@ -251,7 +260,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("wanted", "message", "hint"), REFUSED)
 def test_wishes_that_a_gguf_cannot_have(
-    tmp_path: Path, wanted: dict[str, str], message: str, hint: str
+    tmp_path: Path, wanted: dict[str, Any], message: str, hint: str
 ) -> None:
     path = factory.save_file(tmp_path / "krea.safetensors", KREA, "bfl")
     with pytest.raises(RecipeError, match=re.escape(message)) as caught:

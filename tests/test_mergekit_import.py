@@ -48,7 +48,7 @@ def test_deltas_weights_and_base() -> None:
     recipe, notes = read(TIES)
     assert recipe.base == "dev"
     assert list(recipe.models) == ["dev", "krea", "schnell"]
-    assert recipe.output.dtype == "bf16"
+    assert recipe.output.dtype.names == ("bf16",)
     found = blend(recipe, "double.3.img.attn.q.weight")
     assert found.models == ("dev", "krea", "schnell")
     assert found.arguments == {

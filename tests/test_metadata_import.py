@@ -111,7 +111,7 @@ def test_merging_the_recipe_gives_the_formula(tmp_path: Path) -> None:
 def test_half_precision_and_what_is_left_behind() -> None:
     made = webui("Add difference", save_as_half=True, bake_in_vae="x.vae.pt", discard_weights="ema")
     recipe, notes = import_recipe(json.dumps(made))
-    assert recipe.output.dtype == "f16"
+    assert recipe.output.dtype.names == ("f16",)
     assert recipe.to_dict()["method"] == {
         "add_difference": {
             "alpha": 0.3,

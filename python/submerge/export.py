@@ -1,7 +1,7 @@
 """Write a model in the number format that the program it goes to reads.
 
 The formats are those of `submerge.formats.FORMATS`, one table for recipes, `--dtype` and here;
-docs/formats.md says what each is and who reads it. Names that torch has for plain types are taken
+docs/outputs.md says what each is and who reads it. Names that torch has for plain types are taken
 too: `bfloat16`, `float8_e4m3fn`.
 """
 
@@ -134,7 +134,7 @@ def _output(source: Path, output: Path, quantization: str | None, layout: str) -
             f"quantization: expected one of {known}, got {quoted(name)}",
             hint=f"did you mean {quoted(close[0])}?"
             if close
-            else "docs/formats.md says what each is",
+            else "docs/outputs.md says what each is",
         )
     is_folder = container_of(output) == "folder"
     wanted: dict[str, Any] = {"dtype": QUANTIZATIONS[name]}

@@ -122,7 +122,7 @@ def convert(
         model: a checkpoint file or folder.
         output: a `.safetensors` file, or a folder for shards.
         layout: `diffusers`, `bfl`, `comfy`, or `same` as the model.
-        dtype: a number format, `bf16`, `fp8_scaled` or `q8_0` say (docs/formats.md lists them), or
+        dtype: a number format, `bf16`, `fp8_scaled` or `q8_0` say (docs/outputs.md lists them), or
             `same` as the model, tensor by tensor.
         adapters: what is fused into it: paths, or `{"path", "scale", ...}` as in a recipe.
         nvfp4: whose NVFP4 codes it has, where the file does not say: `comfy` or `bfl`.

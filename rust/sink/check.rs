@@ -92,5 +92,5 @@ impl Sink for Check<'_> {
 
 /// The last unit that begins before a byte of a file: what is behind it is its padding.
 fn unit_at(work: &Work, file: usize, at: u64) -> Option<&Unit> {
-    work.units.iter().filter(|unit| unit.file == file && unit.at <= at).next_back()
+    work.units.iter().rfind(|unit| unit.file == file && unit.at <= at)
 }

@@ -153,7 +153,7 @@ fn tensors_that_cannot_be() {
     row(&one(&[1], 99, 0, 4), "unknown type, expected one of ggml's, got number 99", NEWER);
     for (id, name) in [(4, "Q4_2"), (31, "Q4_0_4_4"), (38, "IQ4_NL_8_8")] {
         let what = format!("type {name}, expected one that ggml still has, got number {id}");
-        row(&one(&[32], id, 0, 4), &what, "quantise the original model again");
+        row(&one(&[32], id, 0, 4), &what, "quantise the model again");
     }
     let part = "rows of 33 elements, expected whole blocks of 32 of q8_0, got a part of one";
     row(&one(&[33, 32], 8, 0, 4), part, DAMAGED);

@@ -7,7 +7,7 @@ all numbers in f32: what the library decodes, or the array itself where nothing 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, TypeAlias, NamedTuple
 
 import bitsandbytes as bnb
 import numpy as np
@@ -82,16 +82,17 @@ def _comfy(
     return Written(save(path, tensors), numbers, "bfl")
 
 
-_FP8 = ("TensorCoreFP8Layout", {"scale": "recalculate"}, {"format": "float8_e4m3fn"})
-_INT8 = ("TensorWiseINT8Layout", {}, {"format": "int8_tensorwise"})
-_ROWS = ("TensorWiseINT8Layout", {"per_channel": True}, {"format": "int8_tensorwise"})
-_ROTATED = (
+_Kind: TypeAlias = "tuple[str, dict[str, Any], dict[str, Any]]"
+_FP8: _Kind = ("TensorCoreFP8Layout", {"scale": "recalculate"}, {"format": "float8_e4m3fn"})
+_INT8: _Kind = ("TensorWiseINT8Layout", {}, {"format": "int8_tensorwise"})
+_ROWS: _Kind = ("TensorWiseINT8Layout", {"per_channel": True}, {"format": "int8_tensorwise"})
+_ROTATED: _Kind = (
     "TensorWiseINT8Layout",
     {"per_channel": True, "convrot": True, "convrot_groupsize": 64},
     {"format": "int8_tensorwise", "convrot": True, "convrot_groupsize": 64},
 )
-_MXFP8 = ("TensorCoreMXFP8Layout", {}, {"format": "mxfp8"})
-_NVFP4 = ("TensorCoreNVFP4Layout", {}, {"format": "nvfp4"})
+_MXFP8: _Kind = ("TensorCoreMXFP8Layout", {}, {"format": "mxfp8"})
+_NVFP4: _Kind = ("TensorCoreNVFP4Layout", {}, {"format": "nvfp4"})
 _ALL = (_FP8, _INT8, _ROWS, _ROTATED, _MXFP8, _NVFP4)
 
 

@@ -1,7 +1,7 @@
 """Number formats with scales beside them, against those whose formats they are.
 
-`comfy_kitchen` is the code that `ComfyUI` quantises with, here by its kernels for CPUs; `bitsandbytes`
-runs on CPUs too.
+`comfy_kitchen` is the code that ComfyUI quantises with, here by its kernels for CPUs;
+`bitsandbytes` runs on CPUs too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from comfy_kitchen.tensor.int8 import TensorWiseINT8Layout
 from diffusers.quantizers.bfl import utils as bfl
 from safetensors.torch import load_file, save_file
 
-from boundary import execute, source
+from boundary import execute, place, source
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -82,7 +82,7 @@ def write(tmp: Path, values: torch.Tensor, output: Output) -> list[torch.Tensor]
     """Encode numbers; payload and sides."""
     file = tmp / "in.safetensors"
     save_file({"w": values}, file)
-    found = run(tmp, file, {"source": 0, "tensor": "w", "start": 0, "end": len(values)}, output)
+    found = run(tmp, file, place(0, "w", 0, len(values)), output)
     return [found[name] for name in sorted(found, key=lambda name: (name != "w", name))]
 
 
@@ -140,17 +140,15 @@ def test_fp8_by_rows(tmp_path: Path, shape: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("by_rows", [False, True])
-def test_int8(tmp_path: Path, shape: tuple[int, int], by_rows: bool) -> None:
+def test_int8(tmp_path: Path, shape: tuple[int, int], *, by_rows: bool) -> None:
     values = weights(*shape)
     expected, made = TensorWiseINT8Layout.quantize(values, per_channel=by_rows)
     codec, side_shape = ("int8_rows", [shape[0], 1]) if by_rows else ("int8", [])
     payload, side = write(tmp_path, values, Output("I8", shape, codec, [("F32", side_shape)]))
     same(payload, expected)
     same(side, made.scale)
-    same(
-        read(tmp_path, [payload, side], codec, shape),
-        TensorWiseINT8Layout.dequantize(expected, made),
-    )
+    back = TensorWiseINT8Layout.dequantize(expected, made)
+    same(read(tmp_path, [payload, side], codec, shape), back)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -242,7 +240,7 @@ def test_zeros_are_zeros(tmp_path: Path, output: Output) -> None:
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("size", [32, 64, 4096])
 def test_bitsandbytes_of_4_bits(
-    tmp_path: Path, shape: tuple[int, int], kind: str, nested: bool, size: int
+    tmp_path: Path, shape: tuple[int, int], kind: str, size: int, *, nested: bool
 ) -> None:
     values = weights(64, 256).reshape(-1)[: shape[0] * shape[1]].reshape(shape)
     packed, state = bnb.quantize_4bit(
@@ -270,7 +268,7 @@ def test_bitsandbytes_of_8_bits(tmp_path: Path, shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize("by_rows", [False, True])
 @pytest.mark.parametrize("kind", ["fp8", "int8"])
 def test_scales_of_any_float_and_shape(
-    tmp_path: Path, dtype: torch.dtype, by_rows: bool, kind: str
+    tmp_path: Path, dtype: torch.dtype, kind: str, *, by_rows: bool
 ) -> None:
     values = weights(40, 96)
     codes = values.to(E4M3) if kind == "fp8" else (values * 20).round().clamp(-128, 127).char()

@@ -3,6 +3,7 @@
 
 mod codecs;
 mod encodings;
+mod ggml;
 mod job;
 mod scales;
 mod sources;

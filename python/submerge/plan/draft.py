@@ -13,6 +13,7 @@ from submerge.errors import counted, listing, quoted
 from submerge.layout import depths_of, family_of
 from submerge.plan.about import About, Applied, Parent
 from submerge.plan.form import BESIDE, Copy, Text
+from submerge.plan.gguf import OF_THE_FILE
 from submerge.plan.labels import label
 from submerge.plan.licence import (
     Licence,
@@ -250,9 +251,8 @@ def _of_models(draft: Draft) -> list[str]:
         usual = " and ".join(map(str, full.depths))
         notes.append(f"reduced depth: {found} blocks, a full {family.title} has {usual}")
     for name, model in draft.models.items():
-        keys = sorted(
-            {key for file in model.checkpoint.files for key in file.metadata} - {"format", METADATA}
-        )
+        said = {key for file in model.checkpoint.files for key in file.metadata}
+        keys = sorted(said - OF_THE_FILE - {"format", METADATA})
         if keys:
             noun = "metadata entry" if len(keys) == 1 else "metadata entrie"
             notes.append(f"{quoted(name)}: not carried over, {listing(keys, noun=noun)}")

@@ -195,7 +195,7 @@ def encoding_of(wanted: Output, container: Container) -> Encoding:
         names = " and ".join(map(quoted, encoding.formats.names))
         raise RecipeError(
             f"{_FIELD}: {names} in one file, expected formats that one program reads",
-            hint="docs/formats.md says who reads which",
+            hint="docs/outputs.md says who reads which",
         )
     _expect_roundable(encoding)
     return encoding

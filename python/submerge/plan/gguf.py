@@ -18,7 +18,17 @@ if TYPE_CHECKING:
     from submerge.layout import Architecture
     from submerge.plan.form import OutputTensor
 
-__all__ = ["gguf_file"]
+__all__ = ["OF_THE_FILE", "gguf_file"]
+
+# Key-values that say how a file is written, not what the model is.
+OF_THE_FILE = frozenset(
+    {
+        "general.alignment",
+        "general.architecture",
+        "general.file_type",
+        "general.quantization_version",
+    }
+)
 
 # What ggml's blocks mean changed twice; 2 is what they mean now.
 _QUANTIZATION_VERSION = 2

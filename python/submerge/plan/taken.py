@@ -41,10 +41,9 @@ def taken(tensor: OutTensor, form: Format, units: Sequence[Unit], inputs: Inputs
     if any(unit.op != "copy" or unit.added or len(unit.operands) != 1 for unit in units):
         return None
     (model,) = units[0].models
-    infos = {inputs.tensor(model, unit.name) for unit in units}
-    if len(infos) > 1:
+    info, *others = (inputs.tensor(model, unit.name) for unit in units)
+    if any(other != info for other in others):
         return None
-    (info,) = infos
     rows = [found for unit in units if (found := _codes(unit)) is not None]
     if len(rows) < len(units) or not _is_whole(tensor, form, info, rows):
         return None
@@ -74,7 +73,7 @@ def _is_whole(tensor: OutTensor, form: Format, info: TensorInfo, placed: Sequenc
     if info.packed is None or info.dtype != form.codec or info.shape != tensor.shape:
         return False
     known = CODECS[form.codec].spec
-    plain = info.packed.spec in (known, {known: {"group_size": 256}})
+    plain = info.packed.spec in (known, {known: {"rotated": 256}})
     if not plain or info.packed.dtype != form.dtype:
         return False
     at = 0

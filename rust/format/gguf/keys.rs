@@ -4,11 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::cursor::{Cursor, Here};
+use super::form::ALIGNMENT;
 use crate::error::Result;
 use crate::format::flaw::{Flaw, MAX_METADATA, charge, twice};
 
-/// What data is aligned to where nothing else is said.
-const DEFAULT_ALIGNMENT: u32 = 32;
 /// More than any page or device asks for.
 const MAX_ALIGNMENT: u32 = 1 << 20;
 /// Bytes of one key.
@@ -54,8 +53,8 @@ pub(super) struct Keys {
 
 /// Read `count` key-values.
 pub(super) fn read(cursor: &mut Cursor, count: u64) -> Result<Keys> {
-    let alignment = u64::from(DEFAULT_ALIGNMENT);
-    let mut keys = Keys { metadata: Vec::new(), alignment, shapes: BTreeMap::new() };
+    let (metadata, shapes) = (Vec::new(), BTreeMap::new());
+    let mut keys = Keys { metadata, alignment: ALIGNMENT, shapes };
     let (mut seen, mut total) = (BTreeSet::new(), 0);
     for index in 0..count {
         cursor.here = Here::Nth("key", index);

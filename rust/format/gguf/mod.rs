@@ -11,20 +11,13 @@
 //! that were flattened. Tensors tile the data up to the padding that their alignment asks for.
 
 mod cursor;
+mod form;
 mod keys;
 mod open;
 mod types;
 mod write;
 
+pub use form::{ALIGNMENT, MAGIC, aligned};
 pub use open::read;
 pub use types::Type;
-pub use write::{ALIGNMENT, Entry, MAX_NAME, encode};
-
-/// The first bytes of every file.
-pub const MAGIC: &[u8; 4] = b"GGUF";
-
-/// Where the next multiple of `alignment` is.
-#[must_use]
-pub fn aligned(at: u64, alignment: u64) -> Option<u64> {
-    at.checked_next_multiple_of(alignment)
-}
+pub use write::{Entry, MAX_NAME, encode};

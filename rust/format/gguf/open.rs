@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::cursor::{Cursor, Here};
+use super::form::{MAGIC, aligned};
 use super::keys::{self, Keys};
 use super::types::Type;
-use super::{MAGIC, aligned};
 use crate::dtype::Dtype;
 use crate::error::{Result, quoted};
 use crate::format::flaw::{DAMAGED, Flaw, INCOMPLETE, MAX_NAME, MAX_TENSORS, name_too_long};
@@ -124,17 +124,14 @@ fn entry(cursor: &mut Cursor, index: u64, keys: &Keys) -> Result<Found> {
 /// The type of a tensor.
 fn kind(cursor: &mut Cursor) -> Result<&'static Type> {
     let id = cursor.u32()?;
-    Type::of(id).map_err(|gone| match gone {
-        Some(name) => {
+    Type::of(id).map_err(|gone| {
+        if let Some(name) = gone {
             let what = format!("type {name}, expected one that ggml still has, got number {id}");
-            cursor.wrong(Flaw::new(what, "quantise the original model again with a newer tool"))
+            return cursor.wrong(Flaw::new(what, "quantise the model again with a newer tool"));
         }
-        None => {
-            let what = format!("unknown type, expected one of ggml's, got number {id}");
-            let hint =
-                "the file is damaged, or needs a newer submerge; its sizes cannot be checked";
-            cursor.wrong(Flaw::new(what, hint))
-        }
+        let what = format!("unknown type, expected one of ggml's, got number {id}");
+        let hint = "the file is damaged, or needs a newer submerge; its sizes cannot be checked";
+        cursor.wrong(Flaw::new(what, hint))
     })
 }
 

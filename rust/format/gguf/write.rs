@@ -2,12 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use super::form::{ALIGNMENT, MAGIC, aligned};
 use super::types::Type;
-use super::{MAGIC, aligned};
 use crate::error::{Error, Result, quoted};
 
-/// What the data of a new file is aligned to: what the format takes where nothing else is said.
-pub const ALIGNMENT: u64 = 32;
 /// Bytes of the longest name that readers of image models take.
 pub const MAX_NAME: usize = 127;
 /// Dimensions of one tensor.

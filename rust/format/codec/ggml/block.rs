@@ -1,8 +1,9 @@
 //! Blocks that hold all they need, one after the other, as a codec.
 
-#![allow(clippy::inline_always)]
+#![allow(clippy::inline_always, clippy::needless_range_loop)]
 
 use std::fmt::Debug;
+use std::hint::black_box;
 use std::marker::PhantomData;
 
 use super::super::contract::{Block, Codec, Run, Values};
@@ -18,6 +19,9 @@ pub trait Format<const N: usize, const BYTES: usize>: Debug + Send + Sync {
     /// The smallest magnitude that does not fit; none if blocks are only read.
     const OVERFLOW: Option<f32> = None;
 
+    /// Whether [`Numbers::low`] and [`Numbers::high`] are wanted.
+    const RANGED: bool = false;
+
     /// Where its first scale stands, an F16.
     const SCALE: usize = 0;
 
@@ -27,7 +31,7 @@ pub trait Format<const N: usize, const BYTES: usize>: Debug + Send + Sync {
     /// Rounds numbers to blocks; whether the scales of each fit F16. One that does not is written as the
     /// largest that does. What comes of numbers that are not finite is not used.
     #[inline(always)]
-    fn encode(from: Numbers<N>, blocks: &mut Each<[u8; BYTES]>) -> Each<bool> {
+    fn encode(from: &Numbers<N>, blocks: &mut Each<[u8; BYTES]>) -> Each<bool> {
         let _ = (from, blocks);
         [false; TOGETHER]
     }
@@ -41,11 +45,30 @@ pub const TOGETHER: usize = 4;
 pub type Each<T = f32> = [T; TOGETHER];
 
 /// The numbers of some blocks.
-#[derive(Clone, Copy)]
 pub struct Numbers<'a, const N: usize> {
     pub values: &'a Each<[f32; N]>,
-    /// The largest magnitude of each block.
+    /// The largest magnitude of each block; infinite or NaN if any is.
     pub largest: Each,
+    /// The smallest number of each block and the largest, if wanted; zeros may have either sign.
+    pub low: Each,
+    pub high: Each,
+}
+
+impl<'a, const N: usize> Numbers<'a, N> {
+    #[inline(always)]
+    fn of(values: &'a Each<[f32; N]>, ranged: bool) -> Self {
+        let mut of = Self { values, largest: [0.0; 4], low: [0.0; 4], high: [0.0; 4] };
+        // Each by itself: else the compiler takes them beside each other, element by element.
+        for (largest, values) in of.largest.iter_mut().zip(values) {
+            *largest = magnitude(black_box(values));
+        }
+        if ranged {
+            for ((low, high), values) in of.low.iter_mut().zip(&mut of.high).zip(values) {
+                [*low, *high] = range(black_box(values));
+            }
+        }
+        of
+    }
 }
 
 /// One block after the other.
@@ -153,12 +176,9 @@ fn encode<F: Format<N, BYTES>, const N: usize, const BYTES: usize>(
     overflow: Overflow,
     blocks: &mut Each<[u8; BYTES]>,
 ) {
-    let mut largest = [0.0; TOGETHER];
-    for (largest, values) in largest.iter_mut().zip(values) {
-        *largest = magnitude(values);
-    }
-    let fits = F::encode(Numbers { values, largest }, blocks);
-    for ((block, fits), largest) in blocks.iter_mut().zip(fits).zip(largest) {
+    let from = Numbers::of(values, F::RANGED);
+    let fits = F::encode(&from, blocks);
+    for ((block, fits), largest) in blocks.iter_mut().zip(fits).zip(from.largest) {
         let fits = fits | (overflow == Overflow::Saturate);
         if !(fits & (largest < f32::INFINITY)) {
             block.fill(0);
@@ -171,15 +191,40 @@ fn encode<F: Format<N, BYTES>, const N: usize, const BYTES: usize>(
 /// What is beyond it counts as that: no block holds it, and its squares would not fit f32.
 pub const HUGE: f32 = 1_073_741_824.0;
 
-/// The largest magnitude; infinite or NaN if any is.
 #[inline(always)]
 fn magnitude<const N: usize>(values: &[f32; N]) -> f32 {
     // The bits of magnitudes are in their order, and a NaN is above all.
+    let mut lanes = [0; 8];
+    for row in values.as_chunks::<8>().0 {
+        for (lane, x) in lanes.iter_mut().zip(row) {
+            *lane = (x.to_bits() & 0x7FFF_FFFF).max(*lane);
+        }
+    }
     let mut largest = 0;
-    for x in values {
-        largest = largest.max(x.to_bits() & 0x7FFF_FFFF);
+    for lane in lanes {
+        largest = lane.max(largest);
     }
     f32::from_bits(largest)
+}
+
+#[inline(always)]
+fn range<const N: usize>(values: &[f32; N]) -> [f32; 2] {
+    let (rows, _) = values.as_chunks::<8>();
+    let (mut low, mut high) = (rows[0], rows[0]);
+    for row in &rows[1..] {
+        for lane in 0..8 {
+            low[lane] = if row[lane] < low[lane] { row[lane] } else { low[lane] };
+        }
+        for lane in 0..8 {
+            high[lane] = if row[lane] > high[lane] { row[lane] } else { high[lane] };
+        }
+    }
+    let (mut smallest, mut largest) = (low[0], high[0]);
+    for lane in 1..8 {
+        smallest = if low[lane] < smallest { low[lane] } else { smallest };
+        largest = if high[lane] > largest { high[lane] } else { largest };
+    }
+    [smallest, largest]
 }
 
 /// The F16 at a place of a block.

@@ -9,7 +9,7 @@ use super::codes::byte;
 pub struct Levels {
     /// Not yet F16, as are the smallest values.
     pub scales: Each,
-    /// Where these have code 0.
+    /// What has code 0; of zeros the first.
     pub smallest: Each,
     pub codes: Each<[u8; 32]>,
 }
@@ -17,10 +17,10 @@ pub struct Levels {
 /// Levels on both sides of 0, `half` of them below it. The scale is such that the value of the largest
 /// magnitude (the first of those as large) has code 0, and `code = floor(x (1 / scale) + half + 0.5)`.
 #[inline(always)]
-pub fn around_zero(from: Numbers<32>, half: f32) -> Levels {
+pub fn around_zero(from: &Numbers<32>, half: f32) -> Levels {
     let mut scales = [0.0; TOGETHER];
-    for ((scale, values), largest) in scales.iter_mut().zip(from.values).zip(from.largest) {
-        *scale = extreme(values, largest) / -half;
+    for (at, scale) in scales.iter_mut().enumerate() {
+        *scale = extreme(from, at) / -half;
     }
     let inverses = inverses(&scales);
     let mut codes = [[0; 32]; TOGETHER];
@@ -36,11 +36,14 @@ pub fn around_zero(from: Numbers<32>, half: f32) -> Levels {
 /// Levels from the smallest value (code 0) to the largest (`top`), and
 /// `code = floor((x - smallest) (1 / scale) + 0.5)`.
 #[inline(always)]
-pub fn from_smallest(from: Numbers<32>, top: f32) -> Levels {
+pub fn from_smallest(from: &Numbers<32>, top: f32) -> Levels {
     let (mut scales, mut smallest) = ([0.0; TOGETHER], [0.0; TOGETHER]);
-    for (at, values) in from.values.iter().enumerate() {
-        let [low, high] = range(values);
-        (scales[at], smallest[at]) = ((high - low) / top, low);
+    for at in 0..TOGETHER {
+        scales[at] = (from.high[at] - from.low[at]) / top;
+        smallest[at] = from.low[at];
+        if smallest[at] == 0.0 {
+            smallest[at] = first(&from.values[at], 0.0);
+        }
     }
     let inverses = inverses(&scales);
     let mut codes = [[0; 32]; TOGETHER];
@@ -54,38 +57,17 @@ pub fn from_smallest(from: Numbers<32>, top: f32) -> Levels {
     Levels { scales, smallest, codes }
 }
 
-/// The first value of that magnitude; +0 of zeros.
+/// The first value of the largest magnitude of a block; +0 of zeros.
 #[inline(always)]
-fn extreme(values: &[f32; 32], largest: f32) -> f32 {
-    let (mut above, mut below) = (false, false);
-    for x in values {
-        above |= *x == largest;
-        below |= *x == -largest;
+fn extreme(from: &Numbers<32>, at: usize) -> f32 {
+    let (largest, low, high) = (from.largest[at], from.low[at], from.high[at]);
+    if high != largest {
+        low
+    } else if low == -largest && largest > 0.0 {
+        first(&from.values[at], largest)
+    } else {
+        largest
     }
-    match (above, below) {
-        (true, true) if largest > 0.0 => first(values, largest),
-        (true, _) => largest,
-        _ => -largest,
-    }
-}
-
-/// The smallest and the largest; if one is zero, the first of the zeros.
-#[inline(always)]
-fn range(values: &[f32; 32]) -> [f32; 2] {
-    let (mut low, mut high) = ([f32::MAX; 8], [f32::MIN; 8]);
-    for row in values.as_chunks::<8>().0 {
-        for lane in 0..8 {
-            low[lane] = if row[lane] < low[lane] { row[lane] } else { low[lane] };
-            high[lane] = if row[lane] > high[lane] { row[lane] } else { high[lane] };
-        }
-    }
-    let (mut smallest, mut largest) = (low[0], high[0]);
-    for lane in 1..8 {
-        smallest = if low[lane] < smallest { low[lane] } else { smallest };
-        largest = if high[lane] > largest { high[lane] } else { largest };
-    }
-    let signed = |x: f32| if x == 0.0 { first(values, 0.0) } else { x };
-    [signed(smallest), signed(largest)]
 }
 
 /// The first value of a magnitude that is among them.

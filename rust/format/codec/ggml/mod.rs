@@ -1,4 +1,4 @@
-//! The block formats of ggml, which GGUF files hold.
+//! The block formats of ggml, which GGUF files hold. To add one: a file, and its row in the table below.
 //!
 //! All are read; those with [`block::Format::OVERFLOW`] are written, with the bytes of ggml's
 //! `quantize_row_*_ref` (without an importance matrix, and without fused multiply-add). Where that has

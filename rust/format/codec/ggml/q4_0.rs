@@ -16,6 +16,7 @@ pub struct Q4_0;
 impl Format<32, 18> for Q4_0 {
     const NAME: &'static str = "Q4_0";
     const OVERFLOW: Option<f32> = Some(8.0 * Float::F16.overflow());
+    const RANGED: bool = true;
 
     #[inline(always)]
     fn decode(block: &[u8; 18], d: f32, out: &mut [f32; 32]) {
@@ -25,7 +26,7 @@ impl Format<32, 18> for Q4_0 {
     }
 
     #[inline(always)]
-    fn encode(from: Numbers<32>, blocks: &mut Each<[u8; 18]>) -> Each<bool> {
+    fn encode(from: &Numbers<32>, blocks: &mut Each<[u8; 18]>) -> Each<bool> {
         let levels = around_zero(from, 8.0);
         for (block, codes) in blocks.iter_mut().zip(&levels.codes) {
             put_nibbles(codes, &mut block[2..]);

@@ -18,6 +18,7 @@ impl Format<32, 20> for Q4_1 {
     const NAME: &'static str = "Q4_1";
     // Of the smallest number; the largest may be 15 scales above it.
     const OVERFLOW: Option<f32> = Some(Float::F16.overflow());
+    const RANGED: bool = true;
 
     #[inline(always)]
     fn decode(block: &[u8; 20], d: f32, out: &mut [f32; 32]) {
@@ -28,7 +29,7 @@ impl Format<32, 20> for Q4_1 {
     }
 
     #[inline(always)]
-    fn encode(from: Numbers<32>, blocks: &mut Each<[u8; 20]>) -> Each<bool> {
+    fn encode(from: &Numbers<32>, blocks: &mut Each<[u8; 20]>) -> Each<bool> {
         let levels = from_smallest(from, 15.0);
         for (block, codes) in blocks.iter_mut().zip(&levels.codes) {
             put_nibbles(codes, &mut block[4..]);

@@ -38,7 +38,7 @@ impl Format<256, 144> for Q4K {
     }
 
     #[inline(always)]
-    fn encode(from: Numbers<256>, blocks: &mut Each<[u8; 144]>) -> Each<bool> {
+    fn encode(from: &Numbers<256>, blocks: &mut Each<[u8; 144]>) -> Each<bool> {
         let parts = parts(from.values, Trials { top: 15, first: -1.0, steps: 20 });
         for (at, block) in blocks.iter_mut().enumerate() {
             block[4..16].copy_from_slice(&pack(&parts.scales[at], &parts.offsets[at]));

@@ -17,6 +17,7 @@ pub struct Q5_0;
 impl Format<32, 22> for Q5_0 {
     const NAME: &'static str = "Q5_0";
     const OVERFLOW: Option<f32> = Some(16.0 * Float::F16.overflow());
+    const RANGED: bool = true;
 
     #[inline(always)]
     fn decode(block: &[u8; 22], d: f32, out: &mut [f32; 32]) {
@@ -27,7 +28,7 @@ impl Format<32, 22> for Q5_0 {
     }
 
     #[inline(always)]
-    fn encode(from: Numbers<32>, blocks: &mut Each<[u8; 22]>) -> Each<bool> {
+    fn encode(from: &Numbers<32>, blocks: &mut Each<[u8; 22]>) -> Each<bool> {
         let levels = around_zero(from, 16.0);
         for (block, codes) in blocks.iter_mut().zip(&levels.codes) {
             put_fifths(codes, &mut block[2..]);

@@ -18,6 +18,7 @@ impl Format<32, 24> for Q5_1 {
     const NAME: &'static str = "Q5_1";
     // Of the smallest number; the largest may be 31 scales above it.
     const OVERFLOW: Option<f32> = Some(Float::F16.overflow());
+    const RANGED: bool = true;
 
     #[inline(always)]
     fn decode(block: &[u8; 24], d: f32, out: &mut [f32; 32]) {
@@ -29,7 +30,7 @@ impl Format<32, 24> for Q5_1 {
     }
 
     #[inline(always)]
-    fn encode(from: Numbers<32>, blocks: &mut Each<[u8; 24]>) -> Each<bool> {
+    fn encode(from: &Numbers<32>, blocks: &mut Each<[u8; 24]>) -> Each<bool> {
         let levels = from_smallest(from, 31.0);
         for (block, codes) in blocks.iter_mut().zip(&levels.codes) {
             put_fifths(codes, &mut block[4..]);

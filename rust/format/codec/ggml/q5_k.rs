@@ -39,7 +39,7 @@ impl Format<256, 176> for Q5K {
     }
 
     #[inline(always)]
-    fn encode(from: Numbers<256>, blocks: &mut Each<[u8; 176]>) -> Each<bool> {
+    fn encode(from: &Numbers<256>, blocks: &mut Each<[u8; 176]>) -> Each<bool> {
         let parts = parts(from.values, Trials { top: 31, first: -0.5, steps: 15 });
         for (at, block) in blocks.iter_mut().enumerate() {
             block[4..16].copy_from_slice(&pack(&parts.scales[at], &parts.offsets[at]));

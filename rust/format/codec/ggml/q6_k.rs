@@ -42,7 +42,7 @@ impl Format<256, 210> for Q6K {
     }
 
     #[inline(always)]
-    fn encode(from: Numbers<256>, blocks: &mut Each<[u8; 210]>) -> Each<bool> {
+    fn encode(from: &Numbers<256>, blocks: &mut Each<[u8; 210]>) -> Each<bool> {
         let mut x: Groups = [[0.0; LANES]; 16];
         for (block, values) in from.values.iter().enumerate() {
             for (i, value) in values.iter().enumerate() {

@@ -25,7 +25,7 @@ impl Format<32, 34> for Q8_0 {
     }
 
     #[inline(always)]
-    fn encode(from: Numbers<32>, blocks: &mut Each<[u8; 34]>) -> Each<bool> {
+    fn encode(from: &Numbers<32>, blocks: &mut Each<[u8; 34]>) -> Each<bool> {
         let scales = from.largest.map(|largest| largest / 127.0);
         let inverses = inverses(&scales);
         for ((values, block), inverse) in from.values.iter().zip(&mut *blocks).zip(inverses) {
