@@ -77,7 +77,7 @@ READ: dict[str, tuple[Checkpoint, str, Any]] = {
     "rotated int8": (
         layer(eight("I8", (ROWS, 1)), {**INT8, "convrot": True, "convrot_groupsize": 64}),
         "int8_convrot",
-        {"int8_convrot": {"group_size": 64}},
+        {"int8_convrot": {"rotated": 64}},
     ),
     "mxfp8": (layer(eight("F8_E4M3", TILES[32], "F8_E8M0"), {"format": "mxfp8"}), "mxfp8", "mxfp8"),
     "mxfp8 in bytes": (

@@ -180,7 +180,7 @@ def _mark(described: Mapping[str, Any], where: str) -> Mark:
     group = described.get("convrot_groupsize", 256)
     if type(group) is not int or group not in _GROUPS:
         _malformed(where, f"`convrot_groupsize` {group!r}, expected a power of 4 up to 1,024")
-    return Mark(f"{word}+convrot", where, {"group_size": group})
+    return Mark(f"{word}+convrot", where, {"rotated": group})
 
 
 def _bitsandbytes(text: bytes, where: str) -> Mark:

@@ -267,7 +267,7 @@ def _shape(form: Form, layer: _Layer) -> tuple[int, ...] | None:
 def _block(form: Form, layer: _Layer) -> int:
     """Return the bytes of a block of codes, which rotating makes as wide as its groups."""
     said = layer.mark.parameters if layer.mark else {}
-    return int(said.get("group_size", CODECS[form.codec].nbytes))
+    return int(said.get("rotated", CODECS[form.codec].nbytes))
 
 
 def _fits(form: Form, layer: _Layer) -> bool:
