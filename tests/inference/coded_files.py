@@ -111,7 +111,7 @@ def ggml_rows(kind: Any, array: Array, seed: int) -> tuple[Array, Array]:
         random = np.random.default_rng(seed)
         rows, columns = array.shape
         drawn = random.integers(0, 256, (rows, columns // elements, nbytes), np.uint8)
-        scale = np.float16([2e-4]).view(np.uint8)
+        scale = np.asarray([2e-4], np.float16).view(np.uint8)
         # Where the scales of a block stand; all other bytes may be any.
         at = {"Q2_K": (80, 82), "Q3_K": (108,), "Q6_K": (208,), "Q4_K": (0, 2), "Q5_K": (0, 2)}
         for first in at.get(kind.name, (0,)):
