@@ -18,7 +18,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ROOT = Path(__file__).parents[1]
 OPTIONS: Any = {"width": 32, "height": 32, "steps": 2, "max_sequence_length": 16}
@@ -53,7 +56,7 @@ def child(plan: str, model: str, components: str) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     import_all()
-    how: dict[str, Any] = {"device": "cpu", "components": components, "tokens": 16}
+    how: dict[str, Any] = {"device": "cpu", "dtype": "f32", "components": components, "tokens": 16}
     how |= {"width": OPTIONS["width"], "height": OPTIONS["height"]}
     if plan != "streamed":
         return painted(model, how | {"quantization": None if plan == "resident" else plan})
@@ -89,11 +92,13 @@ def painted(model: str, how: dict[str, Any]) -> dict[str, Any]:
         }
 
 
-def measured(model: Path, components: Path) -> dict[str, dict[str, Any]]:
+def measured(
+    model: Path, components: Path, plans: Sequence[str] = PLANS
+) -> dict[str, dict[str, Any]]:
     """Run each plan in a process of its own, so that its peak is its own."""
     paths = os.pathsep.join([str(ROOT / "python"), str(ROOT / "tests")])
     found: dict[str, dict[str, Any]] = {}
-    for plan in PLANS:
+    for plan in plans:
         done = subprocess.run(
             [sys.executable, __file__, "--child", plan, str(model), str(components)],
             check=True,

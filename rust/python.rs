@@ -142,6 +142,8 @@ fn header_json(path: &Path, max_header_bytes: u64) -> crate::Result<String> {
 struct Memory {
     buffers: Vec<Py<PyMemoryView>>,
     lengths: Vec<usize>,
+    /// What stands before the data of each file, once the work is known.
+    headers: Vec<usize>,
 }
 
 impl Memory {
@@ -156,7 +158,7 @@ impl Memory {
             Ok(buffer.len_bytes())
         });
         let lengths = lengths.collect::<PyResult<_>>()?;
-        Ok(Self { buffers, lengths })
+        Ok(Self { buffers, lengths, headers: Vec::new() })
     }
 }
 
@@ -168,11 +170,13 @@ impl Sink for Memory {
             let what = format!("into: memory of {got:?} bytes, expected {expected:?}");
             return Err(Error::plan(what));
         }
+        self.headers = work.files.iter().map(|file| file.header.len()).collect();
         Ok(())
     }
 
     fn append(&mut self, item: &Item, bytes: &[u8]) -> crate::Result<Option<Pending>> {
-        let begin = usize::try_from(item.at).unwrap_or(usize::MAX);
+        let at = usize::try_from(item.at).unwrap_or(usize::MAX);
+        let begin = at.saturating_sub(self.headers[item.file]);
         let filled = Python::try_attach(|py| {
             let (begin, end) = (begin.cast_signed(), (begin + bytes.len()).cast_signed());
             let place =

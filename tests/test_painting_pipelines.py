@@ -98,12 +98,18 @@ UNFIT: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "",
     ),
     "a text encoder of codes": (
-        codes, "is quantised, expected floats, got 1 tensor: `lm.weight` of codes",
+        codes, "is quantised, expected numbers, got 1 tensor: `lm.weight` of codes",
         "name another pipeline as `components`",
     ),
     "a text encoder that bitsandbytes made": (
+        # Its config says so, and its weights are floats.
         config("text_encoder_2", quantization_config={"quant_method": "bitsandbytes"}),
-        r"is quantised \(bitsandbytes\), expected floats", "as it was published",
+        r"is quantised \(bitsandbytes\), expected numbers", "as it was published",
+    ),
+    "a text encoder in a form that is not read": (
+        config("text_encoder_2", quantization_config={"quant_method": "quanto"}),
+        "is a model quantised with `quanto` by its config.json, expected a form that is read",
+        "as it was published",
     ),
 }  # fmt: skip
 

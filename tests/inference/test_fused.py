@@ -18,8 +18,9 @@ from factory import KREA, Array
 from submerge import AdapterError, RecipeError
 from submerge.cli import app
 from submerge.inference import load_model, run_inference
+from submerge.inference.modules import transformer_weights
 from submerge.inference.parts import Parts, find_parts
-from submerge.inference.weights import MadeWeights
+from submerge.inference.weights import Weights, diffusers_places
 from submerge.lora import bake
 
 if TYPE_CHECKING:
@@ -55,10 +56,9 @@ def every_kind(folder: Path) -> Path:
     return files.save(folder / "style.safetensors", arrays)
 
 
-def made(parts: Parts, dtype: torch.dtype) -> MadeWeights:
-    opened = parts.opened(str(dtype).removeprefix("torch."))
-    assert opened is not None
-    return MadeWeights(parts.model, dict.fromkeys(opened.tensors, dtype), opened)
+def made(parts: Parts, dtype: torch.dtype) -> Weights:
+    names = diffusers_places(parts.model)
+    return transformer_weights(parts, dict.fromkeys(names, dtype), dtype)
 
 
 @pytest.mark.parametrize("layout", ["diffusers", "bfl"])

@@ -144,7 +144,7 @@ def test_a_weight_that_is_missing_or_does_not_fit_is_refused(
         (torch.zeros(shape, dtype=torch.int32), f"I32 {shape}"),
     ):
         changed(copied, part, lambda _, wrong=wrong: whole | {name: wrong})  # type: ignore[misc]
-        said = re.escape(f"{part}: `{name}` is {words}, expected floats {shape}")
+        said = re.escape(f"{part}: `{name}` is {words}, expected numbers {shape}")
         with pytest.raises(CheckpointError, match=said):
             load_model(copied, device="cpu")
 

@@ -28,8 +28,9 @@ GIB = 1 << 30
 MIB = 1 << 20
 
 
-def stored(total: int, double: int, single: int, *layer: int) -> Stored:
-    return Stored(total, (double,) * 19 + (single,) * 38, *layer)
+def stored(total: int, double: int, single: int, layer: int, unpacked: int = 0) -> Stored:
+    package = "gguf" if unpacked else None
+    return Stored(total, (double,) * 19 + (single,) * 38, layer, unpacked, package)
 
 
 # FLUX.1-dev in bf16: encoders 8.87 + 0.23 GiB, 19 blocks of 648 MiB and 38 of 270.
@@ -39,8 +40,8 @@ FLUX = Sizes(
     transformer=stored(23_802_816_640, 679_662_592, 283_183_616, 113_283_072),
     quantized={
         "fp8": Stored(15_165_000_000, (), 113_283_072, 94_371_840),
-        "int8": stored(12_694_000_000, 361_000_000, 150_500_000, 60_200_000, 226_492_416),
-        "int4": stored(6_777_000_000, 191_300_000, 79_700_000, 31_900_000, 226_492_416),
+        "int8": stored(12_694_000_000, 361_000_000, 150_500_000, 60_200_000, 113_246_208),
+        "int4": stored(6_777_000_000, 191_300_000, 79_700_000, 31_900_000, 113_246_208),
     },
     vae=167_639_366,
 )
@@ -64,6 +65,7 @@ def sizes(draw: st.DrawFn) -> Sizes:
         quantized={kind: drawn(draw(count)) for kind in QUANTIZATIONS},
         vae=draw(count),
         shapes=Shapes(hidden=draw(st.sampled_from([128, 3072]))),
+        coded=drawn(draw(count)) if draw(st.booleans()) else None,
     )
 
 
@@ -186,6 +188,44 @@ def test_auto_takes_the_first_that_saves_streaming(
     plan = plan_load(FLUX, machine, ONE_IMAGE, quantization="auto")
     assert (plan.chosen.name, plan.chosen.quantization) == (candidate, kind)
     assert (f"{kind} layers" in plan.describe().partition("rejected")[0]) == (kind is not None)
+
+
+# The same as Q4_K_S in a GGUF file: 6.8 GB.
+CODED = replace(FLUX, coded=stored(6_810_000_000, 191_300_000, 79_700_000, 31_900_000, 113_246_208))
+
+
+@pytest.mark.parametrize(
+    ("vram", "ram", "candidate", "coded"),
+    [
+        (24, 64, "resident", True),
+        (12, 64, "text-first", True),
+        (11, 64, "time-share", True),
+        (4, 64, "blocks", True),
+        (8, 4, "disk", False),
+    ],
+)
+def test_layers_stay_in_their_codes_but_where_they_are_streamed_from_the_files(
+    vram: int, ram: int, candidate: str, *, coded: bool
+) -> None:
+    plan = plan_load(CODED, Machine("cuda", vram * GIB, ram * GIB), ONE_IMAGE)
+    assert (plan.chosen.name, plan.chosen.coded) == (candidate, coded)
+    assert plan.chosen.quantization is None
+    described = plan.describe().partition("rejected")[0]
+    assert ("layers in the file's codes" in described) == coded
+
+
+def test_auto_keeps_codes_before_it_rounds() -> None:
+    for vram, name in ((24, "resident"), (12, "text-first"), (8, "blocks")):
+        machine = Machine("cuda", vram * GIB, 64 * GIB)
+        plan = plan_load(CODED, machine, ONE_IMAGE, quantization="auto")
+        assert (plan.chosen.name, plan.chosen.coded) == (name, True)
+
+
+def test_codes_that_nothing_installed_reads_become_numbers() -> None:
+    machine = Machine("cuda", 24 * GIB, 64 * GIB)
+    plan = plan_load(CODED, machine, ONE_IMAGE, packages=False)
+    assert (plan.chosen.name, plan.chosen.coded) == ("time-share", False)
+    assert "layers in the file's codes: the package gguf is not installed" in plan.describe()
 
 
 def test_peaks_agree_with_published_measurements() -> None:

@@ -36,7 +36,7 @@ def q8_0(runs: torch.Tensor) -> torch.Tensor:
     scale = runs.abs().amax(1, keepdim=True) / 127
     whole = torch.where(scale > 0, runs / scale, 0.0)
     half_away = torch.trunc(whole + 0.5 * torch.sign(whole))
-    return (scale.half() * half_away.half()).float()
+    return scale.half().float() * half_away
 
 
 def q4_0(runs: torch.Tensor) -> torch.Tensor:
@@ -44,7 +44,7 @@ def q4_0(runs: torch.Tensor) -> torch.Tensor:
     largest = runs.gather(1, runs.abs().argmax(1, keepdim=True))
     scale = largest / -8
     whole = torch.where(scale != 0, runs / scale, 0.0)
-    return (scale.half() * torch.clamp(torch.floor(whole + 8.5), 0, 15).sub(8).half()).float()
+    return scale.half().float() * torch.clamp(torch.floor(whole + 8.5), 0, 15).sub(8)
 
 
 REFERENCES = {"int8": q8_0, "int4": q4_0}

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from submerge.checkpoint import Checkpoint, open_checkpoint
 from submerge.checkpoint.components import variant_of
 from submerge.checkpoint.files import MAX_CONFIG_BYTES, read_object
-from submerge.errors import CheckpointError, RecipeError, listing, quoted
+from submerge.checkpoint.quantised import numbers_of
+from submerge.errors import CheckpointError, LayoutError, RecipeError, listing, quoted
 from submerge.given import shown
 
 if TYPE_CHECKING:
@@ -43,9 +44,12 @@ _WEIGHTS = {
     "text_encoder_2": "model",
     "vae": "diffusion_pytorch_model",
 }
+# Those that may be quantised.
+_ENCODERS = ("text_encoder", "text_encoder_2")
 # Pipelines of FLUX.1 have the same components, whatever they paint from; FLUX.2 has others.
 _FAMILY = re.compile(r"Flux(?!2)\w*Pipeline")
 _CODES = ("I8", "U8", "F4", "F8_E8M0")
+_AS_PUBLISHED = "take the component as it was published: name another pipeline as `components`"
 
 
 class Companions(NamedTuple):
@@ -107,8 +111,10 @@ def open_companions(folder: Path, arch: Architecture) -> Companions:
     }
     _check_configs(folder, configs, arch)
     found = {name: _weights(folder / name, stem) for name, stem in _WEIGHTS.items()}
+    for name in _ENCODERS:
+        found[name] = _as_numbers(found[name], configs[name])
     for name, checkpoint in found.items():
-        _check_floats(folder / name, configs[name], checkpoint)
+        _check_numbers(folder / name, configs[name], checkpoint)
     return Companions(folder, configs, found)
 
 
@@ -176,14 +182,29 @@ def _weights(folder: Path, stem: str) -> Checkpoint:
     return open_checkpoint(found[None if None in found else min(found, key=str)])
 
 
-def _check_floats(folder: Path, config: Mapping[str, Any], checkpoint: Checkpoint) -> None:
-    """Refuse weights that are codes of a quantisation."""
-    codes = [tensor.name for tensor in checkpoint.tensors.values() if tensor.dtype in _CODES]
-    if codes or "quantization_config" in config:
+def _as_numbers(checkpoint: Checkpoint, config: dict[str, Any]) -> Checkpoint:
+    """Return a text encoder whose quantised tensors have the dtypes and shapes of their numbers.
+
+    Raises:
+        CheckpointError: quantised in a form that is not read, or codes without their scales.
+    """
+    described = checkpoint._replace(config=config)
+    try:
+        return numbers_of(described, described.tensors)
+    except LayoutError as error:
+        raise CheckpointError(error.message, hint=_AS_PUBLISHED) from error
+
+
+def _check_numbers(folder: Path, config: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+    """Refuse codes of a quantisation that nothing says how to read."""
+    tensors = checkpoint.tensors.values()
+    codes = [tensor.name for tensor in tensors if tensor.dtype in _CODES]
+    described = "quantization_config" in config and not any(tensor.packed for tensor in tensors)
+    if codes or described:
         method = config.get("quantization_config")
         kind = method.get("quant_method") if isinstance(method, dict) else None
         raise CheckpointError(
-            f"{folder}: is quantised{'' if kind is None else f' ({kind})'}, expected floats, got "
+            f"{folder}: is quantised{'' if kind is None else f' ({kind})'}, expected numbers, got "
             f"{listing(codes)} of codes",
-            hint="take the component as it was published: name another pipeline as `components`",
+            hint=_AS_PUBLISHED,
         )

@@ -13,7 +13,6 @@ from submerge.inference.embeddings import Embeddings
 from submerge.inference.failures import explained
 from submerge.inference.options import Defaults, defaults_for
 from submerge.inference.planner import LoadPlan, plan_load
-from submerge.inference.quantized import PACKED
 from submerge.inference.quiet import quiet
 from submerge.inference.request import (
     LoadArguments,
@@ -165,7 +164,8 @@ def load_model(
             free memory, and no limit in main memory.
         quantization: `fp8`, `int8` or `int4` stores the transformer's layers so and computes in
             `dtype`; `auto` takes the first of them that saves streaming and is installed; None
-            never changes the weights. Layers streamed from their files are read as they are there.
+            never changes the weights, which stay in the codes of a quantised file where torch can
+            compute from them. Layers streamed from their files are read as they are there.
         **more: see `LoadArguments`.
 
     Raises:
@@ -187,8 +187,8 @@ def load_model(
     # What the libraries take differs threefold between builds of torch: measured, not assumed.
     parts, plan = asked.parts, _planned(asked, read()[0].rss)
     check_device(plan.machine.device)
-    if plan.chosen.quantization in PACKED:
-        libraries("gguf")
+    if (package := plan.package) is not None:
+        libraries(package)
 
     folder, kept = more.get("embeddings"), None
     if folder is not None:

@@ -7,27 +7,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from submerge.adapters import open_adapter
 from submerge.checkpoint import FLOATS, NUMBERS, open_checkpoint
-from submerge.checkpoint.dtypes import WORDS
 from submerge.checkpoint.reading import Reading
 from submerge.errors import LayoutError, RecipeError, listing
 from submerge.files import path_of
 from submerge.inference.activations import Shapes
+from submerge.inference.codes import packings_of
 from submerge.inference.companions import Companions, check_pipeline, open_companions
-from submerge.inference.planner import Sizes, Stored
-from submerge.inference.quantized import QUANTIZATIONS, stored_bytes, unpacked_bytes
+from submerge.inference.decoded import of_transformer
+from submerge.inference.quantized import PACKED, QUANTIZATIONS, stored_bytes, unpacked_bytes
+from submerge.inference.sizes import Sizes, Stored
 from submerge.layout import Model, identify, tensors_of
-from submerge.merge import MergedModel, single_model_recipe
-from submerge.opened import Opened
-from submerge.plan import compile_plan
+from submerge.merge import MergedModel
 from submerge.plan.adapted import fuse
 from submerge.plan.labels import label
 from submerge.recipe import AdapterSource
@@ -35,7 +34,10 @@ from submerge.recipe import AdapterSource
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
+    from submerge.inference.codes import Packing
+    from submerge.opened import Opened
     from submerge.plan.adapted import Fused
 
 __all__ = ["Parts", "find_parts", "with_lent"]
@@ -80,12 +82,13 @@ class Parts:
         """
         if not self.adapters and all(u.dtype in FLOATS for u in self.model.units.values()):
             return None
-        path, extras = self.model.checkpoint.path, "drop" if self.model.extras else None
-        wanted = {"layout": "diffusers", "dtype": WORDS[dtype].lower()}
-        recipe = single_model_recipe(path, wanted, extras=extras, adapters=self.given)
-        models = dict.fromkeys(recipe.models, self.model)
-        adapters = [fused.adapter for fused in self.adapters]
-        return Opened(compile_plan(recipe, models, Path("painted.safetensors"), adapters))
+        return of_transformer(self.model, dtype, self.adapters, self.given)
+
+    @property
+    def packings(self) -> dict[str, Packing]:
+        """The transformer's parameters that can stay in the codes of its files."""
+        changed = {unit for fused in self.adapters for unit in fused.strengths}
+        return packings_of(self.model, changed)
 
     @property
     def companions(self) -> Path:
@@ -154,22 +157,45 @@ class Parts:
             for part in _TEXT
         ]
         vae = self.beside.weights["vae"].tensors.values()
+        packings = self.packings
         return Sizes(
             text=sum(sum(part.values()) for part in text),
             text_layer=max(max(part.values()) for part in text),
             transformer=self._stored(None, itemsize),
+            coded=self._coded(packings, itemsize) if packings else None,
             quantized={kind: self._stored(kind, itemsize) for kind in QUANTIZATIONS},
             vae=sum(tensor.elements for tensor in vae) * itemsize,
             shapes=self._shapes(itemsize),
         )
 
     def _stored(self, quantization: str | None, itemsize: int) -> Stored:
-        """Return the bytes of the transformer's weights, quantised or as they are."""
-        tensors = tensors_of(self.model.arch, "diffusers")
-        layers = _layers(
-            (tensor.name, stored_bytes(quantization, tensor.name, tensor.shape, itemsize))
-            for tensor in tensors
+        """Return the bytes of the transformer's weights, quantised or as numbers."""
+        return self._sized(
+            {
+                tensor.name: (
+                    stored_bytes(quantization, tensor.name, tensor.shape, itemsize),
+                    unpacked_bytes(quantization, tensor.name, tensor.shape, itemsize),
+                )
+                for tensor in tensors_of(self.model.arch, "diffusers")
+            },
+            "gguf" if quantization in PACKED else None,
         )
+
+    def _coded(self, packings: Mapping[str, Packing], itemsize: int) -> Stored:
+        """Return the bytes of the transformer's weights where layers stay in their codes."""
+        found = {}
+        for tensor in tensors_of(self.model.arch, "diffusers"):
+            numbers = math.prod(tensor.shape) * itemsize
+            packing = packings.get(tensor.name)
+            found[tensor.name] = (
+                (numbers, 0) if packing is None else (packing.nbytes(tensor.shape), numbers)
+            )
+        has_blocks = any(not packing.scaled for packing in packings.values())
+        return self._sized(found, "gguf" if has_blocks else None)
+
+    def _sized(self, tensors: Mapping[str, tuple[int, int]], package: str | None) -> Stored:
+        """Return what parameters take: in memory, and on top while their layers compute."""
+        layers = _layers((name, size) for name, (size, _) in tensors.items())
         blocks: dict[str, int] = defaultdict(int)
         for name, size in layers.items():
             if block := re.match(r"(single_)?transformer_blocks\.[0-9]+\.", name):
@@ -178,10 +204,8 @@ class Parts:
             total=sum(layers.values()),
             blocks=tuple(blocks.values()),
             layer=max(layers.values()),
-            unpacked=max(
-                unpacked_bytes(quantization, tensor.name, tensor.shape, itemsize)
-                for tensor in tensors
-            ),
+            unpacked=max(unpacked for _, unpacked in tensors.values()),
+            package=package,
         )
 
     def _shapes(self, itemsize: int) -> Shapes:
@@ -208,8 +232,9 @@ class Parts:
                 for file in range(len(checkpoint.files)):
                     digest.update(reading.header(file))
                     for tensor in checkpoint.tensors.values():
-                        if tensor.file == file:
-                            digest.update(reading.sample(tensor, 0, _SAMPLE))
+                        for one in (tensor, *tensor.sides):
+                            if one.file == file:
+                                digest.update(reading.sample(one, 0, _SAMPLE))
         for fused in self.adapters:
             digest.update(json.dumps([fused.source.compat, dict(fused.strengths)]).encode())
         return digest.hexdigest()
@@ -231,8 +256,8 @@ def find_parts(
     Raises:
         AdapterError: an adapter does not fit the transformer.
         CheckpointError: a file is damaged, or a component is missing.
-        LayoutError: not a FLUX.1 text-to-image transformer, quantised with scales, or in
-            contradiction to its config.
+        LayoutError: not a FLUX.1 text-to-image transformer, quantised in a form that is not read,
+            or in contradiction to its config.
         RecipeError: a transformer alone, without `components`.
         OSError: a file cannot be read.
     """

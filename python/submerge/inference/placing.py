@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import gc
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from submerge.inference.activations import TILE
 from submerge.inference.failures import explained_folder
 from submerge.inference.modules import build
-from submerge.inference.quantized import NOT_CAST, PACKED, casts, packed, packs, replace_layers
+from submerge.inference.quantized import NOT_CAST, PACKED, casts, packed, packs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator
+    from collections.abc import Callable, Hashable, Iterator, Mapping
 
     import torch
 
+    from submerge.inference.codes import Packing
     from submerge.inference.parts import Parts
     from submerge.inference.planner import LoadPlan
     from submerge.inference.weights import Weights
@@ -50,6 +51,34 @@ def computing_on(kind: Any, device: torch.device) -> Any:
         "load_lora_into_text_encoder": lambda *_, **__: None,
     }
     return type(kind.__name__, (kind,), own)
+
+
+class _Read(NamedTuple):
+    """A module's parameters in the form that they have in memory."""
+
+    weights: Weights
+    packings: Mapping[str, Packing]
+    quantization: str | None
+
+    def one(self, name: str) -> torch.Tensor:
+        """Return a parameter; raises as `Weights`, or as `packed`."""
+        import torch
+
+        if (packing := self.packings.get(name)) is None:
+            weight = self.weights[name]
+            return weight.to(torch.float8_e4m3fn) if self._is_cast(name) else weight
+        if self.quantization is None:
+            codes = self.weights.codes(name)
+        else:
+            codes = packed(self.quantization, name, self.weights[name])
+        if packing.scaled:
+            return codes
+        from submerge.inference.layers import blocks
+
+        return blocks(packing.codec, codes)
+
+    def _is_cast(self, name: str) -> bool:
+        return self.quantization == "fp8" and casts(name)
 
 
 class Placed:
@@ -168,8 +197,10 @@ class Placed:
         return {"vae": vae}
 
     def _transformer(self) -> dict[str, Any]:
-        place, kind = self._plan.chosen.placement["transformer"], self._plan.chosen.quantization
-        transformer = self._loaded("transformer", place, kind)
+        chosen = self._plan.chosen
+        transformer = self._loaded(
+            "transformer", chosen.placement["transformer"], chosen.quantization
+        )
         if self._checkpointing:
             transformer.enable_gradient_checkpointing()
         return {"transformer": transformer}
@@ -182,35 +213,42 @@ class Placed:
             self._stream(module, weights)
             return module.to(self._device)  # what is not read: positions
         direct = place in ("resident", "once")
+        packings = self._packings(module, quantization) if name == "transformer" else {}
         with closing(weights):
-            self._fill(module, weights, self._device if direct else "cpu", quantization)
+            home = self._device if direct else "cpu"
+            self._fill(module, _Read(weights, packings, quantization), home)
             weights.check()
         if place in ("blocks", "layers"):
             self._offload_groups(module, place)
         return module.to(self._device) if direct else module
 
-    def _fill(
-        self, module: Any, weights: Weights, home: torch.device | str, quantization: str | None
-    ) -> None:
+    def _packings(self, module: Any, quantization: str | None) -> dict[str, Packing]:
+        """Return how the transformer's layers are packed, by their parameters."""
+        if self._plan.chosen.coded:
+            return self._parts.packings
+        if quantization not in PACKED:
+            return {}
+        shapes = {name: tensor.shape for name, tensor in module.named_parameters()}
+        return {n: PACKED[quantization] for n, shape in shapes.items() if packs(n, shape)}
+
+    def _fill(self, module: Any, read: _Read, home: torch.device | str) -> None:
         """Give a module its weights, each moved on its own."""
         import torch
 
-        fp8, packs_some = torch.float8_e4m3fn, quantization in PACKED
-        shapes = {name: tensor.shape for name, tensor in module.named_parameters()}
-        if packs_some:
-            replace_layers(module, [n for n in shapes if packs(n, shapes[n])], self._dtype)
-        read: dict[Hashable, Any] = {}  # parameters that several modules share
-        for name in weights:
-            if (same := weights.alike(name)) in read:
-                _give(module, name, read[same])
+        if read.packings:
+            from submerge.inference.layers import replace_layers
+
+            replace_layers(module, read.packings, self._dtype)
+        given: dict[Hashable, Any] = {}  # parameters that several modules share
+        for name in read.weights:
+            if (same := read.weights.alike(name)) in given:
+                _give(module, name, given[same])
                 continue
-            weight = weights[name]
-            if packs_some and packs(name, shapes[name]):
-                weight = packed(str(quantization), name, weight)
-            elif quantization == "fp8" and casts(name):
-                weight = weight.to(fp8)
-            read[same] = _give(module, name, weight.to(home))
-        if quantization == "fp8":
+            given[same] = _give(module, name, read.one(name).to(home))
+            if (packing := read.packings.get(name)) is not None and packing.scaled:
+                _give(module, f"{name}_scale", read.weights.scales(name).to(home))
+        if read.quantization == "fp8":
+            fp8 = torch.float8_e4m3fn
             module.enable_layerwise_casting(fp8, self._dtype, skip_modules_pattern=NOT_CAST)
 
     def _stream(self, module: Any, weights: Weights) -> None:

@@ -7,13 +7,14 @@ The plan is the first of its candidates that fits; each costs more time than the
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from submerge.errors import PlanError
-from submerge.inference.activations import TILE, Shapes, Work, activations
-from submerge.inference.quantized import PACKED, QUANTIZATIONS
+from submerge.inference.activations import TILE, Work, activations
+from submerge.inference.quantized import PACKED, QUANTIZATIONS, scratch
+from submerge.inference.sizes import CODED, Sizes, Stored
 from submerge.plan.sizes import bytes_in_words
 
 if TYPE_CHECKING:
@@ -29,44 +30,6 @@ _GIB = 1 << 30
 _CONTEXT = int(0.6 * _GIB)
 
 Placement = Literal["resident", "once", "host", "blocks", "layers", "disk"]
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """Bytes of the transformer's weights in one form, scales included.
-
-    Attributes:
-        total: all of them.
-        blocks: those of each block, in order.
-        layer: those of the largest layer.
-        unpacked: what a layer that computes takes on top, where its stored form is not computed in.
-    """
-
-    total: int
-    blocks: tuple[int, ...]
-    layer: int
-    unpacked: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """Bytes of the parts in the dtype they are loaded in, from the headers of their files.
-
-    Attributes:
-        text: both text encoders; `text_layer` is the largest layer of them.
-        text_layer: bytes.
-        transformer: its weights as they are loaded.
-        quantized: its weights by each of the `QUANTIZATIONS`.
-        vae: bytes.
-        shapes: what sizes the tensors between the layers.
-    """
-
-    text: int
-    text_layer: int
-    transformer: Stored
-    quantized: Mapping[str, Stored]
-    vae: int
-    shapes: Shapes = field(default_factory=Shapes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +71,10 @@ class Candidate(NamedTuple):
             dropped; on the `host` and moved in for its phase; streamed from the host by `blocks`
             or `layers`; streamed from `disk` layer by layer.
         tiles: whether the VAE decodes in tiles.
-        quantization: the form in which the transformer's layers are stored, None as they are.
+        quantization: what the transformer's layers are rounded to, None as they are.
         kept: how many of the transformer's blocks stay on the device though the rest is on disk.
         needs: phase -> pool -> bytes.
+        coded: whether the transformer's layers stay in the codes of its files.
     """
 
     name: str
@@ -119,6 +83,7 @@ class Candidate(NamedTuple):
     quantization: str | None
     kept: int
     needs: Mapping[str, Mapping[str, int]]
+    coded: bool = False
 
     @property
     def peak(self) -> dict[str, int]:
@@ -128,7 +93,8 @@ class Candidate(NamedTuple):
     @property
     def words(self) -> str:
         """The candidate with its modifiers: `text first, int8 layers, tiled VAE`."""
-        more = [f"{self.quantization} layers"] if self.quantization else []
+        more = ["layers in the file's codes"] if self.coded else []
+        more += [f"{self.quantization} layers"] if self.quantization else []
         more += ["tiled VAE"] * self.tiles
         more += [f"{self.kept} blocks kept in memory"] if self.kept else []
         return ", ".join([_TITLES[self.name], *more])
@@ -172,6 +138,11 @@ class LoadPlan:
     chosen: Candidate
     rejected: tuple[tuple[Candidate, str], ...]
     dtype: str = "bfloat16"
+
+    @property
+    def package(self) -> str | None:
+        """What must be installed to compute from the transformer's weights."""
+        return self.sizes.stored(_form(self.chosen)).package
 
     def with_dtype(self, dtype: str) -> LoadPlan:
         """Return the plan with the name of the dtype it was sized for."""
@@ -224,16 +195,18 @@ def plan_load(
         work: what is painted at a time.
         quantization: `fp8`, `int8` or `int4` stores the transformer's layers so unless they are
             streamed from their files; `auto` the first of them that saves streaming; None never.
-        packages: whether what packs layers is installed; without it `auto` passes over them.
+        packages: whether what packs layers is installed; without it `auto` passes over them, and
+            so do layers that are packed in the files.
 
     Raises:
         PlanError: nothing fits; the message names the smallest budget that would.
     """
     rejected: list[tuple[Candidate, str]] = []
-    for candidate in _candidates(sizes, machine, work, quantization):
+    for candidate in _candidates(sizes, machine, work, quantization, packages=packages):
         filled = _fill(candidate, sizes, machine)
         why = _too_much(filled, machine)
-        if quantization == "auto" and candidate.quantization in PACKED and not packages:
+        left_to_us = candidate.coded or quantization == "auto"
+        if left_to_us and not packages and sizes.stored(_form(candidate)).package:
             why = _NOT_INSTALLED
         if why is None:
             return LoadPlan(machine, work, sizes, filled, tuple(rejected))
@@ -245,14 +218,20 @@ def plan_load(
 
 
 def _candidates(
-    sizes: Sizes, machine: Machine, work: Work, quantization: str | None
+    sizes: Sizes,
+    machine: Machine,
+    work: Work,
+    quantization: str | None,
+    *,
+    packages: bool = True,
 ) -> Iterator[Candidate]:
     """Yield the candidates from the fastest to the smallest."""
     one_pool = machine.shares_memory
     in_memory = ["resident", "text-first"] if one_pool else ["resident", "text-first", "time-share"]
-    kinds: Sequence[str | None] = (quantization,)
+    own = _own(sizes, packages=packages)
+    kinds: Sequence[str | None] = own if quantization is None else (quantization,)
     if quantization == "auto":
-        kinds = (None, *QUANTIZATIONS)
+        kinds = (*own, *QUANTIZATIONS)
     tiled = (False, True) if max(work.width, work.height) > TILE else (False,)
     for kind in kinds:
         for tiles in tiled:
@@ -260,14 +239,22 @@ def _candidates(
                 yield _candidate(name, sizes, machine, work, (tiles, kind))
     # Casts happen in hooks that streaming has hooks of its own for.
     packed = [kind for kind in kinds if kind in PACKED]
-    streamed = [None, *packed] if quantization == "auto" else [*packed, None]
+    streamed = [*own, *packed] if quantization == "auto" else [*packed, *own]
     for kind in [] if one_pool else streamed:
         for name in ("blocks", "layers"):
             for tiles in tiled:
                 yield _candidate(name, sizes, machine, work, (tiles, kind))
     for tiles in tiled:
-        # What is streamed from the files is read as it is in them.
+        # What is streamed from the files becomes numbers when it is read.
         yield _candidate("disk", sizes, machine, work, (tiles, None))
+
+
+def _own(sizes: Sizes, *, packages: bool) -> tuple[str | None, ...]:
+    """Return the forms that change no weight: the codes of the files where layers can stay so."""
+    if sizes.coded is None:
+        return (None,)
+    missing = sizes.coded.package is not None and not packages
+    return (CODED, None) if missing else (CODED,)
 
 
 def _candidate(
@@ -275,7 +262,7 @@ def _candidate(
 ) -> Candidate:
     tiles, kind = flags
     placement = dict(zip(("text", "transformer", "vae"), _PLACEMENTS[name], strict=True))
-    stored = sizes.transformer if kind is None else sizes.quantized[kind]
+    stored = sizes.stored(kind)
     weights = {"text": sizes.text, "transformer": stored.total, "vae": sizes.vae}
     # What is never on the device as a whole: two pieces, one computed with and one on its way
     # in or out.
@@ -289,7 +276,11 @@ def _candidate(
     }
     phase_of = {"text": "text", "transformer": "denoise", "vae": "decode"}
     beside = activations(
-        sizes.shapes, work, tiles=tiles, device=machine.kind, unpacked=stored.unpacked
+        sizes.shapes,
+        work,
+        tiles=tiles,
+        device=machine.kind,
+        unpacked=_unpacked(stored, kind, machine),
     )
     needs: dict[str, dict[str, int]] = {}
     for phase in PHASES:
@@ -307,7 +298,18 @@ def _candidate(
                 device += streamed[part, place] if here else 0
                 host += weights[part] if place != "disk" else 0
         needs[phase] = _pools(machine, device, host)
-    return Candidate(name, placement, tiles, kind, 0, needs)
+    coded = kind == CODED
+    return Candidate(name, placement, tiles, None if coded else kind, 0, needs, coded)
+
+
+def _form(candidate: Candidate) -> str | None:
+    return CODED if candidate.coded else candidate.quantization
+
+
+def _unpacked(stored: Stored, form: str | None, machine: Machine) -> int:
+    """Return what the layer that computes takes where codes become numbers a few at a time."""
+    is_packed = form == CODED or form in PACKED
+    return stored.unpacked + (scratch(machine.kind) if is_packed else 0)
 
 
 def _pools(machine: Machine, device: int, host: int) -> dict[str, int]:

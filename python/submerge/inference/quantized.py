@@ -4,8 +4,8 @@
 is called; the modulation in the norms stays as it is. `int8` and `int4` are ggml's Q8_0 and Q4_0:
 each run of 32 numbers of a row is whole numbers of 8 or 4 bits and one half-precision scale,
 `w = d q`, with `d = max|w| / 127` and `q = round(w / d)`, or `d = w_m / -8` for the `w_m` of
-largest magnitude and `q` from -8 to 7 (ggml-quants.c). The package gguf rounds, and the
-`GGUFLinear` of diffusers computes.
+largest magnitude and `q` from -8 to 7 (ggml-quants.c). The package gguf rounds, and layers turn
+them back into numbers when they compute (`submerge.inference.layers`).
 
 Embedders, norms, biases and the final layer stay as they are: little of the size, most of the
 error.
@@ -13,10 +13,12 @@ error.
 
 from __future__ import annotations
 
+import math
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from submerge.errors import CheckpointError
+from submerge.inference.codes import Packing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,10 +29,11 @@ __all__ = [
     "NOT_CAST",
     "PACKED",
     "QUANTIZATIONS",
+    "at_once",
     "casts",
     "packed",
     "packs",
-    "replace_layers",
+    "scratch",
     "stored_bytes",
     "unpacked_bytes",
 ]
@@ -40,19 +43,14 @@ QUANTIZATIONS = ("fp8", "int8", "int4")
 _RUN = 32
 
 
-class _Packing(NamedTuple):
-    """A form of ggml: its name there, and the bytes of a run of 32 numbers."""
-
-    name: str
-    bytes: int
-
-
-PACKED = {"int8": _Packing("Q8_0", 34), "int4": _Packing("Q4_0", 18)}
+PACKED = {"int8": Packing("q8_0", "U8"), "int4": Packing("q4_0", "U8")}
 # Modules that `fp8` leaves in the dtype they compute in: diffusers' own, and the embedders.
 NOT_CAST = ("embed", "norm", "^proj_in$", "^proj_out$")
 _BLOCK_MATRIX = re.compile(r"(single_)?transformer_blocks\.[0-9]+\..+\.weight")
 # Numbers rounded at a time: rounding takes some forty bytes for each.
 _CHUNK = 1 << 18
+# Bytes that turning codes into numbers takes for each number that it is done with at a time.
+_SCRATCH = 24
 
 
 def casts(name: str) -> bool:
@@ -68,31 +66,35 @@ def packs(name: str, shape: Sequence[int]) -> bool:
 
 def stored_bytes(quantization: str | None, name: str, shape: Sequence[int], itemsize: int) -> int:
     """Return the bytes of a parameter in memory, of `itemsize` bytes a number where it stays."""
-    numbers = 1
-    for side in shape:
-        numbers *= side
+    numbers = math.prod(shape)
     if quantization == "fp8" and casts(name):
         return numbers
     if quantization in PACKED and packs(name, shape):
-        return numbers // _RUN * PACKED[quantization].bytes
+        return PACKED[quantization].nbytes(shape)
     return numbers * itemsize
 
 
 def unpacked_bytes(quantization: str | None, name: str, shape: Sequence[int], itemsize: int) -> int:
-    """Return what a layer's weight takes beside its stored form while the layer computes.
+    """Return what a weight takes in the dtype computed in, where it is stored in another."""
+    changed = casts(name) if quantization == "fp8" else packs(name, shape)
+    return math.prod(shape) * itemsize if quantization is not None and changed else 0
 
-    fp8 is cast to the dtype computed in; whole numbers become half precision first.
+
+def at_once(device: str) -> int:
+    """Return how many numbers codes become at a time, on a kind of device.
+
+    A CPU wants them in its caches, others few and large steps.
     """
-    as_it_is = stored_bytes(None, name, shape, itemsize)
-    if quantization == "fp8" and casts(name):
-        return as_it_is
-    if quantization in PACKED and packs(name, shape):
-        return as_it_is + as_it_is // itemsize * 2
-    return 0
+    return 1 << (20 if device == "cpu" else 22)
 
 
-def packed(quantization: str, name: str, weight: torch.Tensor) -> Any:
-    """Return a matrix as a `GGUFParameter`, rounded a few rows at a time.
+def scratch(device: str) -> int:
+    """Return the bytes that turning codes into numbers takes beside codes and numbers."""
+    return _SCRATCH * at_once(device)
+
+
+def packed(quantization: str, name: str, weight: torch.Tensor) -> torch.Tensor:
+    """Return a matrix as ggml's blocks, U8 [rows, bytes of a row], rounded a few rows at a time.
 
     Args:
         quantization: `int8` or `int4`.
@@ -104,12 +106,11 @@ def packed(quantization: str, name: str, weight: torch.Tensor) -> Any:
     """
     import numpy as np
     import torch
-    from diffusers.quantizers.gguf.utils import GGUFParameter
     from gguf import GGMLQuantizationType, quants
 
-    kind = GGMLQuantizationType[PACKED[quantization].name]
+    kind = GGMLQuantizationType[PACKED[quantization].codec.upper()]
     rows, columns = weight.shape
-    made = np.empty((rows, columns // _RUN * PACKED[quantization].bytes), np.uint8)
+    made = np.empty((rows, PACKED[quantization].nbytes((1, columns))), np.uint8)
     step = max(1, _CHUNK // columns)
     for at in range(0, rows, step):
         numbers = weight[at : at + step].float().numpy()
@@ -119,27 +120,4 @@ def packed(quantization: str, name: str, weight: torch.Tensor) -> Any:
                 hint="load it without `quantization`; `submerge.analyze` counts such numbers",
             )
         made[at : at + step] = quants.quantize(numbers, kind)
-    return GGUFParameter(torch.from_numpy(made), quant_type=kind)
-
-
-def replace_layers(transformer: Any, names: Sequence[str], dtype: torch.dtype) -> None:
-    """Have layers compute from packed weights, which are given to them afterwards.
-
-    Args:
-        transformer: the module, its weights on the meta device.
-        names: the parameters that will be packed.
-        dtype: what the layers compute in.
-    """
-    from diffusers.quantizers.gguf.utils import GGUFLinear
-
-    for name in names:
-        path = name.rpartition(".")[0]
-        plain = transformer.get_submodule(path)
-        layer = GGUFLinear(
-            plain.in_features,
-            plain.out_features,
-            bias=plain.bias is not None,
-            compute_dtype=dtype,
-            device="meta",
-        )
-        transformer.set_submodule(path, layer.requires_grad_(requires_grad=False))
+    return torch.from_numpy(made)

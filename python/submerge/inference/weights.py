@@ -10,7 +10,7 @@ import contextlib
 import math
 import mmap
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from submerge.checkpoint.dtypes import DTYPES
 from submerge.checkpoint.reading import Reading
@@ -25,10 +25,17 @@ if TYPE_CHECKING:
     from submerge.layout import Model, Place
     from submerge.opened import Opened
 
-__all__ = ["MadeWeights", "Weights", "diffusers_places", "unmap"]
+__all__ = ["Made", "Weights", "diffusers_places", "unmap"]
 
 # Bytes from which on a tensor has memory of its own.
 _LARGE = 1 << 20
+
+
+class Made(NamedTuple):
+    """A tensor of a plan, which a parameter is where it is not rows of the files."""
+
+    opened: Opened
+    name: str
 
 
 class Weights(Mapping[str, "torch.Tensor"]):
@@ -41,6 +48,7 @@ class Weights(Mapping[str, "torch.Tensor"]):
         checkpoint: the files.
         places: parameter -> the rows that make it up, in order.
         dtypes: parameter -> the dtype it is given in.
+        made: the parameters that the core makes.
 
     Raises:
         CheckpointError: a file is no longer the one whose header was read.
@@ -52,8 +60,10 @@ class Weights(Mapping[str, "torch.Tensor"]):
         checkpoint: Checkpoint,
         places: Mapping[str, tuple[Place, ...]],
         dtypes: Mapping[str, torch.dtype],
+        made: Mapping[str, Made] | None = None,
     ) -> None:
         self._tensors = checkpoint.tensors
+        self._made = made or {}
         self._places = places
         self._dtypes = dtypes
         self._reading = Reading(checkpoint)
@@ -68,22 +78,49 @@ class Weights(Mapping[str, "torch.Tensor"]):
         return name in self._places
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        """Read one tensor.
+        """Read or make one tensor.
 
         Raises:
             KeyError: a name that the module does not have.
             CheckpointError: its file was cut short, written or replaced meanwhile.
+            PlanError: the same of a file that it is made from.
             OSError: its file cannot be read, or is no longer there.
         """
+        if (made := self._made.get(name)) is not None:
+            return self._make(made).to(self._dtypes[name])
         places = self._places[name]
-        rows = sum(place.end - place.start for place in places)
-        shape = (rows, *self._tensors[places[0].tensor].shape[1:])
-        made, at = _empty(shape, self._dtypes[name]), 0
-        for place in places:
-            rows = place.end - place.start
-            self._rows(place, made[at : at + rows])
-            at += rows
-        return made
+        shape = (_rows(places), *self._tensors[places[0].tensor].shape[1:])
+        read = _empty(shape, self._dtypes[name])
+        for place, part in _parts(places, read):
+            self._read(place, part)
+        return read
+
+    def codes(self, name: str) -> torch.Tensor:
+        """Read a parameter as it is in its file: U8 [rows, bytes of a row]; raises as `[]`."""
+        import torch
+
+        places = self._places[name]
+        info = self._tensors[places[0].tensor]
+        read = _empty((_rows(places), info.nbytes // info.rows), torch.uint8)
+        for place, part in _parts(places, read):
+            self._into(place, part)
+        return read
+
+    def scales(self, name: str) -> torch.Tensor:
+        """Read the scales beside a parameter's codes: f32, [rows, 1], one for each; raises as `[]`.
+
+        The file has them so, or one for all.
+        """
+        import torch
+
+        found = []
+        for place in self._places[name]:
+            (side,) = self._tensors[place.tensor].sides
+            scale = torch.empty(side.elements, dtype=_torch(side.dtype))
+            self._reading.into(side, 0, _bytes(scale))
+            rows = scale if side.elements == 1 else scale[place.start : place.end]
+            found.append(rows.float().expand(place.end - place.start))
+        return torch.cat(found)[:, None]
 
     def alike(self, name: str) -> Hashable:
         """Return what is equal for parameters that are the same rows of the same tensors."""
@@ -97,55 +134,50 @@ class Weights(Mapping[str, "torch.Tensor"]):
         """Raise as reading a tensor would if any of the files has changed."""
         self._reading.check()
 
-    def _rows(self, place: Place, made: torch.Tensor) -> None:
-        """Read some rows of a tensor of the files."""
-        import torch
+    def _make(self, made: Made) -> torch.Tensor:
+        """Have the core make a tensor."""
+        output = made.opened.tensors[made.name]
+        tensor = _empty(output.shape, _torch(output.dtype))
+        made.opened.into(made.name, _bytes(tensor))
+        return tensor
 
-        info = self._tensors[place.tensor]
-        dtype: Any = getattr(torch, str(DTYPES[info.dtype].torch))
+    def _read(self, place: Place, made: torch.Tensor) -> None:
+        """Read some rows of a tensor of the files."""
+        dtype = _torch(self._tensors[place.tensor].dtype)
         read = made if dtype == made.dtype else _empty(made.shape, dtype)
-        memory = memoryview(read.reshape(-1).view(torch.uint8).numpy())
-        self._reading.into(info, place.start * info.nbytes // info.rows, memory)
+        self._into(place, read)
         if read is not made:
             made.copy_(read)
 
+    def _into(self, place: Place, made: torch.Tensor) -> None:
+        info = self._tensors[place.tensor]
+        self._reading.into(info, place.start * info.nbytes // info.rows, _bytes(made))
 
-class MadeWeights(Weights):
-    """A transformer's parameters in diffusers' names, of which some are made by the core.
 
-    Args:
-        model: the transformer.
-        dtypes: parameter -> the dtype it is given in.
-        opened: makes the parameters that are not rows of the files as they are.
+def _rows(places: Iterable[Place]) -> int:
+    return sum(place.end - place.start for place in places)
 
-    Raises:
-        CheckpointError: a file is no longer the one whose header was read.
-        OSError: a file cannot be opened.
-    """
 
-    def __init__(
-        self, model: Model, dtypes: Mapping[str, torch.dtype], opened: Opened | None = None
-    ) -> None:
-        super().__init__(model.checkpoint, diffusers_places(model), dtypes)
-        self._opened = opened
-        # What is a copy of floats is read without the core's buffers.
-        self._made = frozenset() if opened is None else opened.computed
+def _parts(places: Iterable[Place], whole: torch.Tensor) -> Iterator[tuple[Place, torch.Tensor]]:
+    """Yield where each part of a tensor lies, and the rows that it becomes."""
+    at = 0
+    for place in places:
+        end = at + place.end - place.start
+        yield place, whole[at:end]
+        at = end
 
-    def __getitem__(self, name: str) -> torch.Tensor:
-        """Read or make one tensor.
 
-        Raises:
-            KeyError, CheckpointError, OSError: as that of `Weights`.
-            PlanError: a file that it is made from was written or replaced meanwhile.
-        """
-        import torch
+def _torch(dtype: str) -> Any:
+    import torch
 
-        if self._opened is None or name not in self._made:
-            return super().__getitem__(name)
-        output = self._opened.tensors[name]
-        made = _empty(output.shape, getattr(torch, str(DTYPES[output.dtype].torch)))
-        self._opened.into(name, memoryview(made.reshape(-1).view(torch.uint8).numpy()))
-        return made.to(self._dtypes[name])
+    return getattr(torch, str(DTYPES[dtype].torch))
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    """Return a contiguous tensor's own memory."""
+    import torch
+
+    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
 
 
 def _empty(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
