@@ -194,7 +194,7 @@ fn main() -> io::Result<()> {
             let plan = plan(&sources, &format).to_string();
             let merges = [false, true].map(|stats| merge(&plan, isa, stats, quick, &sources));
             base = if format.name == "bf16" { merges } else { base };
-            let [plain, counted] = [0, 1].map(|i| merges[i] / base[i]);
+            let [bare, counted] = [0, 1].map(|i| merges[i] / base[i]);
             let (name, isa, [merge, with]) = (format.name, isa.name(), merges);
             writeln!(
                 table,

@@ -50,7 +50,9 @@ pub fn common(engine: &Engine, beside: &Product, ranks: &[usize]) -> Option<Comm
         let column = basis.iter().skip(i).step_by(count);
         let largest = column.fold(0.0_f32, |most, x| if x.abs() > most.abs() { *x } else { most });
         if largest < 0.0 {
-            row.iter_mut().for_each(|x| *x = -*x);
+            for x in row.iter_mut() {
+                *x = -*x;
+            }
             basis.iter_mut().skip(i).step_by(count).for_each(|x| *x = -*x);
         }
     }

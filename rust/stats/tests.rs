@@ -189,8 +189,8 @@ fn energies_are_those_of_the_sampled_blocks() {
         (0..LEN).filter(sampled).map(|i| square(round(values[i]), values[i])).sum();
     let change2: f64 = (0..LEN).filter(sampled).map(|i| square(values[i], a[i])).sum();
     near(got.rounding2, rounding2, rounding2);
-    let value2: f64 = (0..LEN).filter(sampled).map(|i| square(values[i], 0.0)).sum();
-    near(got.value2, value2, value2);
+    let energy: f64 = (0..LEN).filter(sampled).map(|i| square(values[i], 0.0)).sum();
+    near(got.value2, energy, energy);
     near(got.change2, change2, change2);
     assert_eq!(got.sampled as usize, (0..LEN).filter(sampled).count());
 }

@@ -6,6 +6,7 @@ mod encodings;
 mod ggml;
 mod job;
 mod scales;
+mod sides;
 mod sources;
 
 use serde_json::json;

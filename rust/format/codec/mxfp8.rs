@@ -138,7 +138,9 @@ impl Body for Scale<'_> {
     fn run(self) {
         let (blocks, _) = self.values.as_chunks_mut::<ELEMENTS>();
         for (block, factor) in blocks.iter_mut().zip(self.factors) {
-            block.iter_mut().for_each(|value| *value *= factor);
+            for value in block.iter_mut() {
+                *value *= factor;
+            }
         }
     }
 }

@@ -80,21 +80,20 @@ impl Scaled {
 
 impl Codec for Scaled {
     fn name(&self) -> String {
-        let mut name = self.code.name().to_owned();
-        name += " scaled";
+        let mut words = vec![format!("{} scaled", self.code.name())];
         if let Side::Every { blocks, .. } = self.side[0] {
-            name += &format!(" every {blocks}");
+            words.push(format!("every {blocks}"));
         }
         if self.scale != Float::F32 {
-            name += &format!(" in {}", self.scale.dtype().name());
+            words.push(format!("in {}", self.scale.dtype().name()));
         }
         if self.factor.to_bits() != 1.0_f32.to_bits() {
-            name += &format!(" times {}", self.factor);
+            words.push(format!("times {}", self.factor));
         }
         if self.rotated > 1 {
-            name += &format!(" rotated by {}", self.rotated);
+            words.push(format!("rotated by {}", self.rotated));
         }
-        named(name, self.seed)
+        named(words.join(" "), self.seed)
     }
 
     fn block(&self) -> Block {

@@ -163,7 +163,7 @@ const BYTES: &[Dtype] = &[Dtype::U8];
 const SIGNED: &[Dtype] = &[Dtype::I8];
 const FP8: &[Dtype] = &[Dtype::F8_E4M3, Dtype::F8_E5M2];
 const E4M3: &[Dtype] = &[Dtype::F8_E4M3];
-/// ComfyUI's first files had them as bytes.
+/// `ComfyUI`'s first files had them as bytes.
 const E4M3_BYTES: &[Dtype] = &[Dtype::F8_E4M3, Dtype::U8];
 const POWERS: &[Dtype] = &[Dtype::F8_E8M0, Dtype::U8];
 const F32: &[Dtype] = &[Dtype::F32];

@@ -179,8 +179,8 @@ fn encode<F: Format<N, BYTES>, const N: usize, const BYTES: usize>(
     let from = Numbers::of(values, F::RANGED);
     let fits = F::encode(&from, blocks);
     for ((block, fits), largest) in blocks.iter_mut().zip(fits).zip(from.largest) {
-        let fits = fits | (overflow == Overflow::Saturate);
-        if !(fits & (largest < f32::INFINITY)) {
+        let fits = fits || overflow == Overflow::Saturate;
+        if !(fits && largest < f32::INFINITY) {
             block.fill(0);
             let nan = (Float::F16.nan() as u16).to_le_bytes();
             block[F::SCALE..F::SCALE + 2].copy_from_slice(&nan);

@@ -1,6 +1,7 @@
 //! The codes of `Q4_0`, `Q4_1`, `Q5_0` and `Q5_1`: the nearest of evenly spaced levels.
 
 #![allow(clippy::inline_always)]
+#![allow(clippy::float_cmp)] // which of them it is, is asked
 
 use super::block::{Each, Numbers, TOGETHER, inverses, saturated};
 use super::codes::byte;

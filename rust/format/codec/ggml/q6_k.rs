@@ -58,13 +58,14 @@ impl Format<256, 210> for Q6K {
         let mut codes = [[0; LANES]; 16];
         for (row, codes) in x.iter().zip(&mut codes) {
             for lane in 0..LANES {
-                codes[lane] = (nearest(row[lane] / scale[lane]).clamp(-32, 31) + 32) as u8;
+                let code = nearest(row[lane] / scale[lane]).clamp(-32, 31);
+                codes[lane] = ((code + 32) as i8).cast_unsigned();
             }
         }
         for lane in (0..LANES).filter(|lane| scale[*lane] == 0.0) {
             // A scale that is stored as 0 leaves the codes of the search, as in ggml.
             for (row, codes) in x.iter().zip(&mut codes) {
-                codes[lane] = (best.code(lane, row[lane]) + 32) as u8;
+                codes[lane] = ((best.code(lane, row[lane]) + 32) as i8).cast_unsigned();
             }
         }
         for (at, block) in blocks.iter_mut().enumerate() {

@@ -6,6 +6,8 @@
 //! the groups of several blocks stand beside each other, one in each lane.
 
 #![allow(clippy::inline_always, clippy::needless_range_loop)]
+#![allow(clippy::needless_bitwise_bool)] // lanes without branches
+#![allow(clippy::similar_names)] // as sums are written
 
 use super::block::TOGETHER;
 
@@ -49,7 +51,7 @@ impl Best {
 /// low bits, as in ggml. 0 of a NaN.
 #[inline(always)]
 pub fn nearest(x: f32) -> i32 {
-    (((x + 12_582_912.0).to_bits() & 0x7F_FFFF) as i32) - 0x40_0000
+    ((x + 12_582_912.0).to_bits() & 0x7F_FFFF).cast_signed() - 0x40_0000
 }
 
 /// A group's weights, and its sums under them.

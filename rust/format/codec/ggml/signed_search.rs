@@ -6,6 +6,7 @@
 //! beside each other, one in each lane.
 
 #![allow(clippy::inline_always, clippy::needless_range_loop)]
+#![allow(clippy::needless_bitwise_bool)] // lanes without branches
 
 use super::block::TOGETHER;
 use super::search::{nearest, replace};

@@ -38,7 +38,7 @@ pub fn parts(values: &Each<[f32; 256]>, trials: Trials) -> Parts {
     for (row, codes) in x.iter().zip(&mut codes) {
         for lane in 0..LANES {
             let code = nearest((row[lane] + offset[lane]) / scale[lane]);
-            codes[lane] = code.clamp(0, trials.top) as u8;
+            codes[lane] = (code.clamp(0, trials.top) as i8).cast_unsigned();
         }
     }
     keep_unscaled(&x, &scale, (&best, trials.top), &mut codes);
@@ -55,7 +55,7 @@ fn keep_unscaled(
 ) {
     for lane in (0..LANES).filter(|lane| scale[*lane] == 0.0) {
         for (row, codes) in x.iter().zip(&mut *codes) {
-            codes[lane] = best.code(lane, row[lane], top) as u8;
+            codes[lane] = (best.code(lane, row[lane], top) as i8).cast_unsigned();
         }
     }
 }
@@ -75,7 +75,7 @@ fn six_bits(of: &Lanes) -> (Each, Each<[u8; 8]>, Lanes) {
         scales[block] = largest / 63.0;
         for group in 0..8 {
             // One below 0 wraps around to 63, as in ggml.
-            let code = (nearest(inverse * of[block * 8 + group]) as u8).min(63);
+            let code = (nearest(inverse * of[block * 8 + group]) as i8).cast_unsigned().min(63);
             codes[block][group] = code;
             read[block * 8 + group] = stored(scales[block]) * f32::from(code);
         }
