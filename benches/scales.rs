@@ -198,7 +198,7 @@ fn main() -> io::Result<()> {
             let (name, isa, [merge, with]) = (format.name, isa.name(), merges);
             writeln!(
                 table,
-                "{name:14} {isa:8} {decode:6.3}  {encode:6.3}  {merge:6.2} {plain:6.2}  {with:15.2} {counted:6.2}"
+                "{name:14} {isa:8} {decode:6.3}  {encode:6.3}  {merge:6.2} {bare:6.2}  {with:15.2} {counted:6.2}"
             )?;
         }
     }
