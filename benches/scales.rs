@@ -194,11 +194,11 @@ fn main() -> io::Result<()> {
             let plan = plan(&sources, &format).to_string();
             let merges = [false, true].map(|stats| merge(&plan, isa, stats, quick, &sources));
             base = if format.name == "bf16" { merges } else { base };
-            let [bare, counted] = [0, 1].map(|i| merges[i] / base[i]);
+            let [without, counted] = [0, 1].map(|i| merges[i] / base[i]);
             let (name, isa, [merge, with]) = (format.name, isa.name(), merges);
             writeln!(
                 table,
-                "{name:14} {isa:8} {decode:6.3}  {encode:6.3}  {merge:6.2} {bare:6.2}  {with:15.2} {counted:6.2}"
+                "{name:14} {isa:8} {decode:6.3}  {encode:6.3}  {merge:6.2} {without:6.2}  {with:15.2} {counted:6.2}"
             )?;
         }
     }
