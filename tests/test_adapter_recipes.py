@@ -375,5 +375,5 @@ def test_what_is_no_float_cannot_be_changed(tmp_path: Path) -> None:
     model = factory.write(tmp_path / "m.safetensors", arrays)
     norm = {f"transformer.{name.removesuffix('.weight')}.w_norm": files.draw("n", 16)}
     path = files.save(tmp_path / "s.safetensors", norm)
-    with pytest.raises(submerge.AdapterError, match="which is I32, expected floats"):
+    with pytest.raises(submerge.AdapterError, match="which is I32, expected numbers"):
         submerge.convert(model, tmp_path / "out.safetensors", adapters=[str(path)])

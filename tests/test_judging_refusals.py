@@ -136,9 +136,9 @@ REFUSED: dict[str, Refusal] = {
         exported("f8_e4m4"), RecipeError,
         "quantization: expected one of .*, got `f8_e4m4`", "did you mean `f8_e4m3`?",
     ),
-    "an export with scales": (
+    "an export in a misspelt format": (
         exported("q8_0!"), RecipeError, "quantization: expected one of .*, got `q8_0!`",
-        "are not written",
+        "did you mean `q8_0`",
     ),
     "fp8 of blocks unknown": (
         lambda b: b.generic({"x": factory.tensors(SCHNELL)["proj_out.weight"]},

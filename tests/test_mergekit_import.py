@@ -54,7 +54,7 @@ def test_deltas_weights_and_base() -> None:
     assert found.arguments == {
         "weights": [1.0, 0.5],
         "lambda": 0.8,
-        "normalize": True,
+        "normalize": "weights",
         "consensus": "sum",
         "even": "positive",
         "sparsify": {"magnitude": {"density": [0.5, 0.25]}},

@@ -42,7 +42,7 @@ def test_every_error_at_once() -> None:
     with pytest.raises(RecipeError) as caught:
         Recipe.load(data)
     assert caught.value.message.splitlines() == [
-        "recipe.models.a: expected a path or {path, layout, license}, got 1",
+        "recipe.models.a: expected a path or {path, layout, nvfp4, license}, got 1",
         "recipe.rules[0].where: missing, expected it to be given",
         "recipe.output.card: expected true or false, got 1",
         "recipe.seed: expected a whole number, got the text `x`",

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use submerge_core::dtype::{Dtype, Float};
 use submerge_core::io::source::Memory;
 
 use super::job::{Job, Model, rows};
