@@ -26,7 +26,7 @@ fn values() -> Vec<f32> {
             (1, 1) => 0.0,
             (2, 1) => -0.375 * size,
             (3, 0) => x.abs(),
-            (4, 1) if hash(i) % 16 > 0 => 0.0,
+            (4, 1) if !hash(i).is_multiple_of(16) => 0.0,
             _ => x,
         }
     };

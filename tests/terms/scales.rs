@@ -160,7 +160,7 @@ fn every_format_is_written_and_read_whatever_the_threads_chunks_and_rows() {
 fn zeros_are_zeros_and_what_is_no_number_is_seen() {
     let zeros = Model::new(1, ROWS, COLUMNS, 1).with_w(&vec![0.0; ROWS * COLUMNS]);
     for format in formats() {
-        let file = format.job(&[zeros.clone()], &[[0, ROWS]], true).run().file;
+        let file = format.job(std::slice::from_ref(&zeros), &[[0, ROWS]], true).run().file;
         assert!(format.read(file).iter().all(|x| *x == 0.0), "{}", format.spec);
     }
     for bad in [f32::NAN, f32::INFINITY] {
@@ -168,7 +168,7 @@ fn zeros_are_zeros_and_what_is_no_number_is_seen() {
         values[5 * COLUMNS + 3] = bad;
         let model = Model::new(1, ROWS, COLUMNS, 1).with_w(&values);
         for format in formats() {
-            let done = format.job(&[model.clone()], &[[0, ROWS]], true).run();
+            let done = format.job(std::slice::from_ref(&model), &[[0, ROWS]], true).run();
             let saturates = bad.is_infinite() && format.dtype.starts_with("F8");
             let unit = done.report.units.iter().find(|unit| unit.stats.nonfinite.len() == 1);
             let stats = &unit.expect("the payload").stats;
@@ -195,7 +195,7 @@ fn seeds_decide_and_their_noise_is_fair() {
                     formats().into_iter().find(|format| format.spec == json!({word: {"seed": 7}}));
                 let mut format = format.expect("one of them");
                 format.spec[word]["seed"] = json!(seed);
-                let mut job = format.job(&[model.clone()], &[[0, ROWS]], true);
+                let mut job = format.job(std::slice::from_ref(&model), &[[0, ROWS]], true);
                 for unit in job.plan["units"].as_array_mut().expect("units") {
                     if unit["name"] == "w 0" {
                         unit["op"] = json!({"copy": {}});

@@ -57,7 +57,7 @@ fn what_stands_beside_is_checked_before_anything_is_read() {
     let e4m3 = || zeros("F8_E4M3", &[64, 64]);
     let f32s = |shape: &[u64]| zeros("F32", shape);
     let one = |spec: &str, parts: &[Part], expected: &str| {
-        refused(&json!(spec), parts, [64, 64], expected)
+        refused(&json!(spec), parts, [64, 64], expected);
     };
     for spec in ["scaled", "scaled_rows"] {
         one(spec, &[e4m3()], "tensors beside the rows differ, expected 1, got 0");
