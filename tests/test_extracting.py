@@ -293,7 +293,7 @@ def test_models_that_cannot_be_compared_are_refused(
             sick = factory.write(tmp_path / "sick.safetensors", arrays)
             with pytest.raises(PlanError, match="not finite"):
                 lora.extract(sick, models["base"], out, rank=4)
-    with pytest.raises(RecipeError, match="expected one `.safetensors` file for an adapter"):
+    with pytest.raises(RecipeError, match=r"expected one `\.safetensors` file for an adapter"):
         lora.extract(models["flat"], models["base"], tmp_path / "folder", rank=4)
     assert not any(out.parent.iterdir())
 

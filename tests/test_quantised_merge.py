@@ -197,6 +197,8 @@ def test_a_plan_says_what_its_parents_are_stored_in(
     assert any("fp8_scaled" in note and "written in BF16" in note for note in plan.about.notes)
     gone = {unused.reason: unused.tensors for unused in plan.about.unused}
     assert len(gone["markers of number formats"]) == 26
+    kept = submerge.plan({"models": {"a": str(models["a"].path)}, "take": "a"}, tmp_path / "a.sft")
+    assert "markers of number formats" not in {unused.reason for unused in kept.about.unused}
 
 
 def test_an_inspection_counts_tensors_and_bits(models: dict[str, Quantised]) -> None:

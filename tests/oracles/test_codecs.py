@@ -254,7 +254,7 @@ def test_bitsandbytes_of_4_bits(
         inner = {"blocks": state.state2.blocksize, "offset": state.offset.item()}
         parameters["nested"] = inner
     got = read(tmp_path, [packed, *sides], {"bnb4": parameters}, shape)
-    # The kernel has -0 for one code of FP4, the book in the file 0; a nested largest may be below 0.
+    # The kernel has -0 for one code of FP4, the book 0; a nested largest may be below 0.
     same(got + 0, expected + 0)
 
 

@@ -122,7 +122,9 @@ def compile_plan(
         units=(*placed.units, *encoded.units),
         about=_about(draft, making)._replace(
             notes=(*notes, *precision, *guidance.notes, *taken.notes, *remarks(draft, licences)),
-            unused=list_unused(inputs, decided, guidance, owner, recipe.extras),
+            unused=list_unused(
+                inputs, decided, guidance, owner, recipe.extras, {o.name for o in placed.outputs}
+            ),
         ),
         read_bytes=read_bytes + encoded.read_bytes + sum(tensor.nbytes for tensor, _ in carried),
         making=making,

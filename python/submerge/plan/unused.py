@@ -9,7 +9,7 @@ from submerge.errors import quoted
 from submerge.plan.about import Unused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from submerge.layout import Model
     from submerge.plan.form import Unit
@@ -25,11 +25,13 @@ def list_unused(
     guidance: GuidanceOutcome,
     owner: str | None,
     extras: str | None,
+    written: Collection[str],
 ) -> tuple[Unused, ...]:
     """Return the tensors of all models that are in no output, by model and reason.
 
     `owner` is the model whose extras are carried, `extras` what the recipe says of them. Tensors of
-    a guidance network that was baked are listed too: their numbers count, but they are gone.
+    a guidance network that was baked are listed too: their numbers count, but they are gone. Marks
+    of a number format that are made anew are among the `written` names.
     """
     found: list[Unused] = []
     for name, model in inputs.models.items():
@@ -51,9 +53,10 @@ def list_unused(
         others = _others(model)
         if others:
             found.append(Unused(name, others, "no part of the transformer"))
-        # Scales are read with their codes.
-        beside = model.checkpoint.beside.items()
-        found += [Unused(name, tensors, what) for what, tensors in beside if what != DESCRIBED]
+        for what, tensors in model.checkpoint.beside.items():
+            lost = tuple(tensor for tensor in tensors if tensor not in written)
+            if lost and what != DESCRIBED:  # scales are read with their codes
+                found.append(Unused(name, lost, what))
     return (*found, *_of_adapters(inputs))
 
 
