@@ -12,7 +12,7 @@ import torch
 from diffusers import FluxTransformer2DModel
 
 import submerge
-from factory import DTYPES, KREA, Flux, save_file, save_folder, tensors, write, write_json
+from factory import KREA, Flux, save_file, save_folder, tensors, write_json
 from inference.plans import CANDIDATES, on_a_gpu
 from submerge.checkpoint import open_checkpoint
 from submerge.inference import load_model, loading, plan_loading, run_inference
@@ -187,16 +187,6 @@ def test_a_config_that_contradicts_the_tensors_is_refused(broken: Path) -> None:
     write_json(path, config | {"guidance_embeds": False})
     with pytest.raises(submerge.LayoutError, match="guidance_embeds"):
         load_model(broken, device="cpu")
-
-
-def test_scaled_fp8_is_refused(pipelines: dict[str, Path], tmp_path: Path) -> None:
-    arrays = tensors(KREA, "bfl")
-    layer = "double_blocks.0.img_attn.proj"
-    arrays[f"{layer}.weight"] = arrays[f"{layer}.weight"].astype(DTYPES["F8_E4M3"][0])
-    arrays[f"{layer}.scale_weight"] = np.array(0.5, np.float32)
-    path = write(tmp_path / "scaled.safetensors", arrays)
-    with pytest.raises(submerge.LayoutError, match="scaled fp8"):
-        load_model(path, device="cpu", components=pipelines["krea"])
 
 
 def test_a_transformer_of_another_kind_is_refused(
