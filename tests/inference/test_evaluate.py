@@ -194,7 +194,9 @@ def test_where_the_parts_lie_changes_no_signal(
 
     def judged_by(name: str) -> Evaluation:
         monkeypatch.setattr(
-            planner, "_candidates", lambda *a: (r for r in candidates(*a) if r.name == name)
+            planner,
+            "_candidates",
+            lambda *a, **k: (r for r in candidates(*a, **k) if r.name == name),
         )
         return evaluate_guidance(pipelines["merged"], ["a fox"], scorers=(), options=how, load=LOAD)
 
