@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ERRORS = [name for name in submerge.__all__ if hasattr(errors, name)]
-# A model that is loaded holds the accelerator's memory; a protocol has no objects of its own.
-STAY = {"LoadedModel", "Scorer", "CancelToken"}
+# A loaded model holds the memory of a device, a view what a run needs; a protocol has no objects
+# of its own.
+STAY = {"LoadedModel", "Scorer", "CancelToken", "View"}
 WAYS: tuple[Callable[[Any], Any], ...] = (
     *(partial(lambda p, x: pickle.loads(pickle.dumps(x, p)), p) for p in (2, 5)),  # noqa: S301
     copy.copy,
@@ -140,6 +141,16 @@ def test_a_token_is_of_one_process() -> None:
     assert copy.deepcopy(submerge.RunOptions(cancel=token)).cancel is token
     with pytest.raises(TypeError, match="belongs to one process, it cannot be pickled"):
         pickle.dumps(submerge.RunOptions(cancel=token))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_view_stays_but_its_recipe_travels(way: Callable[[Any], Any], tmp_path: Path) -> None:
+    models = {name: str(factory.save_file(tmp_path / f"{name}.safetensors", KREA)) for name in "ab"}
+    view = submerge.open({"models": models, "alpha": 0.5})
+    with pytest.raises(TypeError, match="a View belongs to one process, it cannot be pickled or"):
+        way(view)
+    again = submerge.open(way(view.recipe))
+    assert {name: again.bytes(name) for name in again} == {name: view.bytes(name) for name in view}
 
 
 def test_a_process_pool_goes_on_after_a_wrong_recipe(tmp_path: Path) -> None:

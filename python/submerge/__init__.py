@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from submerge.reproduce import Reproduction, reproduce
     from submerge.run import CancelToken, RunOptions
     from submerge.verify import Verification, verify
+    from submerge.view import View, open  # noqa: A004 - never the builtin in this file
 
     __version__: str
 
@@ -95,6 +96,7 @@ _HOMES = {
     "SubmergeError": "errors",
     "Suggestion": "analysis",
     "Verification": "verify",
+    "View": "view",
     "Workload": "measure",
     "WorkloadDict": "measure",
     "__version__": "run",
@@ -108,6 +110,7 @@ _HOMES = {
     "measure": "measure",
     "merge": "merge",
     "merge_flux_models": "merge",
+    "open": "view",
     "plan": "merge",
     "profile": "profile",
     "reproduce": "reproduce",
@@ -149,6 +152,7 @@ __all__ = [
     "SubmergeError",
     "Suggestion",
     "Verification",
+    "View",
     "Workload",
     "WorkloadDict",
     "__version__",
@@ -162,6 +166,7 @@ __all__ = [
     "measure",
     "merge",
     "merge_flux_models",
+    "open",
     "plan",
     "profile",
     "reproduce",

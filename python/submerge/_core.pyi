@@ -6,6 +6,7 @@ system are `OSError` with the path and, as a note, a hint.
 """
 
 from collections.abc import Callable, Sequence
+from mmap import mmap
 from typing import final
 
 __all__ = ["Job", "Reader", "build_info", "execute", "read_header"]
@@ -80,7 +81,7 @@ def execute(
     job: Job,
     progress: Callable[[int, int], object] | None,
     describe: Callable[[list[int]], dict[str, str]] | None = None,
-    into: Sequence[bytearray | memoryview] | None = None,
+    into: Sequence[bytearray | memoryview | mmap] | None = None,
 ) -> str:
     """Carry a plan out and return what was done.
 

@@ -23,6 +23,9 @@ from submerge.profile.spans import record
 from submerge.statistics import OFF, StatisticsCache, doubt
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from mmap import mmap
+
     from submerge.plan import Plan
     from submerge.plan.form import Running
     from submerge.statistics import Statistics
@@ -221,16 +224,31 @@ def execute(plan: Plan, options: RunOptions, mode: Mode) -> dict[str, Any]:
     return done
 
 
-def execute_into(plan: Plan, options: RunOptions, memory: bytearray | memoryview) -> None:
-    """Run a plan of one weight file, and put its data into memory instead of a file.
+def execute_into(
+    plan: Plan,
+    options: RunOptions,
+    memory: Sequence[bytearray | memoryview | mmap],
+    known: Statistics | None = None,
+) -> Statistics:
+    """Run a plan, and put the data of its weight files into memory instead.
 
-    `memory` is writable bytes in one dimension, as many as the data has without its header; after
-    an error, what it holds means nothing. Statistics are neither kept nor used.
+    Args:
+        plan: its texts and copies are left out.
+        options: how to run.
+        memory: for each weight file writable bytes in one dimension, as many as its data has
+            without the header; after an error, what they hold means nothing.
+        known: what earlier runs found out about whole units; None keeps nothing.
+
+    Returns:
+        What this one found out. Nothing of files that may change without a trace.
     """
     token = options.cancel if options.cancel is not None else CancelToken()
     job = token._job  # noqa: SLF001
-    arguments = options.to_json("write")
-    _core.execute(plan.to_json(), arguments, job, options.progress, None, [memory])
+    kept = None if known is None or doubt(plan) is not None else known
+    arguments = options.to_json("write", kept)
+    done = _core.execute(plan.to_json(), arguments, job, options.progress, None, list(memory))
+    found: Statistics = json.loads(done)["statistics"]
+    return found
 
 
 def expect_finite_adapters(factors: Plan | None, options: RunOptions) -> None:

@@ -58,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 # In the order of the site's own index; each leaves for the next what it made.
 @pytest.mark.usefixtures("small_verbs")
-@pytest.mark.parametrize("name", ["analyze", "inference", "evaluate", "measure", "report"])
+@pytest.mark.parametrize("name", ["analyze", "inference", "views", "evaluate", "measure", "report"])
 def test_a_page_runs_as_it_stands(folder: Path, name: str, tmp_path: Path) -> None:
     assert Path.cwd() == folder
     page = ROOT / "docs" / f"{name}.md"

@@ -13,12 +13,13 @@ from submerge.inference.options import defaults_for
 from submerge.inference.parts import Parts, find_parts, with_lent
 from submerge.inference.request import fetched
 from submerge.merge import MergedModel
+from submerge.view import View
 
 if TYPE_CHECKING:
     import os
     from typing import TypeAlias
 
-    Model: TypeAlias = LoadedModel | MergedModel | str | os.PathLike[str]
+    Model: TypeAlias = LoadedModel | MergedModel | View | str | os.PathLike[str]
 
 __all__ = ["Candidate", "candidates_of"]
 
@@ -61,7 +62,8 @@ def candidates_of(
         RecipeError: two models have one name, or loaded ones another dtype.
         SubmergeError, OSError: as `load_model`, for what headers show.
     """
-    if isinstance(model, MergedModel) and not parents:
+    model = model if isinstance(model, LoadedModel) else fetched(model)
+    if isinstance(model, MergedModel | View) and not parents:
         parents = {name: source.path for name, source in model.recipe.models.items()}
     others = parents.values() if isinstance(parents, Mapping) else parents
     sources = [one if isinstance(one, LoadedModel) else fetched(one) for one in (model, *others)]

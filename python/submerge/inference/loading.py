@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.util import find_spec
+from threading import RLock
 from typing import TYPE_CHECKING, Any, Self
 
 from submerge.checkpoint.dtypes import DTYPES
@@ -25,13 +26,12 @@ from submerge.inference.request import (
 from submerge.profile import read
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator, Mapping
     from typing import Unpack
 
     from submerge.inference.parts import Parts
     from submerge.inference.placing import Placed
-    from submerge.merge import MergedModel
+    from submerge.inference.request import Paintable
 
 __all__ = [
     "LoadArguments",
@@ -78,6 +78,8 @@ class LoadedModel:
         self.notes: tuple[str, ...] = (*adapters, *_fit_scheduler(self.pipe, parts))
         self._placed: Placed | None = placed
         self._kept = kept
+        # Another thread may merge it anew between two phases, never within one.
+        self._lock = RLock()
         self.texts: dict[tuple[str, int], Any] = {}
 
     @property
@@ -90,10 +92,59 @@ class LoadedModel:
     @contextmanager
     def phase(self, name: str) -> Iterator[Any]:
         """Have in memory what a phase (`text`, `denoise` or `decode`) needs; gives the pipeline."""
+        with self._lock, self._open().phase(name):
+            yield self.pipe
+
+    def _open(self) -> Placed:
         if self._placed is None:
             raise RecipeError(f"{self.name}: the model was closed, expected an open one")
-        with self._placed.phase(name):
-            yield self.pipe
+        return self._placed
+
+    def remerge(
+        self,
+        *,
+        alpha: float | None = None,
+        set: Mapping[str, Any] | None = None,  # noqa: A002 - as the command line has it
+        **fields: Any,
+    ) -> tuple[str, ...]:
+        """Merge a model that was loaded from a recipe anew, in place: only what changes is made.
+
+        Any thread may call it; what is being painted is painted first. Takes what `View.with_`
+        takes.
+
+        Returns:
+            The parameters that changed, by diffusers' names.
+
+        Raises:
+            RecipeError: it was not loaded from a recipe, the recipe is malformed, or the result
+                would have another architecture.
+            PlanError, OSError: a file changed or cannot be read. If that is noticed half-way the
+                model is closed.
+        """
+        if self.parts.view is None:
+            raise RecipeError(
+                f"{self.name}: was loaded from a file, expected one loaded from a recipe",
+                hint="`load_model` takes a recipe in place of a path",
+            )
+        view = self.parts.view.with_(alpha=alpha, set=set, **fields)
+        if view.model.arch != self.parts.model.arch:
+            raise RecipeError(
+                f"{self.name}: the recipe gives {view.model.variant}, "
+                f"expected {self.parts.model.variant} as it is loaded",
+                hint="load the recipe anew",
+            )
+        with self._lock:
+            placed = self._open()
+            old, new = (self.parts.painted(v, self.plan.dtype) for v in (self.parts.view, view))
+            changed = tuple(new.changed(old))
+            self.parts = replace(self.parts, view=view, model=view.model)
+            try:
+                placed.exchange(self.parts, changed)
+            except BaseException:
+                self.close()
+                raise
+            self.fingerprint = self.parts.fingerprint()
+        return changed
 
     def encode(self, prompt: str, tokens: int) -> tuple[Any, Any]:
         """Return the T5 embeddings [1, tokens, width] and pooled CLIP embeddings [1, width].
@@ -143,7 +194,7 @@ class LoadedModel:
 
 
 def load_model(
-    source: str | os.PathLike[str] | MergedModel,
+    source: Paintable,
     *,
     device: str = "auto",
     dtype: str = "auto",
@@ -155,7 +206,8 @@ def load_model(
 
     Args:
         source: a pipeline folder; a transformer alone, a folder or single file in any layout that
-            submerge reads; a `MergedModel`; or a hub id, `owner/name` or `owner/name@revision`.
+            submerge reads; a `MergedModel`; a recipe or a view, of which no file is written; or
+            a hub id, `owner/name` or `owner/name@revision`.
         device: `cpu`, `cuda`, `cuda:1`, `mps`, `xpu`, ...; `auto` is the accelerator torch finds.
         dtype: `bf16`, `f16` or `f32`; `auto` is the transformer's own, bf16 for fp8 files.
         memory_budget: the most that may be used: `"12GB"` of the device's memory, or
@@ -212,7 +264,7 @@ def load_model(
 
 
 def plan_loading(
-    source: str | os.PathLike[str] | MergedModel,
+    source: Paintable,
     *,
     device: str = "auto",
     dtype: str = "auto",
@@ -229,7 +281,7 @@ def plan_loading(
 
 
 def check_loading(
-    source: str | os.PathLike[str] | MergedModel,
+    source: Paintable,
     *,
     device: str = "auto",
     dtype: str = "auto",

@@ -100,9 +100,13 @@ def transformer_weights(
         OSError: a file cannot be opened.
     """
     opened = parts.opened(_word(dtype))
-    # What is a copy of floats is read without the core's buffers.
-    made = {} if opened is None else {name: Made(opened, name) for name in opened.computed}
-    return Weights(parts.model.checkpoint, diffusers_places(parts.model), dtypes, made)
+    # What is a copy of floats is read without the core's buffers, where it lies in one file.
+    by_core = () if opened is None else opened.tensors if parts.view else opened.computed
+    made = {name: Made(opened, name) for name in by_core if opened is not None}
+    checkpoint = parts.model.checkpoint
+    if parts.view is not None:
+        checkpoint = checkpoint._replace(files=())  # there is none
+    return Weights(checkpoint, diffusers_places(parts.model), dtypes, made)
 
 
 def _word(dtype: torch.dtype) -> str:

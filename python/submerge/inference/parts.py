@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from submerge.adapters import open_adapter
 from submerge.checkpoint import FLOATS, NUMBERS, open_checkpoint
+from submerge.checkpoint.dtypes import WORDS
 from submerge.checkpoint.reading import Reading
 from submerge.errors import LayoutError, RecipeError, listing
 from submerge.files import path_of
@@ -30,6 +31,7 @@ from submerge.merge import MergedModel
 from submerge.plan.adapted import fuse
 from submerge.plan.labels import label
 from submerge.recipe import AdapterSource
+from submerge.view import View
 
 if TYPE_CHECKING:
     import os
@@ -59,6 +61,7 @@ class Parts:
         own_scheduler: whether the scheduler belongs to this model.
         adapters: what is added to the transformer as it is read.
         given: the same as it was asked for.
+        view: the merge whose tensors the transformer's are, if it was never written.
     """
 
     model: Model
@@ -67,6 +70,7 @@ class Parts:
     own_scheduler: bool
     adapters: tuple[Fused, ...] = ()
     given: tuple[str | Mapping[str, Any], ...] = ()
+    view: View | None = None
 
     def opened(self, dtype: str) -> Opened | None:
         """Return the transformer in diffusers' names and a dtype, as a merge would write it.
@@ -80,9 +84,17 @@ class Parts:
             AdapterError: an adapter holds numbers that are not finite.
             OSError: a file cannot be read.
         """
+        if self.view is not None:
+            return self.painted(self.view, dtype).opened
         if not self.adapters and all(u.dtype in FLOATS for u in self.model.units.values()):
             return None
         return of_transformer(self.model, dtype, self.adapters, self.given)
+
+    def painted(self, view: View, dtype: str) -> View:
+        """Return a view with the adapters, in diffusers' names and a dtype as torch writes it."""
+        added = [*view.recipe.to_dict().get("adapters", ()), *self.given]
+        adapted = view.with_(adapters=added) if self.given else view
+        return adapted.as_(layout="diffusers", dtype=WORDS[dtype].lower())
 
     @property
     def packings(self) -> dict[str, Packing]:
@@ -227,7 +239,10 @@ class Parts:
         It tells models apart without reading them whole; it is no proof that two are equal.
         """
         digest = hashlib.sha256()
-        for checkpoint in (self.model.checkpoint, *(a.adapter.checkpoint for a in self.adapters)):
+        own = (self.model.checkpoint,) if self.view is None else self.view.checkpoints
+        if self.view is not None:
+            digest.update(self.view.recipe.to_json().encode())
+        for checkpoint in (*own, *(a.adapter.checkpoint for a in self.adapters)):
             with Reading(checkpoint) as reading:
                 for file in range(len(checkpoint.files)):
                     digest.update(reading.header(file))
@@ -249,7 +264,7 @@ def find_parts(
 
     Args:
         source: a pipeline folder, a transformer's folder or file in any layout, or a
-            `MergedModel`, whose parents lend what a transformer alone lacks.
+            `MergedModel` or a view, whose parents lend what a transformer alone lacks.
         components: the pipeline folder to take text encoders, tokenizers, VAE and scheduler from.
         adapters: what is added to the transformer, as a recipe's field has it.
 
@@ -261,8 +276,13 @@ def find_parts(
         RecipeError: a transformer alone, without `components`.
         OSError: a file cannot be read.
     """
-    path = source.path if isinstance(source, MergedModel) else path_of(source, "model")
-    model = identify(open_checkpoint(path))
+    view = source if isinstance(source, View) else None
+    path = source.path if isinstance(source, MergedModel) else source
+    if view is None:
+        path = path_of(path, "model")
+        model = identify(open_checkpoint(path))
+    else:
+        path, model = view.path, view.model
     if model.arch.family != "flux1" or model.arch.in_channels != _CHANNELS:
         raise LayoutError(
             f"{path}: is {model.variant}, expected a FLUX.1 text-to-image transformer",
@@ -284,6 +304,7 @@ def find_parts(
         own_scheduler=own == folder,
         adapters=_fused(model, adapters),
         given=tuple(adapters),
+        view=view,
     )
 
 
@@ -304,7 +325,9 @@ def _fused(model: Model, adapters: Sequence[str | Mapping[str, Any]]) -> tuple[F
 
 
 def with_lent(
-    load: Mapping[str, Any], source: Any, others: Iterable[str | os.PathLike[str] | MergedModel]
+    load: Mapping[str, Any],
+    source: Any,
+    others: Iterable[str | os.PathLike[str] | MergedModel | View],
 ) -> dict[str, Any]:
     """Return keywords of loading in which a transformer alone is given another model's components.
 
@@ -314,13 +337,13 @@ def with_lent(
         CheckpointError, OSError: a model cannot be opened.
     """
     how = dict(load)
-    if isinstance(source, MergedModel):
+    if isinstance(source, MergedModel | View):
         return how
     if open_checkpoint(source).pipeline is not None:
         how.pop("components", None)
     elif how.get("components") is None:
         paths = (one.path if isinstance(one, MergedModel) else one for one in others)
-        lent = (open_checkpoint(path).pipeline for path in paths)
+        lent = (open_checkpoint(p).pipeline for p in paths if not isinstance(p, View))
         if (found := next(filter(None, lent), None)) is not None:
             how["components"] = str(found)
     return how
@@ -343,7 +366,7 @@ def _check_floats(model: Model) -> None:
 def _of_parents(source: Any, model: Model) -> Path:
     """Return the first parent of a merge that is a pipeline, one with the same guidance first."""
     found: list[tuple[bool, Path]] = []
-    if isinstance(source, MergedModel):
+    if isinstance(source, MergedModel | View):
         for parent in source.recipe.models.values():
             checkpoint = open_checkpoint(parent.path)
             if checkpoint.pipeline is not None:

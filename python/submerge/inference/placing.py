@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from submerge.inference.activations import TILE
 from submerge.inference.failures import explained_folder
-from submerge.inference.modules import build
+from submerge.inference.modules import build, transformer_weights
 from submerge.inference.quantized import NOT_CAST, PACKED, casts, packed, packs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 
     import torch
 
@@ -134,6 +134,26 @@ class Placed:
         finally:
             for module in modules:
                 module.to("cpu")
+
+    def exchange(self, parts: Parts, changed: Collection[str]) -> None:
+        """Take other weights of the same architecture, of which these parameters differ.
+
+        Raises as `Weights`; the transformer is then neither the one nor the other.
+        """
+        self._parts = parts
+        if (transformer := self.pipe.transformer) is None or not changed:
+            return
+        chosen = self._plan.chosen
+        in_place = chosen.placement["transformer"] in ("resident", "host")
+        if not in_place or chosen.coded or chosen.quantization is not None:
+            self._drop("transformer")
+            self._bring("transformer")
+            return
+        parameters = dict(transformer.named_parameters())
+        dtypes = {name: parameters[name].dtype for name in changed}
+        with closing(transformer_weights(parts, dtypes, self._dtype)) as weights:
+            for name in changed:
+                parameters[name].data.copy_(weights[name])
 
     def close(self) -> None:
         """Drop everything that was loaded."""

@@ -6,7 +6,6 @@ import importlib
 import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from submerge.checkpoint.dtypes import WORDS
@@ -16,15 +15,22 @@ from submerge.inference.activations import Work
 from submerge.inference.parts import Parts, find_parts
 from submerge.inference.planner import Machine
 from submerge.inference.quantized import QUANTIZATIONS
+from submerge.merge import MergedModel
+from submerge.recipe import Recipe
+from submerge.sources import Hub, Local, download, read_name
+from submerge.view import View
+from submerge.view import open as open_view
 
 if TYPE_CHECKING:
-    from submerge.merge import MergedModel
+    from typing import TypeAlias
+
+    Paintable: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Recipe | MergedModel | View
 
 __all__ = ["LoadArguments", "Request", "check_device", "fetched", "libraries", "requested"]
 
+_RECIPES = (".yaml", ".yml", ".json")
 _COMPUTED = ("BF16", "F16", "F32")
 _DEVICE = re.compile(r"auto|cpu|mps|(?:cuda|xpu|npu|hpu|mtia|musa)(?::[0-9]{1,3})?")
-_HUB_ID = re.compile(r"(?:hf://)?([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?")
 
 
 class LoadArguments(TypedDict, total=False):
@@ -73,7 +79,7 @@ class Request(NamedTuple):
 
 
 def requested(
-    source: str | os.PathLike[str] | MergedModel,
+    source: Paintable,
     how: tuple[str, str, str | None],
     memory_budget: int | str | Mapping[str, int | str] | None,
     more: LoadArguments,
@@ -194,25 +200,33 @@ def _free(device: str) -> int:
     return int(torch.accelerator.get_memory_info(torch.device(device))[0])
 
 
-def fetched(source: str | os.PathLike[str] | MergedModel) -> str | os.PathLike[str] | MergedModel:
-    """Return the source, fetched first where it is a hub id."""
+def fetched(source: Paintable) -> str | os.PathLike[str] | MergedModel | View:
+    """Return the source, fetched first where it is of the hub, opened where it is a recipe."""
+    if isinstance(source, View | MergedModel):
+        return source
+    if isinstance(source, Recipe | Mapping) or _is_recipe(source):
+        return open_view(source)
     if not isinstance(source, str) or os.path.exists(source):  # noqa: PTH110
         return source
-    match = _HUB_ID.fullmatch(source)
-    if match is None:
+    name = read_name(source)
+    if isinstance(name, Local):
         return source
-    libraries("huggingface_hub")
-    from huggingface_hub import snapshot_download
+    if isinstance(name, Hub):
+        return download(name, source)
+    raise RecipeError(
+        f"model: {quoted(source)}: expected a path or a model of the hub, got an address",
+        hint="download the file and name it",
+    )
 
-    # The repositories of FLUX.1 hold every weight a second time, as single files at the top.
-    patterns = ["model_index.json", "*/*.json", "*/*.safetensors", "*/*.txt", "*/*.model"]
-    try:
-        return Path(snapshot_download(match[1], revision=match[2], allow_patterns=patterns))
-    except (OSError, ValueError) as error:
-        raise SubmergeError(
-            f"{source}: no such file or folder, and not fetched from the hub: {error}",
-            hint="check the path, or log in with `hf auth login` for a gated model",
-        ) from error
+
+def _is_recipe(source: object) -> bool:
+    """Tell whether a path or a text is a recipe's: its ending says so, or it is YAML itself."""
+    if not isinstance(source, str | bytes | os.PathLike):
+        return False  # no path at all, which is told where it is opened
+    text = os.fsdecode(source)
+    if text.endswith(".index.json"):
+        return False
+    return "\n" in text or text.lstrip().startswith("{") or text.endswith(_RECIPES)
 
 
 def libraries(*names: str) -> None:
@@ -225,7 +239,7 @@ def libraries(*names: str) -> None:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            extra = {"huggingface_hub": "hub", "gguf": "gguf"}.get(name, "diffusers")
+            extra = {"gguf": "gguf"}.get(name, "diffusers")
             raise SubmergeError(
                 f"{name}: cannot be imported, expected to be installed: {error}",
                 hint=f"pip install 'submerge[{extra}]'",

@@ -6,15 +6,14 @@ tensor, once. Nothing is read before a tensor is asked for.
 
 from __future__ import annotations
 
-import contextlib
 import math
-import mmap
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from submerge.checkpoint.dtypes import DTYPES
 from submerge.checkpoint.reading import Reading
 from submerge.layout import tensors_of
+from submerge.opened import room
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
     from submerge.opened import Opened
 
 __all__ = ["Made", "Weights", "diffusers_places", "unmap"]
-
-# Bytes from which on a tensor has memory of its own.
-_LARGE = 1 << 20
 
 
 class Made(NamedTuple):
@@ -183,19 +179,16 @@ def _bytes(tensor: torch.Tensor) -> memoryview:
 def _empty(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
     """Return a tensor of any values whose memory goes back to the system when it is dropped.
 
-    The allocator would keep some of it for later, which streaming never needs; and in huge pages
-    memory is ready four times as fast.
+    The allocator would keep some of it for later, which streaming never needs.
     """
     import torch
 
     size = math.prod(shape) * dtype.itemsize
-    if size < _LARGE or not hasattr(mmap, "MAP_ANONYMOUS"):
-        return torch.empty(shape, dtype=dtype)
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a kernel without them
-            memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=dtype).view(shape)
+    return (
+        torch.frombuffer(room(size), dtype=dtype).view(shape)
+        if size
+        else torch.empty(shape, dtype=dtype)
+    )
 
 
 def unmap(tensors: Iterable[torch.Tensor]) -> None:
