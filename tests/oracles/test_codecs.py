@@ -171,7 +171,8 @@ def test_rotated_int8(tmp_path: Path, shape: tuple[int, int], size: int) -> None
     back = TensorWiseINT8Layout.dequantize(expected, made)
     largest = back.abs().amax(dim=1, keepdim=True) + 1e-30
     got = read(tmp_path, [expected, made.scale], codec, shape)
-    assert float(((got - back).abs() / largest).max()) < 1e-6
+    # Sums of 256 in another order, and in an order that depends on the threads of the library.
+    assert float(((got - back).abs() / largest).max()) < 4e-6
 
 
 @pytest.mark.parametrize("shape", [(64, 256), (160, 3072), (128, 1024), (32, 15360), (96, 96)])

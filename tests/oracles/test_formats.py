@@ -185,7 +185,7 @@ def test_comfyui_formats_have_the_bits_of_its_own_quantiser(merges: Merges, name
                 assert int(off.max()) <= 1
                 differing, elements = differing + int((off > 0).sum()), elements + off.numel()
             elif name == "int8_convrot":
-                assert torch.allclose(mine, expected, rtol=1e-6, atol=0)
+                assert torch.allclose(mine, expected, rtol=4e-6, atol=0)
             else:
                 assert same(mine, expected), (weight, leaf)
         marker = found.pop(f"{stem}.comfy_quant")
