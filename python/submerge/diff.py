@@ -13,7 +13,7 @@ from submerge.pairs import unrelated
 from submerge.plan.comparison import comparison_plan
 from submerge.recipe import sources_of
 from submerge.report import Run
-from submerge.rows import Row, grouped, rows_of, summed, table
+from submerge.rows import Row, grouped, lines_of, rows_of, summed, table
 from submerge.run import RunArguments, RunOptions, execute, expect_finite_adapters
 
 if TYPE_CHECKING:
@@ -75,11 +75,22 @@ class Difference:
 
     def text(self, by: Literal["part", "block"] = "part") -> str:
         """Return a table, a line for each part of each stack or for each block, and a summary."""
-        total = self.total()
         names = [f"{name}: {path}" for name, path in self.models.items()]
-        changed = f"{total.changed:,} of {total.elements:,} elements differ"
         lines = [*names, table(grouped(self.rows, by), formulas=False), *self.notes]
-        return "\n".join([*lines, "equal" if self.equal else changed, self.run.line()])
+        return "\n".join([*lines, self._outcome(), self.run.line()])
+
+    def _outcome(self) -> str:
+        total = self.total()
+        changed = f"{total.changed:,} of {total.elements:,} elements differ"
+        return "equal" if self.equal else changed
+
+    def _repr_html_(self) -> str:
+        """Return the comparison as a notebook shows it, a line for each part of each stack."""
+        from submerge.pictures.notebook import card, cells, unordered
+
+        rows = cells(lines_of(grouped(self.rows, "part"), formulas=False))
+        facts = {**self.models, "outcome": self._outcome(), "run": self.run.line()}
+        return card(f"{' and '.join(self.models)}", facts, rows, unordered(self.notes))
 
 
 def diff(

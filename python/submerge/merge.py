@@ -55,6 +55,10 @@ class MergedModel:
     def __repr__(self) -> str:
         return f"<MergedModel {str(self.path)!r} of {' and '.join(self.recipe.models)}>"
 
+    def _repr_html_(self) -> str:
+        """Return the report as a notebook shows it."""
+        return self.report._repr_html_()
+
 
 def plan(
     recipe: str | os.PathLike[str] | Mapping[str, Any] | Recipe,

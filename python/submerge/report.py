@@ -18,7 +18,7 @@ from submerge.inherited import Inherited, inherited
 from submerge.pairs import unrelated
 from submerge.plan.sizes import bytes_in_words
 from submerge.residuals import made_in_words, made_modules
-from submerge.rows import grouped, rows_of, summed, table
+from submerge.rows import grouped, lines_of, rows_of, summed, table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -163,6 +163,22 @@ class Report:
             remarks=remarks,
             inherited=lost,
         )
+
+    def _repr_html_(self) -> str:
+        """Return the report as a notebook shows it, a line for each block folded away."""
+        from submerge.pictures.notebook import card, cells, unordered
+
+        summary = self.summary
+        size = bytes_in_words(sum(self.files.values()))
+        facts = {
+            "written": f"`{self.path}`: {summary['layout']}, {summary['dtype']}, {size} in "
+            f"{counted(len(self.files), 'file')}",
+            "guidance": summary["guidance"],
+            "licence": summary["license"],
+            "run": self.run.line(),
+        }
+        rows = cells(lines_of(grouped(self.rows, "block")), 2, summary="block by block")
+        return card(summary["title"], facts, rows, unordered(summary["notes"]))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data, ready for JSON."""

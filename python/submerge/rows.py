@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from submerge.plan import Plan, Unit
 
-__all__ = ["Row", "grouped", "rows_of", "summed", "table"]
+__all__ = ["Row", "grouped", "lines_of", "rows_of", "summed", "table"]
 
 
 class Row(NamedTuple):
@@ -142,18 +142,21 @@ def grouped(rows: Iterable[Row], by: Literal["part", "block"]) -> list[Row]:
 
 def table(rows: Sequence[Row], *, formulas: bool = True) -> str:
     """Return the rows as aligned text: names and formulas flush left, figures flush right."""
+    return aligned(lines_of(rows, formulas=formulas), 1 + formulas)
+
+
+def lines_of(rows: Sequence[Row], *, formulas: bool = True) -> list[list[str]]:
+    """Return the rows as lines of cells, the names of the columns first."""
     columns: dict[str, Callable[[Row], str]] = {"": _label}
     if formulas:
         columns["formula"] = lambda row: _formula(row.formulas)
-    left = len(columns)
     columns |= _compared(rows)
     columns["changed"] = lambda row: _share(row.changed, row.elements)
     if any(row.loss.value for row in rows):
         columns["error"] = lambda row: _figure(row.loss.error, "{:.2%}")
         columns["SQNR"] = lambda row: _figure(row.loss.sqnr, "{:.1f} dB")
     columns["non-finite"] = lambda row: f"{row.nonfinite_out:,}"
-    lines = [list(columns), *([cell(row) for cell in columns.values()] for row in rows)]
-    return aligned(lines, left)
+    return [list(columns), *([cell(row) for cell in columns.values()] for row in rows)]
 
 
 def _compared(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from submerge import documents
-from submerge.analysis.heatmap import draw
+from submerge.analysis.heatmap import draw, drawing
 from submerge.analysis.rows import BlockRow, Sums, grouped, rows_of
 from submerge.checkpoint import open_checkpoint
 from submerge.checkpoint.dtypes import WORDS
@@ -88,13 +88,23 @@ class Analysis:
 
     def table(self, by: Literal["part", "block"] = "part") -> str:
         """Return a line for each part of each stack or for each block, a total and what is odd."""
+        return "\n".join([*self._heading(), aligned(self._lines(by)), *self.remarks()])
+
+    def _lines(self, by: Literal["part", "block"]) -> list[list[str]]:
         rows = [*self.grouped(by), BlockRow("total", "all", self.total())]
         columns = _columns(based="base" in self.models)
-        lines = [
-            ["", *columns],
-            *([_label(r), *(c(r.sums) for c in columns.values())] for r in rows),
-        ]
-        return "\n".join([*self._heading(), aligned(lines), *self.remarks()])
+        cells = ([_label(r), *(c(r.sums) for c in columns.values())] for r in rows)
+        return [["", *columns], *cells]
+
+    def _repr_html_(self) -> str:
+        """Return the maps of blocks as a notebook shows them, and the table folded away."""
+        from submerge.pictures.notebook import card, cells, unordered
+
+        facts = {f"{role}: {name}": self.paths[role] for role, name in self.models.items()}
+        rows = cells(self._lines("part"), summary="part by part")
+        title = " and ".join(self.models.values())
+        drawn = drawing(self.models, self.rows)
+        return card(title, facts, rows, unordered(self.remarks()), picture=drawn)
 
     def _heading(self) -> list[str]:
         lines = [f"{role}: {name} ({self.paths[role]})" for role, name in self.models.items()]

@@ -41,6 +41,7 @@ Exit codes:
 # Command -> the module it is defined in.
 _COMMANDS = {
     "analyze": "analysis",
+    "completion": "desk",
     "convert": "write",
     "demo": "tools",
     "diff": "inspect",
@@ -52,6 +53,7 @@ _COMMANDS = {
     "measure": "measure",
     "merge": "write",
     "methods": "tools",
+    "open": "desk",
     "plan": "write",
     "recipe": "recipe",
     "report": "page",

@@ -235,6 +235,26 @@ class Plan:
             f"{counted(len(self.outputs), 'tensor')}, {bytes_in_words(self.output_bytes)}>"
         )
 
+    def _repr_html_(self) -> str:
+        """Return the plan as a notebook shows it."""
+        from submerge.pictures.notebook import card, cells, unordered
+
+        about = self.about
+        parents = {f"model {p.name}": f"{p.label}, {p.variant}" for p in about.parents}
+        formulas = self.formulas
+        lone = f"result = {formulas[0][0]}" if len(formulas) == 1 else ""
+        facts = parents | {
+            "formula": lone,
+            "guidance": about.guidance,
+            "output": f"`{self.target}`: {about.layout}, {about.dtype}, "
+            f"{counted(len(self.outputs), 'tensor')}, {bytes_in_words(self.output_bytes)}",
+            "reads": bytes_in_words(self.read_bytes),
+            "licence": about.license,
+        }
+        lines = [["where", "result"], *([", ".join(where), f] for f, where in formulas)]
+        table = None if lone else cells(lines, 2, summary=counted(len(formulas), "formula"))
+        return card(about.title, facts, table, unordered(about.notes))
+
     def plain(self) -> dict[str, Any]:
         """Return the JSON form the core reads."""
         kind = "folder" if self.is_folder else "file"

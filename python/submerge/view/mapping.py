@@ -129,6 +129,10 @@ class View(Mapping[str, Any]):
     def __repr__(self) -> str:
         return f"<View of {' and '.join(self.recipe.models)}: {len(self.plan.outputs)} tensors>"
 
+    def _repr_html_(self) -> str:
+        """Return what writing it would do, as a notebook shows it."""
+        return self.plan._repr_html_()
+
     def offset_keys(self) -> list[str]:
         """Return the names in the order of the file, as `safe_open` does."""
         return list(self._held().tensors)
