@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         evaluate_guidance,
     )
     from submerge.export import export_merged_model
+    from submerge.grid import Grid, grid
     from submerge.inference import (
         GeneratedImage,
         InferenceOptions,
@@ -74,6 +75,7 @@ _HOMES = {
     "EvaluateOptionsDict": "evaluate",
     "Evaluation": "evaluate",
     "GeneratedImage": "inference",
+    "Grid": "grid",
     "InferenceOptions": "inference",
     "InferenceOptionsDict": "inference",
     "InferenceResult": "inference",
@@ -105,6 +107,7 @@ _HOMES = {
     "diff": "diff",
     "evaluate_guidance": "evaluate",
     "export_merged_model": "export",
+    "grid": "grid",
     "inspect": "inspection",
     "load_model": "inference",
     "measure": "measure",
@@ -130,6 +133,7 @@ __all__ = [
     "EvaluateOptionsDict",
     "Evaluation",
     "GeneratedImage",
+    "Grid",
     "InferenceOptions",
     "InferenceOptionsDict",
     "InferenceResult",
@@ -161,6 +165,7 @@ __all__ = [
     "diff",
     "evaluate_guidance",
     "export_merged_model",
+    "grid",
     "inspect",
     "load_model",
     "measure",

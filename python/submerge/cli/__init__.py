@@ -48,6 +48,7 @@ _COMMANDS = {
     "doctor": "tools",
     "export": "write",
     "generate": "paint",
+    "grid": "grid",
     "inspect": "inspect",
     "lora": "lora",
     "measure": "measure",

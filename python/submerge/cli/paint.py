@@ -27,7 +27,7 @@ _OPTIONS = (
     "max_sequence_length",
     "shift",
 )
-_LOADING = ("device", "dtype", "quantization", "components", "embeddings", "batch")
+LOADING = ("device", "dtype", "quantization", "components", "embeddings", "batch")
 
 
 def loading(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -130,8 +130,8 @@ def generate(model: str, **options: Any) -> int:
     from submerge.inference import InferenceOptions, load_model, plan_loading, run_inference
     from submerge.progress import bar
 
-    asked = InferenceOptions.of(_asked(options))
-    how = given({name: options.get(name) for name in _LOADING}) | _sides(options["size"])
+    how_to = InferenceOptions.of(asked(options))
+    how = given({name: options.get(name) for name in LOADING}) | _sides(options["size"])
     how["memory_budget"] = budget(options["memory_budget"])
     if adapters := adapters_of(options["fused"], options["allow"], "--fuse"):
         how["adapters"] = adapters
@@ -139,14 +139,14 @@ def generate(model: str, **options: Any) -> int:
         made = plan_loading(model, **how)
         say_json(json.dumps(made.to_dict(), indent=2) if options["as_json"] else made.describe())
         return OK
-    prompts = _prompts(options["prompts"], options["file"])
+    prompts = texts(options["prompts"], options["file"])
     folder = options["output"]
     try:
         with (
             load_model(model, **how) as loaded,
             bar("painting", quiet=options["quiet"], steps=True) as progress,
         ):
-            result = run_inference(loaded, prompts, asked, output=folder, callback=progress)
+            result = run_inference(loaded, prompts, how_to, output=folder, callback=progress)
     except KeyboardInterrupt:
         say(f"stopped: `{folder}` keeps what is painted; run again to go on", err=True)
         return INTERRUPTED
@@ -162,9 +162,9 @@ def budget(text: str | None) -> str | dict[str, str] | None:
     return {name.strip(): value.strip() for name, value in pools.items()}
 
 
-def _asked(options: Mapping[str, Any]) -> dict[str, Any]:
+def asked(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of `run_inference` that were given."""
-    asked = given({name: options.get(name) for name in _OPTIONS}) | _sides(options["size"])
+    chosen = given({name: options.get(name) for name in _OPTIONS}) | _sides(options["size"])
     loras: dict[str, float] = {}
     for text in options["loras"]:
         path, equals, scale = text.rpartition("=")
@@ -174,7 +174,7 @@ def _asked(options: Mapping[str, Any]) -> dict[str, Any]:
             raise click.BadParameter(
                 f"expected FILE or FILE=SCALE, got `{text}`", param_hint="--lora"
             ) from None
-    return asked | ({"loras": loras} if loras else {})
+    return chosen | ({"loras": loras} if loras else {})
 
 
 def _sides(size: str | None) -> dict[str, int]:
@@ -189,7 +189,8 @@ def _sides(size: str | None) -> dict[str, int]:
         ) from None
 
 
-def _prompts(prompts: Sequence[str], file: str | None) -> list[str]:
+def texts(prompts: Sequence[str], file: str | None) -> list[str]:
+    """Return the prompts given and those of a file, one a line."""
     try:
         lines = [] if file is None else Path(file).read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:

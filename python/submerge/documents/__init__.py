@@ -16,6 +16,7 @@ from submerge.documents.adapter import AdapterDocument, MakingDocument
 from submerge.documents.evaluation import EvaluationDocument
 from submerge.documents.figures import AnalysisDocument, MergeDocument
 from submerge.documents.form import checked, format_of, plain, schema
+from submerge.documents.grid import GridDocument
 from submerge.documents.inspection import (
     DifferenceDocument,
     InspectionDocument,
@@ -40,6 +41,7 @@ __all__ = [
     "DifferenceDocument",
     "EmbeddingsDocument",
     "EvaluationDocument",
+    "GridDocument",
     "ImageDocument",
     "InspectionDocument",
     "MakingDocument",
@@ -86,6 +88,7 @@ DOCUMENTS: Mapping[str, Any] = {
     "report": ReportDocument,
     "reproduction": ReproductionDocument,
     "image": ImageDocument,
+    "grid": GridDocument,
     "embeddings": EmbeddingsDocument,
 }
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from submerge.inference.parts import Parts
     from submerge.inference.placing import Placed
     from submerge.inference.request import Paintable
+    from submerge.view import View
 
 __all__ = [
     "LoadArguments",
@@ -102,6 +103,7 @@ class LoadedModel:
 
     def remerge(
         self,
+        view: View | None = None,
         *,
         alpha: float | None = None,
         set: Mapping[str, Any] | None = None,  # noqa: A002 - as the command line has it
@@ -110,7 +112,7 @@ class LoadedModel:
         """Merge a model that was loaded from a recipe anew, in place: only what changes is made.
 
         Any thread may call it; what is being painted is painted first. Takes what `View.with_`
-        takes.
+        takes, from the view it is now or from another one of the same models.
 
         Returns:
             The parameters that changed, by diffusers' names.
@@ -121,23 +123,14 @@ class LoadedModel:
             PlanError, OSError: a file changed or cannot be read. If that is noticed half-way the
                 model is closed.
         """
-        if self.parts.view is None:
-            raise RecipeError(
-                f"{self.name}: was loaded from a file, expected one loaded from a recipe",
-                hint="`load_model` takes a recipe in place of a path",
-            )
-        view = self.parts.view.with_(alpha=alpha, set=set, **fields)
-        if view.model.arch != self.parts.model.arch:
-            raise RecipeError(
-                f"{self.name}: the recipe gives {view.model.variant}, "
-                f"expected {self.parts.model.variant} as it is loaded",
-                hint="load the recipe anew",
-            )
+        base = self._view() if view is None else view
+        changes = alpha is not None or set or fields
+        parts = self.parts_of(base.with_(alpha=alpha, set=set, **fields) if changes else base)
         with self._lock:
             placed = self._open()
-            old, new = (self.parts.painted(v, self.plan.dtype) for v in (self.parts.view, view))
+            old, new = (p.painted(p.view, self.plan.dtype) for p in (self.parts, parts) if p.view)
             changed = tuple(new.changed(old))
-            self.parts = replace(self.parts, view=view, model=view.model)
+            self.parts = parts
             try:
                 placed.exchange(self.parts, changed)
             except BaseException:
@@ -145,6 +138,29 @@ class LoadedModel:
                 raise
             self.fingerprint = self.parts.fingerprint()
         return changed
+
+    def _view(self) -> View:
+        if self.parts.view is None:
+            raise RecipeError(
+                f"{self.name}: was loaded from a file, expected one loaded from a recipe",
+                hint="`load_model` takes a recipe in place of a path",
+            )
+        return self.parts.view
+
+    def parts_of(self, view: View) -> Parts:
+        """Return the parts it would have, merged anew into a view.
+
+        Raises:
+            RecipeError: it was not loaded from a recipe, or has another architecture.
+        """
+        self._view()
+        if view.model.arch != self.parts.model.arch:
+            raise RecipeError(
+                f"{self.name}: the recipe gives {view.model.variant}, "
+                f"expected {self.parts.model.variant} as it is loaded",
+                hint="load the recipe anew",
+            )
+        return replace(self.parts, view=view, model=view.model)
 
     def encode(self, prompt: str, tokens: int) -> tuple[Any, Any]:
         """Return the T5 embeddings [1, tokens, width] and pooled CLIP embeddings [1, width].

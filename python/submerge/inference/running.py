@@ -5,44 +5,32 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from warnings import catch_warnings, simplefilter
 
-from submerge.errors import Cancelled, CheckpointError, RecipeError, counted
+from submerge.errors import Cancelled, RecipeError, counted
 from submerge.files import path_of
 from submerge.given import shown
 from submerge.inference.adapters import adapted
 from submerge.inference.failures import explained
-from submerge.inference.images import GeneratedImage, InferenceResult, read_metadata
+from submerge.inference.images import GeneratedImage, InferenceResult
+from submerge.inference.jobs import already, jobs_of
 from submerge.inference.loading import LoadedModel, load_model
 from submerge.inference.options import InferenceOptions, InferenceOptionsDict
 from submerge.inference.planner import PHASES
 from submerge.inference.quiet import quiet
 from submerge.profile import span
 from submerge.profile.watch import Watch, larger
-from submerge.run import __version__
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from submerge.documents import ImageDocument
-    from submerge.documents.painting import PaintedModel
-    from submerge.merge import MergedModel
+    from submerge.inference.jobs import Job
+    from submerge.inference.request import Paintable
 
 __all__ = ["InferenceResult", "run_inference"]
-
-
-class _Job(NamedTuple):
-    """An image to paint; `place` is where it stands in the result."""
-
-    place: int
-    prompt_index: int
-    prompt: str
-    seed: int
-    metadata: ImageDocument
-    path: Path | None
 
 
 @dataclass
@@ -100,7 +88,7 @@ class _Run:
 
 
 def run_inference(
-    model: LoadedModel | str | os.PathLike[str] | MergedModel,
+    model: LoadedModel | Paintable,
     prompts: str | Sequence[str],
     options: InferenceOptions | InferenceOptionsDict | None = None,
     *,
@@ -151,9 +139,9 @@ def _painted(
 ) -> InferenceResult:
     options: Any = run.options
     run.model.parts.check_size(options.width, options.height, "options.")
-    jobs = _jobs(run, prompts, folder)
+    jobs = jobs_of(run.model, run.model.parts, options, prompts, folder)
     ineffective = _ineffective(run)
-    found = {job.place: image for job in jobs if (image := _already(job)) is not None}
+    found = {job.place: image for job in jobs if (image := already(job)) is not None}
     todo = [job for job in jobs if job.place not in found]
     run.images = len(todo)
     run.total = run.options.steps * len(todo)  # type: ignore[operator]
@@ -204,60 +192,7 @@ def _ineffective(run: _Run) -> tuple[str, ...]:
     return ()
 
 
-def _jobs(run: _Run, prompts: Sequence[str], folder: Path | None) -> list[_Job]:
-    model: PaintedModel = {
-        "name": run.model.name,
-        "fingerprint": run.model.fingerprint,
-        "recipe": run.model.parts.recipe,
-        "dtype": run.model.plan.dtype,
-        "quantization": run.model.plan.chosen.quantization,
-    }
-    if run.model.parts.adapters:
-        model["adapters"] = [
-            {"name": fused.name, "scale": fused.source.scale.plain(), "compat": fused.source.compat}
-            for fused in run.model.parts.adapters
-        ]
-    jobs: list[_Job] = []
-    for prompt_index, prompt in enumerate(prompts):
-        for seed in run.options.all_seeds:
-            metadata: ImageDocument = {
-                "format": "submerge-image/1",
-                "version": __version__,
-                "model": model,
-                "prompt": prompt,
-                "seed": seed,
-                "options": run.options.to_dict(),
-            }
-            path = None if folder is None else folder / f"{prompt_index:04d}-{seed}.png"
-            jobs.append(_Job(len(jobs), prompt_index, prompt, seed, metadata, path))
-    return jobs
-
-
-def _already(job: _Job) -> GeneratedImage | None:
-    """Return the image a run before this one has written for the job."""
-    if job.path is None or not job.path.exists():
-        return None
-    from PIL import Image
-
-    try:
-        if read_metadata(job.path) != job.metadata:
-            return None
-        with Image.open(job.path) as file:
-            image = file.convert("RGB")
-    except (CheckpointError, OSError):
-        return None  # another program's, or damaged: painted again
-    return GeneratedImage(
-        image,
-        job.prompt,
-        job.prompt_index,
-        job.seed,
-        job.metadata["options"],
-        job.metadata,
-        path=job.path,
-    )
-
-
-def _texts(run: _Run, jobs: Sequence[_Job]) -> dict[int, str]:
+def _texts(run: _Run, jobs: Sequence[Job]) -> dict[int, str]:
     """Encode every text that will be needed; return what was cut, by prompt."""
     tokens: Any = run.options.max_sequence_length
     cut: dict[int, str] = {}
@@ -277,7 +212,7 @@ def _texts(run: _Run, jobs: Sequence[_Job]) -> dict[int, str]:
 
 
 def _batch(
-    run: _Run, jobs: Sequence[_Job], keywords: Mapping[str, Any]
+    run: _Run, jobs: Sequence[Job], keywords: Mapping[str, Any]
 ) -> dict[int, GeneratedImage]:
     """Paint some images together, decode and write them one by one."""
     with run.phase("denoise", prompts=len(jobs)) as denoise, run.model.phase("denoise"):
@@ -309,7 +244,7 @@ def _batch(
     return images
 
 
-def _denoise(run: _Run, jobs: Sequence[_Job], keywords: Mapping[str, Any]) -> Any:
+def _denoise(run: _Run, jobs: Sequence[Job], keywords: Mapping[str, Any]) -> Any:
     """Return the final latents of some images, packed: [images, patches, channels]."""
     import torch
 

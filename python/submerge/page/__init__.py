@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Sequence
 
-    from submerge.documents import ReportDocument, Source
+    from submerge.documents import GridDocument, ReportDocument, Source
     from submerge.documents.measurement import MeasuredModel
     from submerge.documents.painting import ModelRow
 
@@ -86,7 +86,10 @@ def build(
         )
     data["title"] = title or _title(data)
     made = tuple(section for section in _sections(data, folder) if section is not None)
-    return Page(data["title"], tuple(_facts(data)), made, data)
+    merge = data.get("merge")
+    formula = sections.main_formula(merge) if merge is not None else None
+    lead = None if formula is None else f"result = {formula}"
+    return Page(data["title"], tuple(_facts(data)), made, data, lead)
 
 
 def _sections(data: ReportDocument, folder: Path) -> Iterable[Section | None]:
@@ -162,19 +165,14 @@ class Page:
         facts: what stands at the top: name and value.
         sections: in order; only those there was something for.
         data: the inputs as one document.
+        lead: what it is in one line: `result = 0.60 * schnell + 0.40 * krea`.
     """
 
     title: str
     facts: Sequence[tuple[str, Cell]]
     sections: Sequence[Section]
-    data: ReportDocument
-
-    @property
-    def lead(self) -> str | None:
-        """The merge in one line, `result = 0.60 * schnell + 0.40 * krea`."""
-        merge = self.data.get("merge")
-        formula = sections.main_formula(merge) if merge is not None else None
-        return None if formula is None else f"result = {formula}"
+    data: ReportDocument | GridDocument
+    lead: str | None = None
 
     def html(self) -> str:
         """Return the page."""
@@ -223,7 +221,7 @@ class Page:
         parts = [f"# {markdown(self.title)}", *lead, "\n".join(facts)]
         return "\n\n".join([*filter(None, parts), *(s.markdown() for s in self.sections)]) + "\n"
 
-    def to_dict(self) -> ReportDocument:
+    def to_dict(self) -> ReportDocument | GridDocument:
         """Return the inputs as one, ready for JSON."""
         return self.data
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Cells = Mapping[Place, tuple[float, int]]
 
-__all__ = ["blocks", "licence", "main_formula", "notes", "provenance", "recipe"]
+__all__ = ["blocks", "licence", "main_formula", "notes", "provenance", "recipe", "written"]
 
 # More formulas than this, those of a gradient for example, are folded away.
 _SHOWN = 10
@@ -125,11 +125,11 @@ def recipe(merge: MergeDocument) -> Section:
     facts = (("layout", merge["layout"]), ("numbers", merge["dtype"]))
     found.append(Facts([*facts, ("guidance", merge["guidance"])]))
     if merge["recipe"]:
-        found.append(Details("the recipe as it was given", [Code(_public(merge["recipe"]))]))
+        found.append(Details("the recipe as it was given", [Code(written(merge["recipe"]))]))
     return Section("recipe", "Recipe", found)
 
 
-def _public(given: Mapping[str, Any]) -> str:
+def written(given: Mapping[str, Any]) -> str:
     """Return the recipe as JSON, with the names of its models instead of this machine's paths."""
     shown = dict(given)
     models = shown.get("models")
