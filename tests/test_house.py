@@ -155,6 +155,7 @@ def test_help_imports_click_and_little_more() -> None:
         "submerge.cli.lora_results",
         "submerge.cli.analysis",
         "submerge.cli.desk",
+        "submerge.cli.grid",
         "submerge.cli.inspect",
         "submerge.cli.lora",
         "submerge.cli.measure",

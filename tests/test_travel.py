@@ -98,7 +98,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 # Results of painting, which needs torch; what they hold is plain data and pictures.
-MADE = ("Evaluation", "GeneratedImage", "InferenceResult", "Measurement", "Reproduction")
+MADE = ("Evaluation", "GeneratedImage", "Grid", "InferenceResult", "Measurement", "Reproduction")
 OPTIONS = ("EvaluateOptions", "InferenceOptions", "RunOptions", "Workload")
 CLASSES = [
     name

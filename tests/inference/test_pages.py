@@ -23,6 +23,7 @@ STAMP = re.compile(r"\b(1024|512)(x\d+)?\b")
 SMALL = {
     "test": ["--size", "64", "--tag", "counts", "--seeds", "0", "--steps", "1", "--device", "cpu"],
     "generate": ["--device", "cpu"],
+    "grid": ["--device", "cpu"],
     "measure": [*["--rounds", "1", "--device", "cpu", "--workload"], "steps=1,size=64,images=1"],
 }
 
@@ -58,7 +59,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 # In the order of the site's own index; each leaves for the next what it made.
 @pytest.mark.usefixtures("small_verbs")
-@pytest.mark.parametrize("name", ["analyze", "inference", "views", "evaluate", "measure", "report"])
+@pytest.mark.parametrize(
+    "name", ["analyze", "inference", "views", "grid", "evaluate", "measure", "report"]
+)
 def test_a_page_runs_as_it_stands(folder: Path, name: str, tmp_path: Path) -> None:
     assert Path.cwd() == folder
     page = ROOT / "docs" / f"{name}.md"
