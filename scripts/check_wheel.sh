@@ -21,6 +21,9 @@ cd "$scratch" # outside the source tree, so that only the installed package can 
 "${UV:-uv}" venv --quiet --python "${PYTHON:-python3}" empty
 "${UV:-uv}" pip install --quiet --python empty/bin/python "$wheel"
 empty/bin/submerge --version
+for file in page/page.css page/page.js studio/page/studio.html studio/page/studio.css studio/page/studio.js studio/page/curve.js; do
+    [ -s empty/lib/python3*/site-packages/submerge/"$file" ] || { echo "$wheel: $file is missing" >&2; exit 1; }
+done
 empty/bin/submerge demo --quiet --keep pair
 empty/bin/submerge merge pair/schnell pair/krea.safetensors --alpha 0.3 --quiet -o merged.safetensors
 empty/bin/submerge verify --quiet merged.safetensors

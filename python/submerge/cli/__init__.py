@@ -58,6 +58,7 @@ _COMMANDS = {
     "plan": "write",
     "recipe": "recipe",
     "report": "page",
+    "studio": "desk",
     "reproduce": "measure",
     "test": "test",
     "suggest": "analysis",

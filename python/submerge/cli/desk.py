@@ -1,7 +1,8 @@
-"""Commands for whoever sits at this machine: open, completion."""
+"""Commands for whoever sits at this machine: open, completion, studio."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -78,3 +79,24 @@ def completion(shell: str) -> None:
     made = get_completion_class(shell)
     assert made is not None  # noqa: S101 - click has these three
     click.echo(made(app, {}, "submerge", "_SUBMERGE_COMPLETE").source())
+
+
+@click.command()
+@click.argument("roots", nargs=-1, type=click.Path(exists=True, file_okay=False))
+@click.option(
+    "--file",
+    type=click.Path(dir_okay=False),
+    help="Where projects and tries are kept.  [default: in the user's data folder]",
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="0 takes a free one.")
+@click.option("--open/--no-open", "show", default=True, help="Show the page in the browser.")
+def studio(roots: tuple[str, ...], file: str | None, port: int, show: bool) -> None:
+    """Merge in the browser: a page of this machine alone, until it is interrupted.
+
+    It reads and writes below ROOTS, the current folder unless given. The address that is printed
+    holds a token; without it nobody gets in.
+    """
+    from submerge.studio import Settings, serve
+
+    with suppress(KeyboardInterrupt):  # how it is ended
+        serve(Settings(roots=roots or (".",), file=file, port=port, open=show), say)
