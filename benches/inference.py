@@ -28,7 +28,7 @@ OPTIONS: Any = {"width": 32, "height": 32, "steps": 2, "max_sequence_length": 16
 PLANS = ("resident", "int8", "int4", "streamed")
 
 
-def save_wide(path: Path) -> Path:
+def save_wide(path: Path, seed: int = 0) -> Path:
     """Write a transformer of FLUX.1's proportions and half its width, in seconds."""
     import numpy as np
 
@@ -37,7 +37,7 @@ def save_wide(path: Path) -> Path:
     # In f32, which every processor computes in quickly.
     flux = Flux(double=1, single=3, hidden=1536, head_dim=128, guidance=True, dtype="F32")
     save_sparse(path, flux, "bfl")
-    noise = np.random.default_rng(0).normal(0, 0.02, 1 << 20).astype(np.float32).tobytes()
+    noise = np.random.default_rng(seed).normal(0, 0.02, 1 << 20).astype(np.float32).tobytes()
     with path.open("r+b") as file:
         at = 8 + struct.unpack("<Q", file.read(8))[0]
         end = path.stat().st_size

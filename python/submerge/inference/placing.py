@@ -152,8 +152,7 @@ class Placed:
         parameters = dict(transformer.named_parameters())
         dtypes = {name: parameters[name].dtype for name in changed}
         with closing(transformer_weights(parts, dtypes, self._dtype)) as weights:
-            for name in changed:
-                parameters[name].data.copy_(weights[name])
+            weights.fill({name: parameters[name].data for name in changed})
 
     def close(self) -> None:
         """Drop everything that was loaded."""

@@ -91,6 +91,23 @@ class Weights(Mapping[str, "torch.Tensor"]):
             self._read(place, part)
         return read
 
+    def fill(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Overwrite tensors with parameters; what the core makes goes into their memory in one run.
+
+        A tensor elsewhere than on the CPU, or of another dtype, gets a copy. Raises as `[]`; some
+        are overwritten then.
+        """
+        runs: dict[int, tuple[Opened, dict[str, memoryview]]] = {}
+        for name, tensor in tensors.items():
+            made = self._made.get(name)
+            if made is None or not _holds(tensor, made):
+                tensor.copy_(self[name])
+                continue
+            _, memory = runs.setdefault(id(made.opened), (made.opened, {}))
+            memory[made.name] = _bytes(tensor)
+        for opened, memory in runs.values():
+            opened.into_all(memory)
+
     def codes(self, name: str) -> torch.Tensor:
         """Read a parameter as it is in its file: U8 [rows, bytes of a row]; raises as `[]`."""
         import torch
@@ -167,6 +184,12 @@ def _torch(dtype: str) -> Any:
     import torch
 
     return getattr(torch, str(DTYPES[dtype].torch))
+
+
+def _holds(tensor: torch.Tensor, made: Made) -> bool:
+    """Tell whether a tensor's memory can be written as the bytes of what is made."""
+    dtype = _torch(made.opened.tensors[made.name].dtype)
+    return tensor.device.type == "cpu" and tensor.dtype == dtype and tensor.is_contiguous()
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
