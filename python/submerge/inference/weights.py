@@ -189,7 +189,7 @@ def _torch(dtype: str) -> Any:
 def _holds(tensor: torch.Tensor, made: Made) -> bool:
     """Tell whether a tensor's memory can be written as the bytes of what is made."""
     dtype = _torch(made.opened.tensors[made.name].dtype)
-    return tensor.device.type == "cpu" and tensor.dtype == dtype and tensor.is_contiguous()
+    return bool(tensor.device.type == "cpu" and tensor.dtype == dtype and tensor.is_contiguous())
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
