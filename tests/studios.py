@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import uvicorn
 from starlette.testclient import TestClient
 
 from factory import KREA, SCHNELL, save_file, save_folder
@@ -70,3 +73,24 @@ def ended(page: TestClient, ident: int) -> dict[str, Any]:
             return dict(one)
         time.sleep(0.02)
     raise AssertionError(one)
+
+
+class Served:
+    """A studio on a socket, on a thread of this process; `address` lets a browser in."""
+
+    def __init__(self, folder: Path) -> None:
+        listening = socket.create_server(("127.0.0.1", 0))
+        self.port = listening.getsockname()[1]
+        file = folder.parent / "studio.sqlite"
+        app, self._close = studio(Settings(roots=[folder], file=file), TOKEN, self.port)
+        config = uvicorn.Config(app, log_level="error", lifespan="off", timeout_graceful_shutdown=1)
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, args=([listening],))
+        self._thread.start()
+        self.host = f"http://127.0.0.1:{self.port}"
+        self.address = f"{self.host}/?token={TOKEN}"
+
+    def close(self) -> None:
+        self._server.should_exit = True
+        self._close()
+        self._thread.join()

@@ -11,7 +11,9 @@
     return made;
   };
   const page = crypto.randomUUID();
-  let state = null, project = null, last = "";
+  let state = null, project = null;
+  // What was asked while a slider moved is of no use when something was kept meanwhile.
+  let asking = false, waiting = null, turn = 0;
 
   // -- speaking to the server -----------------------------------------------------------------
   const trouble = (words) => { $("trouble").textContent = words ?? ""; $("trouble").hidden = !words; };
@@ -29,27 +31,27 @@
     try { trouble(null); return await action(...given); } catch (error) { trouble(error.message); }
   };
   const here = () => `/api/projects/${project.id}`;
-  const take = (found) => { project = { ...project, ...found }; show(); };
+  const take = (found) => { waiting = null; turn += 1; project = { ...project, ...found }; show(); };
 
   // Changes wait for each other, so that each follows the step before it.
   let line = Promise.resolve();
   const inLine = (action) => (line = line.then(tried(action)));
-  const change = (given, what) => inLine(async () => {
+  const change = (given, what) => (waiting = null, turn += 1, inLine(async () => {
     const found = await ask(`${here()}/change`, { ...given, what, after: project.step, by: page });
     if (found.stale) trouble("changed in another tab meanwhile: this is what it is now");
     take(found);
-  });
+  }));
   // While a slider moves there is one question under way, and one that waits: the latest.
-  let asking = false, waiting = null;
   const preview = async (given) => {
     waiting = given;
-    if (asking) return;
+    if (asking) return; // the loop below takes it up
     asking = true;
     while (waiting) {
-      const next = waiting;
+      const next = waiting, now = turn;
       waiting = null;
       try {
         const found = await ask(`${here()}/change`, { ...next, keep: false });
+        if (now !== turn) continue;
         project = { ...project, plan: found.plan, error: found.error, yaml: found.yaml };
         showPlan(); showRecipe();
       } catch (error) { trouble(error.message); }
@@ -62,7 +64,6 @@
     ({ name, path: typeof source === "string" ? source : source.path }));
   const show = () => {
     showProjects(); showModels(); showPlan(); showRecipe(); showSliders(); showSettings(); showTries();
-    last = JSON.stringify(project.recipe);
   };
   const showProjects = () => {
     $("project").replaceChildren(...state.projects.map((one) =>
