@@ -106,7 +106,7 @@ def test_images_need_a_painter_and_a_prompt(
     answer = send(page, "projects/1/start", 422, kind="images", asked={"prompt": "x"})
     assert "submerge[diffusers]" in answer["hint"]
     monkeypatch.setattr(painting, "_NEEDED", ())
-    for wrong in ({"prompt": " "}, {"seeds": "a"}, {"seeds": [0] * 17}):
+    for wrong in ({"prompt": " "}, {"seeds": "a"}, {"seeds": [0] * 17}, {"steps": "a"}):
         send(page, "projects/1/start", 400, kind="images", asked={"prompt": "x"} | wrong)
     send(page, "projects/1/start", 400, kind="nothing")
     assert project(page)["tries"] == []

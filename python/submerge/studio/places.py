@@ -61,7 +61,7 @@ class Places:
             raise RecipeError(
                 f"{where}: {quoted(str(path))} lies outside of what the studio may touch, expected "
                 f"a path in {roots}",
-                hint="start the studio with `--root` for that folder",
+                hint="name a folder above it when the studio is started: `submerge studio FOLDER`",
             )
         return path
 

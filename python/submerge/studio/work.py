@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from submerge.errors import RecipeError
 from submerge.plan.sizes import bytes_in_words
-from submerge.studio.painting import paint
+from submerge.studio.painting import grid_of, images_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["work_of"]
 
+_PAINTED = {"images": images_of, "grid": grid_of}
+
 
 def work_of(
     kind: str, recipe: Recipe, asked: Mapping[str, Any], places: Places, folder: Path
@@ -26,9 +28,9 @@ def work_of(
     """Return what to do for a try, after looking at what can be told before it begins.
 
     Args:
-        kind: `merge`, `analysis` or `images`.
+        kind: `merge`, `analysis`, `images` or `grid`.
         recipe: what is meant.
-        asked: `target` of a merge; prompts, seeds and sizes of images.
+        asked: `target` of a merge; prompt, seeds, sizes and sides of images.
         places: where files may lie.
         folder: where the studio itself may put what comes of the try.
 
@@ -42,11 +44,11 @@ def work_of(
         if len(recipe.models) < 2:
             raise RecipeError("models: expected two to be compared, got one")
         return partial(_analyse, recipe, folder)
-    if kind == "images":
+    if kind in _PAINTED:
         if (components := asked.get("components") or None) is not None:
             components = places.inside(components, "components")
-        return paint(recipe, {**asked, "components": components}, folder)
-    raise RecipeError(f"kind: expected one of `merge`, `analysis`, `images`, got {kind!r}")
+        return _PAINTED[kind](recipe, {**asked, "components": components}, folder)
+    raise RecipeError(f"kind: expected one of `merge`, `analysis`, `images`, `grid`, got {kind!r}")
 
 
 def _merge(recipe: Recipe, target: Path, asked: Mapping[str, Any], job: Job) -> dict[str, Any]:

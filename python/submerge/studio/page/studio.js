@@ -157,7 +157,7 @@
         oninput: (e) => { said.value = Number(e.target.value).toFixed(2); preview({ shares: read(e) }); },
         onchange: (e) => change({ shares: read(e) }, `${slider.group} moved`) }), said);
   }));
-  const SETTINGS = ["folder", "name", "prompt", "seeds", "steps", "width", "height", "components"];
+  const SETTINGS = ["folder", "name", "prompt", "seeds", "steps", "width", "height", "components", "x", "y"];
   const showSettings = () => {
     for (const name of SETTINGS)
       if (document.activeElement !== $(name)) $(name).value = project.settings[name] ?? $(name).defaultValue ?? "";
@@ -170,7 +170,7 @@
     $("no-painter").textContent = `Nothing to paint with: ${state.painter.missing.join(", ")} not installed. ${state.painter.hint}`;
     $("analyse").disabled = models().length < 2; $("paint").disabled = !project.plan;
   };
-  const KINDS = { merge: "model", analysis: "comparison", images: "images", fetch: "download" };
+  const KINDS = { merge: "model", analysis: "comparison", images: "images", fetch: "download", grid: "grid" };
   const file = (one, name) => `/api/tries/${one.id}/files/${name.split("/").map(encodeURIComponent).join("/")}`;
   const showTries = () => {
     const tries = project.tries ?? [];
@@ -188,6 +188,8 @@
       make("ul", { class: "notes" }, ...drawn.result.notes.map((note) => make("li", null, note)))] : []));
     const painted = tries.find((one) => one.kind === "images" && one.state === "done");
     $("images").replaceChildren(...(painted ? [shots(painted)] : []));
+    const cells = tries.find((one) => one.kind === "grid" && one.state === "done");
+    $("cells").replaceChildren(...(cells ? [table(cells)] : []));
   };
   const showTry = (one) => {
     const when = new Date((one.ended ?? one.made) * 1000).toLocaleString();
@@ -207,6 +209,19 @@
       const image = one.result.images.find((found) => found.model === model && found.seed === seed);
       return make("figure", null, image ? make("img", { src: file(one, image.file), loading: "lazy",
         alt: `${model}, seed ${seed}: ${one.result.prompt}` }) : "-", make("figcaption", null, `${model}, seed ${seed}`));
+    })));
+    made.style.gridTemplateColumns = `repeat(${columns.length}, minmax(6rem, 1fr))`;
+    return made;
+  };
+
+  const table = (one) => {
+    const [across, columns] = one.result.axes.x ?? ["", [""]], [down, rows] = one.result.axes.y ?? ["", [""]];
+    const made = make("div", { class: "shots" }, ...rows.flatMap((row, y) => columns.map((column, x) => {
+      const cell = one.result.cells.find((found) => (found.at.x ?? 0) === x && (found.at.y ?? 0) === y);
+      const words = [across && `${across} ${column}`, down && `${down} ${row}`].filter(Boolean).join(", ");
+      return make("figure", null, make("img", { src: file(one, cell.file), loading: "lazy", alt: `${words}: ${one.result.prompt}` }),
+        make("figcaption", null, words, " ", make("button", { onclick: () =>
+          change({ recipe: one.result.recipes[cell.recipe] }, `recipe of ${words}`), "aria-label": `take the recipe of ${words}` }, "take")));
     })));
     made.style.gridTemplateColumns = `repeat(${columns.length}, minmax(6rem, 1fr))`;
     return made;
@@ -329,8 +344,8 @@
   });
   $("save").addEventListener("click", () => start("merge", { overwrite: $("overwrite").checked }));
   $("analyse").addEventListener("click", () => start("analysis"));
-  $("paint").addEventListener("click", () => start("images", Object.fromEntries(["steps", "width", "height"].map((name) =>
-    [name, $(name).value.trim() ? Number($(name).value) : null]))));
+  $("paint").addEventListener("click", () => start("images"));
+  $("paint-grid").addEventListener("click", () => start("grid"));
 
   // -- colours, events, beginning -------------------------------------------------------------
   const theme = (name) => { document.documentElement.dataset.theme = name; $("theme").value = name; };
